@@ -1,0 +1,117 @@
+//! Every bound of the program, with its unit in the name and its reason beside it.
+
+use std::time::Duration;
+
+/// One KiB, MiB, GiB in bytes.
+pub const KIB: usize = 1 << 10;
+/// One MiB in bytes.
+pub const MIB: usize = 1 << 20;
+
+// ---- Formats ---------------------------------------------------------------------------------------------
+
+/// Plaintext of one chunk. INTERFACE.md allows configured maximum sizes up to this.
+pub const CHUNK_BYTES_MAX: usize = 8 * MIB;
+/// The proof and request granularity inside a pack: hides chunk boundaries, keeps outboards at 0.05 %.
+pub const CELL_BYTES: usize = 64 * KIB;
+/// The sizes a pack may have: eight, powers of two, whole cells, so that outsiders learn at most three bits.
+pub const PACK_SIZES: [usize; 8] =
+    [128 * KIB, 256 * KIB, 512 * KIB, MIB, 2 * MIB, 4 * MIB, 8 * MIB, 16 * MIB];
+/// The largest pack.
+pub const PACK_BYTES_MAX: usize = PACK_SIZES[7];
+/// Cells in the largest pack.
+pub const PACK_CELLS_MAX: usize = PACK_BYTES_MAX / CELL_BYTES;
+/// A sealed snapshot record's length in bytes; all have this one.
+pub const RECORD_BYTES: usize = 8 * KIB;
+/// A signed head with its certificate. 16,384 snapshots at 34 bytes fit three times over.
+pub const HEAD_BYTES_MAX: usize = 2 * MIB;
+/// Packs in one pack-list piece: 4,096 × 33 bytes, so that a piece stays far under a message's limit.
+pub const LIST_PACKS_MAX: usize = 4096;
+/// A pack-list piece in bytes.
+pub const LIST_BYTES_MAX: usize = 8 + LIST_PACKS_MAX * 33;
+/// Snapshots one head may list.
+pub const HEAD_SNAPSHOTS_MAX: usize = 16_384;
+/// A signed receipt in bytes: 4,096 packs at 34 bytes and the rest.
+pub const RECEIPT_BYTES_MAX: usize = 256 * KIB;
+/// Packs in one receipt.
+pub const RECEIPT_PACKS_MAX: usize = 4096;
+/// A certificate in bytes.
+pub const CERTIFICATE_BYTES_MAX: usize = 2 * KIB;
+/// One directory entry with its attributes and inline piece list, in bytes. Fits a chunk with room to spare.
+pub const NODE_BYTES_MAX: usize = 4 * MIB;
+/// Nesting of a split tree: leaves of 64 KiB under 40-byte references reach 10^9 entries at depth 3.
+pub const TREE_DEPTH_MAX: usize = 4;
+/// Nesting of directories that restore follows (PATH_MAX is 4,096, two bytes a level).
+pub const DIRECTORY_DEPTH_MAX: usize = 2048;
+
+// ---- Network ---------------------------------------------------------------------------------------------
+
+/// Data bytes in one chunk-fetch answer: 1 MiB answers are the fastest measured on request-response.
+pub const FETCH_BYTES_MAX: usize = MIB;
+/// Ranges in one chunk-fetch request; each takes at least one cell of the answer.
+pub const FETCH_RANGES_MAX: usize = FETCH_BYTES_MAX / CELL_BYTES;
+/// A chunk-fetch request in bytes.
+pub const FETCH_REQUEST_BYTES_MAX: usize = 4 * KIB;
+/// A chunk-fetch answer in bytes: the data, and for each range at most two paths of eight 32-byte values.
+pub const FETCH_RESPONSE_BYTES_MAX: usize = FETCH_BYTES_MAX + FETCH_RANGES_MAX * 1024 + KIB;
+/// Packs in one offer or receipt query.
+pub const OFFER_PACKS_MAX: usize = 4096;
+/// A sync request in bytes: an offer of 4,096 packs, or a receipt.
+pub const SYNC_REQUEST_BYTES_MAX: usize = 512 * KIB;
+/// A sync answer in bytes: the largest is a head.
+pub const SYNC_RESPONSE_BYTES_MAX: usize = HEAD_BYTES_MAX + 4 * KIB;
+/// A door message in bytes, either way.
+pub const DOOR_BYTES_MAX: usize = KIB;
+/// Addresses kept or listed for one peer.
+pub const PEER_ADDRESSES_MAX: usize = 16;
+/// Devices of one vault.
+pub const VAULT_DEVICES_MAX: usize = 256;
+/// Holders named in a head.
+pub const HEAD_HOLDERS_MAX: usize = 256;
+/// Vaults that one node stores for others.
+pub const VAULTS_MAX: usize = 1024;
+/// Strangers listed as pending; the oldest makes room.
+pub const PENDING_PEERS_MAX: usize = 64;
+/// Established connections of one peer: simultaneous dials and TCP beside QUIC need more than one.
+pub const CONNECTIONS_PER_PEER_MAX: u32 = 3;
+/// Connections that are still shaking hands, each way.
+pub const CONNECTIONS_PENDING_MAX: u32 = 32;
+/// Connections that strangers may hold open at one time.
+pub const STRANGER_CONNECTIONS_MAX: usize = 16;
+/// Chunk-fetch requests being served at one time, for all peers: each may hold 1 MiB of data twice.
+pub const FETCH_SERVED_MAX: usize = 16;
+/// Of those, for one peer.
+pub const FETCH_SERVED_PER_PEER_MAX: usize = 8;
+/// Sync and door requests being served at one time, for all peers.
+pub const SYNC_SERVED_MAX: usize = 16;
+/// Commands and events waiting between the swarm and the rest.
+pub const NET_QUEUE_MAX: usize = 256;
+/// Chunk-fetch requests in flight to one peer: 8 MiB covers 60 ms at 130 MB/s.
+pub const FETCH_IN_FLIGHT_PER_PEER_MAX: usize = 8;
+/// Chunk-fetch requests in flight to all peers.
+pub const FETCH_IN_FLIGHT_MAX: usize = 16;
+/// How long an idle connection stays open; members keep theirs by pinging.
+pub const IDLE_CONNECTION: Duration = Duration::from_secs(60);
+/// A nonce from the door is good for this long.
+pub const DOOR_NONCE_LIFE: Duration = Duration::from_secs(60);
+/// Wrong answers after which a peer is asked last and given no new packs.
+pub const MISBEHAVIOUR_MAX: u32 = 3;
+
+// ---- Store -----------------------------------------------------------------------------------------------
+
+/// redb's page cache. The default is 1 GiB, which would break the memory budget.
+pub const INDEX_CACHE_BYTES: usize = 16 * MIB;
+/// Index rows waiting for a commit; 20,000 rows a commit run at 93,000 rows/s.
+pub const INDEX_ROWS_PENDING_MAX: usize = 20_000;
+/// Set aside on disk so that forget and gc can run when it is full.
+pub const RESERVE_BYTES: u64 = 8 * MIB as u64;
+/// A key slot or keyring file in bytes.
+pub const KEY_FILE_BYTES_MAX: usize = 64 * KIB;
+/// Packs that a list of missing or damaged things names one by one.
+pub const REPORT_ITEMS_MAX: usize = 10_000;
+
+const _: () = assert!(PACK_BYTES_MAX.is_multiple_of(CELL_BYTES));
+const _: () = assert!(CHUNK_BYTES_MAX + 64 * KIB < PACK_BYTES_MAX);
+const _: () = assert!(LIST_BYTES_MAX < SYNC_RESPONSE_BYTES_MAX);
+const _: () = assert!(RECEIPT_BYTES_MAX < SYNC_REQUEST_BYTES_MAX);
+const _: () = assert!(OFFER_PACKS_MAX * 34 + KIB < SYNC_REQUEST_BYTES_MAX);
+const _: () = assert!(NODE_BYTES_MAX < CHUNK_BYTES_MAX);

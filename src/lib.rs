@@ -1,0 +1,4 @@
+//! ShadowVault: a peer-to-peer backup node. `docs/ARCHITECTURE.md` draws the house; start reading there.
+
+pub mod base;
+pub mod wire;

@@ -1,0 +1,62 @@
+//! Protobuf messages, generated from `proto/shadowvault.proto`, and their bounded decoding.
+//!
+//! The generated code is committed so that a build needs no protobuf compiler; a test in this module compiles
+//! the `.proto` again and compares. To renew it: `UPDATE_WIRE=1 cargo test --release wire`.
+
+#[rustfmt::skip]
+#[allow(missing_docs, clippy::all, clippy::pedantic)]
+mod generated;
+
+pub use generated::*;
+
+use prost::Message;
+
+/// A message that does not decode.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WireError {
+    /// Longer than the place where it was found allows.
+    #[error("message of {length} bytes is over the limit of {limit}")]
+    TooLong {
+        /// Length found.
+        length: usize,
+        /// Length allowed.
+        limit: usize,
+    },
+    /// Not a message of this type.
+    #[error("malformed message: {0}")]
+    Malformed(String),
+}
+
+/// Decodes `bytes`, refusing more than `limit` bytes before anything is allocated.
+pub fn decode<M: Message + Default>(bytes: &[u8], limit: usize) -> Result<M, WireError> {
+    if bytes.len() > limit {
+        return Err(WireError::TooLong { length: bytes.len(), limit });
+    }
+    M::decode(bytes).map_err(|e| WireError::Malformed(e.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn generated_code_matches_the_proto_file() {
+        let root = env!("CARGO_MANIFEST_DIR");
+        let set = protox::compile(["shadowvault.proto"], [format!("{root}/proto")]).unwrap();
+        let out = tempfile::tempdir().unwrap();
+        prost_build::Config::new().out_dir(out.path()).compile_fds(set).unwrap();
+        let fresh = std::fs::read_to_string(out.path().join("shadowvault.v1.rs")).unwrap();
+        let committed = format!("{root}/src/wire/generated.rs");
+        if std::env::var_os("UPDATE_WIRE").is_some() {
+            std::fs::write(&committed, &fresh).unwrap();
+        }
+        let old = std::fs::read_to_string(&committed).unwrap();
+        assert!(old == fresh, "src/wire/generated.rs is stale: UPDATE_WIRE=1 cargo test --release wire");
+    }
+
+    #[test]
+    fn decode_refuses_over_long_and_malformed_messages() {
+        assert_eq!(decode::<()>(&[0; 9], 8), Err(WireError::TooLong { length: 9, limit: 8 }));
+        assert!(matches!(decode::<()>(&[0xff; 8], 8), Err(WireError::Malformed(_))));
+    }
+}
