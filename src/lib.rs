@@ -1,4 +1,8 @@
 //! ShadowVault: a peer-to-peer backup node. `docs/ARCHITECTURE.md` draws the house; start reading there.
 
 pub mod base;
+pub mod chunker;
+pub mod crypto;
+pub mod pack;
+pub mod snapshot;
 pub mod wire;
