@@ -1,5 +1,6 @@
 //! ShadowVault: a peer-to-peer backup node. `docs/ARCHITECTURE.md` draws the house; start reading there.
 
+pub mod api;
 pub mod base;
 pub mod chunker;
 pub mod crypto;
