@@ -6,4 +6,5 @@ pub mod chunker;
 pub mod crypto;
 pub mod pack;
 pub mod snapshot;
+pub mod store;
 pub mod wire;
