@@ -3,8 +3,9 @@
 use std::ffi::CStr;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::path::Path;
 
-use rustix::fs::{FileType, Stat, fgetxattr, flistxattr, lgetxattr, listxattr, llistxattr};
+use rustix::fs::{FileType, Stat, fgetxattr, flistxattr, getxattr, lgetxattr, listxattr, llistxattr};
 use rustix::io::Errno;
 
 use super::accounts::Accounts;
@@ -27,8 +28,8 @@ pub(super) enum Place<'a> {
     Open(BorrowedFd<'a>),
     /// Of a handle that can only be pointed with (`O_PATH`).
     Handle(BorrowedFd<'a>),
-    /// Of one name in an open directory, without following it.
-    Child(BorrowedFd<'a>, &'a CStr),
+    /// Of one name in an open directory, without following it; `path` is where it was last seen.
+    Child { dir: BorrowedFd<'a>, name: &'a CStr, path: &'a Path },
 }
 
 impl Capture {
@@ -65,45 +66,55 @@ impl Capture {
         }
     }
 
-    /// Extended attributes in name order; none where the file system has none.
+    /// Extended attributes in name order; none where the file system has none. Those that vanish or may not be
+    /// read meanwhile are left out.
     ///
-    /// One system call for an entry without any. `/proc/self/fd/N/name` is how one name in an open directory
-    /// is asked: the kernel has no `llistxattrat` before 6.13, and a full path could be led astray by a
-    /// symlink put in its way. Attributes that vanish or may not be read meanwhile are left out.
+    /// Most entries have none, so that is asked first, the cheapest way: measured on ext4 for one name, by its
+    /// full path 1.2 µs, through `/proc/self/fd/N/name` 3.5 µs, by opening it 2.2 µs. A path may be led astray
+    /// by a directory replaced meanwhile, so it only ever says "none" (the walk compares the directory when it
+    /// leaves it); values always come from the entry itself. Nobody can have another file's capabilities
+    /// recorded as those of his own.
     pub(super) fn xattrs(&mut self, place: Place<'_>) -> io::Result<Vec<wire::Xattr>> {
+        let mut few = [0; 256];
+        let quick = match place {
+            Place::Open(fd) => flistxattr(fd, &mut few[..]),
+            Place::Child { path, .. } => llistxattr(path, &mut few[..]),
+            Place::Handle(_) => Err(Errno::RANGE),
+        };
+        if matches!(quick, Ok(0) | Err(Errno::NOTSUP | Errno::NOSYS)) {
+            return Ok(Vec::new());
+        }
         self.point_to(place);
         let path = c_name(&self.path);
         let listed = match place {
             Place::Open(fd) => flistxattr(fd, &mut self.list[..]),
             Place::Handle(_) => listxattr(path, &mut self.list[..]),
-            Place::Child(..) => llistxattr(path, &mut self.list[..]),
+            Place::Child { .. } => llistxattr(path, &mut self.list[..]),
         };
         let length = match listed {
-            Ok(0) | Err(Errno::NOTSUP | Errno::NOSYS) => return Ok(Vec::new()),
             Ok(length) => length,
+            Err(Errno::NOTSUP | Errno::NOSYS) => 0,
             Err(error) => return Err(error.into()),
         };
         let mut found = Vec::new();
         let mut total = 0;
         for name in self.list[..length].split_inclusive(|b| *b == 0) {
+            let name = c_name(name);
             let got = match place {
-                Place::Open(fd) => fgetxattr(fd, c_name(name), &mut self.value[..]),
-                Place::Handle(_) => rustix::fs::getxattr(path, c_name(name), &mut self.value[..]),
-                Place::Child(..) => lgetxattr(path, c_name(name), &mut self.value[..]),
+                Place::Open(fd) => fgetxattr(fd, name, &mut self.value[..]),
+                Place::Handle(_) => getxattr(path, name, &mut self.value[..]),
+                Place::Child { .. } => lgetxattr(path, name, &mut self.value[..]),
             };
-            let length = match got {
-                Ok(length) => length,
+            let value = match got {
+                Ok(length) => &self.value[..length],
                 Err(Errno::NODATA | Errno::NOTSUP | Errno::ACCESS | Errno::PERM) => continue,
                 Err(error) => return Err(error.into()),
             };
-            total += name.len() + length;
+            total += name.count_bytes() + value.len();
             if total > limit::XATTR_TOTAL_BYTES_MAX {
                 return Err(Errno::TOOBIG.into());
             }
-            found.push(wire::Xattr {
-                name: c_name(name).to_bytes().to_vec(),
-                value: self.value[..length].to_vec(),
-            });
+            found.push(wire::Xattr { name: name.to_bytes().to_vec(), value: value.to_vec() });
         }
         found.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         Ok(found)
@@ -114,7 +125,7 @@ impl Capture {
         match place {
             Place::Open(_) => {}
             Place::Handle(fd) => self.path.extend_from_slice(&proc_path(fd)),
-            Place::Child(dir, name) => {
+            Place::Child { dir, name, .. } => {
                 // Writing to a vector does not fail.
                 let _ = write!(self.path, "/proc/self/fd/{}/", dir.as_raw_fd());
                 self.path.extend_from_slice(name.to_bytes_with_nul());

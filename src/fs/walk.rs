@@ -249,7 +249,7 @@ impl Walk {
         match look_at(found) {
             Ok(stat) if is_directory(&stat) => {
                 if !self.skip.contains(&identity(&stat)) {
-                    let node = self.record(found.name, &stat, Place::Child(found.dir, found.name));
+                    let node = self.record_found(found, &stat);
                     self.ready.push_back(WalkEvent::Enter { path: self.here(), node });
                     self.fail(error);
                     self.ready.push_back(WalkEvent::Leave);
@@ -267,7 +267,7 @@ impl Walk {
         if !found.is_root() && !(found.inside && self.filter.keeps(&item)) {
             return;
         }
-        let mut node = self.record(found.name, stat, Place::Child(found.dir, found.name));
+        let mut node = self.record_found(found, stat);
         if node.r#type() == wire::NodeType::NodeSymlink {
             match readlinkat(found.dir, found.name, Vec::new()) {
                 Ok(target) => node.target = target.into_bytes(),
@@ -328,6 +328,11 @@ impl Walk {
 
     /// Comes back from `level`, reopening the directory around it if need be.
     fn ascend(&mut self, level: &Level) {
+        self.path.truncate(level.path_length);
+        if level.next > 0 && rustix::fs::stat(path_of(&self.path)).is_ok_and(|s| identity(&s) != level.identity) {
+            // Another directory took its path: some extended attributes may have been looked for there.
+            self.fail(Errno::STALE);
+        }
         self.ready.push_back(WalkEvent::Leave);
         if level.filter_told {
             self.filter.leaves();
@@ -349,11 +354,24 @@ impl Walk {
         }
     }
 
-    /// The record of an entry with its extended attributes; a failure to read those is told and survived.
+    /// The record of an open directory.
     fn record(&mut self, name: &CStr, stat: &Stat, place: Place<'_>) -> wire::Node {
-        let mut node = self.capture.node(name.to_bytes(), stat);
-        match self.capture.xattrs(place) {
+        let xattrs = self.capture.xattrs(place);
+        self.with_xattrs(self.capture.node(name.to_bytes(), stat), xattrs)
+    }
+
+    /// The record of anything else.
+    fn record_found(&mut self, found: &Found<'_>, stat: &Stat) -> wire::Node {
+        let place = Place::Child { dir: found.dir, name: found.name, path: path_of(&self.path) };
+        let xattrs = self.capture.xattrs(place);
+        self.with_xattrs(self.capture.node(found.name.to_bytes(), stat), xattrs)
+    }
+
+    /// A failure to read extended attributes is told and survived.
+    fn with_xattrs(&mut self, mut node: wire::Node, xattrs: io::Result<Vec<wire::Xattr>>) -> wire::Node {
+        match xattrs {
             Ok(xattrs) => node.xattrs = xattrs,
+            // Deleted meanwhile.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => self.fail(error),
         }

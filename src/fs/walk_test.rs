@@ -308,6 +308,21 @@ fn walk_does_not_follow_a_directory_replaced_by_a_symlink() {
 }
 
 #[test]
+fn walk_reports_a_directory_replaced_while_it_was_read() {
+    let (_keep, base) = place();
+    ["dir/a", "dir/b"].iter().for_each(|file| put(&base.join(file)));
+    let inode = fs::metadata(base.join("dir/b")).unwrap().ino();
+    let mut walk = Walk::new(std::slice::from_ref(&base), WalkOptions::default()).unwrap();
+    assert!(walk.by_ref().any(|e| matches!(e, WalkEvent::Entry { path, .. } if path == base.join("dir/a"))));
+    fs::rename(base.join("dir"), base.join("moved")).unwrap();
+    put(&base.join("dir/b"));
+    let rest: Vec<_> = walk.collect();
+    // Content and metadata still come from the directory that was entered.
+    assert!(matches!(&rest[0], WalkEvent::Entry { node, .. } if node.inode == inode), "{rest:?}");
+    assert!(matches!(&rest[1], WalkEvent::Failed { path, .. } if *path == base.join("dir")), "{rest:?}");
+}
+
+#[test]
 fn file_segments_cover_data_and_holes_exactly() {
     let (_keep, base) = place();
     let path = base.join("sparse");
