@@ -133,6 +133,8 @@ pub const NAME_BYTES_MAX: usize = 255;
 pub const SYMLINK_BYTES_MAX: usize = 4095;
 /// Files from this size on are announced to the kernel as read in one go; below it the call costs more than it gives.
 pub const READ_AHEAD_BYTES_MIN: u64 = MIB as u64;
+/// What `--sparse` leaves out when it is all zeros: the block of nearly every file system.
+pub const SPARSE_BLOCK_BYTES: u64 = 4 * KIB as u64;
 /// What a restore could not set (owners, attributes) that is named one by one; the rest is counted.
 pub const RESTORE_WARNINGS_MAX: usize = 1000;
 

@@ -8,19 +8,29 @@
 //! meanwhile; a file appears under its name only when it is complete.
 
 mod accounts;
+mod apply;
 mod capture;
+mod directory;
 mod error;
+mod file;
 mod listing;
 mod select;
 mod source;
+mod special;
+mod target;
 mod walk;
 
 #[cfg(test)]
+mod restore_test;
+#[cfg(test)]
 mod walk_test;
 
+pub use directory::TargetDir;
 pub use error::FsError;
+pub use file::{Begin, FileWriter};
 pub use listing::Listing;
 pub use source::{FileStamp, Segment, Segments, SourceFile, open_file};
+pub use target::{Lost, Outcome, Overwrite, RestoreOptions, SkipReason, Target, Warning, Warnings};
 pub use walk::{Filter, Item, KeepAll, Walk, WalkEvent, WalkOptions};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};

@@ -329,7 +329,9 @@ impl Walk {
     /// Comes back from `level`, reopening the directory around it if need be.
     fn ascend(&mut self, level: &Level) {
         self.path.truncate(level.path_length);
-        if level.next > 0 && rustix::fs::stat(path_of(&self.path)).is_ok_and(|s| identity(&s) != level.identity) {
+        if level.next > 0
+            && rustix::fs::stat(path_of(&self.path)).is_ok_and(|s| identity(&s) != level.identity)
+        {
             // Another directory took its path: some extended attributes may have been looked for there.
             self.fail(Errno::STALE);
         }
