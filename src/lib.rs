@@ -4,6 +4,8 @@ pub mod api;
 pub mod base;
 pub mod chunker;
 pub mod crypto;
+pub mod engine;
+pub mod fs;
 pub mod pack;
 pub mod snapshot;
 pub mod store;

@@ -115,3 +115,27 @@ const _: () = assert!(LIST_BYTES_MAX < SYNC_RESPONSE_BYTES_MAX);
 const _: () = assert!(RECEIPT_BYTES_MAX < SYNC_REQUEST_BYTES_MAX);
 const _: () = assert!(OFFER_PACKS_MAX * 34 + KIB < SYNC_REQUEST_BYTES_MAX);
 const _: () = assert!(NODE_BYTES_MAX < CHUNK_BYTES_MAX);
+
+// ---- Files -----------------------------------------------------------------------------------------------
+
+/// Directories a walk keeps open at one time; shallower ones are reopened through `..` and compared. Far under
+/// the usual limit of 1,024 open files.
+pub const WALK_OPEN_DIRECTORIES_MAX: usize = 256;
+/// Bytes asked from a directory at one time: some 1,500 names, past which larger buffers gain nothing.
+pub const DIRECTORY_READ_BYTES: usize = 64 * KIB;
+/// One extended attribute's value, or the list of their names: Linux allows 64 KiB for each.
+pub const XATTR_VALUE_BYTES_MAX: usize = 64 * KIB;
+/// All extended attributes of one entry; the entry must fit `NODE_BYTES_MAX` with its pieces.
+pub const XATTR_TOTAL_BYTES_MAX: usize = MIB;
+/// A file or directory name; Linux's NAME_MAX.
+pub const NAME_BYTES_MAX: usize = 255;
+/// A symlink's target; Linux's PATH_MAX without the closing NUL.
+pub const SYMLINK_BYTES_MAX: usize = 4095;
+/// Files from this size on are announced to the kernel as read in one go; below it the call costs more than it gives.
+pub const READ_AHEAD_BYTES_MIN: u64 = MIB as u64;
+/// What `--sparse` leaves out when it is all zeros: the block of nearly every file system.
+pub const SPARSE_BLOCK_BYTES: u64 = 4 * KIB as u64;
+/// What a restore could not set (owners, attributes) that is named one by one; the rest is counted.
+pub const RESTORE_WARNINGS_MAX: usize = 1000;
+
+const _: () = assert!(XATTR_TOTAL_BYTES_MAX + MIB < NODE_BYTES_MAX);

@@ -267,6 +267,7 @@ pub struct Opener {
     decompressor: zstd::bulk::Decompressor<'static>,
     payload: Vec<u8>,
     plaintext: Vec<u8>,
+    last: Option<Subject>,
 }
 
 impl Default for Opener {
@@ -279,11 +280,12 @@ impl Opener {
     /// Ready to open.
     pub fn new() -> Self {
         let decompressor = zstd::bulk::Decompressor::new().expect("zstd allocates its context");
-        Self { decompressor, payload: Vec::new(), plaintext: Vec::new() }
+        Self { decompressor, payload: Vec::new(), plaintext: Vec::new(), last: None }
     }
 
     /// The plaintext of `sealed`, authenticated, decoded to exactly the declared length, its chunk id recomputed.
     pub fn open(&mut self, keys: &VaultKeys, subject: &Subject, sealed: &[u8]) -> Result<&[u8], OpenError> {
+        self.last = None;
         let length = subject.length as usize;
         if length > limit::CHUNK_BYTES_MAX || sealed.len() > length.saturating_add(OVERHEAD_BYTES) {
             return Err(OpenError::Length);
@@ -307,7 +309,14 @@ impl Opener {
         if keys.chunk_id(subject.kind, plaintext).as_bytes() != &subject.id {
             return Err(OpenError::Id);
         }
+        self.last = Some(*subject);
         Ok(plaintext)
+    }
+
+    /// What the last successful [`Opener::open`] gave, if it was about `subject`.
+    pub fn opened(&self, subject: &Subject) -> Option<&[u8]> {
+        let plaintext = if subject.codec == Codec::Zstd { &self.plaintext } else { &self.payload };
+        (self.last == Some(*subject)).then_some(plaintext.as_slice())
     }
 }
 

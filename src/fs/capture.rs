@@ -1,0 +1,157 @@
+//! From what the kernel says about an entry to the record a snapshot keeps of it.
+
+use std::ffi::CStr;
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::path::Path;
+
+use rustix::fs::{FileType, Stat, fgetxattr, flistxattr, getxattr, lgetxattr, listxattr, llistxattr};
+use rustix::io::Errno;
+
+use super::accounts::Accounts;
+use super::listing::c_name;
+use crate::base::limit;
+use crate::wire;
+
+/// Captures entries, with the scratch memory for it.
+pub(super) struct Capture {
+    accounts: Accounts,
+    list: Vec<u8>,
+    value: Vec<u8>,
+    path: Vec<u8>,
+}
+
+/// Where an entry's extended attributes are asked.
+#[derive(Copy, Clone)]
+pub(super) enum Place<'a> {
+    /// Of an open directory or file.
+    Open(BorrowedFd<'a>),
+    /// Of a handle that can only be pointed with (`O_PATH`).
+    Handle(BorrowedFd<'a>),
+    /// Of one name in an open directory, without following it; `path` is where it was last seen.
+    Child { dir: BorrowedFd<'a>, name: &'a CStr, path: &'a Path },
+}
+
+impl Capture {
+    pub(super) fn new() -> Self {
+        let buffer = || vec![0; limit::XATTR_VALUE_BYTES_MAX];
+        Self { accounts: Accounts::load(), list: buffer(), value: buffer(), path: Vec::new() }
+    }
+
+    /// The record of an entry, without extended attributes, symlink target and content.
+    ///
+    /// `size` is set for regular files only, and directories have no link count: both would make equal
+    /// directories differ from machine to machine and say nothing that restore needs.
+    pub(super) fn node(&self, name: &[u8], stat: &Stat) -> wire::Node {
+        let kind = node_type(stat);
+        let linked = stat.st_nlink > 1 && kind != wire::NodeType::NodeDirectory;
+        let device = matches!(kind, wire::NodeType::NodeCharacterDevice | wire::NodeType::NodeBlockDevice);
+        wire::Node {
+            name: name.to_vec(),
+            r#type: kind.into(),
+            mode: stat.st_mode & 0o7777,
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            user: self.accounts.user(stat.st_uid),
+            group: self.accounts.group(stat.st_gid),
+            mtime: Some(time(stat.st_mtime, stat.st_mtime_nsec)),
+            ctime: Some(time(stat.st_ctime, stat.st_ctime_nsec)),
+            atime: Some(time(stat.st_atime, stat.st_atime_nsec)),
+            size: if kind == wire::NodeType::NodeFile { u64::try_from(stat.st_size).unwrap_or(0) } else { 0 },
+            inode: stat.st_ino,
+            device: if linked { stat.st_dev } else { 0 },
+            links: if linked { stat.st_nlink } else { 0 },
+            rdev: if device { stat.st_rdev } else { 0 },
+            ..wire::Node::default()
+        }
+    }
+
+    /// Extended attributes in name order; none where the file system has none. Those that vanish or may not be
+    /// read meanwhile are left out.
+    ///
+    /// Most entries have none, so that is asked first, the cheapest way: measured on ext4 for one name, by its
+    /// full path 1.2 µs, through `/proc/self/fd/N/name` 3.5 µs, by opening it 2.2 µs. A path may be led astray
+    /// by a directory replaced meanwhile, so it only ever says "none" (the walk compares the directory when it
+    /// leaves it); values always come from the entry itself. Nobody can have another file's capabilities
+    /// recorded as those of his own.
+    pub(super) fn xattrs(&mut self, place: Place<'_>) -> io::Result<Vec<wire::Xattr>> {
+        let mut few = [0; 256];
+        let quick = match place {
+            Place::Open(fd) => flistxattr(fd, &mut few[..]),
+            Place::Child { path, .. } => llistxattr(path, &mut few[..]),
+            Place::Handle(_) => Err(Errno::RANGE),
+        };
+        if matches!(quick, Ok(0) | Err(Errno::NOTSUP | Errno::NOSYS)) {
+            return Ok(Vec::new());
+        }
+        self.point_to(place);
+        let path = c_name(&self.path);
+        let listed = match place {
+            Place::Open(fd) => flistxattr(fd, &mut self.list[..]),
+            Place::Handle(_) => listxattr(path, &mut self.list[..]),
+            Place::Child { .. } => llistxattr(path, &mut self.list[..]),
+        };
+        let length = match listed {
+            Ok(length) => length,
+            Err(Errno::NOTSUP | Errno::NOSYS) => 0,
+            Err(error) => return Err(error.into()),
+        };
+        let mut found = Vec::new();
+        let mut total = 0;
+        for name in self.list[..length].split_inclusive(|b| *b == 0) {
+            let name = c_name(name);
+            let got = match place {
+                Place::Open(fd) => fgetxattr(fd, name, &mut self.value[..]),
+                Place::Handle(_) => getxattr(path, name, &mut self.value[..]),
+                Place::Child { .. } => lgetxattr(path, name, &mut self.value[..]),
+            };
+            let value = match got {
+                Ok(length) => &self.value[..length],
+                Err(Errno::NODATA | Errno::NOTSUP | Errno::ACCESS | Errno::PERM) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            total += name.count_bytes() + value.len();
+            if total > limit::XATTR_TOTAL_BYTES_MAX {
+                return Err(Errno::TOOBIG.into());
+            }
+            found.push(wire::Xattr { name: name.to_bytes().to_vec(), value: value.to_vec() });
+        }
+        found.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        Ok(found)
+    }
+
+    fn point_to(&mut self, place: Place<'_>) {
+        self.path.clear();
+        match place {
+            Place::Open(_) => {}
+            Place::Handle(fd) => self.path.extend_from_slice(&proc_path(fd)),
+            Place::Child { dir, name, .. } => {
+                // Writing to a vector does not fail.
+                let _ = write!(self.path, "/proc/self/fd/{}/", dir.as_raw_fd());
+                self.path.extend_from_slice(name.to_bytes_with_nul());
+            }
+        }
+    }
+}
+
+/// A path that leads to exactly the entry that `fd` points to, with its NUL. Needs `/proc`.
+pub(super) fn proc_path(fd: BorrowedFd<'_>) -> Vec<u8> {
+    format!("/proc/self/fd/{}\0", fd.as_raw_fd()).into_bytes()
+}
+
+pub(super) fn node_type(stat: &Stat) -> wire::NodeType {
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => wire::NodeType::NodeFile,
+        FileType::Directory => wire::NodeType::NodeDirectory,
+        FileType::Symlink => wire::NodeType::NodeSymlink,
+        FileType::Fifo => wire::NodeType::NodeFifo,
+        FileType::Socket => wire::NodeType::NodeSocket,
+        FileType::CharacterDevice => wire::NodeType::NodeCharacterDevice,
+        FileType::BlockDevice => wire::NodeType::NodeBlockDevice,
+        FileType::Unknown => wire::NodeType::NodeUnspecified,
+    }
+}
+
+pub(super) fn time(seconds: i64, nanos: impl TryInto<u32>) -> wire::Time {
+    wire::Time { seconds, nanos: nanos.try_into().unwrap_or(0) }
+}

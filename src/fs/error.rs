@@ -1,0 +1,112 @@
+//! What can go wrong on the user's disk, with the path it happened to.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+
+use crate::base::{Code, Coded};
+
+/// A failed walk or restore step.
+#[derive(Debug, thiserror::Error)]
+pub enum FsError {
+    /// A path to walk that is relative or has `..` in it.
+    #[error("{} is not an absolute path without ..", .0.display())]
+    NotAbsolute(PathBuf),
+    /// A path to walk that does not exist.
+    #[error("{} does not exist", .0.display())]
+    NotFound(PathBuf),
+    /// A snapshot names an entry in a way that could leave its directory, or that no file system takes.
+    #[error("unsafe name {name:?} in {}", .dir.display())]
+    UnsafeName {
+        /// The directory it was to be made in.
+        dir: PathBuf,
+        /// The name, shortened and with odd bytes replaced.
+        name: String,
+    },
+    /// A snapshot's entry makes no sense (unknown type, impossible device or symlink target).
+    #[error("malformed entry for {}", .0.display())]
+    Malformed(PathBuf),
+    /// Directories nested deeper than `limit::DIRECTORY_DEPTH_MAX`.
+    #[error("{} is nested too deeply", .0.display())]
+    TooDeep(PathBuf),
+    /// Something of another kind is there, and may not be replaced.
+    #[error("{} is in the way", .0.display())]
+    InTheWay(PathBuf),
+    /// The operating system refused.
+    #[error("{action} {}", .path.display())]
+    Io {
+        /// The verb: `open`, `write`, `rename`.
+        action: &'static str,
+        /// What it was done to.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl FsError {
+    /// An error of the operating system.
+    pub(super) fn io(action: &'static str, path: &Path, source: impl Into<io::Error>) -> Self {
+        Self::Io { action, path: path.to_owned(), source: source.into() }
+    }
+
+    /// Like [`FsError::io`], for a path that a person chose: a missing one is named as such.
+    pub(super) fn chosen(action: &'static str, path: &Path, source: impl Into<io::Error>) -> Self {
+        let source = source.into();
+        match source.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Self::NotFound(path.to_owned()),
+            _ => Self::io(action, path, source),
+        }
+    }
+}
+
+impl Coded for FsError {
+    fn code(&self) -> Code {
+        match self {
+            Self::NotAbsolute(_) => Code::UsageInvalid,
+            Self::NotFound(_) => Code::PathNotFound,
+            Self::UnsafeName { .. } | Self::Malformed(_) | Self::TooDeep(_) => Code::SnapshotInvalid,
+            Self::InTheWay(_) => Code::IoFailed,
+            Self::Io { source, .. } => code_of(source),
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::InTheWay(_) => Some("move it away, or restore with --overwrite always".to_owned()),
+            _ => None,
+        }
+    }
+}
+
+/// The code of an error of the operating system. A full quota counts as a full disk.
+fn code_of(error: &io::Error) -> Code {
+    match Errno::from_io_error(error) {
+        Some(Errno::NOSPC | Errno::DQUOT) => Code::StorageFull,
+        Some(Errno::ACCESS | Errno::PERM | Errno::ROFS) => Code::PermissionDenied,
+        _ => Code::IoFailed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_the_system_become_codes_and_name_the_path() {
+        let table = [
+            (Errno::NOSPC, Code::StorageFull),
+            (Errno::DQUOT, Code::StorageFull),
+            (Errno::ACCESS, Code::PermissionDenied),
+            (Errno::IO, Code::IoFailed),
+        ];
+        for (errno, code) in table {
+            let error = FsError::io("write", Path::new("/a/b"), errno);
+            assert_eq!(error.code(), code);
+            assert!(error.to_string().contains("/a/b"));
+        }
+        assert_eq!(FsError::chosen("open", Path::new("/x"), Errno::NOENT).code(), Code::PathNotFound);
+    }
+}

@@ -1,0 +1,46 @@
+//! The user's disk: walking it, capturing what restore needs, reading files with their holes, restoring safely.
+//!
+//! Synchronous, for worker threads. Nothing here follows a symlink inside a tree, neither while it walks nor
+//! while it restores: every step goes from an open directory to one name in it. The only links that are
+//! followed stand in paths a person typed (above a root of a walk, and up to a restore's target).
+//!
+//! A restore writes nothing outside its target whatever the snapshot says and whatever others do in the target
+//! meanwhile; a file appears under its name only when it is complete.
+
+mod accounts;
+mod apply;
+mod capture;
+mod directory;
+mod error;
+mod file;
+mod listing;
+mod select;
+mod source;
+mod special;
+mod target;
+mod walk;
+
+#[cfg(test)]
+mod restore_test;
+#[cfg(test)]
+mod walk_test;
+
+pub use directory::TargetDir;
+pub use error::FsError;
+pub use file::{Begin, FileWriter};
+pub use listing::Listing;
+pub use source::{FileStamp, Segment, Segments, SourceFile, open_file};
+pub use target::{Lost, Outcome, Overwrite, RestoreOptions, SkipReason, Target, Warning, Warnings};
+pub use walk::{Filter, Item, KeepAll, Walk, WalkEvent, WalkOptions};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Raises this process's limit of open files as far as it may, and returns what it is now (`None`: unlimited).
+///
+/// A restore holds one handle for each directory on the way down and for each file being written; the usual
+/// soft limit of 1,024 is too low for deep trees. Never fails: without the right, the limit stays.
+pub fn raise_open_files_limit() -> Option<u64> {
+    let now = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: now.maximum, maximum: now.maximum };
+    if setrlimit(Resource::Nofile, raised).is_ok() { now.maximum } else { now.current }
+}

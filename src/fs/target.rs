@@ -1,0 +1,178 @@
+//! Where a restore goes: one directory, the rules for what is there already, and what could not be set.
+
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::fs::{CWD, Mode, OFlags, Stat, openat, syncfs};
+
+use super::capture::time;
+use super::directory::TargetDir;
+use super::{FsError, capture};
+use crate::base::limit;
+use crate::wire;
+
+/// What happens to a file that is there already. Directories are always shared, never replaced.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
+pub enum Overwrite {
+    /// It stays.
+    #[default]
+    Never,
+    /// It is replaced unless kind, size and modification time agree.
+    IfChanged,
+    /// It is replaced when the snapshot's is newer.
+    IfNewer,
+    /// It is replaced.
+    Always,
+}
+
+/// How to restore.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
+pub struct RestoreOptions {
+    /// What happens to files that are there already.
+    pub overwrite: Overwrite,
+    /// Give entries their owner and group.
+    pub owner: bool,
+    /// Restore what grants rights: devices, `security.*` and `trusted.*` attributes and, together with `owner`,
+    /// setuid and setgid bits.
+    pub privileged: bool,
+    /// Leave out zeros that the snapshot stores as data, too. Holes are always left out.
+    pub sparse: bool,
+}
+
+/// What became of an entry.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// It is there now.
+    Made,
+    /// It was not made.
+    Skipped(SkipReason),
+}
+
+/// Why an entry was not made. None of these is an error.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum SkipReason {
+    /// Something is there, and nothing is to be overwritten.
+    Exists,
+    /// What is there is the same already.
+    Unchanged,
+    /// What is there is as new or newer.
+    NotNewer,
+    /// It takes rights that this restore does without, or does not have.
+    Unprivileged,
+}
+
+/// Something that an entry was restored without.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Warning {
+    /// The entry.
+    pub path: PathBuf,
+    /// What it lacks.
+    pub lost: Lost,
+    /// Why.
+    pub reason: io::ErrorKind,
+}
+
+/// A property that could not be set.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Lost {
+    /// Owner and group.
+    Owner,
+    /// Permission bits.
+    Mode,
+    /// Access and modification time.
+    Times,
+    /// An extended attribute or ACL, by name.
+    Attribute(Vec<u8>),
+    /// The device node itself.
+    Device,
+}
+
+/// What was lost so far.
+#[derive(Clone, Debug, Default)]
+pub struct Warnings {
+    /// The first `limit::RESTORE_WARNINGS_MAX`.
+    pub first: Vec<Warning>,
+    /// How many there were in all.
+    pub count: u64,
+}
+
+/// A directory that a restore writes into, and never out of.
+pub struct Target {
+    root: Arc<TargetDir>,
+}
+
+impl Target {
+    /// Opens `dir`, making it (mode 0700) with the directories above it if absent. Symlinks in `dir` itself
+    /// are followed: a person chose it.
+    pub fn open(dir: &Path, options: RestoreOptions) -> Result<Self, FsError> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(|e| FsError::io("create", dir, e))?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = openat(CWD, dir, flags, Mode::empty()).map_err(|e| FsError::io("open", dir, e))?;
+        let shared = Arc::new(Shared { options, first: Mutex::new(Vec::new()), count: AtomicU64::new(0) });
+        Ok(Self { root: Arc::new(TargetDir::root(fd, dir.to_owned(), shared)) })
+    }
+
+    /// The directory itself.
+    pub fn root(&self) -> Arc<TargetDir> {
+        self.root.clone()
+    }
+
+    /// Everything restored so far is on the disk when this returns. Files are not synced one by one.
+    pub fn sync(&self) -> Result<(), FsError> {
+        syncfs(&self.root.fd).map_err(|e| FsError::io("sync", &self.root.path, e))
+    }
+
+    /// What could not be set so far.
+    pub fn warnings(&self) -> Warnings {
+        let shared = &self.root.shared;
+        Warnings {
+            first: shared.first.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            count: shared.count.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// What all directories of one restore have in common.
+pub(super) struct Shared {
+    pub(super) options: RestoreOptions,
+    first: Mutex<Vec<Warning>>,
+    count: AtomicU64,
+}
+
+impl Shared {
+    /// Notes that an entry goes without something.
+    pub(super) fn warn(&self, path: PathBuf, lost: Lost, error: impl Into<io::Error>) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
+        if first.len() < limit::RESTORE_WARNINGS_MAX {
+            first.push(Warning { path, lost, reason: error.into().kind() });
+        }
+    }
+}
+
+/// Whether `node` may take the place of what is there.
+pub(super) fn may_replace(rule: Overwrite, there: &Stat, node: &wire::Node) -> Result<(), SkipReason> {
+    let mtime = time(there.st_mtime, there.st_mtime_nsec);
+    let wanted = node.mtime.unwrap_or_default();
+    let same = || {
+        capture::node_type(there) == node.r#type()
+            && mtime == wanted
+            && (node.r#type() != wire::NodeType::NodeFile || u64::try_from(there.st_size) == Ok(node.size))
+    };
+    match rule {
+        Overwrite::Never => Err(SkipReason::Exists),
+        Overwrite::IfChanged if same() => Err(SkipReason::Unchanged),
+        Overwrite::IfNewer if (wanted.seconds, wanted.nanos) <= (mtime.seconds, mtime.nanos) => {
+            Err(SkipReason::NotNewer)
+        }
+        Overwrite::IfChanged | Overwrite::IfNewer | Overwrite::Always => Ok(()),
+    }
+}

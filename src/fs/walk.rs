@@ -1,0 +1,454 @@
+//! Walking: one event for each entry, depth first, in byte order of names, from open directory to open directory.
+//!
+//! Invariant: every `Enter` has its `Leave`, and between them come only entries of that directory. Whatever
+//! changes on the disk meanwhile, no symlink below a root is followed and nothing is visited twice.
+
+use std::collections::VecDeque;
+use std::ffi::{CStr, OsStr};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat, statat};
+use rustix::io::Errno;
+
+use super::FsError;
+use super::capture::{Capture, Place};
+use super::listing::{Kind, Listing, Names};
+use super::select::Selection;
+use crate::base::limit;
+use crate::wire;
+
+/// What a walk meets.
+#[derive(Debug)]
+pub enum WalkEvent {
+    /// A directory begins; everything up to its `Leave` lies in it. The first one is `/` with an empty name, then
+    /// come the directories down to the roots, with their real metadata and only the chosen entries.
+    Enter {
+        /// Its path.
+        path: PathBuf,
+        /// Its record; `tree` is for the caller to fill.
+        node: wire::Node,
+    },
+    /// The directory entered last and not yet left is complete.
+    Leave,
+    /// Anything that is not a directory. A file's content is for the caller to fill.
+    Entry {
+        /// Its path.
+        path: PathBuf,
+        /// Its record.
+        node: wire::Node,
+    },
+    /// Something here could not be read (the listing, the metadata, the extended attributes); the walk goes
+    /// on. What could be read of the entry comes all the same, as its own event.
+    Failed {
+        /// The path.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+}
+
+/// An entry that a filter judges.
+pub struct Item<'a> {
+    /// Its path.
+    pub path: &'a Path,
+    /// Whether it is a directory.
+    pub is_directory: bool,
+    /// Length of a regular file in bytes; 0 for everything else.
+    pub size_bytes: u64,
+}
+
+/// Decides what a walk leaves out. Roots, and directories above them, are never asked about.
+pub trait Filter: Send {
+    /// Whether `item` belongs to the walk. A directory is asked about before it is opened.
+    fn keeps(&mut self, item: &Item<'_>) -> bool;
+
+    /// A directory was listed: the place to look for ignore files and markers. `false` leaves its contents out.
+    fn enters(&mut self, listing: &Listing<'_>) -> bool {
+        let _ = listing;
+        true
+    }
+
+    /// The directory of the last unmatched `enters` is done.
+    fn leaves(&mut self) {}
+}
+
+/// Leaves nothing out.
+pub struct KeepAll;
+
+impl Filter for KeepAll {
+    fn keeps(&mut self, _: &Item<'_>) -> bool {
+        true
+    }
+}
+
+/// How to walk.
+pub struct WalkOptions {
+    /// Stay on each root's file system. A mount point is recorded as an empty directory.
+    pub one_file_system: bool,
+    /// Directories never entered nor recorded, by whatever path they are met (the store itself).
+    pub skip: Vec<PathBuf>,
+    /// What else to leave out.
+    pub filter: Box<dyn Filter>,
+}
+
+impl Default for WalkOptions {
+    fn default() -> Self {
+        Self { one_file_system: false, skip: Vec::new(), filter: Box::new(KeepAll) }
+    }
+}
+
+/// A walk under way. Holds the names of the directories it is in, and at most
+/// `limit::WALK_OPEN_DIRECTORIES_MAX` of them open.
+pub struct Walk {
+    filter: Box<dyn Filter>,
+    one_file_system: bool,
+    skip: Vec<Identity>,
+    capture: Capture,
+    stack: Vec<Level>,
+    ready: VecDeque<WalkEvent>,
+    /// Where the walk is; empty for `/`.
+    path: Vec<u8>,
+    dirents: Vec<u8>,
+}
+
+/// Without it extended attributes cannot be captured, which must not stay unnoticed.
+const PROC_FD: &str = "/proc/self/fd";
+
+/// Device and inode.
+type Identity = (u64, u64);
+
+/// A directory between its `Enter` and its `Leave`.
+struct Level {
+    /// `None` while it is closed to spare handles, and when it could not be found again.
+    dir: Option<OwnedFd>,
+    identity: Identity,
+    reach: Reach,
+    names: Names,
+    next: usize,
+    path_length: usize,
+    filter_told: bool,
+}
+
+/// What of a directory belongs to the walk.
+struct Reach {
+    /// Roots in or below it.
+    selection: Selection,
+    /// Everything in it; otherwise only what `selection` names.
+    whole: bool,
+    /// It stands above a root and may have been reached through a symlink, so its `..` may lead elsewhere.
+    followed: bool,
+}
+
+/// One name in an open directory.
+struct Found<'a> {
+    dir: BorrowedFd<'a>,
+    device: u64,
+    name: &'a CStr,
+    /// Its directory is walked whole.
+    inside: bool,
+    selection: Option<Selection>,
+}
+
+impl Found<'_> {
+    fn is_root(&self) -> bool {
+        self.selection.as_ref().is_some_and(|s| s.chosen)
+    }
+
+    fn leads_to_root(&self) -> bool {
+        self.selection.as_ref().is_some_and(|s| !s.below.is_empty())
+    }
+}
+
+enum Step {
+    Done,
+    Stay,
+    Into(Box<Level>),
+}
+
+impl Walk {
+    /// Prepares a walk of `roots`: absolute paths of directories or files, which may nest and repeat. Symlinks
+    /// above a root are followed; a root that is a symlink is recorded as one.
+    ///
+    /// # Errors
+    /// `UsageInvalid` for a relative path or one with `..`, `PathNotFound` for one that does not exist.
+    pub fn new(roots: &[PathBuf], options: WalkOptions) -> Result<Self, FsError> {
+        let selection = Selection::of(roots)?;
+        let skip = options.skip.iter().filter_map(|path| rustix::fs::stat(path).ok());
+        let mut walk = Self {
+            filter: options.filter,
+            one_file_system: options.one_file_system,
+            skip: skip.map(|stat| identity(&stat)).collect(),
+            capture: Capture::new(),
+            stack: Vec::new(),
+            ready: VecDeque::new(),
+            path: Vec::new(),
+            dirents: Vec::with_capacity(limit::DIRECTORY_READ_BYTES),
+        };
+        if let Err(error) = rustix::fs::access(PROC_FD, rustix::fs::Access::EXISTS) {
+            walk.ready.push_back(WalkEvent::Failed { path: PROC_FD.into(), error: error.into() });
+        }
+        let root = Path::new("/");
+        let (dir, stat) = open_directory(CWD, c"/", true).map_err(|e| FsError::io("open", root, e))?;
+        let whole = selection.chosen;
+        let level = walk.enter(c"", dir, &stat, Reach { selection, whole, followed: true });
+        walk.stack.extend(level);
+        Ok(walk)
+    }
+
+    /// Deals with the next name of `level`.
+    fn step(&mut self, level: &mut Level) -> Step {
+        let (Some(dir), Some((name, kind))) = (&level.dir, level.names.get(level.next)) else {
+            return Step::Done;
+        };
+        level.next += 1;
+        self.path.truncate(level.path_length);
+        self.path.push(b'/');
+        self.path.extend_from_slice(name.to_bytes());
+        let selection = match level.reach.selection.below.is_empty() {
+            true => None,
+            false => level.reach.selection.below.remove(name.to_bytes()),
+        };
+        let found =
+            Found { dir: dir.as_fd(), device: level.identity.0, name, inside: level.reach.whole, selection };
+        if kind == Kind::Directory || found.leads_to_root() {
+            return self.visit_directory(found);
+        }
+        match look_at(&found) {
+            Ok(stat) if is_directory(&stat) => return self.visit_directory(found),
+            Ok(stat) => self.visit_other(&found, &stat),
+            Err(error) => self.missed(&found, error),
+        }
+        Step::Stay
+    }
+
+    fn visit_directory(&mut self, found: Found<'_>) -> Step {
+        let item = Item { path: path_of(&self.path), is_directory: true, size_bytes: 0 };
+        let inherited = found.inside && (found.is_root() || self.filter.keeps(&item));
+        if !inherited && found.selection.is_none() {
+            return Step::Stay;
+        }
+        let followed = found.leads_to_root();
+        let (dir, stat) = match open_directory(found.dir, found.name, followed) {
+            Ok(opened) => opened,
+            Err(error) => {
+                self.visit_closed(&found, error);
+                return Step::Stay;
+            }
+        };
+        let elsewhere = self.one_file_system && stat.st_dev != found.device;
+        let whole = found.is_root() || (inherited && !elsewhere);
+        let reach = Reach { selection: found.selection.unwrap_or_default(), whole, followed };
+        self.enter(found.name, dir, &stat, reach).map_or(Step::Stay, |level| Step::Into(Box::new(level)))
+    }
+
+    /// What the listing calls a directory does not open as one: it may not be opened, or changed meanwhile.
+    fn visit_closed(&mut self, found: &Found<'_>, error: Errno) {
+        match look_at(found) {
+            Ok(stat) if is_directory(&stat) => {
+                if !self.skip.contains(&identity(&stat)) {
+                    let node = self.record_found(found, &stat);
+                    self.ready.push_back(WalkEvent::Enter { path: self.here(), node });
+                    self.fail(error);
+                    self.ready.push_back(WalkEvent::Leave);
+                }
+            }
+            Ok(stat) => self.visit_other(found, &stat),
+            Err(error) => self.missed(found, error),
+        }
+    }
+
+    fn visit_other(&mut self, found: &Found<'_>, stat: &Stat) {
+        let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        let size_bytes = if is_file { u64::try_from(stat.st_size).unwrap_or(0) } else { 0 };
+        let item = Item { path: path_of(&self.path), is_directory: false, size_bytes };
+        if !found.is_root() && !(found.inside && self.filter.keeps(&item)) {
+            return;
+        }
+        let mut node = self.record_found(found, stat);
+        if node.r#type() == wire::NodeType::NodeSymlink {
+            match readlinkat(found.dir, found.name, Vec::new()) {
+                Ok(target) => node.target = target.into_bytes(),
+                Err(error) => return self.missed(found, error),
+            }
+        }
+        self.ready.push_back(WalkEvent::Entry { path: self.here(), node });
+    }
+
+    /// Announces an open directory and lists it; `None` when it is to be skipped.
+    fn enter(&mut self, name: &CStr, dir: OwnedFd, stat: &Stat, reach: Reach) -> Option<Level> {
+        if self.skip.contains(&identity(stat)) {
+            return None;
+        }
+        let place = if reach.followed { Place::Handle(dir.as_fd()) } else { Place::Open(dir.as_fd()) };
+        let node = self.record(name, stat, place);
+        self.ready.push_back(WalkEvent::Enter { path: self.here(), node });
+        let mut names = Names::default();
+        let mut filter_told = false;
+        if self.stack.len() >= limit::DIRECTORY_DEPTH_MAX {
+            // Restore would not go deeper either.
+            self.fail(Errno::NAMETOOLONG);
+        } else if reach.whole {
+            let (listed, broken) = Names::read(dir.as_fd(), &mut self.dirents);
+            names = listed;
+            if let Some(error) = broken {
+                self.fail(error);
+            }
+            filter_told = true;
+            let listing = Listing { path: path_of(&self.path), names: &names, dir: dir.as_fd() };
+            if !self.filter.enters(&listing) {
+                names = Names::chosen(reach.selection.below.keys());
+            }
+        } else {
+            names = Names::chosen(reach.selection.below.keys());
+        }
+        let path_length = self.path.len();
+        Some(Level {
+            dir: Some(dir),
+            identity: identity(stat),
+            reach,
+            names,
+            next: 0,
+            path_length,
+            filter_told,
+        })
+    }
+
+    /// Goes down. Beyond a depth, the outermost directory that is still open is closed.
+    fn descend(&mut self, level: Level) {
+        self.stack.push(level);
+        if let Some(outer) = self.stack.len().checked_sub(limit::WALK_OPEN_DIRECTORIES_MAX + 1)
+            && !self.stack[outer + 1].reach.followed
+        {
+            self.stack[outer].dir = None;
+        }
+    }
+
+    /// Comes back from `level`, reopening the directory around it if need be.
+    fn ascend(&mut self, level: &Level) {
+        self.path.truncate(level.path_length);
+        if level.next > 0
+            && rustix::fs::stat(path_of(&self.path)).is_ok_and(|s| identity(&s) != level.identity)
+        {
+            // Another directory took its path: some extended attributes may have been looked for there.
+            self.fail(Errno::STALE);
+        }
+        self.ready.push_back(WalkEvent::Leave);
+        if level.filter_told {
+            self.filter.leaves();
+        }
+        let Some(outer) = self.stack.last_mut() else { return };
+        self.path.truncate(outer.path_length);
+        if outer.dir.is_some() {
+            return;
+        }
+        let reopened = match &level.dir {
+            Some(inner) => open_directory(inner.as_fd(), c"..", false),
+            None => Err(Errno::STALE),
+        };
+        match reopened {
+            Ok((dir, stat)) if identity(&stat) == outer.identity => outer.dir = Some(dir),
+            // Someone moved the inner directory: the rest of the outer one cannot be found from here.
+            Ok(_) => self.fail(Errno::STALE),
+            Err(error) => self.fail(error),
+        }
+    }
+
+    /// The record of an open directory.
+    fn record(&mut self, name: &CStr, stat: &Stat, place: Place<'_>) -> wire::Node {
+        let xattrs = self.capture.xattrs(place);
+        self.with_xattrs(self.capture.node(name.to_bytes(), stat), xattrs)
+    }
+
+    /// The record of anything else.
+    fn record_found(&mut self, found: &Found<'_>, stat: &Stat) -> wire::Node {
+        let place = Place::Child { dir: found.dir, name: found.name, path: path_of(&self.path) };
+        let xattrs = self.capture.xattrs(place);
+        self.with_xattrs(self.capture.node(found.name.to_bytes(), stat), xattrs)
+    }
+
+    /// A failure to read extended attributes is told and survived.
+    fn with_xattrs(&mut self, mut node: wire::Node, xattrs: io::Result<Vec<wire::Xattr>>) -> wire::Node {
+        match xattrs {
+            Ok(xattrs) => node.xattrs = xattrs,
+            // Deleted meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => self.fail(error),
+        }
+        node
+    }
+
+    /// An entry could not be looked at. One that is gone by now was deleted meanwhile: no failure, unless it
+    /// was asked for by name.
+    fn missed(&mut self, found: &Found<'_>, error: Errno) {
+        if error != Errno::NOENT || found.selection.is_some() {
+            self.fail(error);
+        }
+    }
+
+    fn fail(&mut self, error: impl Into<io::Error>) {
+        self.ready.push_back(WalkEvent::Failed { path: self.here(), error: error.into() });
+    }
+
+    fn here(&self) -> PathBuf {
+        path_of(&self.path).to_owned()
+    }
+}
+
+impl Iterator for Walk {
+    type Item = WalkEvent;
+
+    fn next(&mut self) -> Option<WalkEvent> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Some(event);
+            }
+            let mut level = self.stack.pop()?;
+            match self.step(&mut level) {
+                Step::Done => self.ascend(&level),
+                Step::Stay => self.stack.push(level),
+                Step::Into(inner) => {
+                    self.stack.push(level);
+                    self.descend(*inner);
+                }
+            }
+        }
+    }
+}
+
+/// Opens a directory for listing, together with its metadata as of before that. With `follow`, a symlink is
+/// followed, and a directory that may be passed but not listed gives a handle all the same.
+fn open_directory(dir: BorrowedFd<'_>, name: &CStr, follow: bool) -> Result<(OwnedFd, Stat), Errno> {
+    let base = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let base = if follow { base } else { base | OFlags::NOFOLLOW };
+    let open = |flags| openat(dir, name, base | flags, Mode::empty());
+    // Only the owner and root may leave the access time alone.
+    let opened = match open(OFlags::NOATIME) {
+        Err(Errno::PERM) => open(OFlags::empty()),
+        other => other,
+    };
+    let opened = match opened {
+        Err(Errno::ACCESS) if follow => open(OFlags::PATH),
+        other => other,
+    }?;
+    let stat = fstat(&opened)?;
+    Ok((opened, stat))
+}
+
+fn look_at(found: &Found<'_>) -> Result<Stat, Errno> {
+    statat(found.dir, found.name, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT)
+}
+
+fn is_directory(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::Directory
+}
+
+fn identity(stat: &Stat) -> Identity {
+    (stat.st_dev, stat.st_ino)
+}
+
+fn path_of(bytes: &[u8]) -> &Path {
+    Path::new(OsStr::from_bytes(if bytes.is_empty() { b"/" } else { bytes }))
+}
