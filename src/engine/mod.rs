@@ -29,12 +29,12 @@ pub use heads::{
     HeadNews, VaultView, adopt_head, head_packs, newest_heads, next_head, publish_next_head, resolve,
 };
 pub use holder::{
-    HolderError, Needs, accept_head, forward_packs, held_packs, missing_records, store_list, store_snapshot,
+    HolderError, Needs, accept_head, complete_head, forward_packs, held_packs, missing_records, store_list, store_snapshot,
     wanted_packs,
 };
 pub use monitor::{Monitor, Problem};
 pub use pull::{FetchFailure, PackSource, PulledSlice, pull_pack};
-pub use rebuild::{adopt_unindexed, rebuild_index, verify_known_receipts};
+pub use rebuild::{Rebuilt, adopt_unindexed, rebuild_index, renew_snapshot_packs, verify_known_receipts};
 pub use recover::index_remote_pack;
 pub use repair::{Damage, RepairPlan, RepairResult, plan_repair, run_repair};
 pub use restore::{RestoreOptions, RestoreResult, restore};

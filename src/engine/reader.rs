@@ -42,6 +42,11 @@ impl<'a> ChunkReader<'a> {
         Ok(self.opener.opened(&subject).expect("try_read opened it"))
     }
 
+    /// Whether these bytes are the plaintext of that data chunk.
+    pub(super) fn is_plaintext_of(&self, id: ChunkId, bytes: &[u8]) -> bool {
+        self.vault.keyring.vault.chunk_id(Kind::Data, bytes) == id
+    }
+
     fn subject(&mut self, id: ChunkId, place: &ChunkPlace) -> Result<Subject, EngineError> {
         let (_, row, _) = self.pack(place.pack)?;
         Ok(Subject {

@@ -9,7 +9,7 @@ use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefi
 use super::Store;
 use super::error::StoreError;
 use super::rows::{ChunkPlace, PLACE_BYTES, PackNumber, PackRow};
-use crate::base::{ChunkId, Epoch, Moment, PackId, PeerId, SnapshotId, VaultId, limit};
+use crate::base::{ChunkId, DeviceId, Epoch, HeadId, Moment, PackId, PeerId, SnapshotId, VaultId, limit};
 use crate::pack::PackEntry;
 
 /// `token` ties the index to its store's marker; `next_pack` is the next free pack number.
@@ -26,6 +26,10 @@ const RECEIPTS: TableDefinition<(u32, &[u8; 32]), u64> = TableDefinition::new("r
 const SNAPSHOT_PACKS: TableDefinition<&[u8; 32], &[u8]> = TableDefinition::new("snapshot_packs");
 /// (foreign vault, pack number): kept for that vault.
 const FOREIGN: TableDefinition<(&[u8; 32], u32), ()> = TableDefinition::new("foreign");
+
+/// (holder, device) → position and id of the newest head whose records the holder confirmed.
+const HEAD_RECEIPTS: TableDefinition<(&[u8; 32], &[u8; 32]), (u64, &[u8; 32])> =
+    TableDefinition::new("head_receipts");
 
 pub(super) struct Index {
     db: Database,
@@ -102,6 +106,7 @@ impl Index {
                 tx.open_table(RECEIPTS).map_err(wrong)?;
                 tx.open_table(SNAPSHOT_PACKS).map_err(wrong)?;
                 tx.open_table(FOREIGN).map_err(wrong)?;
+                tx.open_table(HEAD_RECEIPTS).map_err(wrong)?;
                 Ok(())
             })?;
             Ok(index)
@@ -269,7 +274,42 @@ impl Store {
     pub fn drop_receipts(&self, holder: PeerId) -> Result<(), StoreError> {
         self.index.write(|tx| {
             let mut receipts = tx.open_table(RECEIPTS).map_err(wrong)?;
-            receipts.retain(|(_, who), _| who != holder.as_bytes()).map_err(wrong)
+            receipts.retain(|(_, who), _| who != holder.as_bytes()).map_err(wrong)?;
+            let mut heads = tx.open_table(HEAD_RECEIPTS).map_err(wrong)?;
+            heads.retain(|(who, _), _| who != holder.as_bytes()).map_err(wrong)
+        })
+    }
+
+    /// Remembers that `holder` has all records of a head; an earlier one of the same device is replaced.
+    pub fn set_head_receipt(
+        &self,
+        holder: PeerId,
+        device: DeviceId,
+        seq: u64,
+        head: HeadId,
+    ) -> Result<(), StoreError> {
+        self.index.write(|tx| {
+            let mut table = tx.open_table(HEAD_RECEIPTS).map_err(wrong)?;
+            let key = (holder.as_bytes(), device.as_bytes());
+            let newer = table.get(key).map_err(wrong)?.is_none_or(|row| row.value().0 <= seq);
+            if newer {
+                table.insert(key, (seq, head.as_bytes())).map_err(wrong)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Every holder's newest confirmed head of each device.
+    pub fn head_receipts(&self) -> Result<Vec<(PeerId, DeviceId, u64, HeadId)>, StoreError> {
+        self.index.read(|tx| {
+            let table = tx.open_table(HEAD_RECEIPTS).map_err(wrong)?;
+            let rows = table.iter().map_err(wrong)?;
+            rows.map(|row| {
+                let (key, value) = row.map_err(wrong)?;
+                let ((holder, device), (seq, id)) = (key.value(), value.value());
+                Ok((PeerId::new(*holder), DeviceId::new(*device), seq, HeadId::new(*id)))
+            })
+            .collect()
         })
     }
 
@@ -332,6 +372,21 @@ impl Store {
                 let (numbers, _) = row.value().as_chunks::<4>();
                 numbers.iter().map(|number| PackNumber(u32::from_le_bytes(*number))).collect()
             }))
+        })
+    }
+
+    /// Chunks that the index places in one pack. Reads the whole chunk table: for damaged packs only.
+    pub fn chunks_in(&self, packs: &HashSet<PackNumber>) -> Result<Vec<(ChunkId, ChunkPlace)>, StoreError> {
+        self.index.read(|tx| {
+            let mut out = Vec::new();
+            for row in tx.open_table(CHUNKS).map_err(wrong)?.iter().map_err(wrong)? {
+                let (id, place) = row.map_err(wrong)?;
+                let place = ChunkPlace::decode(place.value()).ok_or_else(|| damaged("chunks"))?;
+                if packs.contains(&place.pack) {
+                    out.push((ChunkId::new(*id.value()), place));
+                }
+            }
+            Ok(out)
         })
     }
 
