@@ -97,11 +97,10 @@ pub(super) fn is_dialable(address: &Multiaddr) -> bool {
         parts.next(),
         Some(Protocol::Ip4(_) | Protocol::Ip6(_) | Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_))
     );
-    host && match (parts.next(), parts.next(), parts.next()) {
-        (Some(Protocol::Tcp(_)), None, None) => true,
-        (Some(Protocol::Udp(_)), Some(Protocol::QuicV1), None) => true,
-        _ => false,
-    }
+    let rest = [parts.next(), parts.next(), parts.next()];
+    let tcp = matches!(rest, [Some(Protocol::Tcp(_)), None, None]);
+    let quic = matches!(rest, [Some(Protocol::Udp(_)), Some(Protocol::QuicV1), None]);
+    host && (tcp || quic)
 }
 
 /// Whether an address that a peer claims for itself is worth keeping: one that can be dialled, and not our own
@@ -116,7 +115,8 @@ pub(super) fn is_credible(claimed: &Multiaddr, seen_at: &Multiaddr) -> bool {
     is_dialable(claimed) && port_given && placed && (!is_loopback(claimed) || is_loopback(seen_at))
 }
 
-fn is_loopback(address: &Multiaddr) -> bool {
+/// Whether it leads to the machine itself.
+pub(super) fn is_loopback(address: &Multiaddr) -> bool {
     match address.iter().next() {
         Some(Protocol::Ip4(ip)) => ip.is_loopback(),
         Some(Protocol::Ip6(ip)) => ip.is_loopback(),

@@ -8,8 +8,8 @@ use libp2p::kad::store::{MemoryStore, MemoryStoreConfig};
 use libp2p::request_response::ProtocolSupport;
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::{
-    StreamProtocol, Swarm, SwarmBuilder, connection_limits, identify, identity, kad, memory_connection_limits,
-    noise, ping, quic, request_response, tcp, yamux,
+    StreamProtocol, Swarm, SwarmBuilder, connection_limits, identify, identity, kad,
+    memory_connection_limits, noise, ping, quic, request_response, tcp, yamux,
 };
 
 use super::codec::{Codec, Door, Fetch, Protocol, Sync};
@@ -131,7 +131,9 @@ pub(super) fn build(
             swarm
                 .with_idle_connection_timeout(limit::STRANGER_IDLE)
                 .with_max_negotiating_inbound_streams(limit::STREAMS_PER_CONNECTION_MAX)
-                .with_dial_concurrency_factor(NonZeroU8::MIN.saturating_add(limit::PEER_ADDRESSES_MAX as u8 - 1))
+                .with_dial_concurrency_factor(
+                    NonZeroU8::MIN.saturating_add(limit::PEER_ADDRESSES_MAX as u8 - 1),
+                )
         })
         .with_connection_timeout(config.connection_timeout);
     Ok(swarm.build())

@@ -57,11 +57,7 @@ impl Protocol for Sync {
     const RESPONSE: Bound = Bound {
         bytes: limit::SYNC_RESPONSE_BYTES_MAX,
         fields: limit::VAULT_DEVICES_MAX * 4 + limit::HEAD_HOLDERS_MAX * (2 + limit::PEER_ADDRESSES_MAX) + 16,
-        nested: &[
-            Nested(2, &[Nested(1, &[]), Nested(2, &[])]),
-            Nested(4, &[]),
-            Nested(5, &[]),
-        ],
+        nested: &[Nested(2, &[Nested(1, &[]), Nested(2, &[])]), Nested(4, &[]), Nested(5, &[])],
     };
 }
 
@@ -106,8 +102,9 @@ impl Bound {
 fn count(mut bytes: &[u8], nested: &[Nested], left: &mut usize) -> Result<(), WireError> {
     let malformed = |e: prost::DecodeError| WireError::Malformed(e.to_string());
     while !bytes.is_empty() {
-        *left =
-            left.checked_sub(1).ok_or_else(|| WireError::Malformed("too many fields in a message".to_owned()))?;
+        *left = left
+            .checked_sub(1)
+            .ok_or_else(|| WireError::Malformed("too many fields in a message".to_owned()))?;
         let (tag, kind) = decode_key(&mut bytes).map_err(malformed)?;
         if kind != WireType::LengthDelimited {
             skip_field(kind, tag, &mut bytes, DecodeContext::default()).map_err(malformed)?;
@@ -259,7 +256,10 @@ mod tests {
         let slices = vec![wire::Slice::default(); 500_000];
         let bytes = wire::FetchResponse { slices, ..Default::default() }.encode_to_vec();
         assert!(bytes.len() < limit::FETCH_RESPONSE_BYTES_MAX);
-        assert!(matches!(Fetch::RESPONSE.decode::<wire::FetchResponse>(&bytes), Err(WireError::Malformed(_))));
+        assert!(matches!(
+            Fetch::RESPONSE.decode::<wire::FetchResponse>(&bytes),
+            Err(WireError::Malformed(_))
+        ));
 
         let holders = vec![wire::PeerAddress { peer: vec![], addresses: vec![String::new(); 100_000] }];
         let heads = wire::HeadList { heads: vec![], holders };

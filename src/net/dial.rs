@@ -3,16 +3,18 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
+use libp2p::Multiaddr;
 use libp2p::core::transport::TransportError;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, DialError};
-use libp2p::Multiaddr;
 use tokio::sync::oneshot;
 
 use super::address::{from_libp2p, is_tcp, strip_peer, to_libp2p};
 use super::swarm::Node;
 use super::{NetError, Tried};
 use crate::base::{PeerId, limit};
+
+const OWN_ADDRESS: &str = "this node itself answers there";
 
 /// Who waits to hear how a dial went.
 pub(super) type Waiter = oneshot::Sender<Result<(), NetError>>;
@@ -55,6 +57,11 @@ impl Node {
         if addresses.is_empty() {
             return tell(waiter, Err(NetError::NoAddress(peer)));
         }
+        // libp2p leaves these out without a word.
+        let (own, addresses): (Vec<_>, Vec<_>) = {
+            let table = self.table();
+            addresses.into_iter().partition(|a| table.listening.contains(a))
+        };
         let (tcp, rest): (Vec<_>, Vec<_>) = addresses.into_iter().partition(is_tcp);
         let (first, later) = if tcp.is_empty() { (rest, tcp) } else { (tcp, rest) };
         let attempt = Attempt {
@@ -62,9 +69,15 @@ impl Node {
             live: HashMap::new(),
             later,
             later_at: Instant::now() + limit::DIAL_HEAD_START,
-            tried: Vec::new(),
+            tried: own
+                .iter()
+                .map(|a| Tried { address: a.to_string(), reason: OWN_ADDRESS.to_owned() })
+                .collect(),
         };
         self.dials.insert(peer, attempt);
+        if first.is_empty() {
+            return self.next_stage(peer);
+        }
         self.start_dial(peer, first);
     }
 
@@ -160,7 +173,7 @@ pub(super) fn reasons(peer: PeerId, error: &DialError, addresses: &[Multiaddr]) 
             vec![at(address, format!("another node answers there: {who}"))]
         }
         DialError::LocalPeerId { address } => {
-            vec![at(address, "this node itself answers there".to_owned())]
+            vec![at(address, OWN_ADDRESS.to_owned())]
         }
         DialError::Denied { cause } => {
             let reason = format!("not dialled: {}", root_cause(cause));
@@ -179,7 +192,7 @@ pub(super) fn transport_reason(error: &TransportError<std::io::Error>) -> String
 }
 
 /// The innermost message of a chain of errors.
-fn root_cause(error: &dyn std::error::Error) -> String {
+pub(super) fn root_cause(error: &dyn std::error::Error) -> String {
     let mut inner = error;
     while let Some(source) = inner.source() {
         inner = source;

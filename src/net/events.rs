@@ -37,7 +37,13 @@ impl Node {
     pub(super) fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
         match event {
             SwarmEvent::Behaviour(event) => self.on_behaviour_event(event),
-            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, concurrent_dial_errors, .. } => {
+            SwarmEvent::ConnectionEstablished {
+                peer_id,
+                connection_id,
+                endpoint,
+                concurrent_dial_errors,
+                ..
+            } => {
                 let Ok(peer) = from_libp2p(&peer_id) else { return };
                 let errors = concurrent_dial_errors.unwrap_or_default();
                 let tried = errors.iter().map(|(address, error)| Tried {
@@ -118,7 +124,9 @@ impl Node {
         {
             let mut table = self.table();
             let record = table.record(peer);
-            record.links.insert(id, Link { member: admitted.member, remote: remote.clone(), pings_missed: 0 });
+            record
+                .links
+                .insert(id, Link { member: admitted.member, remote: remote.clone(), pings_missed: 0 });
             record.last_seen = Some(now);
             tried.iter().for_each(|t| record.failed(t));
             if endpoint.is_dialer() {
@@ -135,6 +143,7 @@ impl Node {
     }
 
     fn on_closed(&mut self, peer: PeerId, id: ConnectionId) {
+        self.parted(id);
         let served_us = {
             let mut table = self.table();
             let Some(record) = table.records.get_mut(&peer) else { return };
@@ -211,7 +220,8 @@ impl Node {
     fn on_found(&mut self, id: kad::QueryId, peers: Vec<kad::PeerInfo>) {
         let Some((peer, Some(reply))) = self.finds.remove(&id) else { return };
         let mut found = self.table().records.get(&peer).map(|r| r.good()).unwrap_or_default();
-        let told = peers.into_iter().find(|p| p.peer_id == to_libp2p(peer)).map(|p| p.addrs).unwrap_or_default();
+        let told =
+            peers.into_iter().find(|p| p.peer_id == to_libp2p(peer)).map(|p| p.addrs).unwrap_or_default();
         for address in told.into_iter().map(|a| strip_peer(a, peer)) {
             if is_dialable(&address) && !found.contains(&address) {
                 found.push(address);
@@ -232,7 +242,9 @@ impl Node {
 
     fn on_lane_event<P: Lane>(&mut self, event: Event<P>) {
         match event {
-            Event::<P>::Message { peer, message: Message::Request { request_id, request, channel }, .. } => {
+            Event::<P>::Message {
+                peer, message: Message::Request { request_id, request, channel }, ..
+            } => {
                 if let Ok(peer) = from_libp2p(&peer) {
                     self.answer::<P>(peer, request_id, request, channel);
                 }

@@ -17,8 +17,8 @@ use libp2p::swarm::behaviour::ConnectionEstablished;
 use libp2p::swarm::derive_prelude::Either;
 use libp2p::swarm::handler::{ConnectionEvent, ConnectionHandler, ConnectionHandlerEvent};
 use libp2p::swarm::{
-    ConnectionClosed, ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, SubstreamProtocol, THandler,
-    THandlerInEvent, THandlerOutEvent, ToSwarm, dummy,
+    ConnectionClosed, ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, SubstreamProtocol,
+    THandler, THandlerInEvent, THandlerOutEvent, ToSwarm, dummy,
 };
 use libp2p::{Multiaddr, PeerId as Libp2pId};
 
@@ -88,7 +88,10 @@ impl Admission {
 
     /// Strangers that have been inside for longer than `life`.
     pub(super) fn overstayed(&self, life: Duration) -> Vec<ConnectionId> {
-        self.all().filter(|(_, a)| !a.member && a.inbound && a.since.elapsed() > life).map(|(id, _)| id).collect()
+        self.all()
+            .filter(|(_, a)| !a.member && a.inbound && a.since.elapsed() > life)
+            .map(|(id, _)| id)
+            .collect()
     }
 
     fn decide(&mut self, id: ConnectionId, peer: &Libp2pId, inbound: bool) -> Result<(), ConnectionDenied> {
@@ -273,7 +276,12 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Gate<B> {
         self.inner.on_swarm_event(event);
     }
 
-    fn on_connection_handler_event(&mut self, peer: Libp2pId, id: ConnectionId, event: THandlerOutEvent<Self>) {
+    fn on_connection_handler_event(
+        &mut self,
+        peer: Libp2pId,
+        id: ConnectionId,
+        event: THandlerOutEvent<Self>,
+    ) {
         match event {
             Either::Left(event) => self.inner.on_connection_handler_event(peer, id, event),
             Either::Right(never) => match never {},

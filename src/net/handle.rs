@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
-use super::address::{from_libp2p, parse_for, parse_own, with_peer};
+use super::address::{from_libp2p, is_loopback, parse_for, parse_own, with_peer};
 use super::codec::{Door, Fetch, Sync};
 use super::lane::{Lane, Places};
 use super::peers::Table;
@@ -108,11 +108,12 @@ impl Net {
         self.shared.me
     }
 
-    /// Full multiaddrs of this node: the announced ones first, then those it listens on.
+    /// Full multiaddrs of this node: the announced ones first, then those it listens on, loopback last.
     pub fn addresses(&self) -> Vec<String> {
         let table = self.shared.table();
+        let (local, wide): (Vec<_>, Vec<_>) = table.listening.iter().partition(|a| is_loopback(a));
         let mut all: Vec<String> = Vec::new();
-        for address in self.shared.announce.iter().chain(&table.listening) {
+        for address in self.shared.announce.iter().chain(wide).chain(local) {
             let text = with_peer(address, self.shared.me);
             if !all.contains(&text) {
                 all.push(text);
@@ -155,7 +156,11 @@ impl Net {
     }
 
     /// Asks a member about heads, records, offers, receipts.
-    pub async fn sync(&self, peer: PeerId, request: wire::SyncRequest) -> Result<wire::SyncResponse, NetError> {
+    pub async fn sync(
+        &self,
+        peer: PeerId,
+        request: wire::SyncRequest,
+    ) -> Result<wire::SyncResponse, NetError> {
         self.ask::<Sync>(peer, request).await
     }
 
@@ -170,10 +175,17 @@ impl Net {
 
     /// Knocks at a peer's door, whether it knows this node or not. When it answers that this node is admitted
     /// now, the connection is closed: the next request makes one with the new rights.
-    pub async fn door(&self, peer: PeerId, request: wire::DoorRequest) -> Result<wire::DoorResponse, NetError> {
+    pub async fn door(
+        &self,
+        peer: PeerId,
+        request: wire::DoorRequest,
+    ) -> Result<wire::DoorResponse, NetError> {
         let response = self.ask::<Door>(peer, request).await?;
         if response.admitted {
-            self.act(move |node| node.come_again(peer)).await?;
+            let (gone, parted) = oneshot::channel();
+            self.act(move |node| node.come_again(peer, gone)).await?;
+            // Closed in either case: an error says that there was nothing to close.
+            let _ = timeout(self.shared.config.connection_timeout, parted).await;
         }
         Ok(response)
     }

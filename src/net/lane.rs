@@ -110,8 +110,11 @@ pub(super) trait Lane: Protocol {
     fn places(all: &Places) -> &Slots;
     /// Charges the peer's meter.
     fn allows(meter: &Meter, members: &Members, from: PeerId, request: &Self::Request) -> bool;
-    fn serve(server: &Arc<dyn Server>, from: PeerId, request: Self::Request)
-    -> BoxFuture<'static, Self::Response>;
+    fn serve(
+        server: &Arc<dyn Server>,
+        from: PeerId,
+        request: Self::Request,
+    ) -> BoxFuture<'static, Self::Response>;
     /// An answer that is a status and nothing else.
     fn bare(status: Status) -> Self::Response;
     fn status(response: &Self::Response) -> i32;

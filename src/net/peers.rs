@@ -158,9 +158,8 @@ impl Record {
 
     /// Latest good first, untried before failed, TCP before QUIC.
     fn sort(&mut self) {
-        self.addresses.sort_by_key(|k| {
-            (k.error.is_some(), std::cmp::Reverse(k.good), !k.pinned, !is_tcp(&k.address))
-        });
+        self.addresses
+            .sort_by_key(|k| (k.error.is_some(), std::cmp::Reverse(k.good), !k.pinned, !is_tcp(&k.address)));
     }
 
     /// Whether it is time to dial in the background.
@@ -183,6 +182,13 @@ impl Record {
     /// Dial again as soon as possible.
     pub(super) fn hurry(&mut self) {
         self.settle();
+    }
+
+    /// The network has ended, and with it all connections.
+    pub(super) fn end(&mut self) {
+        self.links.clear();
+        self.serves_us = false;
+        self.round_trip = None;
     }
 
     fn is_worth_keeping(&self) -> bool {
@@ -272,8 +278,12 @@ mod tests {
     #[test]
     fn addresses_are_dialled_in_order_of_worth() {
         let mut record = Record::default();
-        let [quic, tcp, bad, good] =
-            [address(1, "udp/1/quic-v1"), address(2, "tcp/1"), address(3, "tcp/1"), address(4, "udp/1/quic-v1")];
+        let [quic, tcp, bad, good] = [
+            address(1, "udp/1/quic-v1"),
+            address(2, "tcp/1"),
+            address(3, "tcp/1"),
+            address(4, "udp/1/quic-v1"),
+        ];
         for a in [&quic, &tcp, &bad, &good] {
             assert_eq!(record.learn(a.clone(), false), None);
         }

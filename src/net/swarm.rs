@@ -15,7 +15,7 @@ use tracing::{debug, warn};
 
 use super::address::{from_libp2p, tcp_socket, to_libp2p};
 use super::behaviour::Behaviour;
-use super::dial::{Attempt, transport_reason};
+use super::dial::{Attempt, root_cause, transport_reason};
 use super::gate::Admitted;
 use super::handle::Shared;
 use super::lane::{Lane, Lanes, Places, Waiting};
@@ -27,6 +27,9 @@ use crate::base::{PeerId, limit, random_bytes};
 
 /// Something to do on the swarm's task.
 pub(super) type Act = Box<dyn FnOnce(&mut Node) + Send>;
+
+/// Where to tell the addresses of a peer that was searched for.
+pub(super) type Found = oneshot::Sender<Vec<Multiaddr>>;
 
 /// How often timers are looked at.
 const TICK: Duration = Duration::from_millis(100);
@@ -44,10 +47,12 @@ pub(super) struct Node {
     pub(super) lanes: Lanes,
     /// When the door last answered a peer, for as long as that matters.
     pub(super) door_answered: HashMap<PeerId, Instant>,
+    /// Connections that somebody waits to see closed.
+    partings: Vec<(HashSet<ConnectionId>, oneshot::Sender<()>)>,
     pub(super) served: Places,
     pub(super) meter: Meter,
     pub(super) serving: JoinSet<Option<Act>>,
-    pub(super) finds: HashMap<kad::QueryId, (PeerId, Option<oneshot::Sender<Vec<Multiaddr>>>)>,
+    pub(super) finds: HashMap<kad::QueryId, (PeerId, Option<Found>)>,
     pub(super) listeners: HashMap<ListenerId, Multiaddr>,
     stopping: Option<oneshot::Sender<()>>,
     pruned: Instant,
@@ -71,6 +76,7 @@ impl Node {
             events,
             lanes: Lanes::default(),
             door_answered: HashMap::new(),
+            partings: Vec::new(),
             served: Places::served(),
             serving: JoinSet::new(),
             finds: HashMap::new(),
@@ -188,6 +194,11 @@ impl Node {
         if timeout(limit::NET_SHUTDOWN, closed).await.is_err() {
             debug!(target: "net", "some connections did not close in time");
         }
+        {
+            let mut table = self.table();
+            table.listening.clear();
+            table.records.values_mut().for_each(Record::end);
+        }
         let ended = self.stopping.take();
         drop(self);
         if let Some(ended) = ended {
@@ -221,15 +232,30 @@ impl Node {
         self.close_where(|a| a.peer == peer);
     }
 
-    /// The peer admitted this node: connections from before that serve no longer.
-    pub(super) fn come_again(&mut self, peer: PeerId) {
-        if self.table().records.get(&peer).is_none_or(|r| r.serves_us) {
-            return;
-        }
-        self.disconnect(peer);
-        if let Some(record) = self.table().records.get_mut(&peer) {
-            record.links.clear();
-            record.hurry();
+    /// The peer admitted this node: connections from before that serve no longer. `gone` hears when they are
+    /// closed; until then libp2p might choose one of them for a request.
+    pub(super) fn come_again(&mut self, peer: PeerId, gone: oneshot::Sender<()>) {
+        let open: HashSet<ConnectionId> = match self.table().records.get_mut(&peer) {
+            Some(record) if !record.serves_us => {
+                record.hurry();
+                std::mem::take(&mut record.links).into_keys().collect()
+            }
+            _ => return,
+        };
+        open.iter().for_each(|id| {
+            self.swarm.close_connection(*id);
+        });
+        self.partings.push((open, gone));
+    }
+
+    /// A connection is closed: tells those who waited for that.
+    pub(super) fn parted(&mut self, id: ConnectionId) {
+        let all = std::mem::take(&mut self.partings);
+        for (mut open, gone) in all {
+            open.remove(&id);
+            if !open.is_empty() && !gone.is_closed() {
+                self.partings.push((open, gone));
+            }
         }
     }
 
@@ -248,11 +274,11 @@ impl Node {
         P::traffic(&mut self.lanes).out.insert(id, Waiting { peer, reply, slot });
     }
 
-    pub(super) fn find(&mut self, peer: PeerId, reply: oneshot::Sender<Vec<Multiaddr>>) {
+    pub(super) fn find(&mut self, peer: PeerId, reply: Found) {
         self.search(peer, Some(reply));
     }
 
-    fn search(&mut self, peer: PeerId, reply: Option<oneshot::Sender<Vec<Multiaddr>>>) {
+    fn search(&mut self, peer: PeerId, reply: Option<Found>) {
         if self.finds.len() >= limit::FINDS_MAX {
             // The dropped reply reads as "nobody knows".
             return;
@@ -301,7 +327,8 @@ impl Node {
 
     fn search_lost_members(&mut self) {
         let members = self.shared.members.all();
-        let lost: Vec<PeerId> = members.into_iter().filter(|p| *p != self.me && !self.is_usable(*p)).collect();
+        let lost: Vec<PeerId> =
+            members.into_iter().filter(|p| *p != self.me && !self.is_usable(*p)).collect();
         lost.into_iter().take(limit::FINDS_MAX / 2).for_each(|peer| self.search(peer, None));
     }
 
@@ -329,7 +356,9 @@ impl Node {
         }
         let known: Vec<Libp2pId> = {
             let kad = self.swarm.behaviour_mut().kad.inner();
-            kad.kbuckets().flat_map(|b| b.iter().map(|e| *e.node.key.preimage()).collect::<Vec<_>>()).collect()
+            kad.kbuckets()
+                .flat_map(|b| b.iter().map(|e| *e.node.key.preimage()).collect::<Vec<_>>())
+                .collect()
         };
         for peer in known {
             if !from_libp2p(&peer).is_ok_and(|p| members.allows(&p)) {
@@ -360,9 +389,8 @@ impl Node {
 }
 
 fn cannot_listen(address: &Multiaddr, error: &std::io::Error) -> NetError {
-    NetError::Listen {
-        address: address.to_string(),
-        reason: error.to_string(),
-        taken: error.kind() == std::io::ErrorKind::AddrInUse,
-    }
+    // QUIC's error is wrapped; the text of the innermost one is the same for both.
+    let cause = root_cause(error);
+    let taken = std::io::Error::from(rustix::io::Errno::ADDRINUSE).to_string() == cause;
+    NetError::Listen { address: address.to_string(), reason: cause, taken }
 }
