@@ -13,7 +13,8 @@ use libp2p::{
 };
 
 use super::codec::{Codec, Door, Fetch, Protocol, Sync};
-use super::gate::{Admission, Gate, Hold, Verdict};
+use super::gate::{Admission, Gate, Verdict};
+use super::hold::Hold;
 use super::{Members, NetConfig, NetError};
 use crate::base::limit;
 

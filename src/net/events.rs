@@ -130,7 +130,8 @@ impl Node {
             record.last_seen = Some(now);
             tried.iter().for_each(|t| record.failed(t));
             if endpoint.is_dialer() {
-                record.learn(remote.clone(), false);
+                // A stranger is dialled only at the owner's wish, who may want it again before it is a member.
+                record.learn(remote.clone(), !admitted.member);
                 record.worked(&remote, now);
             }
         }
@@ -149,13 +150,20 @@ impl Node {
             let Some(record) = table.records.get_mut(&peer) else { return };
             let was_member = record.links.remove(&id).is_some_and(|l| l.member);
             record.last_seen = Some(now());
-            if !was_member || record.has_member_link() {
-                return;
+            let lost = was_member && !record.has_member_link();
+            let served_us = lost && std::mem::take(&mut record.serves_us);
+            if lost {
+                record.round_trip = None;
             }
-            record.round_trip = None;
-            std::mem::take(&mut record.serves_us)
+            if !record.is_worth_keeping() && !self.shared.members.allows(&peer) {
+                table.records.remove(&peer);
+            }
+            drop(table);
+            if lost {
+                self.back_off(peer);
+            }
+            served_us
         };
-        self.back_off(peer);
         if served_us {
             self.emit(NetEvent::Disconnected(peer));
         }

@@ -18,7 +18,8 @@ use super::{Members, NetError, NetEvent, PeerState, Server};
 use crate::base::{PeerId, limit};
 use crate::wire::{self, Status};
 
-/// What the network needs to know at its start. Times of zero and counts of zero are taken as they are.
+/// What the network needs to know at its start. Times that would make it spin are raised: the intervals and
+/// `connection_timeout` to a second, the waits to 100 ms.
 pub struct NetConfig {
     /// The seed of the node's Ed25519 key.
     pub node_key: Zeroizing<[u8; 32]>,
@@ -50,6 +51,19 @@ pub struct NetConfig {
     pub memory_bytes_max: usize,
 }
 
+impl NetConfig {
+    fn calm(&mut self) {
+        for interval in
+            [&mut self.connection_timeout, &mut self.heartbeat_interval, &mut self.discovery_interval]
+        {
+            *interval = (*interval).max(Duration::from_secs(1));
+        }
+        for wait in [&mut self.reconnect_backoff, &mut self.max_reconnect_backoff, &mut self.fetch_timeout] {
+            *wait = (*wait).max(Duration::from_millis(100));
+        }
+    }
+}
+
 /// The running network. Clones share it; it ends with [`Net::shutdown`] or with the last clone.
 #[derive(Clone)]
 pub struct Net {
@@ -77,10 +91,11 @@ impl Net {
     /// Starts listening and runs the network on a task of its own. Fails when an address cannot be listened on.
     /// The receiver gets [`NetEvent`]s; those that it does not take in time are lost.
     pub async fn start(
-        config: NetConfig,
+        mut config: NetConfig,
         members: Arc<Members>,
         server: Arc<dyn Server>,
     ) -> Result<(Self, mpsc::Receiver<NetEvent>), NetError> {
+        config.calm();
         let start = |e: &dyn std::error::Error| NetError::Start(e.to_string());
         let key = Keypair::ed25519_from_bytes(config.node_key.clone()).map_err(|e| start(&e))?;
         let me = from_libp2p(&key.public().to_peer_id()).map_err(|e| start(&e))?;
@@ -153,6 +168,12 @@ impl Net {
     pub async fn disconnect(&self, peer: PeerId) {
         // When the network is gone, so are its connections.
         let _ = self.act(move |node| node.disconnect(peer)).await;
+    }
+
+    /// Closes all connections to a peer and forgets its addresses, for one that left the list for good.
+    pub async fn forget(&self, peer: PeerId) {
+        // When the network is gone, so is what it knew.
+        let _ = self.act(move |node| node.forget(peer)).await;
     }
 
     /// Asks a member about heads, records, offers, receipts.

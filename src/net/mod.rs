@@ -18,11 +18,13 @@ mod error;
 mod events;
 mod gate;
 mod handle;
+mod hold;
 mod lane;
 mod members;
 mod meter;
 mod peers;
 mod slots;
+mod standing;
 mod swarm;
 #[cfg(test)]
 mod tests;

@@ -139,6 +139,10 @@ impl Record {
         }
     }
 
+    pub(super) fn forget_addresses(&mut self) {
+        self.addresses.clear();
+    }
+
     /// An address led to the peer.
     pub(super) fn worked(&mut self, address: &Multiaddr, now: Moment) {
         if let Some(known) = self.addresses.iter_mut().find(|k| k.address == *address) {
@@ -191,7 +195,8 @@ impl Record {
         self.round_trip = None;
     }
 
-    fn is_worth_keeping(&self) -> bool {
+    /// Whether it is remembered though its peer is no member.
+    pub(super) fn is_worth_keeping(&self) -> bool {
         !self.links.is_empty() || self.addresses.iter().any(|k| k.pinned)
     }
 

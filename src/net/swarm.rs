@@ -7,16 +7,15 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use libp2p::core::transport::{ListenerId, TransportError};
 use libp2p::swarm::{ConnectionId, SwarmEvent};
-use libp2p::{Multiaddr, PeerId as Libp2pId, Swarm, kad};
+use libp2p::{Multiaddr, Swarm, kad};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout, timeout_at};
 use tracing::{debug, warn};
 
-use super::address::{from_libp2p, tcp_socket, to_libp2p};
+use super::address::{tcp_socket, to_libp2p};
 use super::behaviour::Behaviour;
 use super::dial::{Attempt, root_cause, transport_reason};
-use super::gate::Admitted;
 use super::handle::Shared;
 use super::lane::{Lane, Lanes, Places, Waiting};
 use super::meter::Meter;
@@ -48,7 +47,7 @@ pub(super) struct Node {
     /// When the door last answered a peer, for as long as that matters.
     pub(super) door_answered: HashMap<PeerId, Instant>,
     /// Connections that somebody waits to see closed.
-    partings: Vec<(HashSet<ConnectionId>, oneshot::Sender<()>)>,
+    pub(super) partings: Vec<(HashSet<ConnectionId>, oneshot::Sender<()>)>,
     pub(super) served: Places,
     pub(super) meter: Meter,
     pub(super) serving: JoinSet<Option<Act>>,
@@ -228,35 +227,17 @@ impl Node {
         self.dial(peer, Vec::new(), None);
     }
 
+    pub(super) fn forget(&mut self, peer: PeerId) {
+        if let Some(record) = self.table().records.get_mut(&peer) {
+            record.forget_addresses();
+        }
+        self.swarm.behaviour_mut().kad.inner().remove_peer(&to_libp2p(peer));
+        self.disconnect(peer);
+        self.table().prune(&self.shared.members);
+    }
+
     pub(super) fn disconnect(&mut self, peer: PeerId) {
         self.close_where(|a| a.peer == peer);
-    }
-
-    /// The peer admitted this node: connections from before that serve no longer. `gone` hears when they are
-    /// closed; until then libp2p might choose one of them for a request.
-    pub(super) fn come_again(&mut self, peer: PeerId, gone: oneshot::Sender<()>) {
-        let open: HashSet<ConnectionId> = match self.table().records.get_mut(&peer) {
-            Some(record) if !record.serves_us => {
-                record.hurry();
-                std::mem::take(&mut record.links).into_keys().collect()
-            }
-            _ => return,
-        };
-        open.iter().for_each(|id| {
-            self.swarm.close_connection(*id);
-        });
-        self.partings.push((open, gone));
-    }
-
-    /// A connection is closed: tells those who waited for that.
-    pub(super) fn parted(&mut self, id: ConnectionId) {
-        let all = std::mem::take(&mut self.partings);
-        for (mut open, gone) in all {
-            open.remove(&id);
-            if !open.is_empty() && !gone.is_closed() {
-                self.partings.push((open, gone));
-            }
-        }
     }
 
     /// Sends a request over a connection that is there.
@@ -270,7 +251,15 @@ impl Node {
         if reply.is_closed() {
             return;
         }
-        let id = P::behaviour(self.swarm.behaviour_mut()).send_request(&to_libp2p(peer), Ok(request));
+        let behaviour = P::behaviour(self.swarm.behaviour_mut());
+        let to = to_libp2p(peer);
+        if !behaviour.is_connected(&to) {
+            // libp2p would dial by itself, and keep the request for ever if the peer is connected as a stranger.
+            let reason = "it was closed before the request was sent".to_owned();
+            let _ = reply.send(Err(NetError::Broken { peer, reason }));
+            return;
+        }
+        let id = behaviour.send_request(&to, Ok(request));
         P::traffic(&mut self.lanes).out.insert(id, Waiting { peer, reply, slot });
     }
 
@@ -339,52 +328,6 @@ impl Node {
         if let Some(record) = self.table().records.get_mut(&peer) {
             record.back_off(Instant::now(), pace, jitter);
         }
-    }
-
-    // ---- Membership --------------------------------------------------------------------------------------
-
-    /// Closes every connection whose rights are no longer those of its peer.
-    fn review_members(&mut self) {
-        let members = Arc::clone(&self.shared.members);
-        self.close_where(|a| a.member && !members.allows(&a.peer));
-        for peer in members.all() {
-            if let Some(record) = self.table().records.get_mut(&peer)
-                && !record.has_member_link()
-            {
-                record.hurry();
-            }
-        }
-        let known: Vec<Libp2pId> = {
-            let kad = self.swarm.behaviour_mut().kad.inner();
-            kad.kbuckets()
-                .flat_map(|b| b.iter().map(|e| *e.node.key.preimage()).collect::<Vec<_>>())
-                .collect()
-        };
-        for peer in known {
-            if !from_libp2p(&peer).is_ok_and(|p| members.allows(&p)) {
-                self.swarm.behaviour_mut().kad.inner().remove_peer(&peer);
-            }
-        }
-        self.part_with_admitted();
-    }
-
-    /// Closes strangers' connections of peers that have become members: not before the door has answered them
-    /// and they had time to read that and to hang up themselves.
-    fn part_with_admitted(&mut self) {
-        let now = Instant::now();
-        self.door_answered.retain(|_, at| now.duration_since(*at) < limit::ADMISSION_GRACE);
-        let mut busy: HashSet<PeerId> = self.door_answered.keys().copied().collect();
-        busy.extend(self.lanes.door.inward.values().map(|a| a.peer));
-        let members = Arc::clone(&self.shared.members);
-        self.close_where(|a| !a.member && members.allows(&a.peer) && !busy.contains(&a.peer));
-    }
-
-    fn close_where(&mut self, wanted: impl Fn(&Admitted) -> bool) {
-        let ids: Vec<ConnectionId> =
-            self.swarm.behaviour().admission.all().filter(|(_, a)| wanted(a)).map(|(id, _)| id).collect();
-        ids.into_iter().for_each(|id| {
-            self.swarm.close_connection(id);
-        });
     }
 }
 

@@ -29,12 +29,14 @@ struct Answers {
     members: Arc<Members>,
     admits: bool,
     hangs: AtomicBool,
+    panics: AtomicBool,
     served: AtomicUsize,
 }
 
 impl Answers {
     fn ready<T: Send + 'static>(&self, answer: T) -> BoxFuture<'static, T> {
         self.served.fetch_add(1, Ordering::Relaxed);
+        assert!(!self.panics.load(Ordering::Relaxed), "a server with a bug");
         if self.hangs.load(Ordering::Relaxed) {
             Box::pin(std::future::pending())
         } else {
@@ -303,6 +305,9 @@ async fn removed_member_is_disconnected() {
     let error = one.net.sync(b, heads()).await.unwrap_err();
     assert!(matches!(error, NetError::NotAdmitted(_) | NetError::Broken { .. }), "{error}");
     assert_eq!(two.server.served.load(Ordering::Relaxed), 0);
+    one.members.remove(&b);
+    one.net.forget(b).await;
+    assert!(matches!(one.net.dial(b, &[]).await, Err(NetError::NoAddress(_))));
 }
 
 #[tokio::test]
@@ -372,6 +377,19 @@ async fn server_that_never_answers_ends_in_a_timeout() {
     assert!(start.elapsed() < Duration::from_secs(3));
     // Its place is free again, and the connection still works.
     two.server.hangs.store(false, Ordering::Relaxed);
+    one.net.fetch(two.id(), range(1)).await.unwrap();
+}
+
+#[tokio::test]
+async fn server_that_panics_fails_that_request_only() {
+    let (one, two) = pair(config(&[]), config(&[TCP])).await;
+    two.server.panics.store(true, Ordering::Relaxed);
+    // More often than there are places.
+    for _ in 0..2 * limit::FETCH_SERVED_PER_PEER_MAX {
+        let error = one.net.fetch(two.id(), range(1)).await.unwrap_err();
+        assert_eq!(error.code(), Code::ConnectionFailed, "{error}");
+    }
+    two.server.panics.store(false, Ordering::Relaxed);
     one.net.fetch(two.id(), range(1)).await.unwrap();
 }
 
