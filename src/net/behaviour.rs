@@ -12,6 +12,8 @@ use libp2p::{
     memory_connection_limits, noise, ping, quic, request_response, tcp, yamux,
 };
 
+use tracing::warn;
+
 use super::codec::{Codec, Door, Fetch, Protocol, Sync};
 use super::gate::{Admission, Gate, Verdict};
 use super::hold::Hold;
@@ -118,24 +120,34 @@ pub(super) fn build(
         quic.handshake_timeout = config.connection_timeout;
         quic
     };
-    let transports = SwarmBuilder::with_existing_identity(key)
-        .with_tokio()
-        .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, muxer)
-        .map_err(|e| start(&e))?
-        .with_quic_config(streams)
-        .with_dns()
-        .map_err(|e| start(&e))?;
-    let swarm = transports
-        .with_behaviour(|key| Behaviour::new(key, config, members))
-        .map_err(|e| start(&e))?
-        .with_swarm_config(|swarm| {
-            swarm
-                .with_idle_connection_timeout(limit::STRANGER_IDLE)
-                .with_max_negotiating_inbound_streams(limit::STREAMS_PER_CONNECTION_MAX)
-                .with_dial_concurrency_factor(
-                    NonZeroU8::MIN.saturating_add(limit::PEER_ADDRESSES_MAX as u8 - 1),
-                )
-        })
-        .with_connection_timeout(config.connection_timeout);
-    Ok(swarm.build())
+    let settings = |swarm: libp2p::swarm::Config| {
+        swarm
+            .with_idle_connection_timeout(limit::STRANGER_IDLE)
+            .with_max_negotiating_inbound_streams(limit::STREAMS_PER_CONNECTION_MAX)
+            .with_dial_concurrency_factor(NonZeroU8::MIN.saturating_add(limit::PEER_ADDRESSES_MAX as u8 - 1))
+    };
+    let behaviour = |key: &identity::Keypair| Behaviour::new(key, config, Arc::clone(&members));
+    let transports = || {
+        let tcp = SwarmBuilder::with_existing_identity(key.clone()).with_tokio().with_tcp(
+            tcp::Config::default().nodelay(true),
+            noise::Config::new,
+            muxer,
+        );
+        tcp.map(|tcp| tcp.with_quic_config(streams)).map_err(|e| start(&e))
+    };
+    let timeout = config.connection_timeout;
+    Ok(match transports()?.with_dns() {
+        Ok(all) => all
+            .with_behaviour(behaviour)
+            .map_err(|e| start(&e))?
+            .with_swarm_config(settings)
+            .with_connection_timeout(timeout)
+            .build(),
+        Err(error) => {
+            // A machine without a resolver still reaches peers by IP address.
+            warn!(target: "net", %error, "names in addresses will not be resolved");
+            let all = transports()?.with_behaviour(behaviour).map_err(|e| start(&e))?;
+            all.with_swarm_config(settings).with_connection_timeout(timeout).build()
+        }
+    })
 }
