@@ -3,9 +3,11 @@
 pub mod api;
 pub mod base;
 pub mod chunker;
+pub mod config;
 pub mod crypto;
 pub mod engine;
 pub mod fs;
+pub mod net;
 pub mod pack;
 pub mod snapshot;
 pub mod store;
