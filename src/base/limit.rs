@@ -115,3 +115,14 @@ const _: () = assert!(LIST_BYTES_MAX < SYNC_RESPONSE_BYTES_MAX);
 const _: () = assert!(RECEIPT_BYTES_MAX < SYNC_REQUEST_BYTES_MAX);
 const _: () = assert!(OFFER_PACKS_MAX * 34 + KIB < SYNC_REQUEST_BYTES_MAX);
 const _: () = assert!(NODE_BYTES_MAX < CHUNK_BYTES_MAX);
+
+// ---- Configuration ---------------------------------------------------------------------------------------
+
+/// A configuration file in bytes: hundreds of backup sets fit.
+pub const CONFIG_BYTES_MAX: usize = MIB;
+/// Nesting in a configuration file; the deepest key, a hook's argument, is at 6.
+pub const CONFIG_DEPTH_MAX: usize = 16;
+/// YAML values in a configuration file, aliases expanded.
+pub const CONFIG_NODES_MAX: usize = 50_000;
+/// YAML anchors, and uses of them, in a configuration file.
+pub const CONFIG_ALIASES_MAX: usize = 64;
