@@ -11,6 +11,7 @@ usage: corpus.py DIR [src|random|small|vm|all]...
 
 `change(root, name)` makes the small change between the second and third backup.
 """
+import functools
 import hashlib
 import os
 import random
@@ -56,15 +57,15 @@ def noise(seed, length):
     return b"".join(parts)
 
 
+@functools.cache
 def vocabulary():
     rng = random.Random(5)
     return ["".join(rng.choice("etaoinshrdlucmfwypvbgk") for _ in range(rng.randint(2, 9))) for _ in range(4000)]
 
 
-def text(rng, length, words=[]):
+def text(rng, length):
     """`length` bytes that look like source code and compress like it."""
-    if not words:
-        words.extend(vocabulary())
+    words = vocabulary()
     parts = []
     size = 0
     while size < length:

@@ -104,7 +104,7 @@ impl House {
         if target == own || own == "the root" || target == "*" {
             return None;
         }
-        let Some(module) = self.0.get(own) else { return None };
+        let module = self.0.get(own)?;
         if !self.0.contains_key(target) {
             return Some(format!("{path} is in no module of the table"));
         }
