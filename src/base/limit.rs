@@ -188,3 +188,13 @@ pub const NET_SHUTDOWN: Duration = Duration::from_secs(2);
 
 const _: () = assert!(2 * FETCH_IN_FLIGHT_PER_PEER_MAX <= PROTOCOL_STREAMS_MAX);
 const _: () = assert!(3 * PROTOCOL_STREAMS_MAX + 48 <= STREAMS_PER_CONNECTION_MAX);
+// ---- Configuration ---------------------------------------------------------------------------------------
+
+/// A configuration file in bytes: hundreds of backup sets fit.
+pub const CONFIG_BYTES_MAX: usize = MIB;
+/// Nesting in a configuration file; the deepest key, a hook's argument, is at 6.
+pub const CONFIG_DEPTH_MAX: usize = 16;
+/// YAML values in a configuration file, aliases expanded.
+pub const CONFIG_NODES_MAX: usize = 50_000;
+/// YAML anchors, and uses of them, in a configuration file.
+pub const CONFIG_ALIASES_MAX: usize = 64;
