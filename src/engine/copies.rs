@@ -167,7 +167,8 @@ pub fn place_packs(
 fn score(pack: PackId, peer: PeerId, weight: u64) -> f64 {
     let mut hasher = blake3::Hasher::new();
     hasher.update(pack.as_bytes()).update(peer.as_bytes());
-    let (word, _) = hasher.finalize().as_bytes().split_first_chunk::<8>().map_or(([0; 8], ()), |(w, _)| (*w, ()));
+    let (word, _) =
+        hasher.finalize().as_bytes().split_first_chunk::<8>().map_or(([0; 8], ()), |(w, _)| (*w, ()));
     let unit = (u64::from_le_bytes(word) >> 11) as f64 / (1u64 << 53) as f64;
     -(weight as f64) / unit.max(f64::MIN_POSITIVE).ln()
 }
@@ -190,14 +191,21 @@ mod tests {
         let placed = place_packs(&packs, &[(peer(1), 1 << 40), (peer(2), 1 << 40), (peer(3), 2 << 40)], 2);
         let count = |i| placed[&peer(i)].len();
         assert_eq!(count(1) + count(2) + count(3), 6000);
-        assert!((1500..2000).contains(&count(1)) && count(3) > 2200, "{} {} {}", count(1), count(2), count(3));
+        assert!(
+            (1500..2000).contains(&count(1)) && count(3) > 2200,
+            "{} {} {}",
+            count(1),
+            count(2),
+            count(3)
+        );
     }
 
     #[test]
     fn satisfied_packs_never_move_and_full_holders_get_nothing() {
         let two = vec![peer(1), peer(2)];
         assert!(place_packs(&[(pack(1), 5, two.clone())], &[(peer(3), 100)], 2).is_empty());
-        let placed = place_packs(&[(pack(1), 5, vec![peer(1)])], &[(peer(1), 100), (peer(2), 4), (peer(3), 5)], 2);
+        let placed =
+            place_packs(&[(pack(1), 5, vec![peer(1)])], &[(peer(1), 100), (peer(2), 4), (peer(3), 5)], 2);
         assert_eq!(placed, BTreeMap::from([(peer(3), vec![pack(1)])]));
         let many: Vec<_> = (0..10).map(|i| (pack(i), 10, vec![])).collect();
         let placed = place_packs(&many, &[(peer(1), 35)], 1);

@@ -3,8 +3,8 @@
 use super::error::EngineError;
 use crate::base::{Epoch, Moment, PeerId};
 use crate::crypto::{
-    DeviceKeys, KdfCost, KeyFileError, Keyring, NodeKey, Passphrase, Phrase, Secret, open_keyring,
-    open_slot, seal_keyring, seal_slot,
+    DeviceKeys, KdfCost, KeyFileError, Keyring, NodeKey, Passphrase, Phrase, Secret, open_keyring, open_slot,
+    seal_keyring, seal_slot,
 };
 use crate::snapshot::issue_certificate;
 use crate::store::Store;

@@ -197,8 +197,7 @@ fn next_lists(vault: &Vault, previous: &[ListRef]) -> Result<Vec<ListRef>, Engin
         let decoded = store.read_list(list.id)?.and_then(|bytes| PackList::decode(&bytes).ok());
         kept.extend(decoded.map(|decoded| (*list, decoded)));
     }
-    let listed: HashSet<PackId> =
-        kept.iter().flat_map(|(_, list)| list.packs()).map(|(id, _)| *id).collect();
+    let listed: HashSet<PackId> = kept.iter().flat_map(|(_, list)| list.packs()).map(|(id, _)| *id).collect();
     let mut added = Vec::new();
     store.for_each_pack(true, |row| {
         if let (false, Some(size)) = (listed.contains(&row.id), PackSize::of(row.bytes)) {

@@ -37,12 +37,7 @@ impl Coded for HolderError {
 }
 
 /// Checks a head that a peer sent when asked for `want` of `vault`.
-pub fn accept_head(
-    store: &Store,
-    vault: VaultId,
-    want: HeadId,
-    bytes: &[u8],
-) -> Result<Head, HolderError> {
+pub fn accept_head(store: &Store, vault: VaultId, want: HeadId, bytes: &[u8]) -> Result<Head, HolderError> {
     let head = SignedHead::verify(bytes)?;
     if head.id != want {
         return Err(HolderError::WrongRecord);

@@ -29,8 +29,8 @@ pub use heads::{
     HeadNews, VaultView, adopt_head, head_packs, newest_heads, next_head, publish_next_head, resolve,
 };
 pub use holder::{
-    HolderError, Needs, accept_head, complete_head, forward_packs, held_packs, missing_records, store_list, store_snapshot,
-    wanted_packs,
+    HolderError, Needs, accept_head, complete_head, forward_packs, held_packs, missing_records, store_list,
+    store_snapshot, wanted_packs,
 };
 pub use monitor::{Monitor, Problem};
 pub use pull::{FetchFailure, PackSource, PulledSlice, pull_pack};

@@ -194,7 +194,8 @@ mod tests {
             for (at, range) in ranges.iter().enumerate() {
                 let start = range.offset() as usize;
                 let end = start + range.length(self.pack.len() as u64) as usize;
-                let mut slice = PulledSlice { data: self.pack[start..end].to_vec(), proof: outboard.proof(*range) };
+                let mut slice =
+                    PulledSlice { data: self.pack[start..end].to_vec(), proof: outboard.proof(*range) };
                 match manner {
                     Manner::Honest => {}
                     Manner::WrongBytes => slice.data[7] ^= 1,

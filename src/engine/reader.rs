@@ -122,6 +122,7 @@ pub(super) fn heal_pack(
 
 fn is_healable(error: &EngineError) -> bool {
     use crate::base::Code;
-    let damaged = matches!(error, EngineError::Store(StoreError::MissingPack(_) | StoreError::DamagedFile(_)));
+    let damaged =
+        matches!(error, EngineError::Store(StoreError::MissingPack(_) | StoreError::DamagedFile(_)));
     damaged || error.code() == Code::ChunkInvalid || matches!(error, EngineError::ChunkDamaged { .. })
 }

@@ -149,7 +149,9 @@ pub fn adopt_unindexed(vault: &Vault, monitor: &Monitor) -> Result<u64, EngineEr
                 batch.push(pack);
             }
             // Not ours, or damaged: verify tells.
-            Err(error) => tracing::warn!(target: "store", pack = %id, %error, "a pack without rows is not usable"),
+            Err(error) => {
+                tracing::warn!(target: "store", pack = %id, %error, "a pack without rows is not usable")
+            }
         }
         if batch.len() >= BATCH_PACKS {
             commit(&vault.store, &mut batch, &HashMap::new())?;

@@ -5,9 +5,7 @@ use super::monitor::Monitor;
 use super::pull::{PackSource, pull_cells};
 use super::vault::Vault;
 use crate::base::{PackId, limit};
-use crate::pack::{
-    HEADER_BYTES, TRAILER_BYTES, cell_count, locate_directory, open_directory,
-};
+use crate::pack::{HEADER_BYTES, TRAILER_BYTES, cell_count, locate_directory, open_directory};
 use crate::store::NewPack;
 
 /// Pulls the directory of a pack of the vault from a holder and enters its chunks, so that they are known to be in that

@@ -203,8 +203,7 @@ pub fn restore(
             })
             .collect();
         drop(jobs_out);
-        let mut walk =
-            TreeWalk { reader, shared, jobs: jobs_in, links: HashMap::new(), later: Vec::new() };
+        let mut walk = TreeWalk { reader, shared, jobs: jobs_in, links: HashMap::new(), later: Vec::new() };
         let result = walk.start(&target, found);
         let later = walk.into_later();
         for worker in workers {
@@ -482,11 +481,7 @@ fn work<'a>(
     }
 }
 
-fn write_pieces(
-    reader: &mut ChunkReader<'_>,
-    shared: &Shared<'_>,
-    job: &Job<'_>,
-) -> Result<(), EngineError> {
+fn write_pieces(reader: &mut ChunkReader<'_>, shared: &Shared<'_>, job: &Job<'_>) -> Result<(), EngineError> {
     for (offset, id) in &job.pieces {
         let plain = reader.read(Kind::Data, *id)?;
         let writer = job.file.writer.read().expect("no panic while held");

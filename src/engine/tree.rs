@@ -33,11 +33,7 @@ pub(super) enum Found {
 }
 
 /// Follows `path` from the root; symlinks in the snapshot are not followed.
-pub(super) fn find(
-    reader: &mut ChunkReader<'_>,
-    root: ChunkId,
-    path: &Path,
-) -> Result<Found, EngineError> {
+pub(super) fn find(reader: &mut ChunkReader<'_>, root: ChunkId, path: &Path) -> Result<Found, EngineError> {
     let mut found = Found::Root(root);
     for component in path.components() {
         let name = match component {

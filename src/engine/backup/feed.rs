@@ -105,7 +105,11 @@ impl<'a> Feeder<'a> {
             let (size, before, after) = match self.read_once(job)? {
                 Ok(read) => read,
                 Err(error) => {
-                    return self.item(Item::End(FileEnd { size: 0, inconsistent: false, error: Some(error) }));
+                    return self.item(Item::End(FileEnd {
+                        size: 0,
+                        inconsistent: false,
+                        error: Some(error),
+                    }));
                 }
             };
             // Against what the walk saw as well: the node's metadata comes from there.
@@ -209,8 +213,7 @@ impl<'a> Feeder<'a> {
         self.current.buffer.truncate(self.cut);
         self.cut = 0;
         let number = self.current.number + 1;
-        let batch =
-            std::mem::replace(&mut self.current, Batch { number, buffer: next, items: Vec::new() });
+        let batch = std::mem::replace(&mut self.current, Batch { number, buffer: next, items: Vec::new() });
         self.batches.send(batch).map_err(|_| EngineError::Stopped)
     }
 }

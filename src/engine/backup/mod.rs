@@ -180,12 +180,10 @@ fn run_pipeline<T: Send>(
     let outcome = std::thread::scope(|scope| {
         let packer = &packer;
         let writer = scope.spawn(move || packer.write(&packs_out));
-        let survey = scope.spawn(move || {
-            Survey::new(vault, monitor, force).run(walk, parent_tree, &jobs_in, &events_in)
-        });
-        let feeder = scope.spawn(move || {
-            Feeder::new(&vault.cutter, monitor, batches_in, buffers_out)?.run(&jobs_out)
-        });
+        let survey = scope
+            .spawn(move || Survey::new(vault, monitor, force).run(walk, parent_tree, &jobs_in, &events_in));
+        let feeder =
+            scope.spawn(move || Feeder::new(&vault.cutter, monitor, batches_in, buffers_out)?.run(&jobs_out));
         let sealing: Vec<_> = (0..workers)
             .map(|_| {
                 let (batches, done) = (batches_out.clone(), done_in.clone());
@@ -230,9 +228,7 @@ fn run_pipeline<T: Send>(
     Ok(PipelineResult { value, packs, added: counter(&packer.added), packed: counter(&packer.packed) })
 }
 
-fn join<T>(
-    handle: std::thread::ScopedJoinHandle<'_, Result<T, EngineError>>,
-) -> Result<T, EngineError> {
+fn join<T>(handle: std::thread::ScopedJoinHandle<'_, Result<T, EngineError>>) -> Result<T, EngineError> {
     handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 

@@ -27,13 +27,26 @@ pub(super) enum Change {
 
 /// What the assembler hears, in walk order.
 pub(super) enum Event {
-    Enter { node: wire::Node, change: Change },
+    Enter {
+        node: wire::Node,
+        change: Change,
+    },
     Leave,
     /// An entry whose record is complete.
-    Entry { node: wire::Node, change: Change },
+    Entry {
+        node: wire::Node,
+        change: Change,
+    },
     /// A file whose content comes from the workers next.
-    File { path: String, node: wire::Node, change: Change },
-    Failed { path: String, reason: String },
+    File {
+        path: String,
+        node: wire::Node,
+        change: Change,
+    },
+    Failed {
+        path: String,
+        reason: String,
+    },
 }
 
 /// The walking thread.
