@@ -8,6 +8,7 @@ pub mod crypto;
 pub mod engine;
 pub mod fs;
 pub mod net;
+pub mod node;
 pub mod pack;
 pub mod snapshot;
 pub mod store;
