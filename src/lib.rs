@@ -4,6 +4,7 @@ pub mod api;
 pub mod base;
 pub mod chunker;
 pub mod crypto;
+pub mod http;
 pub mod pack;
 pub mod snapshot;
 pub mod wire;

@@ -115,3 +115,24 @@ const _: () = assert!(LIST_BYTES_MAX < SYNC_RESPONSE_BYTES_MAX);
 const _: () = assert!(RECEIPT_BYTES_MAX < SYNC_REQUEST_BYTES_MAX);
 const _: () = assert!(OFFER_PACKS_MAX * 34 + KIB < SYNC_REQUEST_BYTES_MAX);
 const _: () = assert!(NODE_BYTES_MAX < CHUNK_BYTES_MAX);
+
+// ---- Control socket and command line ----------------------------------------------------------------------
+
+/// A request's body on the control socket: tens of thousands of paths to back up fit.
+pub const HTTP_BODY_BYTES_MAX: usize = MIB;
+/// An answer on the control socket: a listing of some 200,000 entries; longer ones are asked for by directory.
+pub const HTTP_ANSWER_BYTES_MAX: usize = 64 * MIB;
+/// Connections that the control socket serves at one time; each command needs one.
+pub const HTTP_CONNECTIONS_MAX: usize = 64;
+/// How long a call that only looks something up may take.
+pub const HTTP_SHORT_CALL: Duration = Duration::from_secs(15);
+/// How long a call that dials a peer, reads trees or derives a key may take.
+pub const HTTP_LONG_CALL: Duration = Duration::from_secs(120);
+/// Remembered `Idempotency-Key`s; the oldest makes room.
+pub const IDEMPOTENCY_KEYS_MAX: usize = 256;
+/// An `Idempotency-Key` in bytes.
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
+/// A passphrase or recovery phrase in bytes, as read from a file, a command or a variable.
+pub const PASSPHRASE_BYTES_MAX: usize = 4 * KIB;
+/// How long a node may take to stop.
+pub const SHUTDOWN: Duration = Duration::from_secs(10);
