@@ -3,6 +3,7 @@
 pub mod api;
 pub mod base;
 pub mod chunker;
+pub mod cli;
 pub mod crypto;
 pub mod http;
 pub mod pack;

@@ -86,19 +86,13 @@ impl Client {
                 format!("the daemon did not answer within {} s", within.as_secs()),
             )
         })??;
-        if !status.is_success() && !(status == StatusCode::SERVICE_UNAVAILABLE && is_health(target)) {
+        if !status.is_success() {
             return Err(problem::read(status, &body));
         }
         let body = if body.is_empty() { &b"null"[..] } else { &body };
-        serde_json::from_slice(body).or_else(|error| {
-            // A 503 of a health route is its normal document, unless the service itself failed.
-            if status.is_success() {
-                let message = format!("the daemon's answer cannot be read: {error}");
-                Err(ApiError::new(Code::Internal, message)
-                    .with_hint("is it the same version as this program?"))
-            } else {
-                Err(problem::read(status, body))
-            }
+        serde_json::from_slice(body).map_err(|error| {
+            let message = format!("the daemon's answer cannot be read: {error}");
+            ApiError::new(Code::Internal, message).with_hint("is it the same version as this program?")
         })
     }
 
@@ -135,10 +129,6 @@ impl Client {
     }
 }
 
-fn is_health(target: &str) -> bool {
-    target == "/health"
-}
-
 impl Service for Client {
     fn identity(&self) -> Reply<'_, Identity> {
         Box::pin(self.get("/api/v1/id", limit::HTTP_SHORT_CALL))
@@ -149,7 +139,8 @@ impl Service for Client {
     }
 
     fn health(&self) -> Reply<'_, Health> {
-        Box::pin(self.get("/health", limit::HTTP_SHORT_CALL))
+        // `/health` would turn a node that stops into an error.
+        Box::pin(self.get("/live", limit::HTTP_SHORT_CALL))
     }
 
     fn peers(&self) -> Reply<'_, Vec<PeerInfo>> {
