@@ -3,13 +3,14 @@
 use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
 use sd_notify::NotifyState;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook_tokio::Signals;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
 
@@ -25,6 +26,9 @@ use crate::node::{Mode, Node};
 /// Libraries whose details are of use to their authors only.
 const QUIET_TARGETS: &str =
     "libp2p=warn,multistream_select=warn,yamux=warn,quinn=warn,netlink=warn,hickory=warn,hyper=warn";
+
+/// What requests on the control socket may take of the time to stop; the rest is the node's.
+const LAST_REQUESTS: Duration = Duration::from_secs(2);
 
 /// Logging of a command that ends: warnings, more with `-v`.
 pub(super) fn log_for_command(globals: &Globals) {
@@ -59,17 +63,28 @@ pub(super) async fn run(session: &Session<'_>) -> Result<u8, ApiError> {
     log_for_daemon(&settings.monitoring, session.globals.verbose);
     let socket = session.socket(&settings);
     let passphrase = session.passphrases().given()?;
-    let may_ask = passphrase.is_none() && !session.globals.no_input && io::stdin().is_terminal();
-    let mut stop = listen_for_signals()?;
+    let ask = passphrase.is_none() && !session.globals.no_input && io::stdin().is_terminal();
     let opening = Node::open(settings, passphrase.map(Text::into_passphrase), Mode::Daemon);
-    let node = tokio::select! {
-        node = opening => node?,
-        _ = stop.changed() => return Ok(0),
+    let (node, stop) = if ask {
+        // Signals keep their usual effect while a person types: the terminal waits for an answer, not for us.
+        let node = opening.await?;
+        if let Err(error) = session.unlock_by_prompt(&*node).await {
+            warn!(target: "daemon", code = error.code, "running locked; `shadowvault unlock` opens the vault");
+        }
+        (node, listen_for_signals()?)
+    } else {
+        let mut stop = listen_for_signals()?;
+        let node = tokio::select! {
+            node = opening => node?,
+            _ = stop.wait_for(Option::is_some) => return Ok(0),
+        };
+        (node, stop)
     };
-    let result = serve(session, node.clone(), &socket, may_ask, stop).await;
+    let result = serve(node.clone(), &socket, stop.clone()).await;
     notify(&[NotifyState::Stopping]);
     info!(target: "daemon", "node is stopping");
-    let stopped = timeout(limit::SHUTDOWN, node.shutdown()).await;
+    let deadline = stop.borrow().unwrap_or_else(Instant::now) + limit::SHUTDOWN;
+    let stopped = timeout_at(deadline, node.shutdown()).await;
     result?;
     match stopped {
         Ok(result) => result.map(|()| 0),
@@ -80,33 +95,17 @@ pub(super) async fn run(session: &Session<'_>) -> Result<u8, ApiError> {
     }
 }
 
-/// Serves the control socket until a signal comes; then ends what is under way, within the bound.
-async fn serve(
-    session: &Session<'_>,
-    node: Arc<Node>,
-    socket: &Path,
-    may_ask: bool,
-    mut stop: watch::Receiver<bool>,
-) -> Result<(), ApiError> {
+/// Serves the control socket until a signal comes; requests that are under way then may end within their bound.
+async fn serve(node: Arc<Node>, socket: &Path, mut stop: Stop) -> Result<(), ApiError> {
     let listener = http::bind(socket)?;
     let mut ended = stop.clone();
     let mut server = tokio::spawn(http::serve(listener, node.clone(), async move {
-        ended.changed().await.ok();
+        ended.wait_for(Option::is_some).await.ok();
     }));
-    let identity = node.identity().await?;
-    announce(&identity, socket);
+    announce(&node.identity().await?, socket);
     notify(&[NotifyState::Ready]);
-    if may_ask && identity.vault_id.is_some() {
-        // It serves others meanwhile, and `shadowvault unlock` works as well.
-        tokio::select! {
-            result = session.unlock_by_prompt(&*node) => if let Err(error) = result {
-                warn!(target: "daemon", code = error.code, "running locked; `shadowvault unlock` opens the vault");
-            },
-            _ = stop.changed() => {}
-        }
-    }
     let result = tokio::select! {
-        _ = stop.wait_for(|stopping| *stopping) => timeout(limit::SHUTDOWN / 2, &mut server).await,
+        _ = stop.wait_for(Option::is_some) => timeout(LAST_REQUESTS, &mut server).await,
         result = &mut server => Ok(result),
     };
     std::fs::remove_file(socket).ok();
@@ -130,14 +129,17 @@ fn announce(identity: &Identity, socket: &Path) {
     info!(target: "daemon", peer, addresses, socket = %socket.display(), "node is up");
 }
 
-/// Becomes true at the first SIGINT or SIGTERM; the second one ends the process at once.
-fn listen_for_signals() -> Result<watch::Receiver<bool>, ApiError> {
+/// When the first SIGINT or SIGTERM came.
+type Stop = watch::Receiver<Option<Instant>>;
+
+/// Waits for the first signal in the background; the second one ends the process at once.
+fn listen_for_signals() -> Result<Stop, ApiError> {
     let mut signals = Signals::new([SIGINT, SIGTERM])
         .map_err(|error| ApiError::new(Code::Internal, format!("listening for signals: {error}")))?;
-    let (sender, receiver) = watch::channel(false);
+    let (sender, receiver) = watch::channel(None);
     tokio::spawn(async move {
         while let Some(signal) = signals.next().await {
-            if sender.send_replace(true) {
+            if sender.send_replace(Some(Instant::now())).is_some() {
                 error!(target: "daemon", signal, "second signal: leaving at once");
                 std::process::exit(128 + signal);
             }

@@ -24,6 +24,7 @@ mod status;
 mod verify;
 
 use std::ffi::OsString;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -37,13 +38,10 @@ use crate::base::Code;
 
 /// Runs one command; `arguments` begin with the program's name.
 pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(arguments) {
+    let arguments: Vec<OsString> = arguments.collect();
+    let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
-        Err(refusal) => {
-            // Help and version are "errors" of clap that succeed. A closed pipe is no reason to fail.
-            refusal.print().ok();
-            return ExitCode::from(u8::try_from(refusal.exit_code()).unwrap_or(2));
-        }
+        Err(refusal) => return refuse(&refusal, arguments.iter().any(|argument| argument == "--json")),
     };
     let output = Output::new(&cli.globals);
     let result = tokio::runtime::Builder::new_multi_thread()
@@ -61,6 +59,22 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         output.failure(&error, exit);
         exit
     }))
+}
+
+/// Help and version, which are "errors" of clap that succeed, and arguments that make no sense.
+fn refuse(refusal: &clap::Error, json: bool) -> ExitCode {
+    if json && refusal.use_stderr() {
+        let text = refusal.render().to_string();
+        let first = text.trim_start_matches("error: ").split("\n\n").next().unwrap_or_default();
+        let message = first.split_whitespace().collect::<Vec<_>>().join(" ");
+        let error =
+            ApiError::new(Code::UsageInvalid, message).with_hint("`shadowvault help` lists the commands");
+        writeln!(io::stderr(), "{}", output::exit_error(&error, error.kind().exit())).ok();
+    } else {
+        // A closed pipe is no reason to fail in another way.
+        refusal.print().ok();
+    }
+    ExitCode::from(u8::try_from(refusal.exit_code()).unwrap_or(2))
 }
 
 /// The exit code of the command, or the error it ended with.

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::args::{Colour, Globals};
 use crate::api::ApiError;
@@ -67,9 +67,7 @@ impl Output {
     /// How a failed command ends: for programs one JSON line, for people what happened and what helps.
     pub fn failure(&self, error: &ApiError, exit: u8) {
         if self.json {
-            let line = json!({ "message_type": "exit_error", "code": error.code, "exit": exit,
-                "message": error.message, "hint": error.hint });
-            self.stderr(&line.to_string());
+            self.stderr(&exit_error(error, exit).to_string());
             return;
         }
         self.stderr(&format!("error: {}", escape_lines(&error.message)));
@@ -82,6 +80,12 @@ impl Output {
         // Where stderr is closed there is no one to tell.
         writeln!(io::stderr().lock(), "{line}").ok();
     }
+}
+
+/// The last line of a failed command, for programs.
+pub(super) fn exit_error(error: &ApiError, exit: u8) -> Value {
+    json!({ "message_type": "exit_error", "code": error.code, "exit": exit, "message": error.message,
+        "hint": error.hint })
 }
 
 /// Colours, when they are on.
@@ -223,6 +227,14 @@ mod tests {
             assert_eq!(escape(text), shown);
         }
         assert_eq!(escape_lines("one\ntwo\x07"), "one\ntwo\\u{7}");
+    }
+
+    #[test]
+    fn failures_for_programs_have_the_contracts_fields() {
+        let error = ApiError::new(crate::base::Code::ChunkNotFound, "gone").with_hint("look");
+        let expected = json!({ "message_type": "exit_error", "code": "CHUNK_NOT_FOUND", "exit": 5,
+            "message": "gone", "hint": "look" });
+        assert_eq!(exit_error(&error, error.kind().exit()), expected);
     }
 
     #[test]

@@ -184,6 +184,7 @@ pub(super) fn missing() -> ApiError {
 mod tests {
     use super::super::output::Paint;
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     const QUIET: Output = Output { json: false, quiet: true, paint: Paint(false) };
 
@@ -201,6 +202,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("secret");
         std::fs::write(&path, "from file\r\n").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
         let file = Globals { passphrase_file: Some(path), ..Globals::default() };
         let command = Globals { passphrase_command: Some("echo from command".into()), ..Globals::default() };
         let all = |name: &str| match name {
@@ -238,7 +240,7 @@ mod tests {
 
     #[test]
     fn commands_that_fail_or_never_end_writing_give_nothing() {
-        for command in ["echo secret; exit 3", "yes", "true", "/absent/program"] {
+        for command in ["echo secret; exit 3", "yes", "true", "exit 7"] {
             let error = run_command(OsStr::new(command)).err().unwrap();
             assert_eq!(error.kind(), Code::WrongPassphrase, "{command}");
         }

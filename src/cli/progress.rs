@@ -29,8 +29,13 @@ pub(super) struct Meter<'a> {
 enum Way {
     Silent,
     Bar(ProgressBar),
-    Lines { next: Instant },
-    Json { next: Instant },
+    Lines {
+        next: Instant,
+    },
+    /// `None` with `--quiet`: problems only.
+    Json {
+        next: Option<Instant>,
+    },
 }
 
 impl<'a> Meter<'a> {
@@ -39,7 +44,7 @@ impl<'a> Meter<'a> {
         let way = if output.json {
             // A verification or repair is a report: one document, without lines before it.
             match kind {
-                JobKind::Backup | JobKind::Restore => Way::Json { next: now },
+                JobKind::Backup | JobKind::Restore => Way::Json { next: (!output.quiet).then_some(now) },
                 JobKind::Verify | JobKind::Repair => Way::Silent,
             }
         } else if output.quiet {
@@ -68,7 +73,7 @@ impl<'a> Meter<'a> {
                 *next = now + LINE_EVERY;
                 self.output.note(&format!("{}: {}", word(self.kind), line(&job.progress)));
             }
-            Way::Json { next } if now >= *next => {
+            Way::Json { next: Some(next) } if now >= *next => {
                 *next = now + JSON_EVERY;
                 self.output.document(&status(self.id, &job.progress));
             }

@@ -64,7 +64,8 @@ async fn look(session: &Session<'_>) -> Result<u8, ApiError> {
     let result = node.status().await;
     node.shutdown().await?;
     show(session, &result?, false);
-    Err(down)
+    // The text says it already, in its first line.
+    if session.output.json { Err(down) } else { Ok(down.kind().exit()) }
 }
 
 fn exit(status: &Status) -> u8 {
