@@ -1,5 +1,14 @@
 //! ShadowVault: a peer-to-peer backup node. `docs/ARCHITECTURE.md` draws the house; start reading there.
 
+pub mod api;
 pub mod base;
+pub mod chunker;
+pub mod config;
+pub mod crypto;
+pub mod engine;
 pub mod fs;
+pub mod net;
+pub mod pack;
+pub mod snapshot;
+pub mod store;
 pub mod wire;

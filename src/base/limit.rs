@@ -139,3 +139,62 @@ pub const SPARSE_BLOCK_BYTES: u64 = 4 * KIB as u64;
 pub const RESTORE_WARNINGS_MAX: usize = 1000;
 
 const _: () = assert!(XATTR_TOTAL_BYTES_MAX + MIB < NODE_BYTES_MAX);
+// ---- The libp2p node (src/net) ---------------------------------------------------------------------------
+
+/// A connection that only strangers' rights hold open closes after this long without a stream.
+pub const STRANGER_IDLE: Duration = Duration::from_secs(15);
+/// A stranger's incoming connection closes after this long, busy or not, so that others get their turn.
+pub const STRANGER_LIFE: Duration = Duration::from_secs(60);
+/// Connections one stranger may hold: one that broke without notice must not bar its successor.
+pub const STRANGER_CONNECTIONS_PER_PEER_MAX: usize = 2;
+/// After admission a stranger has this long to read the answer and to hang up itself.
+pub const ADMISSION_GRACE: Duration = Duration::from_millis(500);
+/// Door requests being served at one time; apart from sync, so that strangers cannot crowd members out.
+pub const DOOR_SERVED_MAX: usize = 4;
+/// Of those, for one peer.
+pub const DOOR_SERVED_PER_PEER_MAX: usize = 2;
+/// Door requests of all strangers together: identities are free, so a rate for each is not enough.
+pub const DOOR_REQUESTS_PER_SECOND_MAX: u32 = 20;
+/// Of the sync requests being served, for one peer.
+pub const SYNC_SERVED_PER_PEER_MAX: usize = 8;
+/// Sync requests in flight to one peer.
+pub const SYNC_IN_FLIGHT_PER_PEER_MAX: usize = 4;
+/// Sync requests in flight to all peers: an answer may be 2 MiB.
+pub const SYNC_IN_FLIGHT_MAX: usize = 16;
+/// Door requests in flight to all peers.
+pub const DOOR_IN_FLIGHT_MAX: usize = 8;
+/// Peers being dialled in the background at one time; each may use several addresses.
+pub const DIALS_MAX: usize = 8;
+/// TCP is dialled this much before QUIC: it moves more (740 against 470 MB/s measured).
+pub const DIAL_HEAD_START: Duration = Duration::from_millis(500);
+/// Kademlia searches under way.
+pub const FINDS_MAX: usize = 16;
+/// A Kademlia message in bytes: 20 peers with 16 short addresses each fit.
+pub const KAD_BYTES_MAX: usize = 32 * KIB;
+/// Peers that are remembered without being members.
+pub const PEERS_REMEMBERED_MAX: usize = 1024;
+/// Substreams of one connection; over it yamux breaks the connection, so it stays above the sum of all protocols.
+pub const STREAMS_PER_CONNECTION_MAX: usize = 128;
+/// Substreams of one request-response protocol on one connection, both ways.
+pub const PROTOCOL_STREAMS_MAX: usize = 24;
+/// QUIC's receive window of one stream in bytes: a whole fetch answer and half of the next.
+pub const QUIC_STREAM_WINDOW_BYTES: u32 = 3 << 19;
+/// QUIC's receive window of one connection in bytes: what may be in flight to one peer.
+pub const QUIC_CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+/// How long `start` waits for its listeners to name their addresses.
+pub const LISTEN_READY: Duration = Duration::from_secs(5);
+/// How long an orderly end of the network may take.
+pub const NET_SHUTDOWN: Duration = Duration::from_secs(2);
+
+const _: () = assert!(2 * FETCH_IN_FLIGHT_PER_PEER_MAX <= PROTOCOL_STREAMS_MAX);
+const _: () = assert!(3 * PROTOCOL_STREAMS_MAX + 48 <= STREAMS_PER_CONNECTION_MAX);
+// ---- Configuration ---------------------------------------------------------------------------------------
+
+/// A configuration file in bytes: hundreds of backup sets fit.
+pub const CONFIG_BYTES_MAX: usize = MIB;
+/// Nesting in a configuration file; the deepest key, a hook's argument, is at 6.
+pub const CONFIG_DEPTH_MAX: usize = 16;
+/// YAML values in a configuration file, aliases expanded.
+pub const CONFIG_NODES_MAX: usize = 50_000;
+/// YAML anchors, and uses of them, in a configuration file.
+pub const CONFIG_ALIASES_MAX: usize = 64;

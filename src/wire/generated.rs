@@ -129,6 +129,68 @@ pub struct Receipt {
     #[prost(uint64, tag = "6")]
     pub time_ms: u64,
 }
+/// One passphrase's way to the keyring: wraps the 32-byte keyring key.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KeySlot {
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    /// 16 bytes
+    #[prost(bytes = "vec", tag = "2")]
+    pub salt: ::prost::alloc::vec::Vec<u8>,
+    #[prost(uint32, tag = "3")]
+    pub memory_kib: u32,
+    #[prost(uint32, tag = "4")]
+    pub iterations: u32,
+    #[prost(uint32, tag = "5")]
+    pub lanes: u32,
+    /// 24 bytes
+    #[prost(bytes = "vec", tag = "6")]
+    pub nonce: ::prost::alloc::vec::Vec<u8>,
+    /// 48 bytes
+    #[prost(bytes = "vec", tag = "7")]
+    pub wrapped: ::prost::alloc::vec::Vec<u8>,
+    #[prost(uint64, tag = "8")]
+    pub created_ms: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SealedKeyring {
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    #[prost(bytes = "vec", tag = "2")]
+    pub nonce: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bytes = "vec", tag = "3")]
+    pub sealed: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Keyring {
+    #[prost(bytes = "vec", tag = "1")]
+    pub vault: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    pub chunk_id_key: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bytes = "vec", tag = "3")]
+    pub tree_id_key: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bytes = "vec", tag = "4")]
+    pub chunker_seed: ::prost::alloc::vec::Vec<u8>,
+    #[prost(message, repeated, tag = "5")]
+    pub epochs: ::prost::alloc::vec::Vec<EpochKeys>,
+    #[prost(bytes = "vec", tag = "6")]
+    pub device_seed: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bytes = "vec", tag = "7")]
+    pub agreement_seed: ::prost::alloc::vec::Vec<u8>,
+    #[prost(message, optional, tag = "8")]
+    pub certificate: ::core::option::Option<Signed>,
+    #[prost(string, tag = "9")]
+    pub device_name: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EpochKeys {
+    #[prost(uint32, tag = "1")]
+    pub epoch: u32,
+    #[prost(bytes = "vec", tag = "2")]
+    pub sealing: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bytes = "vec", tag = "3")]
+    pub nonce: ::prost::alloc::vec::Vec<u8>,
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Time {
     #[prost(int64, tag = "1")]

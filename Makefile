@@ -1,0 +1,61 @@
+# Every build uses the release profile and one target directory, so that one cold build serves all targets.
+CARGO ?= cargo
+PREFIX ?= /usr/local
+DESTDIR ?=
+UNITDIR ?= /lib/systemd/system
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+BINARY := $(TARGET_DIR)/release/shadowvault
+
+# Debian packages that tests and the demo use; see `make tools`.
+TOOLS := rsync attr acl
+TOOL_COMMANDS := rsync setfattr setfacl
+
+.DEFAULT_GOAL := help
+.PHONY: build test test-integration bench lint demo install clean help tools
+
+build: ## Build the program
+	$(CARGO) build --release --locked
+
+test: tools ## Run every test; installs the few tools that tests use where they are absent
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
+		echo '+ cargo nextest run'; $(CARGO) nextest run --release --locked; \
+	else \
+		echo '+ cargo test'; $(CARGO) test --release --locked --lib --bins --tests; \
+	fi
+	$(CARGO) test --release --locked --doc
+
+test-integration: tools ## Run only the tests of the whole program
+	$(CARGO) test --release --locked --test it
+
+bench: build ## Compare with other backup tools (see benches/peers/run.sh)
+	SHADOWVAULT=$(abspath $(BINARY)) benches/peers/run.sh
+
+lint: ## Formatting, clippy and documentation, all warnings refused
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --release --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --release --locked --no-deps
+
+demo: build tools ## Show backup, loss and recovery with a few nodes on this machine
+	SHADOWVAULT=$(abspath $(BINARY)) scripts/demo.sh
+
+install: build ## Install the program and its systemd unit below PREFIX (default /usr/local)
+	install -D -m 0755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/shadowvault
+	install -d $(DESTDIR)$(UNITDIR)
+	sed 's|/usr/local/bin/|$(PREFIX)/bin/|' deploy/shadowvault.service > $(DESTDIR)$(UNITDIR)/shadowvault.service
+	chmod 0644 $(DESTDIR)$(UNITDIR)/shadowvault.service
+
+clean: ## Remove everything that was built
+	$(CARGO) clean
+
+tools:
+	@missing=; \
+	for command in $(TOOL_COMMANDS); do \
+		command -v $$command >/dev/null 2>&1 || missing=1; \
+	done; \
+	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
+		{ apt-get install -y -qq $(TOOLS) || { apt-get update -qq && apt-get install -y -qq $(TOOLS); }; } \
+			</dev/null >/dev/null 2>&1 || echo 'note: $(TOOLS) could not be installed'; \
+	fi
+
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 20

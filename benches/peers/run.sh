@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# Compares ShadowVault with other backup tools and prints a Markdown table.
+#
+# usage: benches/peers/run.sh [CORPUS...]        (src random small vm; default: all)
+#   TOOLS="shadowvault restic"   tools, alternating within a round; also rustic, borg, borg-lz4
+#   RUNS=3                       rounds
+#   BENCH_DIR=/var/tmp/...       where corpora and repositories go: about 12 GiB with all corpora
+#   COLD=1                       drop the page cache before every step (needs root)
+#   SHADOWVAULT=/path            the program to measure (default: target/release/shadowvault)
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+cd "$here/../.."
+
+read -ra tools <<<"${TOOLS:-shadowvault restic}"
+runs=${RUNS:-3}
+dir=${BENCH_DIR:-/var/tmp/shadowvault-bench}
+corpora=("$@")
+((${#corpora[@]})) || corpora=(src random small vm)
+
+for tool in "${tools[@]}"; do
+    case $tool in
+    restic) package=restic ;;
+    borg*) package=borgbackup ;;
+    *) continue ;;
+    esac
+    if ! command -v "${tool%%-*}" >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        apt-get update -qq && apt-get install -y -qq "$package" >/dev/null
+    fi
+done </dev/null >&2
+
+for corpus in "${corpora[@]}"; do
+    # Made in full or not at all.
+    if [ ! -e "$dir/corpora/$corpus.made" ]; then
+        python3 "$here/corpus.py" "$dir/corpora" "$corpus" >&2
+        touch "$dir/corpora/$corpus.made"
+    fi
+done
+
+cache=warm
+[ -z "${COLD:-}" ] || cache=dropped
+out="$dir/$(date -u +%Y%m%dT%H%M%SZ).jsonl"
+mkdir -p "$dir/work"
+for ((round = 1; round <= runs; round++)); do
+    for corpus in "${corpora[@]}"; do
+        for tool in "${tools[@]}"; do
+            python3 "$here/peers.py" run "$tool" "$corpus" --corpora "$dir/corpora" --work "$dir/work" \
+                --out "$out" ${COLD:+--cold}
+        done
+    done
+done
+echo "Measured $(date -u +%F) on $(nproc) cores, $(uname -sr); medians of $runs; page cache $cache."
+echo
+python3 "$here/peers.py" table "$out"

@@ -1,0 +1,209 @@
+//! Long operations: what starts them, how far they are, how they ended.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::error::ApiError;
+use super::report::{BackupSummary, PathProblem, RepairReport, RestoreSummary, VerifyReport};
+
+/// Names a job within one run of a node.
+#[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct JobId(pub u64);
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+impl FromStr for JobId {
+    type Err = std::num::ParseIntError;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Self)
+    }
+}
+
+/// When a backup counts as finished.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WaitFor {
+    /// Once it is durable here.
+    #[default]
+    Local,
+    /// Once the wished number of holders confirmed it.
+    Copies,
+}
+
+/// `backup`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BackupRequest {
+    /// Absolute paths.
+    pub paths: Vec<PathBuf>,
+    /// Labels.
+    pub tags: Vec<String>,
+    /// Host name to record; the machine's own when absent.
+    pub host: Option<String>,
+    /// Do not cross into other file systems.
+    pub one_file_system: bool,
+    /// Read every file, changed or not.
+    pub force: bool,
+    /// When it counts as finished.
+    pub wait: WaitFor,
+    /// How long to wait for copies, in milliseconds; without end when absent.
+    pub wait_timeout_ms: Option<u64>,
+}
+
+/// `restore`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RestoreRequest {
+    /// Snapshot reference, with an optional `:PATH`.
+    pub snapshot: String,
+    /// Absolute directory to restore into.
+    pub target: PathBuf,
+    /// `never`, `if-changed`, `if-newer` or `always`; `never` when absent.
+    pub overwrite: Option<String>,
+    /// Leave owners alone.
+    pub no_owner: bool,
+    /// No setuid, devices, `security.*`.
+    pub no_privileged: bool,
+    /// Read back what was written; the node's configuration when absent.
+    pub verify: Option<bool>,
+    /// Also turn long runs of zero bytes into holes.
+    pub sparse: bool,
+}
+
+/// `verify`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct VerifyRequest {
+    /// One snapshot, or all when absent.
+    pub snapshot: Option<String>,
+    /// Presence and lengths only.
+    pub quick: bool,
+    /// Mend what is found from peers.
+    pub repair: bool,
+}
+
+/// `repair`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RepairRequest {
+    /// One snapshot, or all when absent.
+    pub snapshot: Option<String>,
+    /// Only tell what would be done.
+    pub dry_run: bool,
+}
+
+/// A long operation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum JobRequest {
+    /// Back up.
+    Backup(BackupRequest),
+    /// Restore.
+    Restore(RestoreRequest),
+    /// Verify, and mend if asked.
+    Verify(VerifyRequest),
+    /// Mend what is known or found to be damaged.
+    Repair(RepairRequest),
+}
+
+impl JobRequest {
+    /// Which kind of job this starts.
+    pub fn kind(&self) -> JobKind {
+        match self {
+            Self::Backup(_) => JobKind::Backup,
+            Self::Restore(_) => JobKind::Restore,
+            Self::Verify(_) => JobKind::Verify,
+            Self::Repair(_) => JobKind::Repair,
+        }
+    }
+}
+
+/// Kinds of jobs.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum JobKind {
+    /// Back up.
+    Backup,
+    /// Restore.
+    Restore,
+    /// Verify.
+    Verify,
+    /// Repair.
+    Repair,
+}
+
+/// Where a job stands.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum JobState {
+    /// At work.
+    Running,
+    /// Ended; the outcome tells how.
+    Done,
+    /// Ended with an error and no outcome.
+    Failed,
+    /// Stopped on request.
+    Cancelled,
+}
+
+/// How far a job is; restic's field names.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Progress {
+    /// Seconds since the job began.
+    pub seconds_elapsed: f64,
+    /// 0.0 to 1.0; 0 while the total is unknown.
+    pub percent_done: f64,
+    /// Files in all, as far as known.
+    pub total_files: u64,
+    /// Files finished.
+    pub files_done: u64,
+    /// Bytes in all, as far as known.
+    pub total_bytes: u64,
+    /// Bytes finished.
+    pub bytes_done: u64,
+    /// Files that could not be handled so far.
+    pub error_count: u64,
+    /// What is being done, in a word or two.
+    pub stage: String,
+}
+
+/// How a job ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum JobOutcome {
+    /// Of a backup.
+    Backup(BackupSummary),
+    /// Of a restore.
+    Restore(RestoreSummary),
+    /// Of a verification.
+    Verify(VerifyReport),
+    /// Of a repair.
+    Repair(RepairReport),
+}
+
+/// A job as anyone may see it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobInfo {
+    /// Its name.
+    pub id: JobId,
+    /// Kind.
+    pub kind: JobKind,
+    /// State.
+    pub state: JobState,
+    /// How far it is.
+    pub progress: Progress,
+    /// Files that could not be handled; the first thousand.
+    pub problems: Vec<PathProblem>,
+    /// How it ended; absent while it runs or when it failed.
+    pub outcome: Option<JobOutcome>,
+    /// Why it failed, or why the outcome is less than was asked for (copies missing, files left out).
+    pub error: Option<ApiError>,
+}

@@ -1,0 +1,55 @@
+//! What one can ask a node: requests, answers, jobs, and the [`Service`] that gives them.
+//!
+//! The daemon's HTTP router and the command line both speak through this; a running node and a node opened for one
+//! command implement it alike. Types only: no I/O, no decisions.
+
+mod error;
+mod job;
+mod report;
+
+use std::future::Future;
+use std::pin::Pin;
+
+pub use error::ApiError;
+pub use job::{
+    BackupRequest, JobId, JobInfo, JobKind, JobOutcome, JobRequest, JobState, Progress, RepairRequest,
+    RestoreRequest, VerifyRequest, WaitFor,
+};
+pub use report::{
+    AddPeer, BackupSummary, EntryInfo, Health, Identity, PathProblem, PeerInfo, RebuildSummary, RepairReport,
+    RestoreSummary, SnapshotInfo, SnapshotQuery, Status, StorageStatus, TreeQuery, Verdict, VerifyAllReport,
+    VerifyOutcomeShape, VerifyReport, VerifySnapshotReport,
+};
+
+/// A boxed answer, so that the trait can be used as an object.
+pub type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, ApiError>> + Send + 'a>>;
+
+/// A node, near (in this process) or far (over the control socket).
+pub trait Service: Send + Sync {
+    /// Peer id, addresses, vault.
+    fn identity(&self) -> Reply<'_, Identity>;
+    /// The whole picture, verdict first.
+    fn status(&self) -> Reply<'_, Status>;
+    /// Component health.
+    fn health(&self) -> Reply<'_, Health>;
+    /// Allowed, pending and merely known peers.
+    fn peers(&self) -> Reply<'_, Vec<PeerInfo>>;
+    /// Allows a peer and dials it.
+    fn add_peer(&self, request: AddPeer) -> Reply<'_, PeerInfo>;
+    /// Removes a peer; it is disconnected at once.
+    fn remove_peer(&self, peer: String) -> Reply<'_, PeerInfo>;
+    /// Snapshots, oldest first.
+    fn snapshots(&self, query: SnapshotQuery) -> Reply<'_, Vec<SnapshotInfo>>;
+    /// Entries of one directory of a snapshot (or all below it).
+    fn list(&self, query: TreeQuery) -> Reply<'_, Vec<EntryInfo>>;
+    /// Starts a long operation.
+    fn start(&self, request: JobRequest) -> Reply<'_, JobId>;
+    /// How a job is doing.
+    fn job(&self, id: JobId) -> Reply<'_, JobInfo>;
+    /// All jobs this node remembers, newest first.
+    fn jobs(&self) -> Reply<'_, Vec<JobInfo>>;
+    /// Asks a job to stop; what it has done is kept.
+    fn cancel(&self, id: JobId) -> Reply<'_, ()>;
+    /// Opens the vault's keys in a node that runs locked.
+    fn unlock(&self, passphrase: String) -> Reply<'_, ()>;
+}

@@ -1,0 +1,381 @@
+//! Answers: identity, status, peers, snapshots, and the results of jobs.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::{ChunkId, PackId, PeerId, SnapshotId, VaultId};
+
+/// `id`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Identity {
+    /// This node on the network.
+    pub peer_id: PeerId,
+    /// Full multiaddrs to reach it.
+    pub addresses: Vec<String>,
+    /// The vault whose device it is; absent on a storage-only node.
+    pub vault_id: Option<VaultId>,
+}
+
+/// One word for how things stand.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// All is well.
+    Ok,
+    /// Something is missing or damaged.
+    AtRisk,
+    /// The vault's keys are locked: no backups, but storing for others goes on.
+    Locked,
+}
+
+/// Bytes and packs on this disk.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct StorageStatus {
+    /// Own packs on this disk.
+    pub own_packs: u64,
+    /// Their bytes.
+    pub own_bytes: u64,
+    /// Packs kept for others.
+    pub foreign_packs: u64,
+    /// Their bytes.
+    pub foreign_bytes: u64,
+    /// What others may store here in all, in bytes.
+    pub lend: u64,
+    /// Chunks in the index.
+    pub chunks: u64,
+    /// Free bytes on the disk.
+    pub disk_free: u64,
+}
+
+/// `status`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// In a word.
+    pub verdict: Verdict,
+    /// Each thing that is not well, ending with the command that helps.
+    pub problems: Vec<String>,
+    /// Program version.
+    pub version: String,
+    /// Seconds since the node started; 0 when no daemon runs.
+    pub uptime_seconds: u64,
+    /// Who this is.
+    pub identity: Identity,
+    /// Snapshots of the vault.
+    pub snapshots: u64,
+    /// Snapshots that have the wished number of copies.
+    pub snapshots_safe: u64,
+    /// The newest snapshot.
+    pub last_snapshot: Option<SnapshotInfo>,
+    /// Own bytes that have fewer copies than wished.
+    pub under_replicated_bytes: u64,
+    /// Wished number of copies.
+    pub copies_wanted: u32,
+    /// When verification last ended, RFC 3339.
+    pub last_verify: Option<String>,
+    /// Disk.
+    pub storage: StorageStatus,
+    /// Peers.
+    pub peers: Vec<PeerInfo>,
+    /// Running jobs.
+    pub jobs: Vec<super::JobInfo>,
+}
+
+/// `/health`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Health {
+    /// `ok`, `degraded` or `shutting_down`.
+    pub status: String,
+    /// Seconds.
+    pub uptime: u64,
+    /// State of `database`, `p2p`, `storage`, `scheduler`.
+    pub components: BTreeMap<String, String>,
+}
+
+/// `peers add`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddPeer {
+    /// Multiaddr that ends with `/p2p/ID`.
+    pub address: String,
+    /// A name for people.
+    #[serde(default)]
+    pub name: Option<String>,
+}
+
+/// One peer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PeerInfo {
+    /// Who.
+    pub id: PeerId,
+    /// A name for people.
+    pub name: Option<String>,
+    /// `allowed`, `pending` (dialled us, not allowed) or `bootstrap`.
+    pub standing: String,
+    /// Connected now.
+    pub connected: bool,
+    /// Known addresses, last good first.
+    pub addresses: Vec<String>,
+    /// RFC 3339; absent when never seen.
+    pub last_seen: Option<String>,
+    /// Last failure to reach it.
+    pub last_error: Option<String>,
+    /// Own packs that it has receipted.
+    pub packs_held: u64,
+    /// Their bytes.
+    pub bytes_held: u64,
+    /// Packs kept here for it.
+    pub packs_stored: u64,
+    /// Their bytes.
+    pub bytes_stored: u64,
+}
+
+/// Filters of `snapshots`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SnapshotQuery {
+    /// Only this host.
+    pub host: Option<String>,
+    /// Only with this tag.
+    pub tag: Option<String>,
+    /// Only with this path among the backed-up ones.
+    pub path: Option<String>,
+    /// Only the newest so many.
+    pub latest: Option<usize>,
+}
+
+/// One snapshot.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SnapshotInfo {
+    /// Its id.
+    pub id: SnapshotId,
+    /// First eight digits.
+    pub short_id: String,
+    /// RFC 3339.
+    pub time: String,
+    /// Host it was made on.
+    pub hostname: String,
+    /// Backed-up paths (bytes that are not UTF-8 replaced).
+    pub paths: Vec<String>,
+    /// Labels.
+    pub tags: Vec<String>,
+    /// What it was compared with.
+    pub parent: Option<SnapshotId>,
+    /// Regular files.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Distinct holders that confirmed everything it needs.
+    pub copies: u32,
+    /// Wished number.
+    pub copies_wanted: u32,
+    /// Every chosen file could be read.
+    pub complete: bool,
+    /// Name of the device that made it.
+    pub device: String,
+}
+
+/// What `ls` asks.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TreeQuery {
+    /// Snapshot reference, with an optional `:PATH`.
+    pub snapshot: String,
+    /// All levels below.
+    pub recursive: bool,
+}
+
+/// One entry of a snapshot.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EntryInfo {
+    /// Absolute path (bytes that are not UTF-8 replaced).
+    pub path: String,
+    /// `file`, `dir`, `symlink`, `fifo`, `socket`, `chardev`, `dev`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Owner's name, if known.
+    pub user: String,
+    /// Group's name, if known.
+    pub group: String,
+    /// Bytes.
+    pub size: u64,
+    /// RFC 3339.
+    pub mtime: String,
+    /// Of a symlink.
+    pub target: Option<String>,
+}
+
+/// A path that could not be handled.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PathProblem {
+    /// Which.
+    pub path: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// Result of a backup; restic's field names.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BackupSummary {
+    /// The new snapshot.
+    pub snapshot_id: String,
+    /// Files not in the parent.
+    pub files_new: u64,
+    /// Files that differ from the parent.
+    pub files_changed: u64,
+    /// Files taken over from the parent unread.
+    pub files_unmodified: u64,
+    /// Directories not in the parent.
+    pub dirs_new: u64,
+    /// New plaintext bytes.
+    pub data_added: u64,
+    /// Bytes of new packs.
+    pub data_added_packed: u64,
+    /// Files in all.
+    pub total_files_processed: u64,
+    /// Their bytes.
+    pub total_bytes_processed: u64,
+    /// Seconds.
+    pub total_duration: f64,
+    /// Files that could not be read.
+    pub unreadable: u64,
+    /// Files that changed while they were read.
+    pub inconsistent: u64,
+    /// Distinct holders of everything it needs, when the job ended.
+    pub copies: u32,
+    /// Wished number.
+    pub copies_wanted: u32,
+}
+
+/// Result of a restore.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RestoreSummary {
+    /// Where from.
+    pub snapshot_id: String,
+    /// Files written.
+    pub files_restored: u64,
+    /// Directories made.
+    pub dirs_restored: u64,
+    /// Symlinks, devices, FIFOs, hard links made.
+    pub others_restored: u64,
+    /// Entries left alone because something was there.
+    pub skipped: u64,
+    /// Bytes written.
+    pub bytes_restored: u64,
+    /// Bytes pulled from peers.
+    pub bytes_fetched: u64,
+    /// Entries that could not be restored.
+    pub failed: u64,
+    /// Files read back and compared.
+    pub files_verified: u64,
+    /// Seconds.
+    pub total_duration: f64,
+}
+
+/// One snapshot in a verification over all.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct VerifySnapshotReport {
+    /// Which.
+    pub snapshot_id: String,
+    /// Distinct chunks it needs.
+    pub total_chunks: u64,
+    /// Of those, present and sound.
+    pub verified_chunks: u64,
+    /// Not in any readable pack.
+    pub missing_chunks: Vec<ChunkId>,
+    /// There, but damaged.
+    pub corrupted_chunks: Vec<ChunkId>,
+    /// The record is signed by a certified device.
+    pub signature_valid: bool,
+    /// Nothing is wrong with it.
+    pub success: bool,
+}
+
+/// A verification over all snapshots.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct VerifyAllReport {
+    /// Snapshots looked at.
+    pub total_snapshots: u64,
+    /// Of those, without fault.
+    pub valid_snapshots: u64,
+    /// With a fault.
+    pub invalid_snapshots: u64,
+    /// 100 × valid / total; 100 when there are none.
+    pub health_percentage: f64,
+    /// Each.
+    pub snapshots: Vec<VerifySnapshotReport>,
+}
+
+/// Result of `verify`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum VerifyOutcomeShape {
+    /// Of one snapshot.
+    One(VerifySnapshotReport),
+    /// Of all.
+    All(VerifyAllReport),
+}
+
+/// Result of `verify`, with what happened to the packs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct VerifyReport {
+    /// Per snapshot.
+    #[serde(flatten)]
+    pub result: VerifyOutcomeShape,
+    /// Packs read.
+    pub packs_checked: u64,
+    /// Bytes read.
+    pub bytes_checked: u64,
+    /// Packs that are damaged or missing here (own and kept for others).
+    pub damaged_packs: Vec<PackId>,
+    /// Seconds.
+    pub total_duration: f64,
+    /// Of `--repair`.
+    pub repair: Option<RepairReport>,
+}
+
+/// Result of a repair.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RepairReport {
+    /// Chunks that are sound again.
+    pub repaired_chunks: u64,
+    /// Chunks for which no source was found.
+    pub unrepaired_chunks: u64,
+    /// Packs that are sound again.
+    pub repaired_packs: u64,
+    /// Packs for which no source was found.
+    pub unrepaired_packs: Vec<PackId>,
+    /// Bytes pulled, by peer.
+    pub sources: BTreeMap<String, u64>,
+    /// Bytes pulled in all.
+    pub bytes_fetched: u64,
+    /// What would be done, or was done, pack by pack.
+    pub plan: Vec<String>,
+}
+
+/// Result of `rebuild-index`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RebuildSummary {
+    /// Packs read.
+    pub packs: u64,
+    /// Chunks found.
+    pub chunks: u64,
+    /// Snapshots found.
+    pub snapshots: u64,
+    /// Heads found.
+    pub heads: u64,
+    /// Files that could not be read and were left where they are.
+    pub unreadable: Vec<String>,
+    /// Keys were at hand, so that own chunks are indexed.
+    pub with_keys: bool,
+}

@@ -1,0 +1,63 @@
+//! Rules between keys, and the refusal of keys that do nothing yet.
+
+use super::key::{Key, State};
+use super::mistake::Fault;
+use super::table::Settings;
+use crate::base::format_duration;
+
+/// A value that does not fit another one.
+pub(super) struct Conflict {
+    /// The key that is most probably wrong.
+    pub key: &'static str,
+    /// The key it is compared with.
+    pub other: &'static str,
+    pub fault: Fault,
+}
+
+/// Every broken rule between keys.
+pub(super) fn conflicts(settings: &Settings) -> Vec<Conflict> {
+    let Settings { snapshot, security, p2p, .. } = settings;
+    let rules = [
+        (
+            snapshot.min_chunk_size <= snapshot.avg_chunk_size,
+            ("snapshot.min_chunk_size", snapshot.min_chunk_size.to_string()),
+            "at most",
+            ("snapshot.avg_chunk_size", snapshot.avg_chunk_size.to_string()),
+        ),
+        (
+            snapshot.avg_chunk_size <= snapshot.max_chunk_size,
+            ("snapshot.max_chunk_size", snapshot.max_chunk_size.to_string()),
+            "at least",
+            ("snapshot.avg_chunk_size", snapshot.avg_chunk_size.to_string()),
+        ),
+        (
+            security.requests_per_second <= security.burst_size,
+            ("security.burst_size", security.burst_size.to_string()),
+            "at least",
+            ("security.requests_per_second", security.requests_per_second.to_string()),
+        ),
+        (
+            p2p.reconnect_backoff <= p2p.max_reconnect_backoff,
+            ("p2p.max_reconnect_backoff", format_duration(p2p.max_reconnect_backoff)),
+            "at least",
+            ("p2p.reconnect_backoff", format_duration(p2p.reconnect_backoff)),
+        ),
+    ];
+    rules
+        .into_iter()
+        .filter(|(holds, ..)| !holds)
+        .map(|(_, (key, found), relation, (other, value))| {
+            let rule = format!("it must be {relation} {other}, {value}");
+            Conflict { key, other, fault: Fault::Conflict { found, rule } }
+        })
+        .collect()
+}
+
+/// Whether `key` was given a value that this version cannot honour.
+pub(super) fn unavailable(key: &Key, settings: &Settings, defaults: &Settings) -> Option<Fault> {
+    let changed = (key.show)(settings) != (key.show)(defaults);
+    (key.state == State::NotYet && changed).then(|| {
+        let default = if key.default.is_empty() { "\"\"" } else { key.default };
+        Fault::Unavailable { default: default.to_owned() }
+    })
+}

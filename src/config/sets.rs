@@ -1,0 +1,228 @@
+//! Backup sets: what is backed up together, when, and what runs around it.
+
+use serde_json::json;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::key::{Allowed, Shape, Wrong};
+use super::kind::{Absolute, Filled, Kind, Scalar, Span, wrong};
+use super::list::{List, each};
+use super::mistake::{Fault, nearest};
+use super::node::{Node, Value};
+
+/// What is backed up together.
+#[derive(Clone, PartialEq, Debug)]
+pub struct BackupSet {
+    /// Its name, unique among the sets.
+    pub id: String,
+    /// Absolute paths; at least one.
+    pub paths: Vec<PathBuf>,
+    /// Gitignore patterns.
+    pub exclude: Vec<String>,
+    /// Tags that its snapshots carry.
+    pub tags: Vec<String>,
+    /// When it runs.
+    pub when: When,
+    /// Commands around it.
+    pub hooks: Hooks,
+}
+
+/// When a backup set runs.
+#[derive(Clone, PartialEq, Debug)]
+pub enum When {
+    /// This long after it last began.
+    Every(Duration),
+    /// By a cron expression of five fields, in local time.
+    Cron(String),
+}
+
+/// Commands as argument lists; empty means none.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Hooks {
+    /// Before the backup; its failure stops the backup.
+    pub before: Vec<String>,
+    /// After the backup, however it ended.
+    pub after: Vec<String>,
+    /// After a backup that worked.
+    pub success: Vec<String>,
+    /// After a backup that failed.
+    pub failure: Vec<String>,
+}
+
+/// `backup_sets`.
+pub(super) struct Sets;
+
+impl Kind for Sets {
+    type Value = Vec<BackupSet>;
+    const SHAPE: Shape = Shape::Sets;
+
+    fn read(node: &Node, _: Allowed) -> Result<Vec<BackupSet>, Vec<Wrong>> {
+        let Value::List(items) = &node.value else {
+            return Err(vec![wrong(node, "a list of backup sets".to_owned())]);
+        };
+        let sets = each(items, read_set)?;
+        let twice =
+            sets.iter().enumerate().find(|(i, set)| sets[..*i].iter().any(|before| before.id == set.id));
+        match twice {
+            None => Ok(sets),
+            Some((i, set)) => {
+                let rule = "every backup set has an id of its own".to_owned();
+                let fault = Fault::Conflict { found: format!("{:?}", set.id), rule };
+                Err(vec![Wrong { below: format!("[{}].id", i + 1), mark: items[i].mark, fault }])
+            }
+        }
+    }
+
+    fn show(sets: &Vec<BackupSet>) -> String {
+        let shown: Vec<_> = sets.iter().map(show_set).collect();
+        serde_json::Value::from(shown).to_string()
+    }
+}
+
+fn show_set(set: &BackupSet) -> serde_json::Value {
+    let mut shown = json!({ "id": set.id, "paths": set.paths, "exclude": set.exclude, "tags": set.tags,
+        "hooks": { "before": set.hooks.before, "after": set.hooks.after,
+                   "success": set.hooks.success, "failure": set.hooks.failure } });
+    match &set.when {
+        When::Every(span) => shown["every"] = Span::print(span).into(),
+        When::Cron(line) => shown["cron"] = line.clone().into(),
+    }
+    shown
+}
+
+fn read_set(node: &Node) -> Result<BackupSet, Vec<Wrong>> {
+    let mut fields = Fields::of(node, &["id", "paths", "exclude", "tags", "every", "cron", "hooks"])?;
+    let id = fields.required::<Filled>("id");
+    let paths = fields.required::<List<Absolute>>("paths");
+    let exclude = fields.optional::<List<Filled>>("exclude");
+    let tags = fields.optional::<List<Filled>>("tags");
+    let given = [fields.take("every").is_some(), fields.take("cron").is_some()];
+    let every = fields.optional::<Every>("every").map(When::Every);
+    let when = every.or(fields.optional::<Cron>("cron").map(When::Cron));
+    let hooks = fields.take("hooks").map(|node| fields.keep("hooks", read_hooks(node)));
+    match given {
+        [true, true] => fields.refuse("", node, "every and cron", "one of them, not both"),
+        [false, false] => fields.refuse("", node, "neither every nor cron", "one of them"),
+        _ => {}
+    }
+    if paths.as_ref().is_some_and(Vec::is_empty) {
+        fields.refuse(".paths", node, "an empty list", "at least one path");
+    }
+    match (id, paths, when, fields.mistakes.is_empty()) {
+        (Some(id), Some(paths), Some(when), true) => Ok(BackupSet {
+            id,
+            paths,
+            exclude: exclude.unwrap_or_default(),
+            tags: tags.unwrap_or_default(),
+            when,
+            hooks: hooks.flatten().unwrap_or_default(),
+        }),
+        _ => Err(fields.mistakes),
+    }
+}
+
+fn read_hooks(node: &Node) -> Result<Hooks, Vec<Wrong>> {
+    let mut fields = Fields::of(node, &["before", "after", "success", "failure"])?;
+    let mut list = |name| fields.optional::<List<Filled>>(name).unwrap_or_default();
+    let hooks = Hooks {
+        before: list("before"),
+        after: list("after"),
+        success: list("success"),
+        failure: list("failure"),
+    };
+    if fields.mistakes.is_empty() { Ok(hooks) } else { Err(fields.mistakes) }
+}
+
+/// A span that is long enough to be a rhythm.
+struct Every;
+
+impl Scalar for Every {
+    type Value = Duration;
+    const SHAPE: Shape = Shape::Duration;
+    fn expected() -> String {
+        "a duration of at least 1m".to_owned()
+    }
+    fn parse(text: &str) -> Option<Duration> {
+        Span::parse(text).filter(|span| *span >= Duration::from_secs(60))
+    }
+    fn print(value: &Duration) -> String {
+        Span::print(value)
+    }
+}
+
+/// A cron line; the scheduler reads its fields.
+struct Cron;
+
+impl Scalar for Cron {
+    type Value = String;
+    const SHAPE: Shape = Shape::Text;
+    fn expected() -> String {
+        "a cron expression of five fields (such as \"30 2 * * *\")".to_owned()
+    }
+    fn parse(text: &str) -> Option<String> {
+        let sound = |field: &str| field.chars().all(|c| c.is_ascii_alphanumeric() || "*/,-".contains(c));
+        let fields: Vec<_> = text.split_whitespace().collect();
+        (fields.len() == 5 && fields.into_iter().all(sound)).then(|| text.to_owned())
+    }
+    fn print(value: &String) -> String {
+        super::kind::quoted(value)
+    }
+}
+
+/// The entries of a mapping, and all mistakes met in it so far.
+struct Fields<'a> {
+    node: &'a Node,
+    entries: Vec<(&'a str, &'a Node)>,
+    mistakes: Vec<Wrong>,
+}
+
+impl<'a> Fields<'a> {
+    fn of(node: &'a Node, names: &[&'static str]) -> Result<Self, Vec<Wrong>> {
+        let Value::Map(entries) = &node.value else {
+            return Err(vec![wrong(node, format!("a mapping of {}", names.join(", ")))]);
+        };
+        let mut fields = Self { node, entries: Vec::new(), mistakes: Vec::new() };
+        for (name, value) in entries {
+            let fault = if !names.contains(&name.text.as_str()) {
+                Fault::Unknown { near: nearest(&name.text, names.iter().copied()).map(str::to_owned) }
+            } else if let Some((first, _)) = entries.iter().find(|(n, _)| n.text == name.text && n != name) {
+                Fault::Twice { first_line: first.mark.line }
+            } else {
+                fields.entries.push((&name.text, value));
+                continue;
+            };
+            fields.mistakes.push(Wrong { below: format!(".{}", name.text), mark: name.mark, fault });
+        }
+        Ok(fields)
+    }
+
+    fn take(&self, name: &str) -> Option<&'a Node> {
+        self.entries.iter().find(|(n, v)| *n == name && v.value != Value::Null).map(|(_, value)| *value)
+    }
+
+    fn optional<K: Kind>(&mut self, name: &str) -> Option<K::Value> {
+        let node = self.take(name)?;
+        self.keep(name, K::read(node, Allowed::Any))
+    }
+
+    fn required<K: Kind>(&mut self, name: &str) -> Option<K::Value> {
+        if self.take(name).is_none() {
+            let fault = Fault::Absent { expected: format!("{name} in every backup set") };
+            self.mistakes.push(Wrong { below: format!(".{name}"), mark: self.node.mark, fault });
+        }
+        self.optional::<K>(name)
+    }
+
+    fn keep<T>(&mut self, name: &str, read: Result<T, Vec<Wrong>>) -> Option<T> {
+        read.map_err(|found| {
+            self.mistakes
+                .extend(found.into_iter().map(|w| Wrong { below: format!(".{name}{}", w.below), ..w }));
+        })
+        .ok()
+    }
+
+    fn refuse(&mut self, below: &str, node: &Node, found: &str, expected: &str) {
+        let fault = Fault::Wrong { found: found.to_owned(), expected: expected.to_owned() };
+        self.mistakes.push(Wrong { below: below.to_owned(), mark: node.mark, fault });
+    }
+}

@@ -1,0 +1,113 @@
+//! Signatures: Ed25519 over (context, 0, body as received), a context string for each purpose.
+
+use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
+
+use super::keys::{DeviceKeys, NodeKey};
+use super::phrase::AdminKey;
+use crate::base::{Code, Coded};
+use crate::wire;
+
+/// What a signature is for; a signature made for one purpose never verifies for another.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Context {
+    /// The admin key certifies a device.
+    Certificate,
+    /// A device states what is live.
+    Head,
+    /// A device signs a sealed snapshot record.
+    Snapshot,
+    /// A node confirms what it stores.
+    Receipt,
+    /// The admin key proves a vault at a holder's door.
+    Door,
+}
+
+impl Context {
+    const fn text(self) -> &'static str {
+        match self {
+            Self::Certificate => "ShadowVault v1 device certificate",
+            Self::Head => "ShadowVault v1 head",
+            Self::Snapshot => "ShadowVault v1 snapshot record",
+            Self::Receipt => "ShadowVault v1 receipt",
+            Self::Door => "ShadowVault v1 door proof",
+        }
+    }
+
+    fn message(self, body: &[u8]) -> Vec<u8> {
+        [self.text().as_bytes(), &[0], body].concat()
+    }
+}
+
+/// A signature that does not verify.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("signature for {0:?} does not verify")]
+pub struct SignError(pub Context);
+
+impl Coded for SignError {
+    fn code(&self) -> Code {
+        Code::InvalidSignature
+    }
+}
+
+/// A key that can sign.
+pub trait SigningSecret {
+    #[doc(hidden)]
+    fn key(&self) -> &SigningKey;
+}
+
+impl SigningSecret for AdminKey {
+    fn key(&self) -> &SigningKey {
+        self.signing()
+    }
+}
+
+impl SigningSecret for DeviceKeys {
+    fn key(&self) -> &SigningKey {
+        &self.signing
+    }
+}
+
+impl SigningSecret for NodeKey {
+    fn key(&self) -> &SigningKey {
+        self.signing()
+    }
+}
+
+/// Signs `body` for `context`.
+pub fn sign(key: &impl SigningSecret, context: Context, body: Vec<u8>) -> wire::Signed {
+    let signature = key.key().sign(&context.message(&body));
+    wire::Signed { body, signature: signature.to_bytes().to_vec() }
+}
+
+/// Checks that the owner of `public_key` signed `signed` for `context`, and returns the body.
+pub fn verify<'a>(
+    public_key: &[u8; 32],
+    context: Context,
+    signed: &'a wire::Signed,
+) -> Result<&'a [u8], SignError> {
+    let key = VerifyingKey::from_bytes(public_key).map_err(|_| SignError(context))?;
+    let signature = Signature::from_slice(&signed.signature).map_err(|_| SignError(context))?;
+    key.verify_strict(&context.message(&signed.body), &signature).map_err(|_| SignError(context))?;
+    Ok(&signed.body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signature_holds_for_its_key_context_and_body_only() {
+        let (key, other) = (NodeKey::generate(), NodeKey::generate());
+        let signed = sign(&key, Context::Receipt, b"body".to_vec());
+        let public = key.peer_id();
+        assert_eq!(verify(public.as_bytes(), Context::Receipt, &signed), Ok(b"body".as_slice()));
+        assert!(verify(public.as_bytes(), Context::Head, &signed).is_err());
+        assert!(verify(other.peer_id().as_bytes(), Context::Receipt, &signed).is_err());
+        let altered = wire::Signed { body: b"bodY".to_vec(), ..signed.clone() };
+        assert!(verify(public.as_bytes(), Context::Receipt, &altered).is_err());
+        for length in [0, 63, 65] {
+            let cut = wire::Signed { signature: vec![1; length], ..signed.clone() };
+            assert!(verify(public.as_bytes(), Context::Receipt, &cut).is_err());
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! Reading files in walk order and cutting them into batches of chunks.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+
+use crossbeam_channel::{Receiver, Sender, TryRecvError};
+
+use crate::base::limit;
+use crate::chunker::Cutter;
+use crate::engine::error::EngineError;
+use crate::engine::monitor::Monitor;
+use crate::fs::{FileStamp, Segment, SourceFile, open_file};
+use crate::wire;
+
+/// Plaintext in one batch, apart from one largest chunk more.
+const BATCH_BYTES: usize = limit::MIB;
+/// Entries in one batch: keeps batches of empty files from growing without end.
+const BATCH_ITEMS_MAX: usize = 4096;
+/// How often a file that changes while it is read is read again.
+const RETRIES: u32 = 2;
+
+/// A file to be read.
+pub(super) struct FileJob {
+    pub(super) path: PathBuf,
+    /// As the walk saw it.
+    pub(super) stamp: FileStamp,
+}
+
+/// One step of a file's content, in order.
+pub(super) enum Item {
+    /// Plaintext of one chunk: a range of the batch's buffer.
+    Chunk { start: usize, end: usize },
+    /// Zeros that take no room on the disk.
+    Hole(u64),
+    /// The file changed: forget its content so far, it comes again.
+    Again,
+    /// The file is complete.
+    End(FileEnd),
+}
+
+/// How reading a file ended.
+pub(super) struct FileEnd {
+    /// Content read, in bytes.
+    pub(super) size: u64,
+    /// It changed while it was read, each time.
+    pub(super) inconsistent: bool,
+    /// It could not be read to its end.
+    pub(super) error: Option<std::io::Error>,
+}
+
+/// Consecutive items with their plaintext.
+pub(super) struct Batch {
+    pub(super) number: u64,
+    pub(super) buffer: Vec<u8>,
+    pub(super) items: Vec<Item>,
+}
+
+/// Cuts files into batches. One buffer circulates for each token.
+pub(super) struct Feeder<'a> {
+    cutter: &'a Cutter,
+    monitor: &'a Monitor,
+    batches: Sender<Batch>,
+    /// Empty buffers; taking one is the right to have another batch under way.
+    buffers: Receiver<Vec<u8>>,
+    current: Batch,
+    /// End of plaintext already cut in the current buffer.
+    cut: usize,
+}
+
+impl<'a> Feeder<'a> {
+    pub(super) fn new(
+        cutter: &'a Cutter,
+        monitor: &'a Monitor,
+        batches: Sender<Batch>,
+        buffers: Receiver<Vec<u8>>,
+    ) -> Result<Self, EngineError> {
+        let buffer = buffers.recv().map_err(|_| EngineError::Stopped)?;
+        let current = Batch { number: 0, buffer, items: Vec::new() };
+        Ok(Self { cutter, monitor, batches, buffers, current, cut: 0 })
+    }
+
+    /// Reads all files that come; flushes whenever the walk is slower than the reading.
+    pub(super) fn run(mut self, jobs: &Receiver<FileJob>) -> Result<(), EngineError> {
+        loop {
+            let job = match jobs.try_recv() {
+                Ok(job) => job,
+                Err(TryRecvError::Empty) => {
+                    // Nobody may wait for a batch that waits for the next file.
+                    self.flush()?;
+                    match jobs.recv() {
+                        Ok(job) => job,
+                        Err(_) => return Ok(()),
+                    }
+                }
+                Err(TryRecvError::Disconnected) => return self.flush(),
+            };
+            self.monitor.go_on()?;
+            self.file(&job)?;
+        }
+    }
+
+    fn file(&mut self, job: &FileJob) -> Result<(), EngineError> {
+        let mut expected = job.stamp.clone();
+        for attempt in 0.. {
+            let (size, before, after) = match self.read_once(job)? {
+                Ok(read) => read,
+                Err(error) => {
+                    return self.item(Item::End(FileEnd {
+                        size: 0,
+                        inconsistent: false,
+                        error: Some(error),
+                    }));
+                }
+            };
+            // Against what the walk saw as well: the node's metadata comes from there.
+            let steady = before == after && (attempt > 0 || same_content(&before, &expected));
+            if steady || attempt >= RETRIES {
+                let inconsistent = !steady;
+                return self.item(Item::End(FileEnd { size, inconsistent, error: None }));
+            }
+            expected = after;
+            self.item(Item::Again)?;
+        }
+        Ok(())
+    }
+
+    /// Reads the file once: bytes of it, stamp before, stamp after.
+    fn read_once(
+        &mut self,
+        job: &FileJob,
+    ) -> Result<std::io::Result<(u64, FileStamp, FileStamp)>, EngineError> {
+        let opened = open_file(&job.path).and_then(|file| Ok((file.stat()?, file)));
+        let (before, file) = match opened {
+            Ok(opened) => opened,
+            Err(error) => return Ok(Err(error)),
+        };
+        let mut size = 0;
+        for segment in file.segments().collect::<VecDeque<_>>() {
+            match segment {
+                Segment::Hole { len, .. } => {
+                    self.item(Item::Hole(len))?;
+                    size += len;
+                }
+                Segment::Data { offset, len } => match self.data(&file, offset, len)? {
+                    Ok(read) => size += read,
+                    Err(error) => return Ok(Err(error)),
+                },
+            }
+        }
+        Ok(file.stat().map(|after| (size, before, after)))
+    }
+
+    /// Cuts one run of data; returns the bytes read, fewer when the file was truncated meanwhile.
+    fn data(
+        &mut self,
+        file: &SourceFile,
+        offset: u64,
+        length: u64,
+    ) -> Result<std::io::Result<u64>, EngineError> {
+        let look_ahead = self.cutter.sizes().max();
+        let mut done = 0;
+        loop {
+            let pending = self.current.buffer.len() - self.cut;
+            let room = BATCH_BYTES.saturating_sub(self.cut).max(look_ahead).saturating_sub(pending);
+            let want = room.min(usize::try_from(length - done).unwrap_or(usize::MAX));
+            let start = self.current.buffer.len();
+            self.current.buffer.resize(start + want, 0);
+            let read = match file.read_at(offset + done, &mut self.current.buffer[start..]) {
+                Ok(read) => read,
+                Err(error) => {
+                    self.current.buffer.truncate(self.cut);
+                    return Ok(Err(error));
+                }
+            };
+            self.current.buffer.truncate(start + read);
+            done += read as u64;
+            let ended = done == length || read < want;
+            self.cut_chunks(if ended { 1 } else { look_ahead })?;
+            if ended {
+                return Ok(Ok(done));
+            }
+            self.monitor.go_on()?;
+            self.flush_keeping_rest()?;
+        }
+    }
+
+    /// Cuts while at least `enough` bytes are uncut.
+    fn cut_chunks(&mut self, enough: usize) -> Result<(), EngineError> {
+        while self.current.buffer.len() - self.cut >= enough {
+            let length = self.cutter.cut(&self.current.buffer[self.cut..]);
+            let start = self.cut;
+            self.cut += length;
+            self.current.items.push(Item::Chunk { start, end: self.cut });
+        }
+        Ok(())
+    }
+
+    fn item(&mut self, item: Item) -> Result<(), EngineError> {
+        self.current.items.push(item);
+        let full = self.current.buffer.len() >= BATCH_BYTES || self.current.items.len() >= BATCH_ITEMS_MAX;
+        if full { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<(), EngineError> {
+        if self.current.items.is_empty() { Ok(()) } else { self.flush_keeping_rest() }
+    }
+
+    /// Sends the batch; uncut bytes move to the next one.
+    fn flush_keeping_rest(&mut self) -> Result<(), EngineError> {
+        let mut next = self.buffers.recv().map_err(|_| EngineError::Stopped)?;
+        next.clear();
+        next.extend_from_slice(&self.current.buffer[self.cut..]);
+        self.current.buffer.truncate(self.cut);
+        self.cut = 0;
+        let number = self.current.number + 1;
+        let batch = std::mem::replace(&mut self.current, Batch { number, buffer: next, items: Vec::new() });
+        self.batches.send(batch).map_err(|_| EngineError::Stopped)
+    }
+}
+
+/// The content is the same as far as size and time tell (a change of metadata alone does not matter here).
+fn same_content(a: &FileStamp, b: &FileStamp) -> bool {
+    a.size == b.size && a.mtime == b.mtime && a.inode == b.inode
+}
+
+/// Stamp of a file as the walk recorded it.
+pub(super) fn stamp(node: &wire::Node) -> FileStamp {
+    FileStamp::of_node(node)
+}

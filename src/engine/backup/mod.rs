@@ -1,0 +1,251 @@
+//! Backing up: walk ∥ read and cut ∥ hash, compress, seal ∥ write, bounded in bytes.
+//!
+//! ```text
+//! survey ──files──▶ feeder ──batches──▶ workers ──steps──▶ assembler ──trees─┐
+//!    └────────────────────events────────────────────────────▲                 │
+//!                                          workers ──sealed chunks──▶ packer ◀┘ ──packs──▶ writer
+//! ```
+//! Batches are numbered and put back in order, so that the assembler sees contents in walk order and trees come
+//! out the same whatever the threads do. At most `tokens` batches are under way: a batch's buffer goes back to the
+//! feeder only when its steps are consumed. Nothing waits in a circle: the oldest batch can always be finished.
+
+mod assemble;
+mod feed;
+mod packer;
+mod sealing;
+mod survey;
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use crossbeam_channel::bounded;
+use prost::Message;
+
+use super::error::EngineError;
+use super::heads::{VaultView, publish_next_head};
+use super::monitor::Monitor;
+use super::rebuild::adopt_unindexed;
+use super::vault::Vault;
+use crate::base::{SnapshotId, limit};
+use crate::fs::{Walk, WalkOptions};
+use crate::snapshot::{PeerAddress, RecordError, Snapshot, seal_record};
+use crate::store::PackNumber;
+use crate::wire;
+use assemble::{Assembled, Assembler, TreeSealer};
+use feed::Feeder;
+use packer::Packer;
+use survey::Survey;
+
+/// Entries between walk and assembler; a node is a few hundred bytes.
+const EVENTS_MAX: usize = 1024;
+/// Full packs waiting for the writer, beside the one it writes.
+const PACKS_WAITING_MAX: usize = 1;
+
+/// What to back up.
+#[derive(Debug, Clone, Default)]
+pub struct BackupOptions {
+    /// Absolute paths.
+    pub paths: Vec<PathBuf>,
+    /// Labels.
+    pub tags: Vec<String>,
+    /// Host to record.
+    pub hostname: String,
+    /// User to record.
+    pub username: String,
+    /// Do not cross into other file systems.
+    pub one_file_system: bool,
+    /// Read every file.
+    pub force: bool,
+    /// Where the vault's holders can be dialled; goes into the head.
+    pub holders: Vec<PeerAddress>,
+}
+
+/// A finished backup.
+#[derive(Debug, Clone)]
+pub struct BackupResult {
+    /// The new snapshot.
+    pub snapshot: SnapshotId,
+    /// What was counted.
+    pub counts: wire::SnapshotCounts,
+    /// Packs it needs.
+    pub packs: HashSet<PackNumber>,
+}
+
+/// Backs up `options.paths`. The snapshot is durable, and in this device's newest head, when this returns `Ok`.
+///
+/// # Errors
+/// A path that does not exist, a full disk, [`EngineError::Cancelled`]. What was sealed until then stays and is not
+/// sealed again by the next run. Files that cannot be read are no error: they are counted and listed.
+pub fn backup(
+    vault: &Vault,
+    options: &BackupOptions,
+    monitor: &Monitor,
+) -> Result<BackupResult, EngineError> {
+    let (started, began) = (vault.clock.now(), Instant::now());
+    monitor.enter("backing up");
+    let skip = vec![vault.store.dir().to_owned()];
+    let walk_options =
+        WalkOptions { one_file_system: options.one_file_system, skip, ..WalkOptions::default() };
+    let walk = Walk::new(&options.paths, walk_options)?;
+    adopt_unindexed(vault, monitor)?;
+    let view = VaultView::load(vault)?;
+    let paths = path_bytes(&options.paths);
+    let parent = view.parent_for(&options.hostname, &paths);
+    let done = run_pipeline(vault, walk, parent, options.force, monitor, |sealer, assembled| {
+        // Paths that do not fit the record go into a chunk, which must be in a pack before the record is signed.
+        let listed = wire::PathList { paths: paths.clone() }.encode_to_vec();
+        let fits = listed.len() <= limit::RECORD_BYTES / 2;
+        let paths_list = if fits { None } else { Some(sealer.seal(&listed)?) };
+        Ok((assembled, paths_list))
+    })?;
+    let (assembled, paths_list) = done.value;
+    let mut counts = assembled.counts;
+    counts.data_added = done.added;
+    counts.data_added_packed = done.packed;
+    counts.duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let info = wire::Snapshot {
+        version: 1,
+        device: vault.device().as_bytes().to_vec(),
+        time_ms: started.as_millis(),
+        tree: assembled.root.as_bytes().to_vec(),
+        parent: parent.map_or_else(Vec::new, |parent| parent.id.as_bytes().to_vec()),
+        paths: if paths_list.is_some() { Vec::new() } else { paths },
+        hostname: options.hostname.clone(),
+        username: options.username.clone(),
+        tags: options.tags.clone(),
+        counts: Some(counts),
+        unreadable: assembled.unreadable.map_or_else(Vec::new, |id| id.as_bytes().to_vec()),
+        paths_list: paths_list.map_or_else(Vec::new, |id| id.as_bytes().to_vec()),
+        program: concat!("shadowvault ", env!("CARGO_PKG_VERSION")).to_owned(),
+        ..Default::default()
+    };
+    monitor.enter("writing the snapshot");
+    let snapshot = publish_snapshot(vault, &info)?;
+    vault.store.set_snapshot_packs(snapshot, &done.packs)?;
+    publish_next_head(vault, &[snapshot], &options.holders)?;
+    Ok(BackupResult { snapshot, counts, packs: done.packs })
+}
+
+fn path_bytes(paths: &[PathBuf]) -> Vec<Vec<u8>> {
+    use std::os::unix::ffi::OsStrExt;
+    let mut paths: Vec<Vec<u8>> = paths.iter().map(|path| path.as_os_str().as_bytes().to_vec()).collect();
+    paths.sort_unstable();
+    paths.dedup();
+    paths
+}
+
+fn publish_snapshot(vault: &Vault, info: &wire::Snapshot) -> Result<SnapshotId, EngineError> {
+    let (id, bytes) = match seal_record(info, &vault.keyring.vault, &vault.keyring.device) {
+        // Tags of absurd length: the limit is the record's.
+        Err(RecordError::TooLong(length)) => return Err(RecordError::TooLong(length).into()),
+        other => other?,
+    };
+    vault.store.publish_snapshot(id, &bytes)?;
+    Ok(id)
+}
+
+struct PipelineResult<T> {
+    value: T,
+    packs: HashSet<PackNumber>,
+    added: u64,
+    packed: u64,
+}
+
+/// Runs all stages; `close` may seal further tree chunks once the root is known.
+fn run_pipeline<T: Send>(
+    vault: &Vault,
+    walk: Walk,
+    parent: Option<&Snapshot>,
+    force: bool,
+    monitor: &Monitor,
+    close: impl FnOnce(&mut TreeSealer<'_>, Assembled) -> Result<T, EngineError> + Send,
+) -> Result<PipelineResult<T>, EngineError> {
+    let workers = vault.options.workers.max(1);
+    // A batch is 1 MiB and at most one largest chunk; two for each worker and two around them keep all busy.
+    let tokens = workers * 2 + 2;
+    let (packs_in, packs_out) = bounded(PACKS_WAITING_MAX);
+    let (jobs_in, jobs_out) = bounded(EVENTS_MAX);
+    let (events_in, events_out) = bounded(EVENTS_MAX);
+    let (batches_in, batches_out) = bounded(tokens);
+    let (done_in, done_out) = bounded(tokens);
+    let (buffers_in, buffers_out) = bounded(tokens);
+    for _ in 0..tokens {
+        buffers_in.send(Vec::new()).map_err(|_| EngineError::Stopped)?;
+    }
+    let packer = Packer::new(vault, packs_in);
+    let parent_tree = parent.map(|parent| parent.tree);
+    let tree_sealer = TreeSealer::new(vault, &packer)?;
+    let outcome = std::thread::scope(|scope| {
+        let packer = &packer;
+        let writer = scope.spawn(move || packer.write(&packs_out));
+        let survey = scope
+            .spawn(move || Survey::new(vault, monitor, force).run(walk, parent_tree, &jobs_in, &events_in));
+        let feeder =
+            scope.spawn(move || Feeder::new(&vault.cutter, monitor, batches_in, buffers_out)?.run(&jobs_out));
+        let sealing: Vec<_> = (0..workers)
+            .map(|_| {
+                let (batches, done) = (batches_out.clone(), done_in.clone());
+                scope.spawn(move || sealing::run(vault, packer, monitor, &batches, &done))
+            })
+            .collect();
+        drop((batches_out, done_in));
+        let assembled = Assembler::new(monitor, tree_sealer, &done_out, &buffers_in).run(&events_out);
+        // Whoever is still at work stops now: an error on this side closes every channel.
+        drop((events_out, done_out, buffers_in));
+        let mut packs = HashSet::new();
+        let mut errors = Vec::new();
+        let mut note = |result: Result<HashSet<PackNumber>, EngineError>| match result {
+            Ok(used) => packs.extend(used),
+            Err(error) => errors.push(error),
+        };
+        note(join(survey));
+        note(join(feeder).map(|()| HashSet::new()));
+        sealing.into_iter().for_each(|worker| note(join(worker)));
+        // Everything sealed so far is packed even when something failed: the next run continues there.
+        let closed = assembled.and_then(|mut assembled| {
+            let mut sealer = TreeSealer::new(vault, packer)?;
+            let used = std::mem::take(&mut assembled.used);
+            Ok((close(&mut sealer, assembled)?, used))
+        });
+        let flushed = packer.flush();
+        packer.close();
+        note(join(writer));
+        let (value, used) = match closed {
+            Ok(closed) => closed,
+            Err(error) => {
+                errors.push(error);
+                return Err(root_cause(errors));
+            }
+        };
+        packs.extend(used);
+        errors.extend(flushed.err());
+        if errors.is_empty() { Ok((value, packs)) } else { Err(root_cause(errors)) }
+    });
+    let (value, packs) = outcome?;
+    let counter = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+    Ok(PipelineResult { value, packs, added: counter(&packer.added), packed: counter(&packer.packed) })
+}
+
+fn join<T>(handle: std::thread::ScopedJoinHandle<'_, Result<T, EngineError>>) -> Result<T, EngineError> {
+    handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// The error that started it: "stopped" is what the others see.
+fn root_cause(errors: Vec<EngineError>) -> EngineError {
+    let rank = |error: &EngineError| match error {
+        EngineError::Stopped => 2,
+        EngineError::Cancelled => 1,
+        _ => 0,
+    };
+    errors.into_iter().min_by_key(rank).unwrap_or(EngineError::Stopped)
+}
+
+impl VaultView {
+    /// The newest complete snapshot of the same host and paths.
+    fn parent_for(&self, hostname: &str, paths: &[Vec<u8>]) -> Option<&Snapshot> {
+        let alike = |snapshot: &&Snapshot| snapshot.info.hostname == hostname && snapshot.info.paths == paths;
+        self.snapshots.iter().filter(alike).max_by_key(|snapshot| (snapshot.time, snapshot.id))
+    }
+}

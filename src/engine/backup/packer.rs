@@ -1,0 +1,193 @@
+//! From sealed chunks to published, indexed packs: lanes that fill, one thread that writes.
+//!
+//! Order of durability: pack file, then index rows. A chunk is *claimed* from the moment someone decides to seal it
+//! until its row is committed, so that nobody seals it twice.
+
+use std::collections::HashSet;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam_channel::{Receiver, Sender};
+
+use crate::base::{ChunkId, limit};
+use crate::crypto::{Kind, Salt, SealedAs};
+use crate::engine::error::EngineError;
+use crate::engine::vault::Vault;
+use crate::pack::{PackBuilder, SealedPack, pack_sizes_for};
+use crate::store::{NewPack, PackNumber};
+
+/// Open data packs: chunks are dealt over them at random, so that a pack's order tells little.
+const DATA_LANES: usize = 2;
+/// The last lane takes tree chunks, which go to packs of their own.
+const TREE_LANE: usize = DATA_LANES;
+
+/// Where sealed chunks go.
+pub(super) struct Packer<'a> {
+    vault: &'a Vault,
+    lanes: Vec<Mutex<PackBuilder>>,
+    /// `None` once everything is packed: the writer then ends.
+    finished: Mutex<Option<Sender<SealedPack>>>,
+    claimed: Mutex<HashSet<ChunkId>>,
+    /// Plaintext bytes sealed.
+    pub(super) added: AtomicU64,
+    /// Bytes of packs published.
+    pub(super) packed: AtomicU64,
+}
+
+impl<'a> Packer<'a> {
+    pub(super) fn new(vault: &'a Vault, finished: Sender<SealedPack>) -> Self {
+        Self {
+            vault,
+            lanes: (0..=DATA_LANES).map(|_| Mutex::new(PackBuilder::new())).collect(),
+            finished: Mutex::new(Some(finished)),
+            claimed: Mutex::new(HashSet::new()),
+            added: AtomicU64::new(0),
+            packed: AtomicU64::new(0),
+        }
+    }
+
+    /// Of `ids`, those that the caller must seal now; pack numbers of the others are added to `used`.
+    ///
+    /// Claims first and looks up then: a row committed in between is seen, so no chunk is sealed twice.
+    pub(super) fn claim(
+        &self,
+        kind: Kind,
+        ids: &[ChunkId],
+        used: &mut HashSet<PackNumber>,
+    ) -> Result<Vec<bool>, EngineError> {
+        if !self.vault.options.deduplicate && kind == Kind::Data {
+            return Ok(vec![true; ids.len()]);
+        }
+        let mut fresh: Vec<bool> = {
+            let mut claimed = self.claimed.lock().expect("no panic while held");
+            ids.iter().map(|id| claimed.insert(*id)).collect()
+        };
+        let asked: Vec<ChunkId> =
+            ids.iter().zip(&fresh).filter(|(_, fresh)| **fresh).map(|(id, _)| *id).collect();
+        let places = self.vault.store.lookup_many(&asked)?;
+        let mut places = places.into_iter();
+        let mut known = Vec::new();
+        for (id, fresh) in ids.iter().zip(&mut fresh).filter(|(_, fresh)| **fresh) {
+            if let Some(place) = places.next().flatten() {
+                used.insert(place.pack);
+                known.push(*id);
+                *fresh = false;
+            }
+        }
+        if !known.is_empty() {
+            let mut claimed = self.claimed.lock().expect("no panic while held");
+            known.iter().for_each(|id| {
+                claimed.remove(id);
+            });
+        }
+        Ok(fresh)
+    }
+
+    /// The lane and salt for a chunk.
+    pub(super) fn lane(&self, kind: Kind, id: ChunkId) -> usize {
+        if kind == Kind::Tree { TREE_LANE } else { usize::from(id.as_bytes()[31]) % DATA_LANES }
+    }
+
+    /// The salt to seal with for a lane. A pack that is full meanwhile makes no difference: the salt only has to
+    /// be random.
+    pub(super) fn salt(&self, lane: usize) -> Salt {
+        self.lanes[lane].lock().expect("no panic while held").salt()
+    }
+
+    /// Puts a sealed chunk into its lane; a full pack is finished by the caller's thread and handed to the writer.
+    pub(super) fn push(
+        &self,
+        lane: usize,
+        kind: Kind,
+        id: ChunkId,
+        length: u32,
+        sealed_as: SealedAs,
+        sealed: &[u8],
+    ) -> Result<(), EngineError> {
+        self.added.fetch_add(u64::from(length), Ordering::Relaxed);
+        let full = {
+            let mut builder = self.lanes[lane].lock().expect("no panic while held");
+            let full = !builder.fits(sealed.len(), limit::PACK_BYTES_MAX);
+            let full = full.then(|| std::mem::take(&mut *builder));
+            builder.push(kind, sealed_as.codec, id, length, sealed);
+            full
+        };
+        full.map_or(Ok(()), |builder| self.finish(builder))
+    }
+
+    fn finish(&self, builder: PackBuilder) -> Result<(), EngineError> {
+        let pack = builder.finish(&self.vault.keyring.vault)?;
+        self.packed.fetch_add(pack.bytes.len() as u64, Ordering::Relaxed);
+        let finished = self.finished.lock().expect("no panic while held").clone();
+        finished.and_then(|finished| finished.send(pack).ok()).ok_or(EngineError::Stopped)
+    }
+
+    /// Lets the writer end once it has written what it was handed.
+    pub(super) fn close(&self) {
+        self.finished.lock().expect("no panic while held").take();
+    }
+
+    /// Packs what is left: the data lanes' rests together, so that little is padded.
+    pub(super) fn flush(&self) -> Result<(), EngineError> {
+        let take = |lane: usize| std::mem::take(&mut *self.lanes[lane].lock().expect("no panic while held"));
+        self.repack((0..DATA_LANES).map(take).collect())?;
+        self.repack(vec![take(TREE_LANE)])
+    }
+
+    fn repack(&self, rests: Vec<PackBuilder>) -> Result<(), EngineError> {
+        let filled = rests.iter().filter(|rest| !rest.is_empty()).map(PackBuilder::filled).sum();
+        let mut sizes = pack_sizes_for(filled).into_iter();
+        let mut size = sizes.next().unwrap_or(limit::PACK_BYTES_MAX);
+        let mut builder = PackBuilder::new();
+        for rest in rests {
+            for (entry, sealed) in rest.chunks() {
+                if !builder.fits(sealed.len(), size) && !builder.is_empty() {
+                    self.finish(std::mem::take(&mut builder))?;
+                    size = sizes.next().unwrap_or(limit::PACK_BYTES_MAX);
+                }
+                builder.push(entry.kind, entry.codec, entry.id, entry.length, sealed);
+            }
+        }
+        if builder.is_empty() { Ok(()) } else { self.finish(builder) }
+    }
+
+    /// The writer's loop: publishes each pack, commits index rows in batches. Returns the numbers of all packs.
+    ///
+    /// What was published before an error stays, with its rows, so that the next run continues there.
+    pub(super) fn write(&self, packs: &Receiver<SealedPack>) -> Result<HashSet<PackNumber>, EngineError> {
+        let mut numbers = HashSet::new();
+        let mut waiting: Vec<NewPack> = Vec::new();
+        let mut result = Ok(());
+        for pack in packs {
+            result = self.vault.store.publish_pack(pack.id, &pack.bytes, &pack.outboard);
+            if result.is_err() {
+                break;
+            }
+            let bytes = pack.bytes.len() as u64;
+            waiting.push(NewPack { id: pack.id, bytes, epoch: pack.epoch, own: true, entries: pack.entries });
+            if waiting.iter().map(|pack| pack.entries.len()).sum::<usize>() >= limit::INDEX_ROWS_PENDING_MAX {
+                self.commit(&mut waiting, &mut numbers)?;
+            }
+        }
+        self.commit(&mut waiting, &mut numbers)?;
+        result?;
+        Ok(numbers)
+    }
+
+    fn commit(
+        &self,
+        waiting: &mut Vec<NewPack>,
+        numbers: &mut HashSet<PackNumber>,
+    ) -> Result<(), EngineError> {
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        numbers.extend(self.vault.store.index_packs(waiting)?.iter().map(|pack| pack.number));
+        let mut claimed = self.claimed.lock().expect("no panic while held");
+        for entry in waiting.iter().flat_map(|pack| &pack.entries) {
+            claimed.remove(&entry.id);
+        }
+        waiting.clear();
+        Ok(())
+    }
+}

@@ -1,0 +1,214 @@
+//! Copies: what holders have confirmed, and which packs to offer to whom.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use prost::Message;
+
+use super::error::EngineError;
+use super::heads::VaultView;
+use super::monitor::Monitor;
+use super::reader::ChunkReader;
+use super::tree::for_each_reference;
+use super::vault::Vault;
+use crate::base::{DeviceId, HeadId, PackId, PeerId, SnapshotId, VaultId};
+use crate::snapshot::{Receipt, ReceiptError, SignedHead, Snapshot};
+use crate::store::{PackNumber, Store};
+use crate::wire;
+
+/// Checks a receipt that `from` delivered, keeps it, and enters it.
+///
+/// # Errors
+/// A receipt that is not signed by `from`, or for another vault.
+pub fn record_receipt(
+    store: &Store,
+    vault: VaultId,
+    from: PeerId,
+    signed: &wire::Signed,
+) -> Result<Receipt, EngineError> {
+    let receipt = Receipt::verify(signed)?;
+    if receipt.holder != from || receipt.vault != vault {
+        return Err(ReceiptError::Malformed("holder or vault is another one").into());
+    }
+    store.publish_receipt(from, &signed.encode_to_vec())?;
+    enter_receipt(store, &receipt)?;
+    Ok(receipt)
+}
+
+/// Enters a verified receipt into the index.
+pub(super) fn enter_receipt(store: &Store, receipt: &Receipt) -> Result<(), EngineError> {
+    store.add_receipts(receipt.holder, &receipt.packs, receipt.time)?;
+    if let Some(id) = receipt.head
+        && let Some((device, seq)) = find_head(store, receipt.vault, id)?
+    {
+        store.set_head_receipt(receipt.holder, device, seq, id)?;
+    }
+    Ok(())
+}
+
+fn find_head(store: &Store, vault: VaultId, id: HeadId) -> Result<Option<(DeviceId, u64)>, EngineError> {
+    for device in store.head_devices(vault)? {
+        if let Some((seq, _)) = store.head_names(vault, device)?.into_iter().find(|(_, head)| *head == id) {
+            return Ok(Some((device, seq)));
+        }
+    }
+    Ok(None)
+}
+
+/// Copies of everything, at one moment.
+pub struct CopyCounts {
+    packs: HashMap<PackNumber, u32>,
+    records: HashMap<SnapshotId, HashSet<PeerId>>,
+    needs: HashMap<SnapshotId, Vec<PackNumber>>,
+}
+
+impl CopyCounts {
+    /// Distinct holders of one pack.
+    pub fn of_pack(&self, number: PackNumber) -> u32 {
+        self.packs.get(&number).copied().unwrap_or(0)
+    }
+
+    /// Distinct holders that everything of a snapshot has: its record, the head that lists it, each pack.
+    pub fn of_snapshot(&self, id: SnapshotId) -> u32 {
+        let records = self.records.get(&id).map_or(0, |holders| holders.len() as u32);
+        let packs = self.needs.get(&id).and_then(|packs| packs.iter().map(|pack| self.of_pack(*pack)).min());
+        records.min(packs.unwrap_or(records))
+    }
+}
+
+/// Counts receipts. Works out which packs a snapshot needs where that is not known yet (after `rebuild-index` or
+/// `recover`); a snapshot whose trees cannot be read counts as having none.
+pub fn copy_counts(vault: &Vault, view: &VaultView) -> Result<CopyCounts, EngineError> {
+    let store = &vault.store;
+    let packs = store.receipt_counts()?;
+    let mut records: HashMap<SnapshotId, HashSet<PeerId>> = HashMap::new();
+    let mut listed: HashMap<HeadId, Vec<SnapshotId>> = HashMap::new();
+    for (holder, device, seq, id) in store.head_receipts()? {
+        if let std::collections::hash_map::Entry::Vacant(entry) = listed.entry(id) {
+            let bytes = store.read_head(vault.id(), device, seq, id)?;
+            let head = bytes.and_then(|bytes| SignedHead::verify(&bytes).ok());
+            entry.insert(head.map_or_else(Vec::new, |head| head.draft.snapshots));
+        }
+        for snapshot in &listed[&id] {
+            records.entry(*snapshot).or_default().insert(holder);
+        }
+    }
+    let mut needs = HashMap::new();
+    for snapshot in &view.snapshots {
+        match packs_of(vault, snapshot) {
+            Ok(packs) => {
+                needs.insert(snapshot.id, packs);
+            }
+            Err(EngineError::Store(error)) => return Err(error.into()),
+            Err(_) => {
+                records.remove(&snapshot.id);
+            }
+        }
+    }
+    Ok(CopyCounts { packs, records, needs })
+}
+
+/// The packs that a snapshot needs.
+pub(super) fn packs_of(vault: &Vault, snapshot: &Snapshot) -> Result<Vec<PackNumber>, EngineError> {
+    if let Some(packs) = vault.store.snapshot_packs(snapshot.id)? {
+        return Ok(packs);
+    }
+    let monitor = Monitor::default();
+    let mut reader = ChunkReader::new(vault, None, &monitor);
+    let (mut ids, mut failure) = (HashSet::new(), None);
+    for_each_reference(
+        &mut reader,
+        snapshot,
+        &monitor,
+        &mut |_, id| {
+            ids.insert(id);
+        },
+        &mut |_, error| failure = Some(error),
+    )?;
+    if let Some(error) = failure {
+        return Err(error);
+    }
+    let ids: Vec<_> = ids.into_iter().collect();
+    let mut packs = HashSet::new();
+    for place in vault.store.lookup_many(&ids)? {
+        packs.insert(place.ok_or_else(|| EngineError::RecordMissing("a chunk".to_owned()))?.pack);
+    }
+    vault.store.set_snapshot_packs(snapshot.id, &packs)?;
+    Ok(packs.into_iter().collect())
+}
+
+/// Where each pack should get its missing copies: weighted rendezvous hashing over what each candidate has free.
+///
+/// Pure. `packs` come with their lengths and present holders (or those that are pulling them already); `candidates`
+/// with free bytes. Packs that are satisfied never move; a candidate is never offered more than it has free.
+pub fn place_packs(
+    packs: &[(PackId, u64, Vec<PeerId>)],
+    candidates: &[(PeerId, u64)],
+    copies: u32,
+) -> BTreeMap<PeerId, Vec<PackId>> {
+    let mut free: BTreeMap<PeerId, u64> = candidates.iter().copied().collect();
+    let mut placed: BTreeMap<PeerId, Vec<PackId>> = BTreeMap::new();
+    for (pack, bytes, holders) in packs {
+        let missing = (copies as usize).saturating_sub(holders.len());
+        let mut ranked: Vec<(f64, PeerId)> = candidates
+            .iter()
+            .filter(|(peer, _)| !holders.contains(peer) && free[peer] >= *bytes)
+            .map(|(peer, granted)| (score(*pack, *peer, *granted), *peer))
+            .collect();
+        ranked.sort_by(|a, b| b.0.total_cmp(&a.0));
+        for (_, peer) in ranked.into_iter().take(missing) {
+            placed.entry(peer).or_default().push(*pack);
+            free.entry(peer).and_modify(|left| *left -= bytes);
+        }
+    }
+    placed
+}
+
+/// Weighted rendezvous: −w / ln(u), with u from a hash of both names. Source: Schindelhauer and Schomaker 2005.
+fn score(pack: PackId, peer: PeerId, weight: u64) -> f64 {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(pack.as_bytes()).update(peer.as_bytes());
+    let (word, _) =
+        hasher.finalize().as_bytes().split_first_chunk::<8>().map_or(([0; 8], ()), |(w, _)| (*w, ()));
+    let unit = (u64::from_le_bytes(word) >> 11) as f64 / (1u64 << 53) as f64;
+    -(weight as f64) / unit.max(f64::MIN_POSITIVE).ln()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pack(i: u32) -> PackId {
+        PackId::new(*blake3::hash(&i.to_le_bytes()).as_bytes())
+    }
+
+    fn peer(i: u8) -> PeerId {
+        PeerId::new([i; 32])
+    }
+
+    #[test]
+    fn packs_go_to_distinct_holders_in_proportion_to_what_is_free() {
+        let packs: Vec<_> = (0..3000).map(|i| (pack(i), 1, vec![])).collect();
+        let placed = place_packs(&packs, &[(peer(1), 1 << 40), (peer(2), 1 << 40), (peer(3), 2 << 40)], 2);
+        let count = |i| placed[&peer(i)].len();
+        assert_eq!(count(1) + count(2) + count(3), 6000);
+        assert!(
+            (1500..2000).contains(&count(1)) && count(3) > 2200,
+            "{} {} {}",
+            count(1),
+            count(2),
+            count(3)
+        );
+    }
+
+    #[test]
+    fn satisfied_packs_never_move_and_full_holders_get_nothing() {
+        let two = vec![peer(1), peer(2)];
+        assert!(place_packs(&[(pack(1), 5, two.clone())], &[(peer(3), 100)], 2).is_empty());
+        let placed =
+            place_packs(&[(pack(1), 5, vec![peer(1)])], &[(peer(1), 100), (peer(2), 4), (peer(3), 5)], 2);
+        assert_eq!(placed, BTreeMap::from([(peer(3), vec![pack(1)])]));
+        let many: Vec<_> = (0..10).map(|i| (pack(i), 10, vec![])).collect();
+        let placed = place_packs(&many, &[(peer(1), 35)], 1);
+        assert_eq!(placed[&peer(1)].len(), 3);
+    }
+}

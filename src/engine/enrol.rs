@@ -1,0 +1,61 @@
+//! Making nodes and devices: the node key, a device under a vault's admin key, opening its keys again.
+
+use super::error::EngineError;
+use crate::base::{Epoch, Moment, PeerId};
+use crate::crypto::{
+    DeviceKeys, KdfCost, KeyFileError, Keyring, NodeKey, Passphrase, Phrase, Secret, open_keyring, open_slot,
+    seal_keyring, seal_slot,
+};
+use crate::snapshot::issue_certificate;
+use crate::store::Store;
+
+/// Gives a new store its node key.
+pub fn make_node(store: &Store) -> Result<NodeKey, EngineError> {
+    let key = NodeKey::generate();
+    store.publish_node_key(key.seed().expose())?;
+    Ok(key)
+}
+
+/// Makes this node a device of the phrase's vault: keys, certificate, key files. The order of files matters: the
+/// vault's name comes last, so that a crash in between leaves a node without vault.
+pub fn enrol_device(
+    store: &Store,
+    phrase: &Phrase,
+    peer: PeerId,
+    device_name: &str,
+    passphrase: &Passphrase,
+    cost: KdfCost,
+    now: Moment,
+) -> Result<Keyring, EngineError> {
+    let root = phrase.root();
+    let (keys, admin) = (root.vault_keys(Epoch(0)), root.admin());
+    let device = DeviceKeys::generate(device_name);
+    let certificate = issue_certificate(&admin, &keys, &device, peer, now)?;
+    let keyring = Keyring { vault: keys, device, certificate };
+    let keyring_key = Secret::random();
+    store.publish_keyring(&seal_keyring(&keyring, &keyring_key))?;
+    let slot = seal_slot(&keyring_key, passphrase, cost, now);
+    store.publish_slot(&slot)?;
+    // What was written must open before anything relies on it.
+    unlock(store, passphrase)?;
+    store.publish_vault_id(keyring.vault.vault)?;
+    Ok(keyring)
+}
+
+/// Opens the device's keyring with a passphrase.
+///
+/// # Errors
+/// [`KeyFileError::WrongPassphrase`] when no slot opens; a damaged slot is reported only if no other opens.
+pub fn unlock(store: &Store, passphrase: &Passphrase) -> Result<Keyring, EngineError> {
+    let file = store.read_keyring()?.ok_or(KeyFileError::Damaged("keys/keyring is missing"))?;
+    let mut failure = KeyFileError::Damaged("there is no key slot");
+    for slot in store.read_slots()? {
+        match open_slot(&slot, passphrase) {
+            Ok(key) => return Ok(open_keyring(&file, &key)?),
+            Err(KeyFileError::WrongPassphrase) => failure = KeyFileError::WrongPassphrase,
+            Err(other) if failure != KeyFileError::WrongPassphrase => failure = other,
+            Err(_) => {}
+        }
+    }
+    Err(failure.into())
+}

@@ -1,0 +1,139 @@
+//! One error for the engine's verbs; sources are kept.
+
+use std::path::PathBuf;
+
+use crate::base::{ChunkId, Code, Coded, PackId};
+use crate::crypto::{KeyFileError, OpenError, SealError};
+use crate::fs::FsError;
+use crate::pack::PackError;
+use crate::snapshot::{HeadError, ListError, ReceiptError, RecordError, TreeError};
+use crate::store::StoreError;
+
+/// Why an operation of the engine failed.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The data directory.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The user's disk.
+    #[error(transparent)]
+    Fs(#[from] FsError),
+    /// Sealing.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    /// A tree.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    /// A snapshot record.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// A head or certificate.
+    #[error(transparent)]
+    Head(#[from] HeadError),
+    /// A pack list.
+    #[error(transparent)]
+    List(#[from] ListError),
+    /// A receipt.
+    #[error(transparent)]
+    Receipt(#[from] ReceiptError),
+    /// A pack's structure.
+    #[error("pack {id}")]
+    Pack {
+        /// Which.
+        id: PackId,
+        /// What is wrong with it.
+        #[source]
+        source: PackError,
+    },
+    /// A key file.
+    #[error(transparent)]
+    Key(#[from] KeyFileError),
+    /// No pack has that chunk.
+    #[error("chunk {0} is in no pack that can be reached")]
+    ChunkMissing(ChunkId),
+    /// A chunk's bytes are damaged.
+    #[error("chunk {id} is damaged")]
+    ChunkDamaged {
+        /// Which.
+        id: ChunkId,
+        /// How.
+        #[source]
+        source: OpenError,
+    },
+    /// No holder gave the pack.
+    #[error("pack {pack} could not be pulled from any peer: {tried}")]
+    NoSource {
+        /// Which.
+        pack: PackId,
+        /// Who was asked and what came of it.
+        tried: String,
+    },
+    /// No snapshot by that reference.
+    #[error("no snapshot matches {0:?}")]
+    SnapshotUnknown(String),
+    /// A reference that means several snapshots.
+    #[error("{reference:?} is ambiguous: {}", candidates.join(", "))]
+    SnapshotAmbiguous {
+        /// As given.
+        reference: String,
+        /// What it could mean.
+        candidates: Vec<String>,
+    },
+    /// A path that is not in the snapshot.
+    #[error("{} is not in that snapshot", .0.display())]
+    NotInSnapshot(PathBuf),
+    /// A tree nests too deeply or refers to itself.
+    #[error("the snapshot's trees nest too deeply")]
+    TooDeep,
+    /// The vault's newest head lists something that is not here.
+    #[error("{0} of the vault's head is missing or damaged")]
+    RecordMissing(String),
+    /// Asked to stop.
+    #[error("cancelled")]
+    Cancelled,
+    /// A thread of a pipeline ended early; the error that caused it is reported instead where there is one.
+    #[error("a worker stopped unexpectedly")]
+    Stopped,
+}
+
+impl Coded for EngineError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Store(e) => e.code(),
+            Self::Fs(e) => e.code(),
+            Self::Seal(e) => e.code(),
+            Self::Tree(e) => e.code(),
+            Self::Record(e) => e.code(),
+            Self::Head(e) => e.code(),
+            Self::List(e) => e.code(),
+            Self::Receipt(e) => e.code(),
+            Self::Pack { source, .. } => source.code(),
+            Self::Key(e) => e.code(),
+            Self::ChunkMissing(_) | Self::NoSource { .. } | Self::RecordMissing(_) => Code::ChunkNotFound,
+            Self::ChunkDamaged { .. } => Code::ChunkInvalid,
+            Self::SnapshotUnknown(_) => Code::SnapshotNotFound,
+            Self::SnapshotAmbiguous { .. } => Code::SnapshotInvalid,
+            Self::NotInSnapshot(_) => Code::PathNotFound,
+            Self::TooDeep => Code::SnapshotCorrupted,
+            Self::Cancelled => Code::Cancelled,
+            Self::Stopped => Code::Internal,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Store(e) => e.hint(),
+            Self::Fs(e) => e.hint(),
+            Self::Key(e) => e.hint(),
+            Self::ChunkMissing(_) | Self::ChunkDamaged { .. } => {
+                Some("`shadowvault repair` pulls damaged and missing data from peers".to_owned())
+            }
+            Self::NoSource { .. } => Some("`shadowvault peers` shows who can be reached".to_owned()),
+            Self::SnapshotUnknown(_) | Self::SnapshotAmbiguous { .. } => {
+                Some("`shadowvault snapshots` lists them; `latest` and `latest~N` work too".to_owned())
+            }
+            Self::NotInSnapshot(_) => Some("`shadowvault ls REF -R` lists what is there".to_owned()),
+            _ => None,
+        }
+    }
+}

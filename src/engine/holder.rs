@@ -1,0 +1,167 @@
+//! A holder's rules: which heads and records it takes, which packs it pulls, what it may confirm. Needs no key.
+
+use std::collections::HashSet;
+
+use super::error::EngineError;
+use super::heads::{head_packs, newest_heads};
+use crate::base::{Code, Coded, HeadId, ListId, PackId, SnapshotId, VaultId, limit};
+use crate::pack::Outboard;
+use crate::snapshot::{Head, HeadError, PackList, PackSize, SignedHead};
+use crate::store::{NewPack, Store};
+
+/// Why a holder does not take something.
+#[derive(Debug, thiserror::Error)]
+pub enum HolderError {
+    /// Not what was asked for.
+    #[error("the record is not the one that was asked for")]
+    WrongRecord,
+    /// The head is not valid.
+    #[error(transparent)]
+    Head(#[from] HeadError),
+    /// The head is of another vault than was said.
+    #[error("the head belongs to another vault")]
+    WrongVault,
+    /// This node stores for enough vaults.
+    #[error("this node stores for {0} vaults already")]
+    TooManyVaults(usize),
+}
+
+impl Coded for HolderError {
+    fn code(&self) -> Code {
+        match self {
+            Self::WrongRecord | Self::WrongVault => Code::PeerMisbehaved,
+            Self::Head(e) => e.code(),
+            Self::TooManyVaults(_) => Code::ResourceExhausted,
+        }
+    }
+}
+
+/// Checks a head that a peer sent when asked for `want` of `vault`.
+pub fn accept_head(store: &Store, vault: VaultId, want: HeadId, bytes: &[u8]) -> Result<Head, HolderError> {
+    let head = SignedHead::verify(bytes)?;
+    if head.id != want {
+        return Err(HolderError::WrongRecord);
+    }
+    if head.vault() != vault {
+        return Err(HolderError::WrongVault);
+    }
+    let vaults = store.head_vaults().unwrap_or_default();
+    if !vaults.contains(&vault) && vaults.len() >= limit::VAULTS_MAX {
+        return Err(HolderError::TooManyVaults(vaults.len()));
+    }
+    Ok(head)
+}
+
+/// Records that a head lists and that are not here.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Pack-list pieces.
+    pub lists: Vec<ListId>,
+    /// Snapshot records.
+    pub snapshots: Vec<SnapshotId>,
+}
+
+impl Needs {
+    /// Nothing is missing.
+    pub fn is_empty(&self) -> bool {
+        self.lists.is_empty() && self.snapshots.is_empty()
+    }
+}
+
+/// What must be fetched before a head's records are complete; damaged records count as missing.
+pub fn missing_records(store: &Store, head: &Head) -> Result<Needs, EngineError> {
+    let mut needs = Needs::default();
+    for list in &head.draft.lists {
+        if store.read_list(list.id)?.is_none() {
+            needs.lists.push(list.id);
+        }
+    }
+    for id in &head.draft.snapshots {
+        let sound = store.read_snapshot(*id)?.is_some_and(|bytes| is_record(*id, &bytes));
+        if !sound {
+            needs.snapshots.push(*id);
+        }
+    }
+    Ok(needs)
+}
+
+fn is_record(id: SnapshotId, bytes: &[u8]) -> bool {
+    bytes.len() == limit::RECORD_BYTES && blake3::hash(bytes).as_bytes() == id.as_bytes()
+}
+
+/// Stores a pack-list piece that a peer sent.
+pub fn store_list(store: &Store, id: ListId, bytes: &[u8]) -> Result<(), EngineError> {
+    if blake3::hash(bytes).as_bytes() != id.as_bytes() {
+        return Err(EngineError::RecordMissing(format!("pack list {id}")));
+    }
+    PackList::decode(bytes)?;
+    Ok(store.publish_list(id, bytes)?)
+}
+
+/// Stores a snapshot record that a peer sent; only its hash and length can be checked without a key.
+pub fn store_snapshot(store: &Store, id: SnapshotId, bytes: &[u8]) -> Result<(), EngineError> {
+    if !is_record(id, bytes) {
+        return Err(EngineError::RecordMissing(format!("snapshot record {id}")));
+    }
+    Ok(store.publish_snapshot(id, bytes)?)
+}
+
+/// Of the offered packs, those that a head of the vault lists, with their sizes.
+pub fn wanted_packs(
+    store: &Store,
+    head: &Head,
+    offered: &[PackId],
+) -> Result<Vec<(PackId, PackSize)>, EngineError> {
+    let offered: HashSet<&PackId> = offered.iter().collect();
+    let listed = head_packs(store, head)?;
+    Ok(listed.into_iter().filter(|(id, _)| offered.contains(id)).collect())
+}
+
+/// Of these packs, those that are here for that vault, with a file of the right length.
+pub fn held_packs(store: &Store, vault: VaultId, packs: &[PackId]) -> Result<Vec<PackId>, EngineError> {
+    let mut held = Vec::new();
+    for id in packs {
+        let Some(row) = store.pack_by_id(*id)? else { continue };
+        let here = store.pack_length(*id)? == Some(row.bytes);
+        if here && !row.own && store.is_foreign_of(vault, row.number)? {
+            held.push(*id);
+        }
+    }
+    Ok(held)
+}
+
+/// Stores a pulled and verified pack for a foreign vault: durable, with its row, when this returns `Ok`.
+pub fn forward_packs(
+    store: &Store,
+    vault: VaultId,
+    id: PackId,
+    bytes: &[u8],
+    outboard: &Outboard,
+) -> Result<(), EngineError> {
+    store.publish_pack(id, bytes, outboard)?;
+    let pack = NewPack {
+        id,
+        bytes: bytes.len() as u64,
+        epoch: crate::base::Epoch(0),
+        own: false,
+        entries: Vec::new(),
+    };
+    let indexed = store.index_packs(&[pack])?;
+    let numbers: Vec<_> = indexed.iter().map(|pack| pack.number).collect();
+    Ok(store.add_foreign(vault, &numbers)?)
+}
+
+/// Whether all records of a head are here, so that a receipt may name it.
+pub(super) fn records_complete(store: &Store, head: &Head) -> Result<bool, EngineError> {
+    Ok(missing_records(store, head)?.is_empty())
+}
+
+/// The head of `vault` with that id, if it is here and complete.
+pub fn complete_head(store: &Store, vault: VaultId, id: HeadId) -> Result<Option<Head>, EngineError> {
+    for head in newest_heads(store, vault)? {
+        if head.id == id && records_complete(store, &head)? {
+            return Ok(Some(head));
+        }
+    }
+    Ok(None)
+}

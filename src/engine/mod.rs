@@ -1,0 +1,43 @@
+//! What a node does with data: back up, restore, verify, repair, replicate, recover.
+//!
+//! Synchronous: runs on threads of its own and states what it needs from outside as small traits
+//! ([`PackSource`]). Plans are pure; runs do the I/O. Never imports `net`.
+
+mod backup;
+mod copies;
+mod enrol;
+mod error;
+mod heads;
+mod holder;
+mod monitor;
+mod parent;
+mod pull;
+mod reader;
+mod rebuild;
+mod recover;
+mod repair;
+mod restore;
+mod tree;
+mod vault;
+mod verify;
+
+pub use backup::{BackupOptions, BackupResult, backup};
+pub use copies::{CopyCounts, copy_counts, place_packs, record_receipt};
+pub use enrol::{enrol_device, make_node, unlock};
+pub use error::EngineError;
+pub use heads::{
+    HeadNews, VaultView, adopt_head, head_packs, newest_heads, next_head, publish_next_head, resolve,
+};
+pub use holder::{
+    HolderError, Needs, accept_head, complete_head, forward_packs, held_packs, missing_records, store_list,
+    store_snapshot, wanted_packs,
+};
+pub use monitor::{Monitor, Problem};
+pub use pull::{FetchFailure, PackSource, PulledSlice, pull_pack};
+pub use rebuild::{Rebuilt, adopt_unindexed, rebuild_index, renew_snapshot_packs, verify_known_receipts};
+pub use recover::index_remote_pack;
+pub use repair::{Damage, RepairPlan, RepairResult, plan_repair, run_repair};
+pub use restore::{RestoreOptions, RestoreResult, restore};
+pub use tree::{TreeEntry, list};
+pub use vault::{Vault, VaultOptions};
+pub use verify::{SnapshotFinding, VerifyOptions, VerifyResult, verify};

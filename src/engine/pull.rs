@@ -1,0 +1,251 @@
+//! Pulling packs and parts of packs from holders: the one way bytes come in, for holding, restoring and repairing.
+
+use std::collections::BTreeMap;
+
+use super::error::EngineError;
+use super::monitor::Monitor;
+use crate::base::{Code, Coded, PackId, PeerId, limit};
+use crate::pack::{CellRange, Outboard, cell_count, verify_slice};
+
+/// Cells of a pack as a peer sent them: not yet verified.
+pub struct PulledSlice {
+    /// The cells' bytes.
+    pub data: Vec<u8>,
+    /// The chaining values that should connect them to the pack's id.
+    pub proof: Vec<u8>,
+}
+
+/// Why a peer gave nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FetchFailure {
+    /// It does not have the pack.
+    #[error("does not have it")]
+    NotFound,
+    /// It has it, but damaged.
+    #[error("has it damaged")]
+    Corrupt,
+    /// It has too much to do.
+    #[error("is busy")]
+    Busy,
+    /// It does not serve us.
+    #[error("refuses")]
+    Refused,
+    /// It cannot be reached, or did not answer in time.
+    #[error("cannot be reached ({0})")]
+    Offline(String),
+}
+
+impl Coded for FetchFailure {
+    fn code(&self) -> Code {
+        match self {
+            Self::NotFound => Code::ChunkNotFound,
+            Self::Corrupt => Code::StorageCorrupted,
+            Self::Busy => Code::PeerBusy,
+            Self::Refused => Code::Unauthorized,
+            Self::Offline(_) => Code::NetworkUnreachable,
+        }
+    }
+}
+
+/// Where packs can be pulled from. Implemented by the node over the network; blocking.
+pub trait PackSource: Send + Sync {
+    /// Peers that may have the pack, best first.
+    fn holders(&self, pack: PackId) -> Vec<PeerId>;
+
+    /// Asks `holder` for `ranges` of the pack, several in flight, and gives each answer to `each` with the range's
+    /// position. Ends early when `each` gives `false`.
+    fn fetch(
+        &self,
+        holder: PeerId,
+        pack: PackId,
+        ranges: &[CellRange],
+        each: &mut dyn FnMut(usize, Result<PulledSlice, FetchFailure>) -> bool,
+    );
+
+    /// Notes that a peer sent bytes that do not verify.
+    fn misbehaved(&self, holder: PeerId, pack: PackId);
+}
+
+/// Ranges of at most [`limit::FETCH_BYTES_MAX`] that cover the given cells (ascending).
+pub(super) fn ranges_of(cells: &[usize]) -> Vec<CellRange> {
+    let longest = limit::FETCH_BYTES_MAX / limit::CELL_BYTES;
+    let mut ranges: Vec<CellRange> = Vec::new();
+    for cell in cells {
+        match ranges.last_mut() {
+            Some(last) if last.end == *cell && last.end - last.first < longest => last.end += 1,
+            _ => ranges.push(CellRange { first: *cell, end: cell + 1 }),
+        }
+    }
+    ranges
+}
+
+/// Pulls `cells` of a pack into their places in `buffer`, which has the pack's length. Every slice is verified against
+/// the pack's id before it is copied. Holders are asked one after the other for what is still missing.
+///
+/// Returns the bytes that each peer gave.
+pub(super) fn pull_cells(
+    source: &dyn PackSource,
+    pack: PackId,
+    cells: &[usize],
+    buffer: &mut [u8],
+    monitor: &Monitor,
+) -> Result<BTreeMap<PeerId, u64>, EngineError> {
+    let length = buffer.len() as u64;
+    let mut missing = ranges_of(cells);
+    let mut given: BTreeMap<PeerId, u64> = BTreeMap::new();
+    let mut tried: Vec<String> = Vec::new();
+    for holder in source.holders(pack) {
+        if missing.is_empty() {
+            break;
+        }
+        monitor.go_on()?;
+        let ranges = std::mem::take(&mut missing);
+        let mut settled = vec![false; ranges.len()];
+        let mut failure = None;
+        source.fetch(holder, pack, &ranges, &mut |at, answer| {
+            let range = ranges[at];
+            match answer {
+                Err(error) => failure = Some(error.to_string()),
+                Ok(slice) => match verify_slice(pack, length, range, &slice.data, &slice.proof) {
+                    Err(error) => {
+                        source.misbehaved(holder, pack);
+                        failure = Some(error.to_string());
+                    }
+                    Ok(()) => {
+                        let start = range.offset() as usize;
+                        buffer[start..start + slice.data.len()].copy_from_slice(&slice.data);
+                        *given.entry(holder).or_default() += slice.data.len() as u64;
+                        Monitor::add(&monitor.bytes_fetched, slice.data.len() as u64);
+                        settled[at] = true;
+                    }
+                },
+            }
+            failure.is_none() && monitor.go_on().is_ok()
+        });
+        missing = ranges.into_iter().zip(settled).filter(|(_, done)| !done).map(|(range, _)| range).collect();
+        if !missing.is_empty() {
+            let why = failure.unwrap_or_else(|| "gave no answer".to_owned());
+            tried.push(format!("{} {why}", holder.short()));
+        }
+    }
+    if missing.is_empty() {
+        return Ok(given);
+    }
+    monitor.go_on()?;
+    let tried = if tried.is_empty() { "no holder is known".to_owned() } else { tried.join("; ") };
+    Err(EngineError::NoSource { pack, tried })
+}
+
+/// Pulls a whole pack; what is returned hashes to `pack`.
+pub fn pull_pack(
+    source: &dyn PackSource,
+    pack: PackId,
+    length: u64,
+    monitor: &Monitor,
+) -> Result<(Vec<u8>, Outboard, BTreeMap<PeerId, u64>), EngineError> {
+    let length = usize::try_from(length).unwrap_or(usize::MAX).min(limit::PACK_BYTES_MAX);
+    let mut buffer = vec![0u8; length];
+    let cells: Vec<usize> = (0..cell_count(length)).collect();
+    let given = pull_cells(source, pack, &cells, &mut buffer, monitor)?;
+    let (id, outboard) = Outboard::of(&buffer);
+    if id != pack {
+        // Slices verify one by one, so this cannot come from a peer.
+        return Err(EngineError::NoSource { pack, tried: "the slices do not make up the pack".to_owned() });
+    }
+    Ok((buffer, outboard, given))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+
+    /// Holders that answer as told.
+    struct Fake {
+        pack: Vec<u8>,
+        peers: Vec<(PeerId, Manner)>,
+        blamed: Mutex<Vec<PeerId>>,
+    }
+
+    #[derive(Clone, Copy, PartialEq)]
+    enum Manner {
+        Honest,
+        WrongBytes,
+        OtherLength,
+        Silent,
+        HalfOnly,
+        Absent,
+    }
+
+    impl PackSource for Fake {
+        fn holders(&self, _: PackId) -> Vec<PeerId> {
+            self.peers.iter().map(|(peer, _)| *peer).collect()
+        }
+
+        fn fetch(
+            &self,
+            holder: PeerId,
+            _: PackId,
+            ranges: &[CellRange],
+            each: &mut dyn FnMut(usize, Result<PulledSlice, FetchFailure>) -> bool,
+        ) {
+            let manner = self.peers.iter().find(|(peer, _)| *peer == holder).unwrap().1;
+            let (_, outboard) = Outboard::of(&self.pack);
+            for (at, range) in ranges.iter().enumerate() {
+                let start = range.offset() as usize;
+                let end = start + range.length(self.pack.len() as u64) as usize;
+                let mut slice =
+                    PulledSlice { data: self.pack[start..end].to_vec(), proof: outboard.proof(*range) };
+                match manner {
+                    Manner::Honest => {}
+                    Manner::WrongBytes => slice.data[7] ^= 1,
+                    Manner::OtherLength => slice.data.push(0),
+                    Manner::Silent => return,
+                    Manner::HalfOnly if at >= ranges.len() / 2 => return,
+                    Manner::HalfOnly => {}
+                    Manner::Absent => {
+                        each(at, Err(FetchFailure::NotFound));
+                        return;
+                    }
+                }
+                if !each(at, Ok(slice)) {
+                    return;
+                }
+            }
+        }
+
+        fn misbehaved(&self, holder: PeerId, _: PackId) {
+            self.blamed.lock().unwrap().push(holder);
+        }
+    }
+
+    fn fake(manners: &[Manner]) -> (Fake, PackId) {
+        let mut pack = vec![0; 4 << 20];
+        blake3::Hasher::new().finalize_xof().fill(&mut pack);
+        let id = Outboard::of(&pack).0;
+        let peers = manners.iter().enumerate().map(|(i, m)| (PeerId::new([i as u8; 32]), *m)).collect();
+        (Fake { pack, peers, blamed: Mutex::default() }, id)
+    }
+
+    #[test]
+    fn every_bad_peer_is_passed_over_for_a_good_one() {
+        use Manner::*;
+        for bad in [WrongBytes, OtherLength, Silent, HalfOnly, Absent] {
+            let (source, id) = fake(&[bad, Honest]);
+            let (bytes, _, given) = pull_pack(&source, id, 4 << 20, &Monitor::default()).unwrap();
+            assert!(bytes == source.pack);
+            assert_eq!(given.contains_key(&PeerId::new([0; 32])), bad == HalfOnly);
+            let blamed = source.blamed.lock().unwrap().len();
+            assert_eq!(blamed > 0, matches!(bad, WrongBytes | OtherLength));
+            let (alone, id) = fake(&[bad]);
+            assert!(pull_pack(&alone, id, 4 << 20, &Monitor::default()).is_err());
+        }
+    }
+
+    #[test]
+    fn ranges_join_neighbours_up_to_one_answer() {
+        let range = |first, end| CellRange { first, end };
+        assert_eq!(ranges_of(&[1, 2, 3, 7]), [range(1, 4), range(7, 8)]);
+        assert_eq!(ranges_of(&(0..20).collect::<Vec<_>>()), [range(0, 16), range(16, 20)]);
+    }
+}

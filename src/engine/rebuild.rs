@@ -1,0 +1,175 @@
+//! Making the index anew from files, and taking in packs that a crash left without rows.
+
+use std::collections::{HashMap, HashSet};
+
+use super::copies::{enter_receipt, packs_of};
+use super::error::EngineError;
+use super::heads::{VaultView, head_packs, newest_heads};
+use super::monitor::Monitor;
+use super::vault::Vault;
+use crate::base::{Epoch, PackId, VaultId, limit};
+use crate::crypto::VaultKeys;
+use crate::pack::read_pack;
+use crate::snapshot::Receipt;
+use crate::store::{NewPack, Store};
+use crate::wire;
+
+/// What a rebuild found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rebuilt {
+    /// Packs entered.
+    pub packs: u64,
+    /// Chunks in them.
+    pub chunks: u64,
+    /// Heads read.
+    pub heads: u64,
+    /// Files that could not be read; they stay where they are.
+    pub unreadable: Vec<String>,
+}
+
+/// Packs entered in one commit.
+const BATCH_PACKS: usize = 64;
+
+/// Fills the (new, empty) index of `store` from its files. With `keys` own packs are indexed chunk by chunk; without,
+/// what a holder needs is made: foreign packs by the heads that list them.
+pub fn rebuild_index(
+    store: &Store,
+    keys: Option<&VaultKeys>,
+    monitor: &Monitor,
+) -> Result<Rebuilt, EngineError> {
+    monitor.enter("reading heads");
+    let mut done = Rebuilt::default();
+    let mut foreign: HashMap<PackId, Vec<VaultId>> = HashMap::new();
+    for vault in store.head_vaults()? {
+        for head in newest_heads(store, vault)? {
+            done.heads += 1;
+            if keys.is_some_and(|keys| keys.vault == vault) {
+                continue;
+            }
+            match head_packs(store, &head) {
+                Ok(packs) => packs.into_iter().for_each(|(id, _)| {
+                    foreign.entry(id).or_default().push(vault);
+                }),
+                Err(error) => done.unreadable.push(format!("head {}: {error}", head.id)),
+            }
+        }
+    }
+    monitor.enter("reading packs");
+    let mut batch: Vec<NewPack> = Vec::new();
+    for id in store.pack_files()? {
+        monitor.go_on()?;
+        match examine(store, keys, id, foreign.contains_key(&id)) {
+            Ok(pack) => {
+                done.packs += 1;
+                done.chunks += pack.entries.len() as u64;
+                batch.push(pack);
+            }
+            Err(error) => done.unreadable.push(format!("pack {id}: {error}")),
+        }
+        Monitor::add(&monitor.files_done, 1);
+        let rows: usize = batch.iter().map(|pack| pack.entries.len()).sum();
+        if batch.len() >= BATCH_PACKS || rows >= limit::INDEX_ROWS_PENDING_MAX {
+            commit(store, &mut batch, &foreign)?;
+        }
+    }
+    commit(store, &mut batch, &foreign)?;
+    let mut problems = verify_known_receipts(store)?;
+    done.unreadable.append(&mut problems);
+    Ok(done)
+}
+
+fn examine(
+    store: &Store,
+    keys: Option<&VaultKeys>,
+    id: PackId,
+    is_foreign: bool,
+) -> Result<NewPack, EngineError> {
+    let file = store.open_pack(id)?;
+    if is_foreign {
+        let bytes = file.length();
+        return Ok(NewPack { id, bytes, epoch: Epoch(0), own: false, entries: Vec::new() });
+    }
+    let Some(keys) = keys else {
+        return Err(EngineError::RecordMissing("a head that lists it".to_owned()));
+    };
+    let bytes = file.read_all()?;
+    let (epoch, entries) = read_pack(keys, &bytes).map_err(|source| EngineError::Pack { id, source })?;
+    Ok(NewPack { id, bytes: bytes.len() as u64, epoch, own: true, entries })
+}
+
+fn commit(
+    store: &Store,
+    batch: &mut Vec<NewPack>,
+    foreign: &HashMap<PackId, Vec<VaultId>>,
+) -> Result<(), EngineError> {
+    let mut by_vault: HashMap<VaultId, Vec<_>> = HashMap::new();
+    for pack in store.index_packs(batch)? {
+        for vault in foreign.get(&pack.id).into_iter().flatten() {
+            by_vault.entry(*vault).or_default().push(pack.number);
+        }
+    }
+    for (vault, numbers) in by_vault {
+        store.add_foreign(vault, &numbers)?;
+    }
+    batch.clear();
+    Ok(())
+}
+
+/// Enters all stored receipts again; returns what could not be read.
+pub fn verify_known_receipts(store: &Store) -> Result<Vec<String>, EngineError> {
+    let (mut receipts, mut problems) = (Vec::new(), Vec::new());
+    store.for_each_stored_receipt(|bytes| {
+        let signed = wire::decode::<wire::Signed>(bytes, limit::RECEIPT_BYTES_MAX + 1024);
+        match signed.map_err(EngineError::from_wire).and_then(|signed| Ok(Receipt::verify(&signed)?)) {
+            Ok(receipt) => receipts.push(receipt),
+            Err(error) => problems.push(format!("a receipt: {error}")),
+        }
+    })?;
+    for receipt in &receipts {
+        enter_receipt(store, receipt)?;
+    }
+    Ok(problems)
+}
+
+impl EngineError {
+    fn from_wire(error: wire::WireError) -> Self {
+        Self::RecordMissing(format!("a message ({error})"))
+    }
+}
+
+/// Takes in own packs that were published just before a crash, so that their chunks are not sealed again.
+pub fn adopt_unindexed(vault: &Vault, monitor: &Monitor) -> Result<u64, EngineError> {
+    let mut batch = Vec::new();
+    let mut adopted = 0;
+    for id in vault.store.unindexed_packs()? {
+        monitor.go_on()?;
+        match examine(&vault.store, Some(&vault.keyring.vault), id, false) {
+            Ok(pack) => {
+                adopted += 1;
+                batch.push(pack);
+            }
+            // Not ours, or damaged: verify tells.
+            Err(error) => {
+                tracing::warn!(target: "store", pack = %id, %error, "a pack without rows is not usable")
+            }
+        }
+        if batch.len() >= BATCH_PACKS {
+            commit(&vault.store, &mut batch, &HashMap::new())?;
+        }
+    }
+    commit(&vault.store, &mut batch, &HashMap::new())?;
+    Ok(adopted)
+}
+
+/// Works out again which packs each snapshot needs.
+pub fn renew_snapshot_packs(vault: &Vault) -> Result<u64, EngineError> {
+    let view = VaultView::load(vault)?;
+    let mut seen = HashSet::new();
+    for snapshot in &view.snapshots {
+        // A snapshot that cannot be read is verify's to report.
+        if packs_of(vault, snapshot).is_ok() {
+            seen.insert(snapshot.id);
+        }
+    }
+    Ok(seen.len() as u64)
+}

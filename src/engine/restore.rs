@@ -1,0 +1,556 @@
+//! Restoring: one thread walks the snapshot and makes directories, workers write file contents, directories get
+//! their metadata when the last thing in them is done.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use super::error::EngineError;
+use super::monitor::Monitor;
+use super::parent::{Cursor, tree_of};
+use super::pull::PackSource;
+use super::reader::ChunkReader;
+use super::tree::{Found, find};
+use super::vault::Vault;
+use crate::base::{ChunkId, limit};
+use crate::crypto::Kind;
+use crate::fs::{self, Begin, FileWriter, FsError, Outcome, Overwrite, Target, TargetDir};
+use crate::snapshot::{Content, Snapshot, decode_pieces, node_content};
+use crate::wire::{self, NodeType};
+
+/// Plaintext bytes in one job: small enough that one big file keeps all workers busy.
+const JOB_BYTES: u64 = 8 << 20;
+/// Jobs waiting for a worker; each holds the pieces of at most 8 MiB.
+const JOBS_MAX: usize = 64;
+
+/// How to restore.
+#[derive(Debug, Clone, Default)]
+pub struct RestoreOptions {
+    /// What to restore; `/` for everything.
+    pub path: PathBuf,
+    /// Where to.
+    pub target: PathBuf,
+    /// What happens to files that are there.
+    pub overwrite: Overwrite,
+    /// Give entries their owners.
+    pub owner: bool,
+    /// Setuid, devices, `security.*`.
+    pub privileged: bool,
+    /// Zeros become holes.
+    pub sparse: bool,
+    /// Read back what was written and compare it with the chunk ids.
+    pub verify: bool,
+}
+
+/// What was restored.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RestoreResult {
+    /// Files written.
+    pub files: u64,
+    /// Directories made or reused.
+    pub directories: u64,
+    /// Links, devices, FIFOs, sockets.
+    pub others: u64,
+    /// Entries left alone.
+    pub skipped: u64,
+    /// Bytes written.
+    pub bytes: u64,
+    /// Entries that could not be restored.
+    pub failed: u64,
+    /// Files read back.
+    pub verified: u64,
+}
+
+#[derive(Default)]
+struct Tally {
+    files: AtomicU64,
+    directories: AtomicU64,
+    others: AtomicU64,
+    skipped: AtomicU64,
+    bytes: AtomicU64,
+    failed: AtomicU64,
+    verified: AtomicU64,
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+/// A directory whose metadata is set when the last holder of this value lets go: its files, its subdirectories, and
+/// the walk itself.
+struct OpenDir<'a> {
+    dir: Arc<TargetDir>,
+    /// `None` for the target itself when a whole snapshot is restored.
+    node: Option<wire::Node>,
+    path: PathBuf,
+    shared: &'a Shared<'a>,
+    /// Kept so that the parent is finished after its children.
+    _parent: Option<Arc<OpenDir<'a>>>,
+}
+
+impl Drop for OpenDir<'_> {
+    fn drop(&mut self) {
+        if let Some(node) = &self.node
+            && let Err(error) = self.dir.finish(node)
+        {
+            self.shared.failed(&self.path, &error);
+        }
+    }
+}
+
+struct Shared<'a> {
+    monitor: &'a Monitor,
+    tally: &'a Tally,
+    verify: bool,
+    /// The first error that ends everything (a full disk).
+    fatal: Mutex<Option<EngineError>>,
+}
+
+impl Shared<'_> {
+    fn failed(&self, path: &Path, error: &(impl std::error::Error + ?Sized)) {
+        count(&self.tally.failed);
+        self.monitor.problem(path.to_string_lossy(), describe(error));
+    }
+
+    /// An error with one file: noted, unless it means that no other file will do better.
+    fn settle(&self, path: &Path, error: EngineError) {
+        use crate::base::{Code, Coded};
+        match error.code() {
+            Code::StorageFull | Code::Cancelled => {
+                self.fatal.lock().expect("no panic while held").get_or_insert(error);
+            }
+            _ => self.failed(path, &error),
+        }
+    }
+
+    fn go_on(&self) -> Result<(), EngineError> {
+        self.monitor.go_on()?;
+        let stop = self.fatal.lock().expect("no panic while held").is_some();
+        if stop { Err(EngineError::Stopped) } else { Ok(()) }
+    }
+}
+
+fn describe(error: &(impl std::error::Error + ?Sized)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// A file under way; whoever finishes its last job finishes the file.
+struct OpenFile<'a> {
+    writer: RwLock<Option<FileWriter>>,
+    node: wire::Node,
+    path: PathBuf,
+    dir: Arc<OpenDir<'a>>,
+    /// Jobs not done yet, and one for the walk while it still adds some.
+    left: AtomicUsize,
+    broken: AtomicBool,
+}
+
+struct Job<'a> {
+    file: Arc<OpenFile<'a>>,
+    pieces: Vec<(u64, ChunkId)>,
+}
+
+/// Restores `options.path` of a snapshot into `options.target`.
+///
+/// # Errors
+/// A target that cannot be made, a path that is not in the snapshot, a full disk, cancellation. Single entries that
+/// cannot be restored are counted, named to the monitor, and do not stop the rest.
+pub fn restore(
+    vault: &Vault,
+    snapshot: &Snapshot,
+    options: &RestoreOptions,
+    source: Option<&dyn PackSource>,
+    monitor: &Monitor,
+) -> Result<RestoreResult, EngineError> {
+    monitor.enter("restoring");
+    fs::raise_open_files_limit();
+    let mut reader = ChunkReader::new(vault, source, monitor);
+    let found = find(&mut reader, snapshot.tree, &options.path)?;
+    let whole = matches!(found, Found::Root(_));
+    if whole && let Some(counts) = &snapshot.info.counts {
+        monitor.files_total.store(counts.files, Ordering::Relaxed);
+        monitor.bytes_total.store(counts.bytes, Ordering::Relaxed);
+    }
+    let target = Target::open(
+        &options.target,
+        fs::RestoreOptions {
+            overwrite: options.overwrite,
+            owner: options.owner,
+            privileged: options.privileged,
+            sparse: options.sparse,
+        },
+    )?;
+    let tally = Tally::default();
+    let shared = Shared { monitor, tally: &tally, verify: options.verify, fatal: Mutex::new(None) };
+    let (jobs_in, jobs_out) = bounded::<Job<'_>>(JOBS_MAX);
+    let walked = std::thread::scope(|scope| {
+        let shared = &shared;
+        let workers: Vec<_> = (0..vault.options.workers.max(1))
+            .map(|_| {
+                let jobs = jobs_out.clone();
+                scope.spawn(move || work(vault, source, shared, &jobs))
+            })
+            .collect();
+        drop(jobs_out);
+        let mut walk = TreeWalk { reader, shared, jobs: jobs_in, links: HashMap::new(), later: Vec::new() };
+        let result = walk.start(&target, found);
+        let later = walk.into_later();
+        for worker in workers {
+            worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        }
+        result.and_then(|()| make_links(shared, later))
+    });
+    if let Some(fatal) = shared.fatal.lock().expect("no panic while held").take() {
+        return Err(fatal);
+    }
+    walked?;
+    monitor.enter("flushing to disk");
+    target.sync()?;
+    for warning in target.warnings().first {
+        let what = format!("restored without its {:?}: {}", warning.lost, warning.reason);
+        monitor.problem(warning.path.to_string_lossy(), what.to_lowercase());
+    }
+    let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    Ok(RestoreResult {
+        files: get(&tally.files),
+        directories: get(&tally.directories),
+        others: get(&tally.others),
+        skipped: get(&tally.skipped),
+        bytes: get(&tally.bytes),
+        failed: get(&tally.failed),
+        verified: get(&tally.verified),
+    })
+}
+
+/// A name under which a hard-linked file is restored first.
+struct FirstLink<'a> {
+    dir: Arc<OpenDir<'a>>,
+    name: Vec<u8>,
+}
+
+struct TreeWalk<'a> {
+    reader: ChunkReader<'a>,
+    shared: &'a Shared<'a>,
+    jobs: Sender<Job<'a>>,
+    /// First names of files with several, by (device, inode).
+    links: HashMap<(u64, u64), Arc<FirstLink<'a>>>,
+    /// Further names, made when all contents are written.
+    later: Vec<LaterLink<'a>>,
+}
+
+/// A further name of a file.
+struct LaterLink<'a> {
+    first: Arc<FirstLink<'a>>,
+    dir: Arc<OpenDir<'a>>,
+    name: Vec<u8>,
+    path: PathBuf,
+}
+
+impl<'a> TreeWalk<'a> {
+    fn start(&mut self, target: &Target, found: Found) -> Result<(), EngineError> {
+        let root = |node: Option<wire::Node>| {
+            let path = PathBuf::new();
+            Arc::new(OpenDir { dir: target.root(), node, path, shared: self.shared, _parent: None })
+        };
+        match found {
+            Found::Root(tree) => self.directories(root(None), tree),
+            Found::Node(node) => match tree_of(&node).filter(|_| node.r#type() == NodeType::NodeDirectory) {
+                Some(tree) => self.directories(root(Some(*node)), tree),
+                None => self.entry(&root(None), *node),
+            },
+        }
+    }
+
+    /// Everything below one directory, depth first.
+    fn directories(&mut self, root: Arc<OpenDir<'a>>, tree: ChunkId) -> Result<(), EngineError> {
+        let mut stack = vec![(root, Cursor::new(tree))];
+        while let Some((dir, cursor)) = stack.last_mut() {
+            self.shared.go_on()?;
+            let dir = dir.clone();
+            let node = match cursor.next(&mut self.reader) {
+                Ok(Some(node)) => node,
+                Ok(None) => {
+                    stack.pop();
+                    continue;
+                }
+                Err(error) => {
+                    let path = dir.path.clone();
+                    self.shared.settle(&path, error);
+                    stack.pop();
+                    continue;
+                }
+            };
+            if node.r#type() != NodeType::NodeDirectory {
+                self.entry(&dir, node)?;
+                continue;
+            }
+            let path = dir.path.join(OsStr::from_bytes(&node.name));
+            let Some(tree) = tree_of(&node) else {
+                self.shared.failed(&path, &EngineError::TooDeep);
+                continue;
+            };
+            if stack.len() >= limit::DIRECTORY_DEPTH_MAX {
+                self.shared.failed(&path, &EngineError::TooDeep);
+                continue;
+            }
+            match dir.dir.make_dir(&node) {
+                Err(error) => self.shared.settle(&path, error.into()),
+                Ok(made) => {
+                    count(&self.shared.tally.directories);
+                    let shared = self.shared;
+                    let open =
+                        OpenDir { dir: made, node: Some(node), path, shared, _parent: Some(dir.clone()) };
+                    stack.push((Arc::new(open), Cursor::new(tree)));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, dir: &Arc<OpenDir<'a>>, node: wire::Node) -> Result<(), EngineError> {
+        let path = dir.path.join(OsStr::from_bytes(&node.name));
+        let is_file = node.r#type() == NodeType::NodeFile;
+        if node.links > 1 {
+            let key = (node.device, node.inode);
+            if let Some(first) = self.links.get(&key) {
+                let first = first.clone();
+                self.later.push(LaterLink { first, dir: dir.clone(), name: node.name, path });
+                return Ok(());
+            }
+            let first = FirstLink { dir: dir.clone(), name: node.name.clone() };
+            self.links.insert(key, Arc::new(first));
+        }
+        if is_file {
+            return self.file(dir, node, path);
+        }
+        match dir.dir.special(&node) {
+            Ok(outcome) => self.note(outcome),
+            Err(error) => self.shared.settle(&path, error.into()),
+        }
+        Ok(())
+    }
+
+    fn note(&self, outcome: Outcome) {
+        match outcome {
+            Outcome::Made => count(&self.shared.tally.others),
+            Outcome::Skipped(_) => count(&self.shared.tally.skipped),
+        }
+    }
+
+    fn file(&mut self, dir: &Arc<OpenDir<'a>>, node: wire::Node, path: PathBuf) -> Result<(), EngineError> {
+        let writer = match dir.dir.begin_file(&node) {
+            Ok(Begin::Write(writer)) => writer,
+            Ok(Begin::Skip(_)) => {
+                count(&self.shared.tally.skipped);
+                return Ok(());
+            }
+            Err(error) => {
+                self.shared.settle(&path, error.into());
+                return Ok(());
+            }
+        };
+        let file = Arc::new(OpenFile {
+            writer: RwLock::new(Some(writer)),
+            node,
+            path,
+            dir: dir.clone(),
+            left: AtomicUsize::new(1),
+            broken: AtomicBool::new(false),
+        });
+        if let Err(error) = self.contents(&file) {
+            if matches!(error, EngineError::Stopped) {
+                return Err(error);
+            }
+            file.broken.store(true, Ordering::Release);
+            self.shared.settle(&file.path, error);
+        }
+        // The walk's own share; a file without content is finished by a worker like any other.
+        self.send(Job { file, pieces: Vec::new() })
+    }
+
+    fn send(&self, job: Job<'a>) -> Result<(), EngineError> {
+        self.jobs.send(job).map_err(|_| EngineError::Stopped)
+    }
+
+    /// Cuts a file's pieces into jobs.
+    fn contents(&mut self, file: &Arc<OpenFile<'a>>) -> Result<(), EngineError> {
+        let mut offset = 0u64;
+        match node_content(&file.node) {
+            Content::Pieces(pieces) => self.pieces(file, pieces, &mut offset)?,
+            Content::Lists(lists) => {
+                for list in lists {
+                    let id = chunk_of(list).ok_or(EngineError::TooDeep)?;
+                    let pieces = decode_pieces(self.reader.read(Kind::Tree, id)?)?;
+                    self.pieces(file, &pieces, &mut offset)?;
+                }
+            }
+        }
+        if offset == file.node.size { Ok(()) } else { Err(EngineError::RecordMissing("a part".to_owned())) }
+    }
+
+    fn pieces(
+        &mut self,
+        file: &Arc<OpenFile<'a>>,
+        pieces: &[wire::Piece],
+        offset: &mut u64,
+    ) -> Result<(), EngineError> {
+        let (mut job, mut bytes) = (Vec::new(), 0);
+        for piece in pieces {
+            if !piece.chunk.is_empty() {
+                job.push((*offset, chunk_of(piece).ok_or(EngineError::TooDeep)?));
+                bytes += piece.length;
+            }
+            *offset = offset.checked_add(piece.length).ok_or(EngineError::TooDeep)?;
+            if bytes >= JOB_BYTES {
+                self.add_job(file, std::mem::take(&mut job))?;
+                bytes = 0;
+            }
+        }
+        if job.is_empty() { Ok(()) } else { self.add_job(file, job) }
+    }
+
+    fn add_job(&self, file: &Arc<OpenFile<'a>>, pieces: Vec<(u64, ChunkId)>) -> Result<(), EngineError> {
+        self.shared.go_on()?;
+        file.left.fetch_add(1, Ordering::AcqRel);
+        self.send(Job { file: file.clone(), pieces })
+    }
+
+    /// Lets the workers end, and returns the names still to be linked.
+    fn into_later(self) -> Vec<LaterLink<'a>> {
+        self.later
+    }
+}
+
+/// Makes further names of files, once all contents are in place.
+fn make_links(shared: &Shared<'_>, later: Vec<LaterLink<'_>>) -> Result<(), EngineError> {
+    for link in later {
+        shared.go_on()?;
+        match link.dir.dir.hard_link(&link.name, (&link.first.dir.dir, &link.first.name)) {
+            Ok(Outcome::Made) => count(&shared.tally.others),
+            Ok(Outcome::Skipped(_)) => count(&shared.tally.skipped),
+            Err(error) => shared.settle(&link.path, error.into()),
+        }
+    }
+    Ok(())
+}
+
+fn chunk_of(piece: &wire::Piece) -> Option<ChunkId> {
+    ChunkId::try_from(piece.chunk.as_slice()).ok()
+}
+
+/// A worker: writes pieces until no job comes.
+fn work<'a>(
+    vault: &'a Vault,
+    source: Option<&'a dyn PackSource>,
+    shared: &'a Shared<'a>,
+    jobs: &Receiver<Job<'a>>,
+) {
+    let mut reader = ChunkReader::new(vault, source, shared.monitor);
+    for job in jobs {
+        let file = &job.file;
+        if shared.go_on().is_err() {
+            // Dropped unfinished: the temporary file goes with it.
+            continue;
+        }
+        if !file.broken.load(Ordering::Acquire)
+            && let Err(error) = write_pieces(&mut reader, shared, &job)
+            && !file.broken.swap(true, Ordering::AcqRel)
+        {
+            shared.settle(&file.path, error);
+        }
+        if file.left.fetch_sub(1, Ordering::AcqRel) == 1 && !file.broken.load(Ordering::Acquire) {
+            match finish_file(&mut reader, shared, file) {
+                Ok(()) => {
+                    count(&shared.tally.files);
+                    count(&shared.monitor.files_done);
+                }
+                Err(error) => shared.settle(&file.path, error),
+            }
+        }
+    }
+}
+
+fn write_pieces(reader: &mut ChunkReader<'_>, shared: &Shared<'_>, job: &Job<'_>) -> Result<(), EngineError> {
+    for (offset, id) in &job.pieces {
+        let plain = reader.read(Kind::Data, *id)?;
+        let writer = job.file.writer.read().expect("no panic while held");
+        let writer = writer.as_ref().ok_or(EngineError::Stopped)?;
+        writer.write_at(*offset, plain)?;
+        Monitor::add(&shared.tally.bytes, plain.len() as u64);
+        Monitor::add(&shared.monitor.bytes_done, plain.len() as u64);
+    }
+    Ok(())
+}
+
+fn finish_file(
+    reader: &mut ChunkReader<'_>,
+    shared: &Shared<'_>,
+    file: &OpenFile<'_>,
+) -> Result<(), EngineError> {
+    let writer = file.writer.write().expect("no panic while held").take().ok_or(EngineError::Stopped)?;
+    if shared.verify {
+        verify_written(reader, &writer, &file.node)?;
+        count(&shared.tally.verified);
+    }
+    // The directory is held until here, so that its own times are set after this rename.
+    let _dir = &file.dir;
+    writer.finish(&file.node)?;
+    Ok(())
+}
+
+/// Reads the file back and compares it with the chunk ids.
+fn verify_written(
+    reader: &mut ChunkReader<'_>,
+    writer: &FileWriter,
+    node: &wire::Node,
+) -> Result<(), EngineError> {
+    let mut offset = 0;
+    match node_content(node) {
+        Content::Pieces(pieces) => compare(reader, writer, pieces, &mut offset),
+        Content::Lists(lists) => {
+            for list in lists {
+                let id = chunk_of(list).ok_or(EngineError::TooDeep)?;
+                let pieces = decode_pieces(reader.read(Kind::Tree, id)?)?;
+                compare(reader, writer, &pieces, &mut offset)?;
+            }
+            Ok(())
+        }
+    }
+}
+
+fn compare(
+    reader: &ChunkReader<'_>,
+    writer: &FileWriter,
+    pieces: &[wire::Piece],
+    offset: &mut u64,
+) -> Result<(), EngineError> {
+    let mut buffer = Vec::new();
+    for piece in pieces {
+        if let Some(id) = chunk_of(piece) {
+            let length = usize::try_from(piece.length).unwrap_or(usize::MAX).min(limit::CHUNK_BYTES_MAX);
+            buffer.resize(length, 0);
+            let read = writer.read_at(*offset, &mut buffer)?;
+            if read != length || !reader.is_plaintext_of(id, &buffer) {
+                return Err(FsError::Io {
+                    action: "reading back",
+                    path: PathBuf::new(),
+                    source: std::io::Error::other("what was written is not what is read"),
+                }
+                .into());
+            }
+        }
+        *offset += piece.length;
+    }
+    Ok(())
+}

@@ -1,0 +1,162 @@
+//! Walking a snapshot's tree: finding a path in it, listing it, visiting everything.
+
+use std::collections::HashSet;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+
+use super::error::EngineError;
+use super::monitor::Monitor;
+use super::parent::{Cursor, tree_of};
+use super::pull::PackSource;
+use super::reader::ChunkReader;
+use super::vault::Vault;
+use crate::base::{ChunkId, limit};
+use crate::crypto::Kind;
+use crate::snapshot::{Content, Snapshot, Tree, decode_pieces, decode_tree, node_content};
+use crate::wire::{self, NodeType};
+
+/// One entry of a listing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TreeEntry {
+    /// Absolute path in the snapshot.
+    pub path: PathBuf,
+    /// Its record.
+    pub node: wire::Node,
+}
+
+/// What a path in a snapshot leads to.
+pub(super) enum Found {
+    /// The root directory: it has a tree but no node.
+    Root(ChunkId),
+    /// Anything else.
+    Node(Box<wire::Node>),
+}
+
+/// Follows `path` from the root; symlinks in the snapshot are not followed.
+pub(super) fn find(reader: &mut ChunkReader<'_>, root: ChunkId, path: &Path) -> Result<Found, EngineError> {
+    let mut found = Found::Root(root);
+    for component in path.components() {
+        let name = match component {
+            Component::RootDir | Component::CurDir => continue,
+            Component::Normal(name) => name.as_bytes(),
+            Component::ParentDir | Component::Prefix(_) => {
+                return Err(EngineError::NotInSnapshot(path.to_owned()));
+            }
+        };
+        let tree = match &found {
+            Found::Root(tree) => Some(*tree),
+            Found::Node(node) => tree_of(node),
+        };
+        let tree = tree.ok_or_else(|| EngineError::NotInSnapshot(path.to_owned()))?;
+        let node = Cursor::new(tree).seek(name, reader)?;
+        found = Found::Node(Box::new(node.ok_or_else(|| EngineError::NotInSnapshot(path.to_owned()))?));
+    }
+    Ok(found)
+}
+
+/// Lists the directory at `path` (or the single entry there); everything below it when `recursive`. Calls `each` in
+/// path order; stops when it gives `false`.
+pub fn list(
+    vault: &Vault,
+    snapshot: &Snapshot,
+    path: &Path,
+    recursive: bool,
+    source: Option<&dyn PackSource>,
+    monitor: &Monitor,
+    mut each: impl FnMut(TreeEntry) -> bool,
+) -> Result<(), EngineError> {
+    let mut reader = ChunkReader::new(vault, source, monitor);
+    let tree = match find(&mut reader, snapshot.tree, path)? {
+        Found::Root(tree) => tree,
+        Found::Node(node) => match tree_of(&node).filter(|_| node.r#type() == NodeType::NodeDirectory) {
+            Some(tree) => tree,
+            None => {
+                each(TreeEntry { path: path.to_owned(), node: *node });
+                return Ok(());
+            }
+        },
+    };
+    let base = if path.as_os_str().is_empty() { Path::new("/") } else { path };
+    let mut stack = vec![(base.to_owned(), Cursor::new(tree))];
+    while let Some((dir, cursor)) = stack.last_mut() {
+        monitor.go_on()?;
+        let Some(node) = cursor.next(&mut reader)? else {
+            stack.pop();
+            continue;
+        };
+        let path = dir.join(std::ffi::OsStr::from_bytes(&node.name));
+        let below = tree_of(&node).filter(|_| recursive);
+        if !each(TreeEntry { path: path.clone(), node }) {
+            return Ok(());
+        }
+        if let Some(below) = below {
+            if stack.len() >= limit::DIRECTORY_DEPTH_MAX {
+                return Err(EngineError::TooDeep);
+            }
+            stack.push((path, Cursor::new(below)));
+        }
+    }
+    Ok(())
+}
+
+/// Calls `each` for every chunk that a snapshot refers to, each distinct tree once; unreadable trees go to `broken`.
+pub(super) fn for_each_reference(
+    reader: &mut ChunkReader<'_>,
+    snapshot: &Snapshot,
+    monitor: &Monitor,
+    each: &mut impl FnMut(Kind, ChunkId),
+    broken: &mut impl FnMut(ChunkId, EngineError),
+) -> Result<(), EngineError> {
+    let mut seen: HashSet<ChunkId> = HashSet::new();
+    let mut stack = vec![snapshot.tree];
+    for id in [snapshot.unreadable, snapshot.paths_list].into_iter().flatten() {
+        each(Kind::Tree, id);
+    }
+    while let Some(id) = stack.pop() {
+        monitor.go_on()?;
+        if !seen.insert(id) {
+            continue;
+        }
+        each(Kind::Tree, id);
+        let decoded = reader.read(Kind::Tree, id).and_then(|bytes| Ok(decode_tree(bytes)?));
+        let nodes = match decoded {
+            Ok(Tree::Leaf(nodes)) => nodes,
+            Ok(Tree::Inner(parts)) => {
+                stack.extend(parts);
+                continue;
+            }
+            Err(error) => {
+                broken(id, error);
+                continue;
+            }
+        };
+        for node in &nodes {
+            stack.extend(tree_of(node));
+            pieces(reader, node, each, broken);
+        }
+    }
+    Ok(())
+}
+
+fn pieces(
+    reader: &mut ChunkReader<'_>,
+    node: &wire::Node,
+    each: &mut impl FnMut(Kind, ChunkId),
+    broken: &mut impl FnMut(ChunkId, EngineError),
+) {
+    let ids = |pieces: &[wire::Piece]| -> Vec<ChunkId> {
+        pieces.iter().filter_map(|piece| ChunkId::try_from(piece.chunk.as_slice()).ok()).collect()
+    };
+    match node_content(node) {
+        Content::Pieces(list) => ids(list).into_iter().for_each(|id| each(Kind::Data, id)),
+        Content::Lists(lists) => {
+            for id in ids(lists) {
+                each(Kind::Tree, id);
+                match reader.read(Kind::Tree, id).and_then(|bytes| Ok(decode_pieces(bytes)?)) {
+                    Ok(list) => ids(&list).into_iter().for_each(|id| each(Kind::Data, id)),
+                    Err(error) => broken(id, error),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! An open vault: the store, the keys, and how to write to it.
+
+use std::sync::{Arc, Mutex};
+
+use crate::base::{Clock, DeviceId, VaultId};
+use crate::chunker::{ChunkSizes, Cutter};
+use crate::crypto::Keyring;
+use crate::store::Store;
+
+/// How a vault is written.
+#[derive(Debug, Clone)]
+pub struct VaultOptions {
+    /// Chunk sizes.
+    pub sizes: ChunkSizes,
+    /// zstd level; `None` stores everything as it is.
+    pub level: Option<i32>,
+    /// Whether known chunks are reused.
+    pub deduplicate: bool,
+    /// Buffers of one operation, in bytes.
+    pub memory_bytes: usize,
+    /// Wished number of holders.
+    pub copies: u32,
+    /// Worker threads.
+    pub workers: usize,
+}
+
+/// A vault whose keys are at hand.
+pub struct Vault {
+    /// What is on disk.
+    pub store: Arc<Store>,
+    /// The keys.
+    pub keyring: Keyring,
+    /// Where the time comes from.
+    pub clock: Arc<dyn Clock>,
+    /// How to write.
+    pub options: VaultOptions,
+    pub(super) cutter: Cutter,
+    /// Taken while a head is made: heads of one device are a chain.
+    pub(super) head_lock: Mutex<()>,
+}
+
+impl Vault {
+    /// Puts a vault together.
+    pub fn new(store: Arc<Store>, keyring: Keyring, clock: Arc<dyn Clock>, options: VaultOptions) -> Self {
+        let cutter = Cutter::new(options.sizes, keyring.vault.chunker_seed().expose());
+        Self { store, keyring, clock, options, cutter, head_lock: Mutex::new(()) }
+    }
+
+    /// The vault's name.
+    pub fn id(&self) -> VaultId {
+        self.keyring.vault.vault
+    }
+
+    /// This device's name.
+    pub fn device(&self) -> DeviceId {
+        self.keyring.device.id()
+    }
+}

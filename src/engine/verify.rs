@@ -1,0 +1,299 @@
+//! Verifying: every pack read once and hashed, every own chunk opened, then every snapshot's references checked.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Mutex;
+
+use crossbeam_channel::bounded;
+
+use super::error::EngineError;
+use super::heads::VaultView;
+use super::monitor::Monitor;
+use super::reader::ChunkReader;
+use super::repair::Damage;
+use super::tree::for_each_reference;
+use super::vault::Vault;
+use crate::base::{ChunkId, SnapshotId};
+use crate::crypto::{Kind, Opener, VaultKeys};
+use crate::pack::read_pack;
+use crate::snapshot::Snapshot;
+use crate::store::{PackNumber, PackRow, Store};
+
+/// What to verify.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct VerifyOptions {
+    /// One snapshot; all, and all packs, when absent.
+    pub snapshot: Option<SnapshotId>,
+    /// Presence and lengths only.
+    pub quick: bool,
+}
+
+/// One snapshot's state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotFinding {
+    /// Which.
+    pub id: SnapshotId,
+    /// Distinct chunks it needs, as far as its trees can be read.
+    pub total: u64,
+    /// Chunks that are in no readable pack.
+    pub missing: Vec<ChunkId>,
+    /// Chunks that are there but damaged.
+    pub corrupt: Vec<ChunkId>,
+    /// Its record is signed by a certified device.
+    pub signed: bool,
+    /// Why the record could not even be read.
+    pub broken: Option<String>,
+}
+
+impl SnapshotFinding {
+    /// Nothing is wrong.
+    pub fn is_sound(&self) -> bool {
+        self.missing.is_empty() && self.corrupt.is_empty() && self.signed && self.broken.is_none()
+    }
+}
+
+/// What verification found.
+#[derive(Debug, Clone, Default)]
+pub struct VerifyResult {
+    /// Packs looked at, own and kept for others.
+    pub packs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Packs that need repair.
+    pub damages: Vec<Damage>,
+    /// Chunks of this vault that are missing or damaged here.
+    pub bad_chunks: u64,
+    /// Each snapshot.
+    pub snapshots: Vec<SnapshotFinding>,
+}
+
+impl VerifyResult {
+    /// Nothing is wrong.
+    pub fn is_sound(&self) -> bool {
+        self.damages.is_empty() && self.snapshots.iter().all(SnapshotFinding::is_sound)
+    }
+}
+
+/// What is known to be wrong with chunks: absent = sound.
+type BadChunks = HashMap<ChunkId, State>;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Missing,
+    Corrupt,
+}
+
+/// Checks packs and snapshots; changes nothing but a lost outboard. `vault` is `None` on a storage-only or locked node:
+/// then packs are checked by their hash.
+///
+/// # Errors
+/// Only what keeps it from looking: an index that cannot be read, cancellation. Damage is in the result.
+pub fn verify(
+    store: &Store,
+    vault: Option<&Vault>,
+    options: VerifyOptions,
+    workers: usize,
+    monitor: &Monitor,
+) -> Result<VerifyResult, EngineError> {
+    let view = vault.map(VaultView::load).transpose()?;
+    let chosen: Option<&Snapshot> = match (&view, options.snapshot) {
+        (Some(view), Some(id)) => view.snapshots.iter().find(|snapshot| snapshot.id == id),
+        _ => None,
+    };
+    let only = match (vault, chosen) {
+        (Some(vault), Some(snapshot)) => super::copies::packs_of(vault, snapshot).ok(),
+        _ => None,
+    };
+    let only: Option<HashSet<PackNumber>> = only.map(|packs| packs.into_iter().collect());
+    let mut rows = Vec::new();
+    for own in [true, false] {
+        store.for_each_pack(own, |row| {
+            if only.as_ref().is_none_or(|only| only.contains(&row.number)) {
+                rows.push(row);
+            }
+            true
+        })?;
+    }
+    monitor.files_total.store(rows.len() as u64, std::sync::atomic::Ordering::Relaxed);
+    let total_bytes: u64 = rows.iter().map(|row| row.bytes).sum();
+    monitor.bytes_total.store(total_bytes, std::sync::atomic::Ordering::Relaxed);
+    monitor.enter("verifying packs");
+    let mut result = VerifyResult { packs: rows.len() as u64, bytes: total_bytes, ..Default::default() };
+    let keys = vault.map(|vault| &vault.keyring.vault);
+    let mut bad = check_packs(store, keys, rows, options.quick, workers, monitor, &mut result)?;
+    lost_chunks(store, &result.damages, &mut bad)?;
+    result.bad_chunks = bad.len() as u64;
+    let (Some(vault), Some(view)) = (vault, view) else { return Ok(result) };
+    monitor.enter("verifying snapshots");
+    for snapshot in &view.snapshots {
+        if options.snapshot.is_none_or(|id| id == snapshot.id) {
+            result.snapshots.push(check_snapshot(vault, &view, snapshot, &bad, monitor)?);
+        }
+    }
+    for (id, why) in view.broken.iter().filter(|(id, _)| options.snapshot.is_none_or(|only| only == *id)) {
+        let broken = Some(why.clone());
+        let (missing, corrupt) = (Vec::new(), Vec::new());
+        result.snapshots.push(SnapshotFinding { id: *id, total: 0, missing, corrupt, signed: false, broken });
+    }
+    Ok(result)
+}
+
+/// Reads packs on all workers in index order.
+fn check_packs(
+    store: &Store,
+    keys: Option<&VaultKeys>,
+    rows: Vec<PackRow>,
+    quick: bool,
+    workers: usize,
+    monitor: &Monitor,
+    result: &mut VerifyResult,
+) -> Result<BadChunks, EngineError> {
+    let found: Mutex<(Vec<Damage>, BadChunks)> = Mutex::default();
+    let (rows_in, rows_out) = bounded::<PackRow>(workers.max(1));
+    let outcome = std::thread::scope(|scope| {
+        let found = &found;
+        let threads: Vec<_> = (0..workers.max(1))
+            .map(|_| {
+                let rows = rows_out.clone();
+                scope.spawn(move || -> Result<(), EngineError> {
+                    let mut opener = Opener::new();
+                    for row in rows {
+                        monitor.go_on()?;
+                        let (damage, bad) = check_pack(store, keys, &row, quick, &mut opener)?;
+                        if damage.is_some() || !bad.is_empty() {
+                            let mut found = found.lock().expect("no panic while held");
+                            found.0.extend(damage);
+                            found.1.extend(bad);
+                        }
+                        Monitor::add(&monitor.files_done, 1);
+                        Monitor::add(&monitor.bytes_done, row.bytes);
+                    }
+                    Ok(())
+                })
+            })
+            .collect();
+        drop(rows_out);
+        for row in rows {
+            if rows_in.send(row).is_err() {
+                break;
+            }
+        }
+        drop(rows_in);
+        let ended = threads.into_iter().map(|thread| match thread.join() {
+            Ok(ended) => ended,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        ended.collect::<Result<Vec<()>, _>>()
+    });
+    outcome?;
+    let (damages, bad) = found.into_inner().expect("no panic while held");
+    result.damages = damages;
+    Ok(bad)
+}
+
+fn check_pack(
+    store: &Store,
+    keys: Option<&VaultKeys>,
+    row: &PackRow,
+    quick: bool,
+    opener: &mut Opener,
+) -> Result<(Option<Damage>, Vec<(ChunkId, State)>), EngineError> {
+    if quick {
+        let sound = store.pack_length(row.id)? == Some(row.bytes);
+        let damage = if sound { None } else { Damage::examine(store, row.id, row.bytes)? };
+        return Ok((damage, Vec::new()));
+    }
+    let content = match store.open_pack(row.id).and_then(|file| file.read_all()) {
+        Ok(content) => content,
+        Err(_) => return Ok((Damage::examine(store, row.id, row.bytes)?, Vec::new())),
+    };
+    let damage = Damage::compare(store, row.id, row.bytes, &content)?;
+    let Some(keys) = keys.filter(|_| row.own) else { return Ok((damage, Vec::new())) };
+    // A damaged pack may still have sound chunks; one whose directory is gone is settled by the index.
+    let Ok((epoch, entries)) = read_pack(keys, &content) else { return Ok((damage, Vec::new())) };
+    let mut bad = Vec::new();
+    for entry in entries {
+        let start = entry.offset as usize;
+        let sealed = content.get(start..start + entry.sealed_length as usize);
+        let opened = sealed.is_some_and(|sealed| opener.open(keys, &entry.subject(epoch), sealed).is_ok());
+        if !opened {
+            bad.push((entry.id, State::Corrupt));
+        }
+    }
+    Ok((damage, bad))
+}
+
+/// Chunks of packs that are missing, or so damaged that their directory cannot be read.
+fn lost_chunks(store: &Store, damages: &[Damage], bad: &mut BadChunks) -> Result<(), EngineError> {
+    let mut lost: HashMap<PackNumber, &Damage> = HashMap::new();
+    for damage in damages {
+        if let Some(row) = store.pack_by_id(damage.pack)?.filter(|row| row.own) {
+            lost.insert(row.number, damage);
+        }
+    }
+    if lost.is_empty() {
+        return Ok(());
+    }
+    for (id, place) in store.chunks_in(&lost.keys().copied().collect())? {
+        let damage = lost[&place.pack];
+        if damage.missing {
+            bad.insert(id, State::Missing);
+        } else {
+            let (first, last) = cells_of(place.offset, place.sealed_length);
+            if damage.cells.iter().any(|cell| (first..=last).contains(cell)) {
+                bad.entry(id).or_insert(State::Corrupt);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn cells_of(offset: u32, length: u32) -> (usize, usize) {
+    let cell = crate::base::limit::CELL_BYTES;
+    let end = offset as usize + (length as usize).max(1) - 1;
+    (offset as usize / cell, end / cell)
+}
+
+fn check_snapshot(
+    vault: &Vault,
+    view: &VaultView,
+    snapshot: &Snapshot,
+    bad: &BadChunks,
+    monitor: &Monitor,
+) -> Result<SnapshotFinding, EngineError> {
+    let mut reader = ChunkReader::new(vault, None, monitor);
+    let mut ids: HashSet<ChunkId> = HashSet::new();
+    let mut unread: Vec<ChunkId> = Vec::new();
+    for_each_reference(
+        &mut reader,
+        snapshot,
+        monitor,
+        &mut |_: Kind, id| {
+            ids.insert(id);
+        },
+        &mut |id, _| unread.push(id),
+    )?;
+    let all: Vec<ChunkId> = ids.iter().copied().collect();
+    let (mut missing, mut corrupt) = (Vec::new(), Vec::new());
+    for (id, place) in all.iter().zip(vault.store.lookup_many(&all)?) {
+        match (place, bad.get(id)) {
+            (None, _) | (_, Some(State::Missing)) => missing.push(*id),
+            (_, Some(State::Corrupt)) => corrupt.push(*id),
+            (Some(_), None) => {}
+        }
+    }
+    for id in unread {
+        if !missing.contains(&id) && !corrupt.contains(&id) {
+            corrupt.push(id);
+        }
+    }
+    missing.sort_unstable();
+    corrupt.sort_unstable();
+    Ok(SnapshotFinding {
+        id: snapshot.id,
+        total: ids.len() as u64,
+        missing,
+        corrupt,
+        signed: view.is_certified(snapshot.device),
+        broken: None,
+    })
+}

@@ -1,0 +1,153 @@
+//! The behaviours of the node and the swarm that they run in.
+
+use std::num::NonZeroU8;
+use std::sync::Arc;
+use std::time::Duration;
+
+use libp2p::kad::store::{MemoryStore, MemoryStoreConfig};
+use libp2p::request_response::ProtocolSupport;
+use libp2p::swarm::NetworkBehaviour;
+use libp2p::{
+    StreamProtocol, Swarm, SwarmBuilder, connection_limits, identify, identity, kad,
+    memory_connection_limits, noise, ping, quic, request_response, tcp, yamux,
+};
+
+use tracing::warn;
+
+use super::codec::{Codec, Door, Fetch, Protocol, Sync};
+use super::gate::{Admission, Gate, Verdict};
+use super::hold::Hold;
+use super::{Members, NetConfig, NetError};
+use crate::base::limit;
+
+/// Everything the node speaks. The order matters: limits refuse first, [`Admission`] decides next, and after it
+/// no behaviour refuses a connection that another one has already taken note of.
+#[derive(NetworkBehaviour)]
+pub(super) struct Behaviour {
+    limits: connection_limits::Behaviour,
+    memory: memory_connection_limits::Behaviour,
+    pub(super) admission: Admission,
+    hold: Gate<Hold>,
+    identify: Gate<identify::Behaviour>,
+    ping: Gate<ping::Behaviour>,
+    pub(super) kad: Gate<kad::Behaviour<MemoryStore>>,
+    pub(super) sync: Gate<request_response::Behaviour<Codec<Sync>>>,
+    pub(super) fetch: Gate<request_response::Behaviour<Codec<Fetch>>>,
+    pub(super) door: request_response::Behaviour<Codec<Door>>,
+}
+
+impl Behaviour {
+    fn new(key: &identity::Keypair, config: &NetConfig, members: Arc<Members>) -> Self {
+        let verdict = Verdict::default();
+        let me = key.public().to_peer_id();
+        let identify = identify::Config::new("/shadowvault/1".to_owned(), key.public())
+            .with_agent_version(concat!("shadowvault/", env!("CARGO_PKG_VERSION")).to_owned())
+            .with_push_listen_addr_updates(true)
+            .with_cache_size(0);
+        let ping = ping::Config::new()
+            .with_interval(config.heartbeat_interval)
+            .with_timeout(config.connection_timeout.max(Duration::from_secs(1)));
+        Self {
+            limits: connection_limits::Behaviour::new(connection_limits(config)),
+            memory: memory_connection_limits::Behaviour::with_max_bytes(config.memory_bytes_max),
+            admission: Admission::new(members, verdict.clone()),
+            hold: Gate::new(Hold, verdict.clone()),
+            identify: Gate::new(identify::Behaviour::new(identify), verdict.clone()),
+            ping: Gate::new(ping::Behaviour::new(ping), verdict.clone()),
+            kad: Gate::new(kademlia(me, config), verdict.clone()),
+            sync: Gate::new(protocol(config.fetch_timeout), verdict.clone()),
+            fetch: Gate::new(protocol(config.fetch_timeout), verdict),
+            door: protocol(config.connection_timeout),
+        }
+    }
+}
+
+fn protocol<P: Protocol>(timeout: Duration) -> request_response::Behaviour<Codec<P>> {
+    let config = request_response::Config::default()
+        .with_request_timeout(timeout)
+        .with_max_concurrent_streams(limit::PROTOCOL_STREAMS_MAX);
+    request_response::Behaviour::new([(StreamProtocol::new(P::NAME), ProtocolSupport::Full)], config)
+}
+
+/// Finds addresses of members. A server from the start: behind a private address the automatic mode would stay
+/// a client for ever. Keeps no records and no providers of anyone.
+fn kademlia(me: libp2p::PeerId, config: &NetConfig) -> kad::Behaviour<MemoryStore> {
+    let mut kademlia = kad::Config::new(StreamProtocol::new("/shadowvault/kad/1"));
+    kademlia
+        .set_record_filtering(kad::StoreInserts::FilterBoth)
+        .set_kbucket_inserts(kad::BucketInserts::Manual)
+        .set_caching(kad::Caching::Disabled)
+        .set_replication_interval(None)
+        .set_publication_interval(None)
+        .set_provider_publication_interval(None)
+        .set_periodic_bootstrap_interval(Some(config.discovery_interval))
+        .set_query_timeout(config.connection_timeout)
+        .set_max_packet_size(limit::KAD_BYTES_MAX);
+    let store = MemoryStoreConfig { max_records: 0, max_provided_keys: 0, ..Default::default() };
+    let mut behaviour = kad::Behaviour::with_config(me, MemoryStore::with_config(me, store), kademlia);
+    behaviour.set_mode(Some(kad::Mode::Server));
+    behaviour
+}
+
+fn connection_limits(config: &NetConfig) -> connection_limits::ConnectionLimits {
+    let peers = u32::try_from(config.max_peers).unwrap_or(u32::MAX);
+    let total = peers
+        .saturating_mul(limit::CONNECTIONS_PER_PEER_MAX)
+        .saturating_add(2 * limit::STRANGER_CONNECTIONS_MAX as u32);
+    connection_limits::ConnectionLimits::default()
+        .with_max_pending_incoming(Some(limit::CONNECTIONS_PENDING_MAX))
+        .with_max_pending_outgoing(Some(limit::CONNECTIONS_PENDING_MAX))
+        .with_max_established_per_peer(Some(limit::CONNECTIONS_PER_PEER_MAX))
+        .with_max_established(Some(total))
+}
+
+/// A swarm that does not listen yet.
+pub(super) fn build(
+    key: identity::Keypair,
+    config: &NetConfig,
+    members: Arc<Members>,
+) -> Result<Swarm<Behaviour>, NetError> {
+    let start = |e: &dyn std::error::Error| NetError::Start(e.to_string());
+    let muxer = || {
+        let mut muxer = yamux::Config::default();
+        muxer.set_max_num_streams(limit::STREAMS_PER_CONNECTION_MAX);
+        muxer
+    };
+    let streams = |mut quic: quic::Config| {
+        quic.max_concurrent_stream_limit = limit::STREAMS_PER_CONNECTION_MAX as u32;
+        quic.max_stream_data = limit::QUIC_STREAM_WINDOW_BYTES;
+        quic.max_connection_data = limit::QUIC_CONNECTION_WINDOW_BYTES;
+        quic.handshake_timeout = config.connection_timeout;
+        quic
+    };
+    let settings = |swarm: libp2p::swarm::Config| {
+        swarm
+            .with_idle_connection_timeout(limit::STRANGER_IDLE)
+            .with_max_negotiating_inbound_streams(limit::STREAMS_PER_CONNECTION_MAX)
+            .with_dial_concurrency_factor(NonZeroU8::MIN.saturating_add(limit::PEER_ADDRESSES_MAX as u8 - 1))
+    };
+    let behaviour = |key: &identity::Keypair| Behaviour::new(key, config, Arc::clone(&members));
+    let transports = || {
+        let tcp = SwarmBuilder::with_existing_identity(key.clone()).with_tokio().with_tcp(
+            tcp::Config::default().nodelay(true),
+            noise::Config::new,
+            muxer,
+        );
+        tcp.map(|tcp| tcp.with_quic_config(streams)).map_err(|e| start(&e))
+    };
+    let timeout = config.connection_timeout;
+    Ok(match transports()?.with_dns() {
+        Ok(all) => all
+            .with_behaviour(behaviour)
+            .map_err(|e| start(&e))?
+            .with_swarm_config(settings)
+            .with_connection_timeout(timeout)
+            .build(),
+        Err(error) => {
+            // A machine without a resolver still reaches peers by IP address.
+            warn!(target: "net", %error, "names in addresses will not be resolved");
+            let all = transports()?.with_behaviour(behaviour).map_err(|e| start(&e))?;
+            all.with_swarm_config(settings).with_connection_timeout(timeout).build()
+        }
+    })
+}

@@ -1,0 +1,286 @@
+//! How a request and its answer travel: one protobuf message each way, ended by closing that half of the
+//! stream, bounded before anything large is allocated.
+
+use std::io;
+use std::marker::PhantomData;
+
+use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use libp2p::{StreamProtocol, request_response};
+use prost::Message;
+use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
+
+use crate::base::limit;
+use crate::wire::{self, WireError};
+
+/// A request-response protocol: its name, its messages and what they may weigh.
+pub(super) trait Protocol: Send + std::marker::Sync + 'static {
+    const NAME: &'static str;
+    type Request: Message + Default + 'static;
+    type Response: Message + Default + 'static;
+    const REQUEST: Bound;
+    const RESPONSE: Bound;
+}
+
+/// What a message may weigh. Bytes alone do not bound memory: an empty repeated message takes two bytes on the
+/// wire and dozens once decoded, so fields are counted too.
+pub(super) struct Bound {
+    pub(super) bytes: usize,
+    pub(super) fields: usize,
+    pub(super) nested: &'static [Nested],
+}
+
+/// A field that holds messages, and which of their fields do so in turn.
+pub(super) struct Nested(u32, &'static [Self]);
+
+/// `/shadowvault/sync/1`.
+pub(super) enum Sync {}
+/// `/shadowvault/chunk-fetch/1`.
+pub(super) enum Fetch {}
+/// `/shadowvault/door/1`.
+pub(super) enum Door {}
+
+impl Protocol for Sync {
+    const NAME: &'static str = "/shadowvault/sync/1";
+    type Request = wire::SyncRequest;
+    type Response = wire::SyncResponse;
+    const REQUEST: Bound = Bound {
+        bytes: limit::SYNC_REQUEST_BYTES_MAX,
+        fields: limit::OFFER_PACKS_MAX + 16,
+        nested: &[
+            Nested(1, &[]),
+            Nested(2, &[]),
+            Nested(3, &[Nested(2, &[])]),
+            Nested(4, &[]),
+            Nested(5, &[]),
+        ],
+    };
+    const RESPONSE: Bound = Bound {
+        bytes: limit::SYNC_RESPONSE_BYTES_MAX,
+        fields: limit::VAULT_DEVICES_MAX * 4 + limit::HEAD_HOLDERS_MAX * (2 + limit::PEER_ADDRESSES_MAX) + 16,
+        nested: &[Nested(2, &[Nested(1, &[]), Nested(2, &[])]), Nested(4, &[]), Nested(5, &[])],
+    };
+}
+
+impl Protocol for Fetch {
+    const NAME: &'static str = "/shadowvault/chunk-fetch/1";
+    type Request = wire::FetchRequest;
+    type Response = wire::FetchResponse;
+    const REQUEST: Bound = Bound {
+        bytes: limit::FETCH_REQUEST_BYTES_MAX,
+        fields: limit::FETCH_RANGES_MAX * 3 + 8,
+        nested: &[Nested(2, &[])],
+    };
+    const RESPONSE: Bound = Bound {
+        bytes: limit::FETCH_RESPONSE_BYTES_MAX,
+        fields: limit::FETCH_RANGES_MAX * 4 + 8,
+        nested: &[Nested(3, &[])],
+    };
+}
+
+impl Protocol for Door {
+    const NAME: &'static str = "/shadowvault/door/1";
+    type Request = wire::DoorRequest;
+    type Response = wire::DoorResponse;
+    const REQUEST: Bound =
+        Bound { bytes: limit::DOOR_BYTES_MAX, fields: 16, nested: &[Nested(2, &[]), Nested(3, &[])] };
+    const RESPONSE: Bound = Bound { bytes: limit::DOOR_BYTES_MAX, fields: 16, nested: &[] };
+}
+
+impl Bound {
+    /// Decodes a message of at most this weight.
+    pub(super) fn decode<M: Message + Default>(&self, bytes: &[u8]) -> Result<M, WireError> {
+        if bytes.len() > self.bytes {
+            return Err(WireError::TooLong { length: bytes.len(), limit: self.bytes });
+        }
+        let mut left = self.fields;
+        count(bytes, self.nested, &mut left)?;
+        wire::decode(bytes, self.bytes)
+    }
+}
+
+/// Walks the fields of a message without decoding it; fails when there are more than `left`.
+fn count(mut bytes: &[u8], nested: &[Nested], left: &mut usize) -> Result<(), WireError> {
+    let malformed = |e: prost::DecodeError| WireError::Malformed(e.to_string());
+    while !bytes.is_empty() {
+        *left = left
+            .checked_sub(1)
+            .ok_or_else(|| WireError::Malformed("too many fields in a message".to_owned()))?;
+        let (tag, kind) = decode_key(&mut bytes).map_err(malformed)?;
+        if kind != WireType::LengthDelimited {
+            skip_field(kind, tag, &mut bytes, DecodeContext::default()).map_err(malformed)?;
+            continue;
+        }
+        let length = decode_varint(&mut bytes).map_err(malformed)?;
+        let (body, rest) = usize::try_from(length)
+            .ok()
+            .and_then(|n| bytes.split_at_checked(n))
+            .ok_or_else(|| WireError::Malformed("a field is longer than its message".to_owned()))?;
+        if let Some(Nested(_, inner)) = nested.iter().find(|n| n.0 == tag) {
+            count(body, inner, left)?;
+        }
+        bytes = rest;
+    }
+    Ok(())
+}
+
+/// The codec of protocol `P`.
+pub(super) struct Codec<P>(PhantomData<fn() -> P>);
+
+impl<P> Clone for Codec<P> {
+    fn clone(&self) -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<P> Default for Codec<P> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
+
+/// A request as it came: one that is malformed is answered with a refusal, so it must get past the codec.
+pub(super) type Asked<M> = Result<M, WireError>;
+
+impl<P: Protocol> request_response::Codec for Codec<P> {
+    type Protocol = StreamProtocol;
+    type Request = Asked<P::Request>;
+    type Response = P::Response;
+
+    async fn read_request<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Self::Request>
+    where
+        T: AsyncRead + Unpin + Send,
+    {
+        Ok(P::REQUEST.decode(&read(io, P::REQUEST.bytes).await?))
+    }
+
+    async fn read_response<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Self::Response>
+    where
+        T: AsyncRead + Unpin + Send,
+    {
+        let bytes = read(io, P::RESPONSE.bytes).await?;
+        if bytes.is_empty() {
+            // A peer that gave up on the request closes the stream without a word.
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        P::RESPONSE.decode(&bytes).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
+    }
+
+    async fn write_request<T>(
+        &mut self,
+        _: &StreamProtocol,
+        io: &mut T,
+        request: Self::Request,
+    ) -> io::Result<()>
+    where
+        T: AsyncWrite + Unpin + Send,
+    {
+        let request = request.map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
+        write(io, &request, P::REQUEST.bytes).await
+    }
+
+    async fn write_response<T>(
+        &mut self,
+        _: &StreamProtocol,
+        io: &mut T,
+        response: Self::Response,
+    ) -> io::Result<()>
+    where
+        T: AsyncWrite + Unpin + Send,
+    {
+        write(io, &response, P::RESPONSE.bytes).await
+    }
+}
+
+/// Reads to the end of the stream, or fails after `limit` bytes. Memory follows what really arrived.
+async fn read<T: AsyncRead + Unpin + Send>(io: &mut T, limit: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    io.take(limit as u64 + 1).read_to_end(&mut bytes).await?;
+    if bytes.len() > limit {
+        let error = WireError::TooLong { length: bytes.len(), limit };
+        return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+    }
+    Ok(bytes)
+}
+
+async fn write<T: AsyncWrite + Unpin + Send>(
+    io: &mut T,
+    message: &impl Message,
+    limit: usize,
+) -> io::Result<()> {
+    let length = message.encoded_len();
+    if length > limit {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, WireError::TooLong { length, limit }));
+    }
+    io.write_all(&message.encode_to_vec()).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::executor::block_on;
+
+    #[test]
+    fn largest_legitimate_messages_fit() {
+        let pack = vec![7; 32];
+        let ranges = vec![wire::Range { offset: u64::MAX, length: u64::MAX }; limit::FETCH_RANGES_MAX];
+        let fetch = wire::FetchRequest { pack: pack.clone(), ranges };
+        assert_eq!(Fetch::REQUEST.decode(&fetch.encode_to_vec()), Ok(fetch));
+
+        let slice = wire::Slice { offset: 1 << 24, data: vec![1; limit::CELL_BYTES], proof: vec![2; 512] };
+        let slices = vec![slice; limit::FETCH_RANGES_MAX];
+        let answer = wire::FetchResponse { status: 1, pack_length: 1 << 24, slices };
+        assert_eq!(Fetch::RESPONSE.decode(&answer.encode_to_vec()), Ok(answer));
+
+        let head = wire::HeadRef { device: pack.clone(), seq: u64::MAX, id: pack.clone() };
+        let packs = vec![pack.clone(); limit::OFFER_PACKS_MAX];
+        let offer = wire::Offer { vault: pack.clone(), head: Some(head.clone()), packs };
+        let sync = wire::SyncRequest { ask: Some(wire::sync_request::Ask::Offer(offer)) };
+        assert_eq!(Sync::REQUEST.decode(&sync.encode_to_vec()), Ok(sync));
+
+        let holder = wire::PeerAddress {
+            peer: pack.clone(),
+            addresses: vec!["/ip4/203.0.113.255/tcp/65535".to_owned(); limit::PEER_ADDRESSES_MAX],
+        };
+        let heads = wire::HeadList {
+            heads: vec![head; limit::VAULT_DEVICES_MAX],
+            holders: vec![holder; limit::HEAD_HOLDERS_MAX],
+        };
+        let answer =
+            wire::SyncResponse { status: 1, answer: Some(wire::sync_response::Answer::Heads(heads)) };
+        assert_eq!(Sync::RESPONSE.decode(&answer.encode_to_vec()), Ok(answer));
+    }
+
+    #[test]
+    fn messages_of_many_empty_fields_are_refused_undecoded() {
+        // 500,000 empty slices are 1 MB on the wire and 28 MB in memory.
+        let slices = vec![wire::Slice::default(); 500_000];
+        let bytes = wire::FetchResponse { slices, ..Default::default() }.encode_to_vec();
+        assert!(bytes.len() < limit::FETCH_RESPONSE_BYTES_MAX);
+        assert!(matches!(
+            Fetch::RESPONSE.decode::<wire::FetchResponse>(&bytes),
+            Err(WireError::Malformed(_))
+        ));
+
+        let holders = vec![wire::PeerAddress { peer: vec![], addresses: vec![String::new(); 100_000] }];
+        let heads = wire::HeadList { heads: vec![], holders };
+        let answer = Some(wire::sync_response::Answer::Heads(heads));
+        let bytes = wire::SyncResponse { status: 1, answer }.encode_to_vec();
+        assert!(Sync::RESPONSE.decode::<wire::SyncResponse>(&bytes).is_err());
+    }
+
+    #[test]
+    fn reading_stops_one_byte_over_the_limit() {
+        assert_eq!(block_on(read(&mut &[1u8; 8][..], 8)).unwrap().len(), 8);
+        assert_eq!(block_on(read(&mut &[1u8; 9][..], 8)).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        let mut endless = futures::io::repeat(0);
+        assert!(block_on(read(&mut endless, limit::DOOR_BYTES_MAX)).is_err());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn noise_never_panics(bytes: Vec<u8>) {
+            let _ = Sync::REQUEST.decode::<wire::SyncRequest>(&bytes);
+            let _ = Fetch::RESPONSE.decode::<wire::FetchResponse>(&bytes);
+        }
+    }
+}

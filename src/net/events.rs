@@ -1,0 +1,371 @@
+//! What the swarm reports, and what follows from it.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use libp2p::core::ConnectedPoint;
+use libp2p::request_response::{self, InboundRequestId, Message, OutboundFailure, ResponseChannel};
+use libp2p::swarm::{ConnectionId, SwarmEvent};
+use libp2p::{identify, kad, ping};
+use prost::Message as _;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::time::timeout;
+use tracing::{debug, warn};
+
+use super::address::{from_libp2p, is_credible, is_dialable, strip_peer, to_libp2p, with_peer};
+use super::behaviour::BehaviourEvent;
+use super::codec::Asked;
+use super::dial::transport_reason;
+use super::lane::{Answering, Lane, Waiting};
+use super::peers::Link;
+use super::slots::Slot;
+use super::swarm::{Act, Node};
+use super::{NetError, NetEvent, Tried};
+use crate::base::{Clock, Moment, PeerId, SystemClock, limit};
+use crate::wire::Status;
+
+/// Pings in a row that a connection may miss.
+const PINGS_MISSED_MAX: u32 = 2;
+
+type Channel<P> = ResponseChannel<<P as super::codec::Protocol>::Response>;
+type Event<P> = request_response::Event<
+    Asked<<P as super::codec::Protocol>::Request>,
+    <P as super::codec::Protocol>::Response,
+>;
+
+impl Node {
+    pub(super) fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        match event {
+            SwarmEvent::Behaviour(event) => self.on_behaviour_event(event),
+            SwarmEvent::ConnectionEstablished {
+                peer_id,
+                connection_id,
+                endpoint,
+                concurrent_dial_errors,
+                ..
+            } => {
+                let Ok(peer) = from_libp2p(&peer_id) else { return };
+                let errors = concurrent_dial_errors.unwrap_or_default();
+                let tried = errors.iter().map(|(address, error)| Tried {
+                    address: strip_peer(address.clone(), peer).to_string(),
+                    reason: transport_reason(error),
+                });
+                self.on_connected(peer, connection_id, &endpoint, tried.collect());
+            }
+            SwarmEvent::ConnectionClosed { peer_id, connection_id, .. } => {
+                if let Ok(peer) = from_libp2p(&peer_id) {
+                    self.on_closed(peer, connection_id);
+                }
+            }
+            SwarmEvent::OutgoingConnectionError { connection_id, peer_id: Some(peer), error } => {
+                if let Ok(peer) = from_libp2p(&peer) {
+                    self.on_dial_error(connection_id, peer, &error);
+                }
+            }
+            SwarmEvent::IncomingConnectionError { error, send_back_addr, .. } => {
+                if matches!(error, libp2p::swarm::ListenError::LocalPeerId { .. }) {
+                    warn!(target: "net", from = %send_back_addr, "a node with this node's own identity called");
+                } else {
+                    debug!(target: "net", %error, "an incoming connection failed");
+                }
+            }
+            SwarmEvent::NewListenAddr { address, .. } => {
+                let text = with_peer(&address, self.me);
+                let mut table = self.table();
+                if !table.listening.contains(&address) {
+                    table.listening.push(address);
+                }
+                drop(table);
+                self.emit(NetEvent::Listening(text));
+            }
+            SwarmEvent::ExpiredListenAddr { address, .. } => self.table().listening.retain(|a| *a != address),
+            SwarmEvent::ListenerClosed { listener_id, addresses, reason } => {
+                self.listeners.remove(&listener_id);
+                self.table().listening.retain(|a| !addresses.contains(a));
+                warn!(target: "net", ?addresses, ?reason, "a listener closed");
+            }
+            _ => {}
+        }
+    }
+
+    fn on_behaviour_event(&mut self, event: BehaviourEvent) {
+        match event {
+            BehaviourEvent::Sync(event) => self.on_lane_event::<super::codec::Sync>(event),
+            BehaviourEvent::Fetch(event) => self.on_lane_event::<super::codec::Fetch>(event),
+            BehaviourEvent::Door(event) => self.on_lane_event::<super::codec::Door>(event),
+            BehaviourEvent::Identify(identify::Event::Received { connection_id, peer_id, info }) => {
+                if let Ok(peer) = from_libp2p(&peer_id) {
+                    self.on_identified(peer, connection_id, info);
+                }
+            }
+            BehaviourEvent::Ping(event) => self.on_ping(event),
+            BehaviourEvent::Kad(kad::Event::OutboundQueryProgressed {
+                id,
+                result: kad::QueryResult::GetClosestPeers(result),
+                step,
+                ..
+            }) if step.last => {
+                let peers = match result {
+                    Ok(found) => found.peers,
+                    Err(kad::GetClosestPeersError::Timeout { peers, .. }) => peers,
+                };
+                self.on_found(id, peers);
+            }
+            _ => {}
+        }
+    }
+
+    // ---- Connections -------------------------------------------------------------------------------------
+
+    fn on_connected(&mut self, peer: PeerId, id: ConnectionId, endpoint: &ConnectedPoint, tried: Vec<Tried>) {
+        let Some(admitted) = self.swarm.behaviour().admission.of(id) else { return };
+        let remote = strip_peer(endpoint.get_remote_address().clone(), peer);
+        let now = now();
+        {
+            let mut table = self.table();
+            let record = table.record(peer);
+            record
+                .links
+                .insert(id, Link { member: admitted.member, remote: remote.clone(), pings_missed: 0 });
+            record.last_seen = Some(now);
+            tried.iter().for_each(|t| record.failed(t));
+            if endpoint.is_dialer() {
+                // A stranger is dialled only at the owner's wish, who may want it again before it is a member.
+                record.learn(remote.clone(), !admitted.member);
+                record.worked(&remote, now);
+            }
+        }
+        if admitted.member || !self.shared.members.allows(&peer) {
+            self.dial_succeeded(peer);
+        }
+        if !admitted.member && admitted.inbound {
+            self.emit(NetEvent::Stranger { peer, addresses: vec![with_peer(&remote, peer)] });
+        }
+    }
+
+    fn on_closed(&mut self, peer: PeerId, id: ConnectionId) {
+        self.parted(id);
+        let served_us = {
+            let mut table = self.table();
+            let Some(record) = table.records.get_mut(&peer) else { return };
+            let was_member = record.links.remove(&id).is_some_and(|l| l.member);
+            record.last_seen = Some(now());
+            let lost = was_member && !record.has_member_link();
+            let served_us = lost && std::mem::take(&mut record.serves_us);
+            if lost {
+                record.round_trip = None;
+            }
+            if !record.is_worth_keeping() && !self.shared.members.allows(&peer) {
+                table.records.remove(&peer);
+            }
+            drop(table);
+            if lost {
+                self.back_off(peer);
+            }
+            served_us
+        };
+        if served_us {
+            self.emit(NetEvent::Disconnected(peer));
+        }
+    }
+
+    /// The peer told who it is, which it does for its members only: so it serves this node.
+    fn on_identified(&mut self, peer: PeerId, id: ConnectionId, info: identify::Info) {
+        let mut told = Vec::new();
+        let mut evicted = Vec::new();
+        let is_new = {
+            let mut table = self.table();
+            let Some(record) = table.records.get_mut(&peer) else { return };
+            let Some(seen_at) = record.links.get(&id).map(|l| l.remote.clone()) else { return };
+            record.agent = Some(info.agent_version.chars().filter(|c| !c.is_control()).take(64).collect());
+            for claimed in info.listen_addrs.into_iter().take(limit::PEER_ADDRESSES_MAX) {
+                let address = strip_peer(claimed, peer);
+                if is_credible(&address, &seen_at) {
+                    evicted.extend(record.learn(address.clone(), false));
+                    told.push(address);
+                }
+            }
+            record.settle();
+            !std::mem::replace(&mut record.serves_us, true)
+        };
+        let kad = self.swarm.behaviour_mut().kad.inner();
+        let id = to_libp2p(peer);
+        told.into_iter().for_each(|address| {
+            kad.add_address(&id, address);
+        });
+        evicted.iter().for_each(|address| {
+            kad.remove_address(&id, address);
+        });
+        if is_new {
+            self.emit(NetEvent::Connected(peer));
+        }
+    }
+
+    fn on_ping(&mut self, event: ping::Event) {
+        let Ok(peer) = from_libp2p(&event.peer) else { return };
+        let dead = {
+            let mut table = self.table();
+            let Some(record) = table.records.get_mut(&peer) else { return };
+            match event.result {
+                Ok(round_trip) => {
+                    record.round_trip = Some(round_trip);
+                    record.last_seen = Some(now());
+                }
+                // The peer does not list us as a member; its door still works.
+                Err(ping::Failure::Unsupported) => return,
+                Err(_) => {}
+            }
+            let Some(link) = record.links.get_mut(&event.connection) else { return };
+            link.pings_missed = if event.result.is_ok() { 0 } else { link.pings_missed.saturating_add(1) };
+            link.pings_missed >= PINGS_MISSED_MAX
+        };
+        if dead {
+            debug!(target: "net", %peer, "a connection misses its pings");
+            self.swarm.close_connection(event.connection);
+        }
+    }
+
+    fn on_found(&mut self, id: kad::QueryId, peers: Vec<kad::PeerInfo>) {
+        let Some((peer, Some(reply))) = self.finds.remove(&id) else { return };
+        let mut found = self.table().records.get(&peer).map(|r| r.good()).unwrap_or_default();
+        let told =
+            peers.into_iter().find(|p| p.peer_id == to_libp2p(peer)).map(|p| p.addrs).unwrap_or_default();
+        for address in told.into_iter().map(|a| strip_peer(a, peer)) {
+            if is_dialable(&address) && !found.contains(&address) {
+                found.push(address);
+            }
+        }
+        found.truncate(limit::PEER_ADDRESSES_MAX);
+        // A caller that left does not want to know.
+        let _ = reply.send(found);
+    }
+
+    fn emit(&self, event: NetEvent) {
+        if let Err(TrySendError::Full(event)) = self.events.try_send(event) {
+            debug!(target: "net", ?event, "nobody took this event in time");
+        }
+    }
+
+    // ---- Requests ----------------------------------------------------------------------------------------
+
+    fn on_lane_event<P: Lane>(&mut self, event: Event<P>) {
+        match event {
+            Event::<P>::Message {
+                peer, message: Message::Request { request_id, request, channel }, ..
+            } => {
+                if let Ok(peer) = from_libp2p(&peer) {
+                    self.answer::<P>(peer, request_id, request, channel);
+                }
+            }
+            Event::<P>::Message { message: Message::Response { request_id, response }, .. } => {
+                self.settle::<P>(request_id, Ok(response));
+            }
+            Event::<P>::OutboundFailure { request_id, error, .. } => {
+                self.settle::<P>(request_id, Err(error));
+            }
+            Event::<P>::InboundFailure { peer, request_id, error, .. } => {
+                debug!(target: "net", %peer, protocol = P::NAME, %error, "a request was not answered");
+                P::traffic(&mut self.lanes).inward.remove(&request_id);
+            }
+            Event::<P>::ResponseSent { request_id, .. } => {
+                let answered = P::traffic(&mut self.lanes).inward.remove(&request_id);
+                if let Some(answered) = answered
+                    && !P::MEMBERS_ONLY
+                {
+                    self.door_answered.insert(answered.peer, Instant::now());
+                }
+            }
+        }
+    }
+
+    /// Tells the caller how a request of ours ended.
+    fn settle<P: Lane>(
+        &mut self,
+        id: request_response::OutboundRequestId,
+        outcome: Result<P::Response, OutboundFailure>,
+    ) {
+        let Some(Waiting { peer, reply, slot }) = P::traffic(&mut self.lanes).out.remove(&id) else { return };
+        if outcome.is_ok()
+            && let Some(record) = self.table().records.get_mut(&peer)
+        {
+            record.last_seen = Some(now());
+        }
+        let after = P::timeout(&self.shared.config);
+        // A caller that left does not want to know.
+        let _ = reply.send(outcome.map_err(|error| failure(peer, after, error)));
+        drop(slot);
+    }
+
+    /// Has a request answered elsewhere, or refuses it on the spot.
+    fn answer<P: Lane>(
+        &mut self,
+        peer: PeerId,
+        id: InboundRequestId,
+        request: Asked<P::Request>,
+        channel: Channel<P>,
+    ) {
+        P::traffic(&mut self.lanes).inward.insert(id, Answering { peer, slot: None });
+        let request = match request {
+            Ok(request) => request,
+            Err(error) => {
+                debug!(target: "net", %peer, protocol = P::NAME, %error, "refused a malformed request");
+                return self.reply::<P>(id, channel, P::bare(Status::Refused), None);
+            }
+        };
+        if !P::allows(&self.meter, &self.shared.members, peer, &request) {
+            return self.reply::<P>(id, channel, P::bare(Status::Busy), None);
+        }
+        let Some(slot) = P::places(&self.served).try_take(peer) else {
+            return self.reply::<P>(id, channel, P::bare(Status::Busy), None);
+        };
+        let server = Arc::clone(&self.server);
+        let after = P::timeout(&self.shared.config);
+        self.serving.spawn(async move {
+            // After that time nobody waits any more: dropping the channel closes the stream.
+            let mut response = timeout(after, P::serve(&server, peer, request)).await.ok()?;
+            let length = response.encoded_len();
+            if length > P::RESPONSE.bytes {
+                warn!(target: "net", protocol = P::NAME, length, "an answer of this node is too long to send");
+                response = P::bare(Status::Refused);
+            }
+            let act: Act = Box::new(move |node| node.reply::<P>(id, channel, response, Some(slot)));
+            Some(act)
+        });
+    }
+
+    /// Sends an answer. Its place stays taken until the last byte is out or the connection is gone.
+    fn reply<P: Lane>(
+        &mut self,
+        id: InboundRequestId,
+        channel: Channel<P>,
+        response: P::Response,
+        slot: Option<Slot>,
+    ) {
+        let sent = P::behaviour(self.swarm.behaviour_mut()).send_response(channel, response).is_ok();
+        let inward = &mut P::traffic(&mut self.lanes).inward;
+        match inward.get_mut(&id) {
+            Some(answering) if sent => answering.slot = slot,
+            _ => drop(inward.remove(&id)),
+        }
+    }
+}
+
+/// libp2p's reasons in ours.
+fn failure(peer: PeerId, after: std::time::Duration, error: OutboundFailure) -> NetError {
+    match error {
+        OutboundFailure::Timeout => NetError::Timeout { peer, after },
+        OutboundFailure::UnsupportedProtocols => NetError::NotAdmitted(peer),
+        OutboundFailure::DialFailure => NetError::NoAddress(peer),
+        OutboundFailure::ConnectionClosed => {
+            NetError::Broken { peer, reason: "it was closed before the answer came".to_owned() }
+        }
+        OutboundFailure::Io(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+            NetError::Malformed { peer, reason: error.to_string() }
+        }
+        OutboundFailure::Io(error) => NetError::Broken { peer, reason: error.to_string() },
+    }
+}
+
+fn now() -> Moment {
+    SystemClock.now()
+}

@@ -1,0 +1,292 @@
+//! Who may speak which protocol on a connection.
+//!
+//! [`Admission`] decides, once for each connection and before any other behaviour sees it, whether it is a
+//! member's or a stranger's. [`Gate`] hides strangers' connections from the behaviour inside it and gives them
+//! a handler that speaks nothing.
+
+use std::collections::{HashMap, HashSet};
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use libp2p::core::Endpoint;
+use libp2p::core::transport::PortUse;
+use libp2p::swarm::behaviour::ConnectionEstablished;
+use libp2p::swarm::derive_prelude::Either;
+use libp2p::swarm::{
+    ConnectionClosed, ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent,
+    THandlerOutEvent, ToSwarm, dummy,
+};
+use libp2p::{Multiaddr, PeerId as Libp2pId};
+
+use super::Members;
+use super::address::from_libp2p;
+use crate::base::{PeerId, limit};
+
+/// The latest decision, for the gates that are asked about the same connection right after.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Verdict(Arc<Mutex<Option<(ConnectionId, bool)>>>);
+
+impl Verdict {
+    fn tell(&self, connection: ConnectionId, member: bool) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((connection, member));
+    }
+
+    fn is_member(&self, connection: ConnectionId) -> bool {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) == Some((connection, true))
+    }
+}
+
+/// Why a connection was refused.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Refusal {
+    #[error("not an Ed25519 identity")]
+    Identity,
+    #[error("too many strangers at the door")]
+    Crowded,
+    #[error("not a member, and nobody asked to dial it")]
+    NotAsked,
+}
+
+/// What [`Admission`] knows of one connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Admitted {
+    pub(super) peer: PeerId,
+    pub(super) member: bool,
+    pub(super) inbound: bool,
+    since: Instant,
+}
+
+/// Decides on every connection. Must stand before every [`Gate`] in the behaviour, and after the limits.
+pub(super) struct Admission {
+    members: Arc<Members>,
+    verdict: Verdict,
+    connections: HashMap<ConnectionId, Admitted>,
+    asked: HashSet<ConnectionId>,
+}
+
+impl Admission {
+    pub(super) fn new(members: Arc<Members>, verdict: Verdict) -> Self {
+        Self { members, verdict, connections: HashMap::new(), asked: HashSet::new() }
+    }
+
+    /// Lets this dial go out even to a stranger. Kademlia's own dials reach members only.
+    pub(super) fn ask(&mut self, connection: ConnectionId) {
+        self.asked.insert(connection);
+    }
+
+    pub(super) fn of(&self, connection: ConnectionId) -> Option<Admitted> {
+        self.connections.get(&connection).copied()
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = (ConnectionId, Admitted)> + '_ {
+        self.connections.iter().map(|(id, a)| (*id, *a))
+    }
+
+    /// Strangers that have been inside for longer than `life`.
+    pub(super) fn overstayed(&self, life: Duration) -> Vec<ConnectionId> {
+        self.all()
+            .filter(|(_, a)| !a.member && a.inbound && a.since.elapsed() > life)
+            .map(|(id, _)| id)
+            .collect()
+    }
+
+    fn decide(&mut self, id: ConnectionId, peer: &Libp2pId, inbound: bool) -> Result<(), ConnectionDenied> {
+        let peer = from_libp2p(peer).map_err(|_| ConnectionDenied::new(Refusal::Identity))?;
+        let member = self.members.allows(&peer);
+        if !member && inbound {
+            let strangers = || self.connections.values().filter(|a| !a.member && a.inbound);
+            if strangers().count() >= limit::STRANGER_CONNECTIONS_MAX
+                || strangers().filter(|a| a.peer == peer).count() >= limit::STRANGER_CONNECTIONS_PER_PEER_MAX
+            {
+                return Err(ConnectionDenied::new(Refusal::Crowded));
+            }
+        }
+        self.connections.insert(id, Admitted { peer, member, inbound, since: Instant::now() });
+        self.verdict.tell(id, member);
+        Ok(())
+    }
+}
+
+impl NetworkBehaviour for Admission {
+    type ConnectionHandler = dummy::ConnectionHandler;
+    type ToSwarm = Infallible;
+
+    fn handle_established_inbound_connection(
+        &mut self,
+        id: ConnectionId,
+        peer: Libp2pId,
+        _: &Multiaddr,
+        _: &Multiaddr,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        self.decide(id, &peer, true)?;
+        Ok(dummy::ConnectionHandler)
+    }
+
+    fn handle_pending_outbound_connection(
+        &mut self,
+        id: ConnectionId,
+        peer: Option<Libp2pId>,
+        _: &[Multiaddr],
+        _: Endpoint,
+    ) -> Result<Vec<Multiaddr>, ConnectionDenied> {
+        let member = peer.and_then(|p| from_libp2p(&p).ok()).is_some_and(|p| self.members.allows(&p));
+        if member || self.asked.contains(&id) {
+            Ok(Vec::new())
+        } else {
+            Err(ConnectionDenied::new(Refusal::NotAsked))
+        }
+    }
+
+    fn handle_established_outbound_connection(
+        &mut self,
+        id: ConnectionId,
+        peer: Libp2pId,
+        _: &Multiaddr,
+        _: Endpoint,
+        _: PortUse,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        self.asked.remove(&id);
+        self.decide(id, &peer, false)?;
+        Ok(dummy::ConnectionHandler)
+    }
+
+    fn on_swarm_event(&mut self, event: FromSwarm) {
+        let gone = match event {
+            FromSwarm::ConnectionClosed(closed) => closed.connection_id,
+            FromSwarm::DialFailure(failure) => failure.connection_id,
+            FromSwarm::ListenFailure(failure) => failure.connection_id,
+            _ => return,
+        };
+        self.connections.remove(&gone);
+        self.asked.remove(&gone);
+    }
+
+    fn on_connection_handler_event(&mut self, _: Libp2pId, _: ConnectionId, event: THandlerOutEvent<Self>) {
+        match event {}
+    }
+
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
+        Poll::Pending
+    }
+}
+
+/// Shows `B` the connections of members only.
+pub(super) struct Gate<B> {
+    inner: B,
+    verdict: Verdict,
+    /// How many connections of each peer `B` knows: it is told of these alone.
+    shown: HashMap<Libp2pId, HashSet<ConnectionId>>,
+}
+
+impl<B> Gate<B> {
+    pub(super) fn new(inner: B, verdict: Verdict) -> Self {
+        Self { inner, verdict, shown: HashMap::new() }
+    }
+
+    pub(super) fn inner(&mut self) -> &mut B {
+        &mut self.inner
+    }
+
+    fn shows(&self, peer: &Libp2pId, id: ConnectionId) -> bool {
+        self.shown.get(peer).is_some_and(|ids| ids.contains(&id))
+    }
+}
+
+impl<B: NetworkBehaviour> NetworkBehaviour for Gate<B> {
+    type ConnectionHandler = Either<THandler<B>, dummy::ConnectionHandler>;
+    type ToSwarm = B::ToSwarm;
+
+    fn handle_pending_inbound_connection(
+        &mut self,
+        id: ConnectionId,
+        local: &Multiaddr,
+        remote: &Multiaddr,
+    ) -> Result<(), ConnectionDenied> {
+        self.inner.handle_pending_inbound_connection(id, local, remote)
+    }
+
+    fn handle_established_inbound_connection(
+        &mut self,
+        id: ConnectionId,
+        peer: Libp2pId,
+        local: &Multiaddr,
+        remote: &Multiaddr,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        if !self.verdict.is_member(id) {
+            return Ok(Either::Right(dummy::ConnectionHandler));
+        }
+        let handler = self.inner.handle_established_inbound_connection(id, peer, local, remote)?;
+        self.shown.entry(peer).or_default().insert(id);
+        Ok(Either::Left(handler))
+    }
+
+    fn handle_pending_outbound_connection(
+        &mut self,
+        id: ConnectionId,
+        peer: Option<Libp2pId>,
+        addresses: &[Multiaddr],
+        role: Endpoint,
+    ) -> Result<Vec<Multiaddr>, ConnectionDenied> {
+        self.inner.handle_pending_outbound_connection(id, peer, addresses, role)
+    }
+
+    fn handle_established_outbound_connection(
+        &mut self,
+        id: ConnectionId,
+        peer: Libp2pId,
+        address: &Multiaddr,
+        role: Endpoint,
+        port: PortUse,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        if !self.verdict.is_member(id) {
+            return Ok(Either::Right(dummy::ConnectionHandler));
+        }
+        let handler = self.inner.handle_established_outbound_connection(id, peer, address, role, port)?;
+        self.shown.entry(peer).or_default().insert(id);
+        Ok(Either::Left(handler))
+    }
+
+    fn on_swarm_event(&mut self, event: FromSwarm) {
+        let event = match event {
+            FromSwarm::ConnectionEstablished(e) => {
+                if !self.shows(&e.peer_id, e.connection_id) {
+                    return;
+                }
+                let other_established = self.shown.get(&e.peer_id).map_or(0, |ids| ids.len() - 1);
+                FromSwarm::ConnectionEstablished(ConnectionEstablished { other_established, ..e })
+            }
+            FromSwarm::ConnectionClosed(e) => {
+                let Some(ids) = self.shown.get_mut(&e.peer_id) else { return };
+                if !ids.remove(&e.connection_id) {
+                    return;
+                }
+                let remaining_established = ids.len();
+                if ids.is_empty() {
+                    self.shown.remove(&e.peer_id);
+                }
+                FromSwarm::ConnectionClosed(ConnectionClosed { remaining_established, ..e })
+            }
+            FromSwarm::AddressChange(e) if !self.shows(&e.peer_id, e.connection_id) => return,
+            other => other,
+        };
+        self.inner.on_swarm_event(event);
+    }
+
+    fn on_connection_handler_event(
+        &mut self,
+        peer: Libp2pId,
+        id: ConnectionId,
+        event: THandlerOutEvent<Self>,
+    ) {
+        match event {
+            Either::Left(event) => self.inner.on_connection_handler_event(peer, id, event),
+            Either::Right(never) => match never {},
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
+        self.inner.poll(cx).map(|action| action.map_in(Either::Left))
+    }
+}

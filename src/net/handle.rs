@@ -1,0 +1,275 @@
+//! The handle that the rest of the program holds.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use libp2p::identity::Keypair;
+use prost::Message;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+use zeroize::Zeroizing;
+
+use super::address::{from_libp2p, is_loopback, parse_for, parse_own, with_peer};
+use super::codec::{Door, Fetch, Sync};
+use super::lane::{Lane, Places};
+use super::peers::Table;
+use super::swarm::{Act, Node};
+use super::{Members, NetError, NetEvent, PeerState, Server};
+use crate::base::{PeerId, limit};
+use crate::wire::{self, Status};
+
+/// What the network needs to know at its start. Times that would make it spin are raised: the intervals and
+/// `connection_timeout` to a second, the waits to 100 ms.
+pub struct NetConfig {
+    /// The seed of the node's Ed25519 key.
+    pub node_key: Zeroizing<[u8; 32]>,
+    /// Multiaddrs to listen on, such as `/ip4/0.0.0.0/tcp/9000` and `/ip4/0.0.0.0/udp/9000/quic-v1`.
+    pub listen: Vec<String>,
+    /// Multiaddrs that others should dial.
+    pub announce: Vec<String>,
+    /// Peers that may be connected at one time.
+    pub max_peers: usize,
+    /// Bounds a dial and its handshake, and a door request.
+    pub connection_timeout: Duration,
+    /// Between pings.
+    pub heartbeat_interval: Duration,
+    /// First wait before a lost member is dialled again.
+    pub reconnect_backoff: Duration,
+    /// Longest such wait.
+    pub max_reconnect_backoff: Duration,
+    /// Between searches for members that cannot be reached.
+    pub discovery_interval: Duration,
+    /// Bounds one sync or fetch request, from its sending to the last byte of its answer.
+    pub fetch_timeout: Duration,
+    /// Sync and door requests of one peer; 0 = unlimited.
+    pub requests_per_second: u32,
+    /// Of those, how many may come at once.
+    pub burst: u32,
+    /// Chunk-fetch bytes served to one peer; 0 = unlimited.
+    pub peer_bytes_per_second: u64,
+    /// Over this much memory in use by the process, new connections are refused.
+    pub memory_bytes_max: usize,
+}
+
+impl NetConfig {
+    fn calm(&mut self) {
+        for interval in
+            [&mut self.connection_timeout, &mut self.heartbeat_interval, &mut self.discovery_interval]
+        {
+            *interval = (*interval).max(Duration::from_secs(1));
+        }
+        for wait in [&mut self.reconnect_backoff, &mut self.max_reconnect_backoff, &mut self.fetch_timeout] {
+            *wait = (*wait).max(Duration::from_millis(100));
+        }
+    }
+}
+
+/// The running network. Clones share it; it ends with [`Net::shutdown`] or with the last clone.
+#[derive(Clone)]
+pub struct Net {
+    shared: Arc<Shared>,
+    acts: mpsc::Sender<Act>,
+}
+
+/// What the handle and the swarm's task both see.
+pub(super) struct Shared {
+    pub(super) me: PeerId,
+    pub(super) config: NetConfig,
+    pub(super) members: Arc<Members>,
+    pub(super) outgoing: Places,
+    pub(super) table: Mutex<Table>,
+    announce: Vec<libp2p::Multiaddr>,
+}
+
+impl Shared {
+    pub(super) fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Net {
+    /// Starts listening and runs the network on a task of its own. Fails when an address cannot be listened on.
+    /// The receiver gets [`NetEvent`]s; those that it does not take in time are lost.
+    pub async fn start(
+        mut config: NetConfig,
+        members: Arc<Members>,
+        server: Arc<dyn Server>,
+    ) -> Result<(Self, mpsc::Receiver<NetEvent>), NetError> {
+        config.calm();
+        let start = |e: &dyn std::error::Error| NetError::Start(e.to_string());
+        let key = Keypair::ed25519_from_bytes(config.node_key.clone()).map_err(|e| start(&e))?;
+        let me = from_libp2p(&key.public().to_peer_id()).map_err(|e| start(&e))?;
+        let listen = config.listen.iter().map(|a| parse_own(a, me)).collect::<Result<Vec<_>, _>>()?;
+        let announce = config.announce.iter().map(|a| parse_own(a, me)).collect::<Result<Vec<_>, _>>()?;
+        let swarm = super::behaviour::build(key, &config, Arc::clone(&members))?;
+        let (acts, acts_in) = mpsc::channel(limit::NET_QUEUE_MAX);
+        let (events, events_in) = mpsc::channel(limit::NET_QUEUE_MAX);
+        let shared = Arc::new(Shared {
+            me,
+            config,
+            members,
+            outgoing: Places::outgoing(),
+            table: Mutex::default(),
+            announce: announce.clone(),
+        });
+        let mut node = Node::new(swarm, Arc::clone(&shared), server, events);
+        node.listen(listen, announce).await?;
+        tokio::spawn(node.run(acts_in));
+        Ok((Self { shared, acts }, events_in))
+    }
+
+    /// This node.
+    pub fn peer_id(&self) -> PeerId {
+        self.shared.me
+    }
+
+    /// Full multiaddrs of this node: the announced ones first, then those it listens on, loopback last.
+    pub fn addresses(&self) -> Vec<String> {
+        let table = self.shared.table();
+        let (local, wide): (Vec<_>, Vec<_>) = table.listening.iter().partition(|a| is_loopback(a));
+        let mut all: Vec<String> = Vec::new();
+        for address in self.shared.announce.iter().chain(wide).chain(local) {
+            let text = with_peer(address, self.shared.me);
+            if !all.contains(&text) {
+                all.push(text);
+            }
+        }
+        all
+    }
+
+    /// All members, and every other peer that is connected or was given an address; in order of id.
+    pub fn peers(&self) -> Vec<PeerState> {
+        self.shared.table().states(&self.shared.members)
+    }
+
+    /// Remembers where a peer is and dials it in the background; a member is dialled again whenever it is lost.
+    pub async fn add_address(&self, peer: PeerId, address: &str) -> Result<(), NetError> {
+        if peer == self.shared.me {
+            return Err(NetError::Myself(peer));
+        }
+        let address = parse_for(peer, address)?;
+        self.act(move |node| node.add_address(peer, address)).await
+    }
+
+    /// Connects, over the given addresses and those already known; the ones given are remembered if they work.
+    pub async fn dial(&self, peer: PeerId, addresses: &[String]) -> Result<(), NetError> {
+        let addresses = addresses.iter().map(|a| parse_for(peer, a)).collect::<Result<Vec<_>, _>>()?;
+        let (reply, outcome) = oneshot::channel();
+        self.act(move |node| node.dial(peer, addresses, Some(reply))).await?;
+        // Two stages, and a new start for each address where somebody else answered.
+        let after = self.shared.config.connection_timeout.saturating_mul(2) + limit::DIAL_HEAD_START;
+        match timeout(after, outcome).await {
+            Ok(outcome) => outcome.unwrap_or(Err(NetError::Stopped)),
+            Err(_) => Err(NetError::Timeout { peer, after }),
+        }
+    }
+
+    /// Closes all connections to a peer. A member with a known address is dialled again later.
+    pub async fn disconnect(&self, peer: PeerId) {
+        // When the network is gone, so are its connections.
+        let _ = self.act(move |node| node.disconnect(peer)).await;
+    }
+
+    /// Closes all connections to a peer and forgets its addresses, for one that left the list for good.
+    pub async fn forget(&self, peer: PeerId) {
+        // When the network is gone, so is what it knew.
+        let _ = self.act(move |node| node.forget(peer)).await;
+    }
+
+    /// Asks a member about heads, records, offers, receipts.
+    pub async fn sync(
+        &self,
+        peer: PeerId,
+        request: wire::SyncRequest,
+    ) -> Result<wire::SyncResponse, NetError> {
+        self.ask::<Sync>(peer, request).await
+    }
+
+    /// Asks a member for ranges of a pack. What comes back is not verified yet.
+    pub async fn fetch(
+        &self,
+        peer: PeerId,
+        request: wire::FetchRequest,
+    ) -> Result<wire::FetchResponse, NetError> {
+        self.ask::<Fetch>(peer, request).await
+    }
+
+    /// Knocks at a peer's door, whether it knows this node or not. When it answers that this node is admitted
+    /// now, the connection is closed: the next request makes one with the new rights.
+    pub async fn door(
+        &self,
+        peer: PeerId,
+        request: wire::DoorRequest,
+    ) -> Result<wire::DoorResponse, NetError> {
+        let response = self.ask::<Door>(peer, request).await?;
+        if response.admitted {
+            let (gone, parted) = oneshot::channel();
+            self.act(move |node| node.come_again(peer, gone)).await?;
+            // Closed in either case: an error says that there was nothing to close.
+            let _ = timeout(self.shared.config.connection_timeout, parted).await;
+        }
+        Ok(response)
+    }
+
+    /// Asks the members that are connected where another member is. Whoever is found is dialled on the way.
+    /// Full multiaddrs; empty when nobody knows.
+    pub async fn find(&self, peer: PeerId) -> Vec<String> {
+        let (reply, found) = oneshot::channel();
+        if self.act(move |node| node.find(peer, reply)).await.is_err() {
+            return Vec::new();
+        }
+        found.await.unwrap_or_default().iter().map(|a| with_peer(a, peer)).collect()
+    }
+
+    /// Answers everyone who waits with [`NetError::Stopped`], closes all connections and ends the task, within
+    /// `limit::NET_SHUTDOWN`.
+    pub async fn shutdown(self) {
+        let (reply, ended) = oneshot::channel();
+        if self.act(move |node| node.stop(reply)).await.is_ok() {
+            // An error means that the task has ended already.
+            let _ = ended.await;
+        }
+    }
+
+    /// Sends one request, after connecting when need be. A caller that goes away leaves the request to end by
+    /// itself; its place is free again when it has.
+    async fn ask<P: Lane>(&self, peer: PeerId, request: P::Request) -> Result<P::Response, NetError> {
+        if peer == self.shared.me {
+            return Err(NetError::Myself(peer));
+        }
+        if P::MEMBERS_ONLY && !self.shared.members.allows(&peer) {
+            return Err(NetError::NotMember(peer));
+        }
+        let length = request.encoded_len();
+        if length > P::REQUEST.bytes {
+            return Err(NetError::TooLong { length, limit: P::REQUEST.bytes });
+        }
+        let slot = P::places(&self.shared.outgoing).take(peer).await.ok_or(NetError::Stopped)?;
+        if !self.is_linked(peer) {
+            self.dial(peer, &[]).await?;
+        }
+        let (reply, answer) = oneshot::channel();
+        self.act(move |node| node.send::<P>(peer, request, slot, reply)).await?;
+        let after = P::timeout(&self.shared.config);
+        // libp2p's own timeout starts when the stream is open; this one also covers the opening.
+        let response = match timeout(after, answer).await {
+            Ok(outcome) => outcome.unwrap_or(Err(NetError::Stopped))?,
+            Err(_) => return Err(NetError::Timeout { peer, after }),
+        };
+        if P::status(&response) == i32::from(Status::Busy) {
+            return Err(NetError::Busy(peer));
+        }
+        Ok(response)
+    }
+
+    /// Whether there is a connection with the rights that this node would give a new one.
+    fn is_linked(&self, peer: PeerId) -> bool {
+        let member = self.shared.members.allows(&peer);
+        let table = self.shared.table();
+        table.records.get(&peer).is_some_and(|r| r.links.values().any(|l| l.member == member))
+    }
+
+    async fn act(&self, act: impl FnOnce(&mut Node) + Send + 'static) -> Result<(), NetError> {
+        self.acts.send(Box::new(act)).await.map_err(|_| NetError::Stopped)
+    }
+}

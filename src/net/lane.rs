@@ -1,0 +1,267 @@
+//! What the three request-response protocols have in common, and where they differ: who may use them, who
+//! answers, and how many at one time.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use libp2p::request_response::{self, InboundRequestId, OutboundRequestId};
+use tokio::sync::oneshot;
+
+use super::behaviour::Behaviour;
+use super::codec::{Codec, Door, Fetch, Protocol, Sync};
+use super::meter::Meter;
+use super::slots::{Slot, Slots};
+use super::{Members, NetConfig, NetError};
+use crate::base::{PeerId, limit};
+use crate::wire::{self, Status};
+
+/// A future that owns what it needs.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Answers peers. Every call runs in a task of its own, and is dropped when it takes longer than the protocol's
+/// timeout. Whether the peer may ask has been checked; what it asks has not, apart from its size.
+pub trait Server: Send + std::marker::Sync + 'static {
+    /// A member asks about heads, records, offers, receipts.
+    fn sync(&self, from: PeerId, request: wire::SyncRequest) -> BoxFuture<'static, wire::SyncResponse>;
+    /// A member asks for ranges of a pack; at most `limit::FETCH_RANGES_MAX` of them.
+    fn fetch(&self, from: PeerId, request: wire::FetchRequest) -> BoxFuture<'static, wire::FetchResponse>;
+    /// Anyone at all knocks.
+    fn door(&self, from: PeerId, request: wire::DoorRequest) -> BoxFuture<'static, wire::DoorResponse>;
+}
+
+/// A request that was sent and waits for its answer. Holds its place until then.
+pub(super) struct Waiting<R> {
+    pub(super) peer: PeerId,
+    pub(super) reply: oneshot::Sender<Result<R, NetError>>,
+    pub(super) slot: Slot,
+}
+
+/// A request being answered: from its arrival until the last byte of the answer is out.
+pub(super) struct Answering {
+    pub(super) peer: PeerId,
+    pub(super) slot: Option<Slot>,
+}
+
+/// One protocol's requests under way, seen from the swarm's task.
+pub(super) struct Traffic<P: Protocol> {
+    pub(super) out: HashMap<OutboundRequestId, Waiting<P::Response>>,
+    pub(super) inward: HashMap<InboundRequestId, Answering>,
+}
+
+impl<P: Protocol> Default for Traffic<P> {
+    fn default() -> Self {
+        Self { out: HashMap::new(), inward: HashMap::new() }
+    }
+}
+
+/// The three of them.
+#[derive(Default)]
+pub(super) struct Lanes {
+    sync: Traffic<Sync>,
+    fetch: Traffic<Fetch>,
+    pub(super) door: Traffic<Door>,
+}
+
+/// Places for requests, one way.
+pub(super) struct Places {
+    sync: Slots,
+    fetch: Slots,
+    door: Slots,
+}
+
+impl Places {
+    /// For requests that this node sends.
+    pub(super) fn outgoing() -> Self {
+        Self {
+            sync: Slots::new(limit::SYNC_IN_FLIGHT_MAX, limit::SYNC_IN_FLIGHT_PER_PEER_MAX),
+            fetch: Slots::new(limit::FETCH_IN_FLIGHT_MAX, limit::FETCH_IN_FLIGHT_PER_PEER_MAX),
+            door: Slots::new(limit::DOOR_IN_FLIGHT_MAX, limit::DOOR_SERVED_PER_PEER_MAX),
+        }
+    }
+
+    /// For requests that it answers.
+    pub(super) fn served() -> Self {
+        Self {
+            sync: Slots::new(limit::SYNC_SERVED_MAX, limit::SYNC_SERVED_PER_PEER_MAX),
+            fetch: Slots::new(limit::FETCH_SERVED_MAX, limit::FETCH_SERVED_PER_PEER_MAX),
+            door: Slots::new(limit::DOOR_SERVED_MAX, limit::DOOR_SERVED_PER_PEER_MAX),
+        }
+    }
+
+    pub(super) fn prune(&self) {
+        [&self.sync, &self.fetch, &self.door].into_iter().for_each(Slots::prune);
+    }
+}
+
+/// A protocol with its behaviour, its traffic and its rules.
+pub(super) trait Lane: Protocol {
+    /// Whether only members speak it.
+    const MEMBERS_ONLY: bool;
+    fn timeout(config: &NetConfig) -> Duration;
+    fn behaviour(all: &mut Behaviour) -> &mut request_response::Behaviour<Codec<Self>>
+    where
+        Self: Sized;
+    fn traffic(all: &mut Lanes) -> &mut Traffic<Self>
+    where
+        Self: Sized;
+    fn places(all: &Places) -> &Slots;
+    /// Charges the peer's meter.
+    fn allows(meter: &Meter, members: &Members, from: PeerId, request: &Self::Request) -> bool;
+    fn serve(
+        server: &Arc<dyn Server>,
+        from: PeerId,
+        request: Self::Request,
+    ) -> BoxFuture<'static, Self::Response>;
+    /// An answer that is a status and nothing else.
+    fn bare(status: Status) -> Self::Response;
+    fn status(response: &Self::Response) -> i32;
+}
+
+impl Lane for Sync {
+    const MEMBERS_ONLY: bool = true;
+
+    fn timeout(config: &NetConfig) -> Duration {
+        config.fetch_timeout
+    }
+
+    fn behaviour(all: &mut Behaviour) -> &mut request_response::Behaviour<Codec<Self>> {
+        all.sync.inner()
+    }
+
+    fn traffic(all: &mut Lanes) -> &mut Traffic<Self> {
+        &mut all.sync
+    }
+
+    fn places(all: &Places) -> &Slots {
+        &all.sync
+    }
+
+    fn allows(meter: &Meter, _: &Members, from: PeerId, _: &wire::SyncRequest) -> bool {
+        meter.allows_request(from)
+    }
+
+    fn serve(
+        server: &Arc<dyn Server>,
+        from: PeerId,
+        request: wire::SyncRequest,
+    ) -> BoxFuture<'static, wire::SyncResponse> {
+        server.sync(from, request)
+    }
+
+    fn bare(status: Status) -> wire::SyncResponse {
+        wire::SyncResponse { status: status.into(), answer: None }
+    }
+
+    fn status(response: &wire::SyncResponse) -> i32 {
+        response.status
+    }
+}
+
+impl Lane for Fetch {
+    const MEMBERS_ONLY: bool = true;
+
+    fn timeout(config: &NetConfig) -> Duration {
+        config.fetch_timeout
+    }
+
+    fn behaviour(all: &mut Behaviour) -> &mut request_response::Behaviour<Codec<Self>> {
+        all.fetch.inner()
+    }
+
+    fn traffic(all: &mut Lanes) -> &mut Traffic<Self> {
+        &mut all.fetch
+    }
+
+    fn places(all: &Places) -> &Slots {
+        &all.fetch
+    }
+
+    fn allows(meter: &Meter, _: &Members, from: PeerId, request: &wire::FetchRequest) -> bool {
+        meter.allows_fetch(from, fetch_cost(request))
+    }
+
+    fn serve(
+        server: &Arc<dyn Server>,
+        from: PeerId,
+        request: wire::FetchRequest,
+    ) -> BoxFuture<'static, wire::FetchResponse> {
+        server.fetch(from, request)
+    }
+
+    fn bare(status: Status) -> wire::FetchResponse {
+        wire::FetchResponse { status: status.into(), ..Default::default() }
+    }
+
+    fn status(response: &wire::FetchResponse) -> i32 {
+        response.status
+    }
+}
+
+impl Lane for Door {
+    const MEMBERS_ONLY: bool = false;
+
+    fn timeout(config: &NetConfig) -> Duration {
+        config.connection_timeout
+    }
+
+    fn behaviour(all: &mut Behaviour) -> &mut request_response::Behaviour<Codec<Self>> {
+        &mut all.door
+    }
+
+    fn traffic(all: &mut Lanes) -> &mut Traffic<Self> {
+        &mut all.door
+    }
+
+    fn places(all: &Places) -> &Slots {
+        &all.door
+    }
+
+    fn allows(meter: &Meter, members: &Members, from: PeerId, _: &wire::DoorRequest) -> bool {
+        (members.allows(&from) || meter.allows_stranger()) && meter.allows_request(from)
+    }
+
+    fn serve(
+        server: &Arc<dyn Server>,
+        from: PeerId,
+        request: wire::DoorRequest,
+    ) -> BoxFuture<'static, wire::DoorResponse> {
+        server.door(from, request)
+    }
+
+    fn bare(status: Status) -> wire::DoorResponse {
+        wire::DoorResponse { status: status.into(), ..Default::default() }
+    }
+
+    fn status(response: &wire::DoorResponse) -> i32 {
+        response.status
+    }
+}
+
+/// Bytes that a fetch makes the server read and send: its ranges widened to whole cells.
+fn fetch_cost(request: &wire::FetchRequest) -> u64 {
+    let cell = limit::CELL_BYTES as u64;
+    let cells = |r: &wire::Range| {
+        let end = r.offset.saturating_add(r.length);
+        end.div_ceil(cell).saturating_sub(r.offset / cell).max(1)
+    };
+    request.ranges.iter().fold(0u64, |sum, r| sum.saturating_add(cells(r).saturating_mul(cell)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fetch_costs_whole_cells() {
+        let table = [(0, 1, 1), (0, 65_536, 1), (65_535, 2, 2), (0, 0, 1), (1 << 20, 1 << 20, 16)];
+        for (offset, length, cells) in table {
+            let request = wire::FetchRequest { pack: vec![], ranges: vec![wire::Range { offset, length }] };
+            assert_eq!(fetch_cost(&request), cells * 65_536, "{offset}+{length}");
+        }
+        let all = wire::Range { offset: u64::MAX, length: u64::MAX };
+        fetch_cost(&wire::FetchRequest { pack: vec![], ranges: vec![all; 16] });
+    }
+}

@@ -1,0 +1,338 @@
+//! What is known of every peer: connections, addresses and how each of them fared, when to try again.
+//!
+//! Shared between the swarm's task, which alone writes, and the handle, which reads. Pure state: no clock, no
+//! I/O. Lost with the process; members' addresses are kept on disk by the node.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use libp2p::Multiaddr;
+use libp2p::multiaddr::Protocol;
+use libp2p::swarm::ConnectionId;
+
+use super::address::{is_tcp, with_peer};
+use super::{Members, Tried};
+use crate::base::{Moment, PeerId, limit};
+
+/// How a connection travels.
+#[derive(Debug, Copy, Clone, PartialEq, Eq)]
+pub enum Transport {
+    /// TCP with Noise and Yamux.
+    Tcp,
+    /// QUIC.
+    Quic,
+}
+
+impl Transport {
+    /// Lower-case name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Quic => "quic",
+        }
+    }
+
+    pub(super) fn of(address: &Multiaddr) -> Self {
+        if address.iter().any(|p| matches!(p, Protocol::QuicV1)) { Self::Quic } else { Self::Tcp }
+    }
+}
+
+/// One address of a peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AddressState {
+    /// With `/p2p/PEER_ID` at its end.
+    pub address: String,
+    /// When it last led to the peer.
+    pub last_good: Option<Moment>,
+    /// Why it did not, the last time it was tried.
+    pub last_error: Option<String>,
+}
+
+/// What this node knows of a peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerState {
+    /// Who.
+    pub id: PeerId,
+    /// Whether there is a connection, of whatever standing.
+    pub connected: bool,
+    /// Whether this node serves it.
+    pub member: bool,
+    /// Whether it serves this node; known only while connected.
+    pub serves_us: bool,
+    /// The one that last worked first.
+    pub addresses: Vec<AddressState>,
+    /// When something was last heard of it.
+    pub last_seen: Option<Moment>,
+    /// What it says it runs.
+    pub agent_version: Option<String>,
+    /// Of the last ping.
+    pub round_trip: Option<Duration>,
+    /// Of the newest connection.
+    pub transport: Option<Transport>,
+}
+
+/// An open connection.
+#[derive(Debug, Clone)]
+pub(super) struct Link {
+    pub(super) member: bool,
+    pub(super) remote: Multiaddr,
+    pub(super) pings_missed: u32,
+}
+
+#[derive(Debug, Clone)]
+struct Known {
+    address: Multiaddr,
+    good: Option<Moment>,
+    error: Option<String>,
+    /// Given by the owner, not claimed by the peer: never makes room for another.
+    pinned: bool,
+}
+
+/// One peer's record.
+#[derive(Debug, Default)]
+pub(super) struct Record {
+    pub(super) links: HashMap<ConnectionId, Link>,
+    addresses: Vec<Known>,
+    pub(super) last_seen: Option<Moment>,
+    pub(super) agent: Option<String>,
+    pub(super) round_trip: Option<Duration>,
+    pub(super) serves_us: bool,
+    failures: u32,
+    retry_at: Option<Instant>,
+}
+
+impl Record {
+    pub(super) fn has_member_link(&self) -> bool {
+        self.links.values().any(|l| l.member)
+    }
+
+    /// Addresses to dial, best first.
+    pub(super) fn dialable(&self) -> Vec<Multiaddr> {
+        self.addresses.iter().map(|k| k.address.clone()).collect()
+    }
+
+    /// Addresses that led to the peer.
+    pub(super) fn good(&self) -> Vec<Multiaddr> {
+        self.addresses.iter().filter(|k| k.good.is_some()).map(|k| k.address.clone()).collect()
+    }
+
+    /// Remembers an address; returns the one that had to make room, which may be the new one itself.
+    pub(super) fn learn(&mut self, address: Multiaddr, pinned: bool) -> Option<Multiaddr> {
+        if let Some(known) = self.addresses.iter_mut().find(|k| k.address == address) {
+            known.pinned |= pinned;
+            return None;
+        }
+        let entry = Known { address, good: None, error: None, pinned };
+        if self.addresses.len() < limit::PEER_ADDRESSES_MAX {
+            self.addresses.push(entry);
+            self.sort();
+            return None;
+        }
+        // The last one that the owner did not give: the list is in order of worth.
+        match self.addresses.iter().rposition(|k| !k.pinned) {
+            Some(i) if pinned || self.addresses[i].good.is_none() => {
+                let evicted = std::mem::replace(&mut self.addresses[i], entry).address;
+                self.sort();
+                Some(evicted)
+            }
+            _ => Some(entry.address),
+        }
+    }
+
+    pub(super) fn forget_addresses(&mut self) {
+        self.addresses.clear();
+    }
+
+    /// An address led to the peer.
+    pub(super) fn worked(&mut self, address: &Multiaddr, now: Moment) {
+        if let Some(known) = self.addresses.iter_mut().find(|k| k.address == *address) {
+            known.good = Some(now);
+            known.error = None;
+        }
+        self.sort();
+    }
+
+    /// An address did not lead to the peer.
+    pub(super) fn failed(&mut self, tried: &Tried) {
+        if let Some(known) = self.addresses.iter_mut().find(|k| k.address.to_string() == tried.address) {
+            known.error = Some(tried.reason.clone());
+        }
+        self.sort();
+    }
+
+    /// Latest good first, untried before failed, TCP before QUIC.
+    fn sort(&mut self) {
+        self.addresses
+            .sort_by_key(|k| (k.error.is_some(), std::cmp::Reverse(k.good), !k.pinned, !is_tcp(&k.address)));
+    }
+
+    /// Whether it is time to dial in the background.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        !self.has_member_link() && !self.addresses.is_empty() && self.retry_at.is_none_or(|at| at <= now)
+    }
+
+    /// Counts a failure and sets the time of the next try.
+    pub(super) fn back_off(&mut self, now: Instant, pace: Pace, jitter: u8) {
+        self.failures = self.failures.saturating_add(1);
+        self.retry_at = Some(now + pace.wait(self.failures, jitter));
+    }
+
+    /// The peer is there and serves us: the next loss starts from the shortest wait.
+    pub(super) fn settle(&mut self) {
+        self.failures = 0;
+        self.retry_at = None;
+    }
+
+    /// Dial again as soon as possible.
+    pub(super) fn hurry(&mut self) {
+        self.settle();
+    }
+
+    /// The network has ended, and with it all connections.
+    pub(super) fn end(&mut self) {
+        self.links.clear();
+        self.serves_us = false;
+        self.round_trip = None;
+    }
+
+    /// Whether it is remembered though its peer is no member.
+    pub(super) fn is_worth_keeping(&self) -> bool {
+        !self.links.is_empty() || self.addresses.iter().any(|k| k.pinned)
+    }
+
+    fn state(&self, id: PeerId, member: bool) -> PeerState {
+        let address = |k: &Known| AddressState {
+            address: with_peer(&k.address, id),
+            last_good: k.good,
+            last_error: k.error.clone(),
+        };
+        let newest = self.links.iter().max_by_key(|(id, _)| **id).map(|(_, link)| link);
+        PeerState {
+            id,
+            connected: !self.links.is_empty(),
+            member,
+            serves_us: self.serves_us,
+            addresses: self.addresses.iter().map(address).collect(),
+            last_seen: self.last_seen,
+            agent_version: self.agent.clone(),
+            round_trip: self.round_trip,
+            transport: newest.map(|link| Transport::of(&link.remote)),
+        }
+    }
+}
+
+/// How long to wait between attempts to reach a peer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pace {
+    pub(super) first: Duration,
+    pub(super) max: Duration,
+}
+
+impl Pace {
+    /// Doubles from `first` to `max`, then takes away up to a quarter, so that peers that lost each other at
+    /// one moment do not come back at one moment. `failures` counts from 1.
+    pub(super) fn wait(self, failures: u32, jitter: u8) -> Duration {
+        let doubled = self.first.saturating_mul(1u32 << failures.saturating_sub(1).min(20)).min(self.max);
+        doubled - doubled / 1024 * u32::from(jitter)
+    }
+}
+
+/// All records, and this node's own addresses.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    pub(super) records: HashMap<PeerId, Record>,
+    pub(super) listening: Vec<Multiaddr>,
+}
+
+impl Table {
+    pub(super) fn record(&mut self, peer: PeerId) -> &mut Record {
+        self.records.entry(peer).or_default()
+    }
+
+    /// Members first come from the list, whether anything is known of them or not; in order of id.
+    pub(super) fn states(&self, members: &Members) -> Vec<PeerState> {
+        let blank = Record::default();
+        let mut ids: Vec<PeerId> = self.records.keys().copied().chain(members.all()).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let state = |id: PeerId| self.records.get(&id).unwrap_or(&blank).state(id, members.allows(&id));
+        ids.into_iter().map(state).collect()
+    }
+
+    /// Forgets peers that are neither members nor connected nor given by the owner.
+    pub(super) fn prune(&mut self, members: &Members) {
+        self.records.retain(|id, record| members.allows(id) || record.is_worth_keeping());
+    }
+
+    /// Whether another peer may be remembered.
+    pub(super) fn has_room_for(&self, peer: PeerId, members: &Members) -> bool {
+        members.allows(&peer)
+            || self.records.contains_key(&peer)
+            || self.records.len() < limit::PEERS_REMEMBERED_MAX
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(n: usize, tail: &str) -> Multiaddr {
+        format!("/ip4/10.0.0.{n}/{tail}").parse().unwrap()
+    }
+
+    #[test]
+    fn addresses_are_dialled_in_order_of_worth() {
+        let mut record = Record::default();
+        let [quic, tcp, bad, good] = [
+            address(1, "udp/1/quic-v1"),
+            address(2, "tcp/1"),
+            address(3, "tcp/1"),
+            address(4, "udp/1/quic-v1"),
+        ];
+        for a in [&quic, &tcp, &bad, &good] {
+            assert_eq!(record.learn(a.clone(), false), None);
+        }
+        record.worked(&good, Moment::from_millis(5));
+        record.failed(&Tried { address: bad.to_string(), reason: "no".to_owned() });
+        assert_eq!(record.dialable(), [good, tcp, quic, bad]);
+    }
+
+    #[test]
+    fn claimed_addresses_never_push_out_given_or_good_ones() {
+        let mut record = Record::default();
+        let given = address(250, "tcp/1");
+        let good = address(251, "tcp/1");
+        record.learn(given.clone(), true);
+        record.learn(good.clone(), false);
+        record.worked(&good, Moment::from_millis(1));
+        for n in 0..100 {
+            record.learn(address(n, "tcp/9"), false);
+        }
+        let kept = record.dialable();
+        assert_eq!(kept.len(), limit::PEER_ADDRESSES_MAX);
+        assert!(kept.contains(&given) && kept.contains(&good));
+    }
+
+    #[test]
+    fn waits_double_to_the_maximum_and_are_spread() {
+        let pace = Pace { first: Duration::from_secs(5), max: Duration::from_secs(300) };
+        for (failures, seconds) in [(1, 5), (2, 10), (4, 40), (7, 300), (u32::MAX, 300)] {
+            let full = pace.wait(failures, 0);
+            assert_eq!(full.as_secs(), seconds);
+            let spread = pace.wait(failures, u8::MAX);
+            assert!(spread < full && spread > full * 7 / 10);
+        }
+    }
+
+    #[test]
+    fn members_are_listed_before_anything_is_known_of_them() {
+        let [a, b] = [PeerId::new([1; 32]), PeerId::new([2; 32])];
+        let members = Members::new([a]);
+        let mut table = Table::default();
+        table.record(b).learn(address(1, "tcp/1"), false);
+        let states = table.states(&members);
+        assert_eq!(states.iter().map(|s| (s.id, s.member)).collect::<Vec<_>>(), [(a, true), (b, false)]);
+        table.prune(&members);
+        assert!(table.records.is_empty(), "a stranger's claim is forgotten");
+    }
+}

@@ -1,0 +1,588 @@
+//! Nodes that talk to each other over loopback.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use libp2p::request_response::{self, Message, OutboundFailure, ProtocolSupport};
+use libp2p::swarm::SwarmEvent;
+use libp2p::{StreamProtocol, Swarm, SwarmBuilder, noise, tcp, yamux};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use zeroize::Zeroizing;
+
+use super::address::{from_libp2p, to_libp2p};
+use super::codec::{Bound, Codec, Fetch, Protocol};
+use super::*;
+use crate::base::{Code, Coded, limit, random_bytes};
+use crate::wire::{self, Status};
+
+const TCP: &str = "/ip4/127.0.0.1/tcp/0";
+const QUIC: &str = "/ip4/127.0.0.1/udp/0/quic-v1";
+/// Longer than anything here takes; a test that waits this long has failed.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Answers everything: fetches with as many bytes as were asked.
+#[derive(Default)]
+struct Answers {
+    members: Arc<Members>,
+    admits: bool,
+    hangs: AtomicBool,
+    panics: AtomicBool,
+    served: AtomicUsize,
+}
+
+impl Answers {
+    fn ready<T: Send + 'static>(&self, answer: T) -> BoxFuture<'static, T> {
+        self.served.fetch_add(1, Ordering::Relaxed);
+        assert!(!self.panics.load(Ordering::Relaxed), "a server with a bug");
+        if self.hangs.load(Ordering::Relaxed) {
+            Box::pin(std::future::pending())
+        } else {
+            Box::pin(async { answer })
+        }
+    }
+}
+
+impl Server for Answers {
+    fn sync(&self, from: PeerId, _: wire::SyncRequest) -> BoxFuture<'static, wire::SyncResponse> {
+        let answer = Some(wire::sync_response::Answer::Record(from.as_bytes().to_vec()));
+        self.ready(wire::SyncResponse { status: Status::Ok.into(), answer })
+    }
+
+    fn fetch(&self, _: PeerId, request: wire::FetchRequest) -> BoxFuture<'static, wire::FetchResponse> {
+        let slice = |r: &wire::Range| wire::Slice {
+            offset: r.offset,
+            data: vec![7; r.length as usize],
+            proof: vec![],
+        };
+        let slices = request.ranges.iter().map(slice).collect();
+        self.ready(wire::FetchResponse { status: Status::Ok.into(), pack_length: 1 << 24, slices })
+    }
+
+    fn door(&self, from: PeerId, request: wire::DoorRequest) -> BoxFuture<'static, wire::DoorResponse> {
+        let proves = matches!(request.ask, Some(wire::door_request::Ask::Proof(_)));
+        let admitted = self.admits && proves;
+        if admitted {
+            self.members.insert(from);
+        }
+        self.ready(wire::DoorResponse { status: Status::Ok.into(), nonce: vec![1; 32], admitted })
+    }
+}
+
+/// A node under test.
+struct Peer {
+    net: Net,
+    events: mpsc::Receiver<NetEvent>,
+    members: Arc<Members>,
+    server: Arc<Answers>,
+}
+
+fn config(listen: &[&str]) -> NetConfig {
+    NetConfig {
+        node_key: Zeroizing::new(random_bytes()),
+        listen: listen.iter().map(|a| (*a).to_owned()).collect(),
+        announce: vec![],
+        max_peers: 10,
+        connection_timeout: Duration::from_secs(5),
+        heartbeat_interval: Duration::from_secs(5),
+        reconnect_backoff: Duration::from_millis(100),
+        max_reconnect_backoff: Duration::from_secs(1),
+        discovery_interval: Duration::from_secs(300),
+        fetch_timeout: Duration::from_secs(5),
+        requests_per_second: 0,
+        burst: 0,
+        peer_bytes_per_second: 0,
+        memory_bytes_max: 8 << 30,
+    }
+}
+
+impl Peer {
+    async fn start(config: NetConfig) -> Self {
+        Self::start_with(config, true).await
+    }
+
+    async fn start_with(config: NetConfig, admits: bool) -> Self {
+        let members = Arc::new(Members::default());
+        let server = Arc::new(Answers { members: Arc::clone(&members), admits, ..Answers::default() });
+        let (net, events) = Net::start(config, Arc::clone(&members), server.clone()).await.unwrap();
+        Self { net, events, members, server }
+    }
+
+    fn id(&self) -> PeerId {
+        self.net.peer_id()
+    }
+
+    async fn knows(&self, other: &Self) {
+        self.members.insert(other.id());
+        for address in other.net.addresses() {
+            self.net.add_address(other.id(), &address).await.unwrap();
+        }
+    }
+
+    async fn expect(&mut self, wanted: impl Fn(&NetEvent) -> bool) -> NetEvent {
+        let search = async {
+            loop {
+                let event = self.events.recv().await.expect("the network runs");
+                if wanted(&event) {
+                    return event;
+                }
+            }
+        };
+        timeout(PATIENCE, search).await.expect("the event comes")
+    }
+
+    fn state(&self, other: PeerId) -> PeerState {
+        self.net.peers().into_iter().find(|s| s.id == other).expect("it is listed")
+    }
+}
+
+/// Two nodes that list each other, connected.
+async fn pair(one: NetConfig, two: NetConfig) -> (Peer, Peer) {
+    let (mut one, mut two) = (Peer::start(one).await, Peer::start(two).await);
+    two.members.insert(one.id());
+    one.knows(&two).await;
+    let (a, b) = (one.id(), two.id());
+    one.expect(|e| *e == NetEvent::Connected(b)).await;
+    two.expect(|e| *e == NetEvent::Connected(a)).await;
+    (one, two)
+}
+
+fn heads() -> wire::SyncRequest {
+    let query = wire::HeadQuery { vault: vec![1; 32] };
+    wire::SyncRequest { ask: Some(wire::sync_request::Ask::Heads(query)) }
+}
+
+fn range(length: u64) -> wire::FetchRequest {
+    wire::FetchRequest { pack: vec![2; 32], ranges: vec![wire::Range { offset: 0, length }] }
+}
+
+fn hello() -> wire::DoorRequest {
+    let hello = wire::DoorHello { name: "n".to_owned() };
+    wire::DoorRequest { ask: Some(wire::door_request::Ask::Hello(hello)) }
+}
+
+fn proof() -> wire::DoorRequest {
+    wire::DoorRequest { ask: Some(wire::door_request::Ask::Proof(wire::DoorProof::default())) }
+}
+
+fn data(response: &wire::FetchResponse) -> usize {
+    response.slices.iter().map(|s| s.data.len()).sum()
+}
+
+async fn check_exchange(listen: &str, transport: Transport) {
+    let (one, two) = pair(config(&[]), config(&[listen])).await;
+    let answer = one.net.sync(two.id(), heads()).await.unwrap();
+    let expected = wire::sync_response::Answer::Record(one.id().as_bytes().to_vec());
+    assert_eq!(answer.answer, Some(expected), "the server learns who asks");
+    let answer = one.net.fetch(two.id(), range(1 << 20)).await.unwrap();
+    assert_eq!(data(&answer), 1 << 20);
+    // And the other way over the same connection.
+    assert_eq!(data(&two.net.fetch(one.id(), range(65_536)).await.unwrap()), 65_536);
+    let state = one.state(two.id());
+    assert_eq!((state.transport, state.serves_us, state.member), (Some(transport), true, true));
+    assert!(state.agent_version.unwrap().starts_with("shadowvault/"));
+    assert!(state.last_seen.is_some() && state.addresses[0].last_good.is_some());
+}
+
+#[tokio::test]
+async fn members_exchange_requests_over_tcp() {
+    check_exchange(TCP, Transport::Tcp).await;
+}
+
+#[tokio::test]
+async fn members_exchange_requests_over_quic() {
+    check_exchange(QUIC, Transport::Quic).await;
+}
+
+#[tokio::test]
+async fn tcp_is_preferred_when_both_are_known() {
+    let mut one = Peer::start(config(&[])).await;
+    let two = Peer::start(config(&[QUIC, TCP])).await;
+    two.members.insert(one.id());
+    one.members.insert(two.id());
+    one.net.dial(two.id(), &two.net.addresses()).await.unwrap();
+    let b = two.id();
+    one.expect(|e| *e == NetEvent::Connected(b)).await;
+    assert_eq!(one.state(b).transport, Some(Transport::Tcp));
+}
+
+#[tokio::test]
+async fn stranger_reaches_the_door_and_nothing_else() {
+    let (mut holder, third) = pair(config(&[TCP]), config(&[TCP])).await;
+    let one = Peer::start(config(&[])).await;
+    // `one` lists the others; the holder does not list it.
+    one.members.insert(third.id());
+    one.members.insert(holder.id());
+    one.net.dial(holder.id(), &holder.net.addresses()).await.unwrap();
+    for error in [
+        one.net.sync(holder.id(), heads()).await.unwrap_err(),
+        one.net.fetch(holder.id(), range(1)).await.unwrap_err(),
+    ] {
+        assert!(matches!(error, NetError::NotAdmitted(p) if p == holder.id()), "{error}");
+        assert_eq!(error.code(), Code::Unauthorized);
+    }
+    assert!(one.net.find(third.id()).await.is_empty(), "Kademlia answers members only");
+    assert_eq!(one.net.door(holder.id(), hello()).await.unwrap().nonce.len(), 32);
+    assert!(!one.state(holder.id()).serves_us);
+    let a = one.id();
+    holder.expect(|e| matches!(e, NetEvent::Stranger { peer, .. } if *peer == a)).await;
+    assert_eq!(holder.server.served.load(Ordering::Relaxed), 1, "the server saw the door request only");
+    let error = holder.net.sync(one.id(), heads()).await.unwrap_err();
+    assert!(matches!(error, NetError::NotMember(_)), "{error}");
+}
+
+#[tokio::test]
+async fn door_works_between_two_that_do_not_know_each_other() {
+    let holder = Peer::start_with(config(&[TCP]), false).await;
+    let one = Peer::start(config(&[])).await;
+    one.net.dial(holder.id(), &holder.net.addresses()).await.unwrap();
+    let answer = one.net.door(holder.id(), proof()).await.unwrap();
+    assert!(!answer.admitted);
+    let error = one.net.sync(holder.id(), heads()).await.unwrap_err();
+    assert!(matches!(error, NetError::NotMember(_)), "{error}");
+}
+
+#[tokio::test]
+async fn crowd_of_strangers_leaves_room_for_members() {
+    let holder = Peer::start(config(&[TCP])).await;
+    let mut crowd = Vec::new();
+    for _ in 0..limit::STRANGER_CONNECTIONS_MAX + 8 {
+        let stranger = Peer::start(config(&[])).await;
+        // Those that are too many are cut off after the handshake; on their side that is a success.
+        stranger.net.dial(holder.id(), &holder.net.addresses()).await.unwrap();
+        crowd.push(stranger);
+    }
+    let mut member = Peer::start(config(&[])).await;
+    holder.members.insert(member.id());
+    member.knows(&holder).await;
+    let h = holder.id();
+    member.expect(|e| *e == NetEvent::Connected(h)).await;
+    member.net.sync(h, heads()).await.unwrap();
+    let strangers = holder.net.peers().iter().filter(|s| s.connected && !s.member).count();
+    assert_eq!(strangers, limit::STRANGER_CONNECTIONS_MAX);
+    assert!(crowd[0].net.door(h, hello()).await.is_ok());
+}
+
+#[tokio::test]
+async fn admitted_stranger_is_served_at_once() {
+    for listed_before in [true, false] {
+        let holder = Peer::start(config(&[TCP, QUIC])).await;
+        let mut one = Peer::start(config(&[])).await;
+        if listed_before {
+            one.members.insert(holder.id());
+        }
+        one.net.dial(holder.id(), &holder.net.addresses()).await.unwrap();
+        assert!(one.net.door(holder.id(), proof()).await.unwrap().admitted);
+        one.members.insert(holder.id());
+        let answer = one.net.sync(holder.id(), heads()).await.unwrap();
+        assert_eq!(answer.status, i32::from(Status::Ok));
+        let b = holder.id();
+        one.expect(|e| *e == NetEvent::Connected(b)).await;
+    }
+}
+
+#[tokio::test]
+async fn accepted_peer_comes_back_by_itself() {
+    let holder = Peer::start(config(&[TCP])).await;
+    let mut one = Peer::start(config(&[])).await;
+    one.knows(&holder).await;
+    assert!(one.net.sync(holder.id(), heads()).await.is_err());
+    holder.members.insert(one.id());
+    let b = holder.id();
+    one.expect(|e| *e == NetEvent::Connected(b)).await;
+    one.net.sync(b, heads()).await.unwrap();
+}
+
+#[tokio::test]
+async fn removed_member_is_disconnected() {
+    let (mut one, mut two) = pair(config(&[]), config(&[TCP])).await;
+    let (a, b) = (one.id(), two.id());
+    two.members.remove(&a);
+    one.expect(|e| *e == NetEvent::Disconnected(b)).await;
+    two.expect(|e| *e == NetEvent::Disconnected(a)).await;
+    let error = one.net.sync(b, heads()).await.unwrap_err();
+    assert!(matches!(error, NetError::NotAdmitted(_) | NetError::Broken { .. }), "{error}");
+    assert_eq!(two.server.served.load(Ordering::Relaxed), 0);
+    one.members.remove(&b);
+    one.net.forget(b).await;
+    assert!(matches!(one.net.dial(b, &[]).await, Err(NetError::NoAddress(_))));
+}
+
+#[tokio::test]
+async fn lost_member_is_dialled_again() {
+    let (mut one, two) = pair(config(&[]), config(&[TCP])).await;
+    let b = two.id();
+    one.net.disconnect(b).await;
+    one.expect(|e| *e == NetEvent::Disconnected(b)).await;
+    one.expect(|e| *e == NetEvent::Connected(b)).await;
+}
+
+#[tokio::test]
+async fn third_peer_is_found_through_a_common_member() {
+    let (one, hub) = pair(config(&[TCP]), config(&[TCP])).await;
+    let mut three = Peer::start(config(&[TCP])).await;
+    hub.members.insert(three.id());
+    three.knows(&hub).await;
+    let h = hub.id();
+    three.expect(|e| *e == NetEvent::Connected(h)).await;
+    one.members.insert(three.id());
+    three.members.insert(one.id());
+    // The hub learns where the third one is a moment after the third one is connected to the hub.
+    let found = async {
+        loop {
+            let found = one.net.find(three.id()).await;
+            if !found.is_empty() {
+                return found;
+            }
+        }
+    };
+    let found = timeout(PATIENCE, found).await.unwrap();
+    assert!(found.contains(&three.net.addresses()[0]), "{found:?}");
+    one.net.sync(three.id(), heads()).await.unwrap();
+}
+
+#[tokio::test]
+async fn requests_over_the_rate_are_answered_busy_and_others_are_served() {
+    let limited =
+        NetConfig { requests_per_second: 1, burst: 2, peer_bytes_per_second: 65_536, ..config(&[TCP]) };
+    let (one, two) = pair(config(&[]), limited).await;
+    let mut other = Peer::start(config(&[])).await;
+    two.members.insert(other.id());
+    other.knows(&two).await;
+    let b = two.id();
+    other.expect(|e| *e == NetEvent::Connected(b)).await;
+
+    for _ in 0..2 {
+        one.net.sync(b, heads()).await.unwrap();
+    }
+    let error = one.net.sync(b, heads()).await.unwrap_err();
+    assert!(matches!(error, NetError::Busy(p) if p == b), "{error}");
+    assert_eq!(error.code(), Code::PeerBusy);
+    one.net.fetch(b, range(1 << 20)).await.unwrap();
+    assert!(matches!(one.net.fetch(b, range(1 << 20)).await, Err(NetError::Busy(_))));
+    other.net.sync(b, heads()).await.unwrap();
+    other.net.fetch(b, range(1 << 20)).await.unwrap();
+}
+
+#[tokio::test]
+async fn server_that_never_answers_ends_in_a_timeout() {
+    let short = NetConfig { fetch_timeout: Duration::from_millis(500), ..config(&[]) };
+    let (one, two) = pair(short, config(&[TCP])).await;
+    two.server.hangs.store(true, Ordering::Relaxed);
+    let start = Instant::now();
+    let error = one.net.fetch(two.id(), range(1)).await.unwrap_err();
+    assert_eq!(error.code(), Code::NetworkTimeout, "{error}");
+    assert!(start.elapsed() < Duration::from_secs(3));
+    // Its place is free again, and the connection still works.
+    two.server.hangs.store(false, Ordering::Relaxed);
+    one.net.fetch(two.id(), range(1)).await.unwrap();
+}
+
+#[tokio::test]
+async fn server_that_panics_fails_that_request_only() {
+    let (one, two) = pair(config(&[]), config(&[TCP])).await;
+    two.server.panics.store(true, Ordering::Relaxed);
+    // More often than there are places.
+    for _ in 0..2 * limit::FETCH_SERVED_PER_PEER_MAX {
+        let error = one.net.fetch(two.id(), range(1)).await.unwrap_err();
+        assert_eq!(error.code(), Code::ConnectionFailed, "{error}");
+    }
+    two.server.panics.store(false, Ordering::Relaxed);
+    one.net.fetch(two.id(), range(1)).await.unwrap();
+}
+
+#[tokio::test]
+async fn more_requests_than_places_are_all_served_in_time() {
+    let (one, two) = pair(config(&[]), config(&[TCP])).await;
+    let fetches = (0..64).map(|_| one.net.fetch(two.id(), range(1 << 20)));
+    let answers = futures::future::join_all(fetches).await;
+    assert!(answers.into_iter().all(|a| data(&a.unwrap()) == 1 << 20));
+}
+
+#[tokio::test]
+async fn shutdown_answers_those_who_wait() {
+    let (one, two) = pair(config(&[TCP]), config(&[TCP])).await;
+    two.server.hangs.store(true, Ordering::Relaxed);
+    let net = one.net.clone();
+    let b = two.id();
+    let waits = tokio::spawn(async move { net.fetch(b, range(1)).await });
+    // The request is on its way once the other side has seen it.
+    while two.server.served.load(Ordering::Relaxed) == 0 {
+        tokio::task::yield_now().await;
+    }
+    timeout(PATIENCE, one.net.clone().shutdown()).await.unwrap();
+    let error = timeout(PATIENCE, waits).await.unwrap().unwrap().unwrap_err();
+    assert!(matches!(error, NetError::Stopped), "{error}");
+    assert!(matches!(one.net.sync(b, heads()).await, Err(NetError::Stopped)));
+    assert!(one.net.addresses().is_empty() && !one.state(b).connected);
+    one.net.shutdown().await;
+}
+
+#[tokio::test]
+async fn callers_are_answered_when_the_peer_goes_away() {
+    let (one, two) = pair(config(&[]), config(&[TCP])).await;
+    two.server.hangs.store(true, Ordering::Relaxed);
+    let asked = one.net.fetch(two.id(), range(1));
+    let served = Arc::clone(&two.server);
+    let leaves = async {
+        while served.served.load(Ordering::Relaxed) == 0 {
+            tokio::task::yield_now().await;
+        }
+        two.net.clone().shutdown().await;
+    };
+    let (answer, ()) = tokio::join!(asked, leaves);
+    assert_eq!(answer.unwrap_err().code(), Code::ConnectionFailed);
+}
+
+#[tokio::test]
+async fn taken_port_is_named() {
+    let one = Peer::start(config(&[TCP, QUIC])).await;
+    for full in one.net.addresses() {
+        let (_, address) = parse_peer_address(&full).unwrap();
+        let members = Arc::new(Members::default());
+        let error = Net::start(config(&[&address]), members, one.server.clone()).await.err().unwrap();
+        assert!(error.to_string().contains(&address), "{error}");
+        assert!(error.hint().unwrap().contains("another program uses this port"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn dial_errors_say_what_happened_at_each_address() {
+    let one = Peer::start(config(&[TCP])).await;
+    let two = Peer::start(config(&[TCP])).await;
+    let me = one.id();
+    assert!(matches!(one.net.dial(me, &one.net.addresses()).await, Err(NetError::Myself(p)) if p == me));
+    assert!(matches!(one.net.sync(me, heads()).await, Err(NetError::Myself(_))));
+
+    let nobody = PeerId::new(random_bytes());
+    assert!(matches!(one.net.dial(nobody, &[]).await, Err(NetError::NoAddress(_))));
+    let closed = {
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        format!("/ip4/127.0.0.1/tcp/{}", socket.local_addr().unwrap().port())
+    };
+    let place = |full: &str| parse_peer_address(full).unwrap().1;
+    let (mine, theirs) = (place(&one.net.addresses()[0]), place(&two.net.addresses()[0]));
+    let error = one.net.dial(nobody, &[mine.clone(), closed.clone(), theirs.clone()]).await.unwrap_err();
+    let NetError::Unreachable { tried, .. } = &error else { panic!("{error}") };
+    let at = |address: &str| {
+        &tried.iter().find(|t| t.address == address).unwrap_or_else(|| panic!("{address}: {error}")).reason
+    };
+    assert!(at(&theirs).contains(&two.id().to_string()), "{error}");
+    assert!(at(&closed).contains("refused"), "{error}");
+    assert!(at(&mine).contains("this node itself"), "{error}");
+    assert_eq!(error.code(), Code::NetworkUnreachable);
+    // A right address among wrong ones is found all the same.
+    one.net.dial(two.id(), &[mine, closed, theirs]).await.unwrap();
+}
+
+#[tokio::test]
+async fn unusable_node_addresses_are_refused() {
+    let one = Peer::start(config(&[TCP])).await;
+    let error = one.net.add_address(PeerId::new(random_bytes()), "10.0.0.1").await.unwrap_err();
+    assert_eq!(error.code(), Code::UsageInvalid);
+    assert!(error.hint().unwrap().contains("shadowvault id"));
+}
+
+// ---- A peer that keeps no limits -------------------------------------------------------------------------
+
+/// The fetch protocol as someone speaks it who means no good.
+enum Loud {}
+
+impl Protocol for Loud {
+    const NAME: &'static str = Fetch::NAME;
+    type Request = wire::FetchRequest;
+    type Response = wire::FetchResponse;
+    const REQUEST: Bound = Bound { bytes: 64 << 20, fields: usize::MAX, nested: &[] };
+    const RESPONSE: Bound = Bound { bytes: 64 << 20, fields: usize::MAX, nested: &[] };
+}
+
+type LoudSwarm = Swarm<request_response::Behaviour<Codec<Loud>>>;
+
+async fn loud(target: &Peer) -> (LoudSwarm, PeerId) {
+    let mut swarm = SwarmBuilder::with_new_identity()
+        .with_tokio()
+        .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)
+        .unwrap()
+        .with_behaviour(|_| {
+            let protocols = [(StreamProtocol::new(Loud::NAME), ProtocolSupport::Full)];
+            request_response::Behaviour::<Codec<Loud>>::new(protocols, request_response::Config::default())
+        })
+        .unwrap()
+        .with_swarm_config(|c| c.with_idle_connection_timeout(PATIENCE))
+        .build();
+    let id = from_libp2p(swarm.local_peer_id()).unwrap();
+    target.members.insert(id);
+    swarm.add_peer_address(to_libp2p(target.id()), target.net.addresses()[0].parse().unwrap());
+    (swarm, id)
+}
+
+/// Sends a request and waits for what becomes of it; the connection must outlive it.
+async fn shout(
+    swarm: &mut LoudSwarm,
+    to: PeerId,
+    request: wire::FetchRequest,
+) -> Result<wire::FetchResponse, OutboundFailure> {
+    swarm.behaviour_mut().send_request(&to_libp2p(to), Ok(request));
+    let answer = async {
+        loop {
+            match swarm.select_next_some().await {
+                SwarmEvent::Behaviour(request_response::Event::Message {
+                    message: Message::Response { response, .. },
+                    ..
+                }) => return Ok(response),
+                SwarmEvent::Behaviour(request_response::Event::OutboundFailure { error, .. }) => {
+                    return Err(error);
+                }
+                SwarmEvent::ConnectionClosed { .. } => panic!("the connection closed"),
+                _ => {}
+            }
+        }
+    };
+    timeout(PATIENCE, answer).await.expect("an outcome")
+}
+
+#[tokio::test]
+async fn over_long_requests_are_refused_and_the_connection_goes_on() {
+    let target = Peer::start(config(&[TCP])).await;
+    let (mut swarm, _) = loud(&target).await;
+    let to = target.id();
+    let long = wire::FetchRequest { pack: vec![0; 32 << 20], ranges: vec![] };
+    let outcome = shout(&mut swarm, to, long).await;
+    assert!(matches!(outcome, Err(OutboundFailure::Io(_))), "{outcome:?}");
+    let many = wire::FetchRequest { pack: vec![], ranges: vec![wire::Range::default(); 1000] };
+    assert_eq!(shout(&mut swarm, to, many).await.unwrap().status, i32::from(Status::Refused));
+    assert_eq!(target.server.served.load(Ordering::Relaxed), 0);
+    assert_eq!(data(&shout(&mut swarm, to, range(10)).await.unwrap()), 10);
+}
+
+#[tokio::test]
+async fn over_long_answers_are_refused_and_the_connection_goes_on() {
+    let target = Peer::start(config(&[TCP])).await;
+    let (mut swarm, id) = loud(&target).await;
+    shout(&mut swarm, target.id(), range(1)).await.unwrap();
+    tokio::spawn(async move {
+        loop {
+            if let SwarmEvent::Behaviour(request_response::Event::Message {
+                message: Message::Request { request, channel, .. },
+                ..
+            }) = swarm.select_next_some().await
+            {
+                let length = request.unwrap().ranges[0].length as usize;
+                let slices = match length {
+                    0 => vec![wire::Slice::default(); 100_000],
+                    n => vec![wire::Slice { offset: 0, data: vec![1; n], proof: vec![] }],
+                };
+                let response = wire::FetchResponse { status: 1, pack_length: 0, slices };
+                swarm.behaviour_mut().send_response(channel, response).unwrap();
+            }
+        }
+    });
+    for length in [32 << 20, 0] {
+        let error = target.net.fetch(id, range(length)).await.unwrap_err();
+        assert!(matches!(error, NetError::Malformed { .. }), "{error}");
+        assert_eq!(error.code(), Code::PeerMisbehaved);
+    }
+    assert_eq!(data(&target.net.fetch(id, range(limit::MIB as u64)).await.unwrap()), limit::MIB);
+}

@@ -1,0 +1,378 @@
+//! Heads: a device's signed, numbered statement of what is live.
+
+use prost::Message;
+
+use super::certificate::Certificate;
+use crate::base::{
+    Code, Coded, DeviceId, Epoch, HeadId, IdError, ListId, Moment, PeerId, SnapshotId, VaultId, limit,
+};
+use crate::crypto::{self, Context, DeviceKeys, SignError};
+use crate::wire;
+
+const VERSION: u32 = 1;
+
+/// Why a head or certificate is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HeadError {
+    /// Not a head, or outside the bounds.
+    #[error("not a valid head: {0}")]
+    Malformed(&'static str),
+    /// From a newer version.
+    #[error("head has version {0}; this program knows version {VERSION}")]
+    TooNew(u32),
+    /// Not signed by whom it should be.
+    #[error(transparent)]
+    Signature(#[from] SignError),
+}
+
+impl From<IdError> for HeadError {
+    fn from(_: IdError) -> Self {
+        Self::Malformed("an id has the wrong length")
+    }
+}
+
+impl Coded for HeadError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Malformed(_) => Code::StorageCorrupted,
+            Self::TooNew(_) => Code::StorageTooNew,
+            Self::Signature(_) => Code::InvalidSignature,
+        }
+    }
+}
+
+/// Names one head of a device's chain.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct HeadSummary {
+    /// Whose chain.
+    pub device: DeviceId,
+    /// Position, 1 at first.
+    pub seq: u64,
+    /// Which one.
+    pub id: HeadId,
+}
+
+impl HeadSummary {
+    /// As a message.
+    pub fn to_wire(&self) -> wire::HeadRef {
+        wire::HeadRef {
+            device: self.device.as_bytes().to_vec(),
+            seq: self.seq,
+            id: self.id.as_bytes().to_vec(),
+        }
+    }
+
+    /// From a message.
+    pub fn from_wire(raw: &wire::HeadRef) -> Result<Self, HeadError> {
+        Ok(Self {
+            device: DeviceId::try_from(raw.device.as_slice())?,
+            seq: raw.seq,
+            id: HeadId::try_from(raw.id.as_slice())?,
+        })
+    }
+}
+
+/// One piece of a pack list, as a head names it.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct ListRef {
+    /// Which piece.
+    pub id: ListId,
+    /// Packs in it.
+    pub packs: u32,
+    /// Sum of their lengths.
+    pub bytes: u64,
+}
+
+/// Where a node can be dialled.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PeerAddress {
+    /// The node.
+    pub peer: PeerId,
+    /// Multiaddrs without the peer id.
+    pub addresses: Vec<String>,
+}
+
+impl PeerAddress {
+    /// As a message.
+    pub fn to_wire(&self) -> wire::PeerAddress {
+        wire::PeerAddress { peer: self.peer.as_bytes().to_vec(), addresses: self.addresses.clone() }
+    }
+
+    /// From a message; addresses over the limit are dropped.
+    pub fn from_wire(raw: &wire::PeerAddress) -> Result<Self, HeadError> {
+        let short = raw.addresses.iter().filter(|address| address.len() <= 256);
+        Ok(Self {
+            peer: PeerId::try_from(raw.peer.as_slice())?,
+            addresses: short.take(limit::PEER_ADDRESSES_MAX).cloned().collect(),
+        })
+    }
+}
+
+/// What a device says in its next head.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HeadDraft {
+    /// Position in the chain.
+    pub seq: u64,
+    /// The head before it.
+    pub predecessor: Option<HeadId>,
+    /// Newest head known of every other device.
+    pub seen: Vec<HeadSummary>,
+    /// Live snapshots, oldest first.
+    pub snapshots: Vec<SnapshotId>,
+    /// All packs those need.
+    pub lists: Vec<ListRef>,
+    /// Wished number of holders.
+    pub copies: u32,
+    /// Nodes that hold packs of the vault.
+    pub holders: Vec<PeerAddress>,
+    /// When it was written.
+    pub time: Moment,
+    /// Generation of the sealing keys.
+    pub epoch: Epoch,
+    /// Written in the middle of a backup.
+    pub checkpoint: bool,
+    /// Devices whose snapshots this head carries on.
+    pub inherited: Vec<DeviceId>,
+}
+
+/// A head whose signature and certificate verified.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Head {
+    /// BLAKE3 of the stored bytes.
+    pub id: HeadId,
+    /// Who may write it.
+    pub certificate: Certificate,
+    /// What it says.
+    pub draft: HeadDraft,
+}
+
+impl Head {
+    /// The vault it belongs to.
+    pub fn vault(&self) -> VaultId {
+        self.certificate.vault
+    }
+
+    /// The device that signed it.
+    pub fn device(&self) -> DeviceId {
+        self.certificate.device
+    }
+
+    /// Its short name.
+    pub fn summary(&self) -> HeadSummary {
+        HeadSummary { device: self.device(), seq: self.draft.seq, id: self.id }
+    }
+}
+
+/// How a newly seen head relates to the newest one known of its device.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum HeadLink {
+    /// The same head.
+    Same,
+    /// Later in the chain; directly after, or with a gap that cannot be checked here.
+    Newer,
+    /// Earlier in the chain.
+    Older,
+    /// Same number or named predecessor differs: the device's chain has two branches.
+    Fork,
+}
+
+impl Head {
+    /// Compares with the newest head known of the same device.
+    pub fn link(&self, known: &HeadSummary) -> HeadLink {
+        let seq = self.draft.seq;
+        if self.id == known.id {
+            HeadLink::Same
+        } else if seq == known.seq || (seq == known.seq + 1 && self.draft.predecessor != Some(known.id)) {
+            HeadLink::Fork
+        } else if seq > known.seq {
+            HeadLink::Newer
+        } else {
+            HeadLink::Older
+        }
+    }
+}
+
+/// Signed heads as bytes.
+pub struct SignedHead;
+
+impl SignedHead {
+    /// Signs a head: the verified value and the bytes to store and send.
+    pub fn sign(
+        draft: HeadDraft,
+        device: &DeviceKeys,
+        certificate: &wire::Signed,
+    ) -> Result<(Head, Vec<u8>), HeadError> {
+        let vault = Certificate::verify(certificate)?.vault;
+        let ids = |list: &[SnapshotId]| list.iter().map(|id| id.as_bytes().to_vec()).collect();
+        let body = wire::Head {
+            version: VERSION,
+            vault: vault.as_bytes().to_vec(),
+            device: device.id().as_bytes().to_vec(),
+            seq: draft.seq,
+            predecessor: draft.predecessor.map_or_else(Vec::new, |id| id.as_bytes().to_vec()),
+            seen: draft.seen.iter().map(HeadSummary::to_wire).collect(),
+            snapshots: ids(&draft.snapshots),
+            lists: draft
+                .lists
+                .iter()
+                .map(|l| wire::ListRef { id: l.id.as_bytes().to_vec(), packs: l.packs, bytes: l.bytes })
+                .collect(),
+            copies: draft.copies,
+            holders: draft.holders.iter().map(PeerAddress::to_wire).collect(),
+            time_ms: draft.time.as_millis(),
+            epoch: draft.epoch.0,
+            checkpoint: draft.checkpoint,
+            inherited: draft.inherited.iter().map(|id| id.as_bytes().to_vec()).collect(),
+        };
+        let head = crypto::sign(device, Context::Head, body.encode_to_vec());
+        let bytes =
+            wire::SignedHead { head: Some(head), certificate: Some(certificate.clone()) }.encode_to_vec();
+        // Reading back checks every bound that another node would check.
+        Ok((Self::verify(&bytes)?, bytes))
+    }
+
+    /// Checks certificate, signature and bounds of a head from anywhere.
+    pub fn verify(bytes: &[u8]) -> Result<Head, HeadError> {
+        let raw: wire::SignedHead =
+            wire::decode(bytes, limit::HEAD_BYTES_MAX).map_err(|_| HeadError::Malformed("encoding"))?;
+        let (Some(signed), Some(certificate)) = (raw.head, raw.certificate) else {
+            return Err(HeadError::Malformed("head or certificate is missing"));
+        };
+        let certificate = Certificate::verify(&certificate)?;
+        let body = crypto::verify(certificate.device.as_bytes(), Context::Head, &signed)?;
+        let head: wire::Head =
+            wire::decode(body, limit::HEAD_BYTES_MAX).map_err(|_| HeadError::Malformed("encoding"))?;
+        if head.version > VERSION {
+            return Err(HeadError::TooNew(head.version));
+        }
+        let named = VaultId::try_from(head.vault.as_slice())? == certificate.vault
+            && DeviceId::try_from(head.device.as_slice())? == certificate.device;
+        if !named || head.seq == 0 || (head.seq == 1) != head.predecessor.is_empty() {
+            return Err(HeadError::Malformed("head does not fit its certificate or place"));
+        }
+        let bounded = head.seen.len() <= limit::VAULT_DEVICES_MAX
+            && head.inherited.len() <= limit::VAULT_DEVICES_MAX
+            && head.snapshots.len() <= limit::HEAD_SNAPSHOTS_MAX
+            && head.holders.len() <= limit::HEAD_HOLDERS_MAX;
+        if !bounded {
+            return Err(HeadError::Malformed("head lists too much"));
+        }
+        let id = HeadId::new(*blake3::hash(bytes).as_bytes());
+        Ok(Head { id, certificate, draft: draft_from_wire(&head)? })
+    }
+}
+
+fn draft_from_wire(head: &wire::Head) -> Result<HeadDraft, HeadError> {
+    let list = |l: &wire::ListRef| -> Result<ListRef, HeadError> {
+        Ok(ListRef { id: ListId::try_from(l.id.as_slice())?, packs: l.packs, bytes: l.bytes })
+    };
+    Ok(HeadDraft {
+        seq: head.seq,
+        predecessor: match head.predecessor.as_slice() {
+            [] => None,
+            bytes => Some(HeadId::try_from(bytes)?),
+        },
+        seen: head.seen.iter().map(HeadSummary::from_wire).collect::<Result<_, _>>()?,
+        snapshots: head
+            .snapshots
+            .iter()
+            .map(|id| SnapshotId::try_from(id.as_slice()))
+            .collect::<Result<_, _>>()?,
+        lists: head.lists.iter().map(list).collect::<Result<_, _>>()?,
+        copies: head.copies,
+        holders: head.holders.iter().map(PeerAddress::from_wire).collect::<Result<_, _>>()?,
+        time: Moment::from_millis(head.time_ms),
+        epoch: Epoch(head.epoch),
+        checkpoint: head.checkpoint,
+        inherited: head
+            .inherited
+            .iter()
+            .map(|id| DeviceId::try_from(id.as_slice()))
+            .collect::<Result<_, _>>()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::certificate::{issue_certificate, open_device_name};
+    use super::*;
+    use crate::crypto::{NodeKey, Phrase};
+
+    struct Writer {
+        device: DeviceKeys,
+        certificate: wire::Signed,
+    }
+
+    fn writer(phrase: &Phrase) -> Writer {
+        let (root, device) = (phrase.root(), DeviceKeys::generate("laptop"));
+        let keys = root.vault_keys(Epoch(0));
+        let peer = NodeKey::generate().peer_id();
+        let certificate = issue_certificate(&root.admin(), &keys, &device, peer, Moment::default()).unwrap();
+        Writer { device, certificate }
+    }
+
+    fn draft(seq: u64, predecessor: Option<HeadId>) -> HeadDraft {
+        HeadDraft {
+            seq,
+            predecessor,
+            seen: vec![],
+            snapshots: vec![SnapshotId::new([1; 32])],
+            lists: vec![ListRef { id: ListId::new([2; 32]), packs: 3, bytes: 4 }],
+            copies: 2,
+            holders: vec![PeerAddress {
+                peer: NodeKey::generate().peer_id(),
+                addresses: vec!["/ip4/127.0.0.1/tcp/1".into()],
+            }],
+            time: Moment::from_millis(9),
+            epoch: Epoch(0),
+            checkpoint: false,
+            inherited: vec![],
+        }
+    }
+
+    #[test]
+    fn head_round_trips_with_its_certificate() {
+        let phrase = Phrase::generate();
+        let w = writer(&phrase);
+        let (head, bytes) = SignedHead::sign(draft(1, None), &w.device, &w.certificate).unwrap();
+        assert_eq!(SignedHead::verify(&bytes), Ok(head.clone()));
+        assert_eq!(head.vault(), phrase.root().admin().vault());
+        let keys = phrase.root().vault_keys(Epoch(0));
+        assert_eq!(open_device_name(&head.certificate, &keys).as_deref(), Some("laptop"));
+    }
+
+    #[test]
+    fn every_flipped_byte_and_truncation_of_a_head_is_refused() {
+        let w = writer(&Phrase::generate());
+        let (head, bytes) = SignedHead::sign(draft(1, None), &w.device, &w.certificate).unwrap();
+        for at in 0..bytes.len() {
+            let mut bad = bytes.clone();
+            bad[at] ^= 1;
+            assert!(SignedHead::verify(&bad).map(|got| got == head) != Ok(true), "byte {at}");
+            assert!(SignedHead::verify(&bad).is_err(), "byte {at}");
+            assert!(SignedHead::verify(&bytes[..at]).is_err(), "cut at {at}");
+        }
+    }
+
+    #[test]
+    fn a_device_without_certificate_cannot_write() {
+        let (mine, other) = (writer(&Phrase::generate()), writer(&Phrase::generate()));
+        assert!(SignedHead::sign(draft(1, None), &mine.device, &other.certificate).is_err());
+    }
+
+    #[test]
+    fn links_tell_newer_older_same_and_fork() {
+        let w = writer(&Phrase::generate());
+        let sign = |d| SignedHead::sign(d, &w.device, &w.certificate).unwrap().0;
+        let one = sign(draft(1, None));
+        let two = sign(draft(2, Some(one.id)));
+        let forked = sign(HeadDraft { time: Moment::from_millis(10), ..draft(2, Some(one.id)) });
+        let stranger = sign(draft(2, Some(HeadId::new([9; 32]))));
+        assert_eq!(one.link(&one.summary()), HeadLink::Same);
+        assert_eq!(two.link(&one.summary()), HeadLink::Newer);
+        assert_eq!(one.link(&two.summary()), HeadLink::Older);
+        assert_eq!(forked.link(&two.summary()), HeadLink::Fork);
+        assert_eq!(stranger.link(&one.summary()), HeadLink::Fork);
+        assert!(SignedHead::sign(draft(2, None), &w.device, &w.certificate).is_err());
+    }
+}

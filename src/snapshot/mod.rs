@@ -1,0 +1,18 @@
+//! The vault's structures above chunks: trees, snapshot records, pack lists, certificates, heads, receipts.
+//!
+//! Encodes, signs and checks them; stores and sends nothing. Invariant: a [`Head`], [`Certificate`] or
+//! [`Receipt`] value exists only after its signatures verified.
+
+mod certificate;
+mod head;
+mod list;
+mod receipt;
+mod record;
+mod tree;
+
+pub use certificate::{Certificate, issue_certificate, open_device_name};
+pub use head::{Head, HeadDraft, HeadError, HeadLink, HeadSummary, ListRef, PeerAddress, SignedHead};
+pub use list::{ListError, ListPlan, PackList, PackSize, plan_lists};
+pub use receipt::{Receipt, ReceiptError, sign_receipt};
+pub use record::{RecordError, Snapshot, open_record, seal_record};
+pub use tree::{Content, PieceWriter, Tree, TreeError, TreeWriter, decode_pieces, decode_tree, node_content};

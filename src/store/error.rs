@@ -1,0 +1,114 @@
+//! What can go wrong with the data directory.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::base::{Code, Coded, PackId};
+
+/// A failed store operation.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// No store in that directory.
+    #[error("there is no ShadowVault node in {}", .0.display())]
+    NotHere(PathBuf),
+    /// There is one already.
+    #[error("there is already a ShadowVault node in {}", .0.display())]
+    Exists(PathBuf),
+    /// Not empty, and not a store.
+    #[error("{} is not empty and not a ShadowVault data directory", .0.display())]
+    Foreign(PathBuf),
+    /// Another process has it open.
+    #[error("another process is using {}", .0.display())]
+    Busy(PathBuf),
+    /// Packs are there, the marker is not.
+    #[error("the store marker in {} is missing or damaged", .0.display())]
+    MarkerLost(PathBuf),
+    /// From a newer version.
+    #[error("the store was written by a newer version ({0})")]
+    TooNew(String),
+    /// The directory cannot be read at all.
+    #[error("the data directory {} is not available", path.display())]
+    Unavailable {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// redb's file is missing, foreign or damaged.
+    #[error("the index is damaged: {0}")]
+    IndexDamaged(String),
+    /// The disk is full.
+    #[error("the disk is full while {0}")]
+    Full(&'static str),
+    /// A flush to disk failed earlier; nothing more is acknowledged.
+    #[error("a write to disk failed earlier; the store accepts nothing more until it is opened again")]
+    Poisoned,
+    /// No such pack file.
+    #[error("pack {0} is not in this store")]
+    MissingPack(PackId),
+    /// A record or key file is not there.
+    #[error("{0} is not in this store")]
+    MissingFile(String),
+    /// A file of ours does not decode.
+    #[error("{0} is damaged")]
+    DamagedFile(String),
+    /// Any other read or write.
+    #[error("{doing}")]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl StoreError {
+    /// Sorts an I/O error into [`StoreError::Full`] or [`StoreError::Io`].
+    pub(super) fn io(doing: &'static str, source: io::Error) -> Self {
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+                Self::Full(doing)
+            }
+            _ => Self::Io { doing, source },
+        }
+    }
+}
+
+impl Coded for StoreError {
+    fn code(&self) -> Code {
+        match self {
+            Self::NotHere(_) => Code::VaultNotFound,
+            Self::Exists(_) | Self::Foreign(_) => Code::VaultExists,
+            Self::Busy(_) => Code::StorageBusy,
+            Self::TooNew(_) => Code::StorageTooNew,
+            Self::Unavailable { .. } | Self::Poisoned => Code::StorageUnavailable,
+            Self::MarkerLost(_) | Self::IndexDamaged(_) | Self::DamagedFile(_) => Code::StorageCorrupted,
+            Self::Full(_) => Code::StorageFull,
+            Self::MissingPack(_) | Self::MissingFile(_) => Code::ChunkNotFound,
+            Self::Io { .. } => Code::IoFailed,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let text = match self {
+            Self::NotHere(_) => {
+                "`shadowvault init` makes one; --repo or SHADOWVAULT_REPO_PATH names another directory"
+            }
+            Self::Exists(_) => "to start anew, name another directory with --repo",
+            Self::Foreign(_) => "name an empty or new directory with --repo",
+            Self::Busy(_) => {
+                "is the daemon running? commands reach it through its control socket; else wait for the other command"
+            }
+            Self::MarkerLost(_) => "is the right disk mounted? the marker is the file shadowvault.store",
+            Self::IndexDamaged(_) => {
+                "`shadowvault rebuild-index` makes it anew from the packs; no data is lost"
+            }
+            Self::Full(_) => "free some space and run the command again; everything committed so far is kept",
+            Self::Poisoned => "check the disk (dmesg), then restart",
+            _ => return None,
+        };
+        Some(text.to_owned())
+    }
+}

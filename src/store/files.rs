@@ -1,0 +1,220 @@
+//! The one publish path: write to `tmp/`, fdatasync, rename, fsync the directory.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::error::StoreError;
+use crate::base::random_bytes;
+
+/// Everything a store has beside the index. Packs are spread over 256 directories by their first byte.
+const DIRECTORIES: [&str; 9] =
+    ["packs", "heads", "lists", "snapshots", "members", "members/receipts", "keys", "quarantine", "tmp"];
+
+pub(super) struct Files {
+    root: PathBuf,
+    /// Set by the first failed flush: after it the kernel may have dropped dirty pages, so nothing is certain.
+    poisoned: AtomicBool,
+}
+
+fn make_dir(path: &Path) -> Result<(), StoreError> {
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|e| match e.kind() {
+        io::ErrorKind::StorageFull => StoreError::Full("making directories"),
+        _ => StoreError::Unavailable { path: path.to_owned(), source: e },
+    })
+}
+
+impl Files {
+    /// Makes the directories of a new store in `root`.
+    pub(super) fn prepare(root: &Path) -> Result<Self, StoreError> {
+        make_dir(root)?;
+        let own = ["lock", "index.redb", "config.yaml", "control.sock"];
+        let foreign = std::fs::read_dir(root)
+            .map_err(|e| StoreError::Unavailable { path: root.to_owned(), source: e })?
+            .filter_map(Result::ok)
+            .any(|entry| {
+                let name = entry.file_name();
+                let name = name.to_string_lossy();
+                !own.contains(&name.as_ref()) && !DIRECTORIES.contains(&name.as_ref()) && name != "lost+found"
+            });
+        if foreign {
+            return Err(StoreError::Foreign(root.to_owned()));
+        }
+        for name in DIRECTORIES {
+            make_dir(&root.join(name))?;
+        }
+        for byte in 0..=255u8 {
+            make_dir(&root.join(format!("packs/{byte:02x}")))?;
+        }
+        let files = Self { root: root.to_owned(), poisoned: AtomicBool::new(false) };
+        for name in ["packs", "members", ""] {
+            files.sync_dir(&root.join(name))?;
+        }
+        if let Some(parent) = root.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            files.sync_dir(parent)?;
+        }
+        Ok(files)
+    }
+
+    /// Opens a store's directories and clears what a crash left in `tmp/`.
+    pub(super) fn open(root: &Path) -> Result<Self, StoreError> {
+        let files = Self { root: root.to_owned(), poisoned: AtomicBool::new(false) };
+        let unavailable = |source| StoreError::Unavailable { path: root.to_owned(), source };
+        for name in DIRECTORIES {
+            // A directory that went missing is made again: its files, if any were lost, are found by verify.
+            make_dir(&root.join(name))?;
+        }
+        for entry in std::fs::read_dir(root.join("tmp")).map_err(unavailable)? {
+            let path = entry.map_err(unavailable)?.path();
+            std::fs::remove_file(path).map_err(|e| StoreError::io("clearing tmp/", e))?;
+        }
+        Ok(files)
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(super) fn path(&self, dir: &str, name: &str) -> PathBuf {
+        if dir.is_empty() { self.root.join(name) } else { self.root.join(dir).join(name) }
+    }
+
+    fn sound(&self) -> Result<(), StoreError> {
+        if self.poisoned.load(Ordering::Acquire) { Err(StoreError::Poisoned) } else { Ok(()) }
+    }
+
+    /// Remembers a failed flush for good.
+    pub(super) fn poison(&self, doing: &'static str, error: io::Error) -> StoreError {
+        self.poisoned.store(true, Ordering::Release);
+        StoreError::io(doing, error)
+    }
+
+    pub(super) fn sync_dir(&self, dir: &Path) -> Result<(), StoreError> {
+        let handle = File::open(dir).map_err(|e| StoreError::io("opening a directory to flush it", e))?;
+        handle.sync_all().map_err(|e| self.poison("flushing a directory", e))
+    }
+
+    /// Durably puts the file `dir/name` in place, atomically replacing what was there; mode 0600.
+    ///
+    /// When this returns `Ok`, the file survives a power cut. On an error nothing is changed.
+    pub(super) fn publish(&self, dir: &str, name: &str, parts: &[&[u8]]) -> Result<(), StoreError> {
+        let tmp = self.write_tmp(parts, true)?;
+        self.put(&tmp, dir, name)?;
+        self.sync_dir(&if dir.is_empty() { self.root.clone() } else { self.root.join(dir) })
+    }
+
+    /// Like [`Files::publish`] but without any flush: for files that can be made again from others.
+    pub(super) fn publish_lazily(&self, dir: &str, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        let tmp = self.write_tmp(&[bytes], false)?;
+        self.put(&tmp, dir, name)
+    }
+
+    fn put(&self, tmp: &Path, dir: &str, name: &str) -> Result<(), StoreError> {
+        std::fs::rename(tmp, self.path(dir, name)).map_err(|e| {
+            let _ = std::fs::remove_file(tmp);
+            StoreError::io("putting a file in place", e)
+        })
+    }
+
+    fn write_tmp(&self, parts: &[&[u8]], flush: bool) -> Result<PathBuf, StoreError> {
+        self.sound()?;
+        let tmp = self.path("tmp", &hex::encode(random_bytes::<16>()));
+        let fail = |doing, error| {
+            let _ = std::fs::remove_file(&tmp);
+            StoreError::io(doing, error)
+        };
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&tmp)
+            .map_err(|e| StoreError::io("making a file", e))?;
+        for part in parts {
+            file.write_all(part).map_err(|e| fail("writing a file", e))?;
+        }
+        if flush && let Err(e) = file.sync_data() {
+            let _ = std::fs::remove_file(&tmp);
+            // Delayed allocation reports a full disk only here; nothing was acknowledged, so that alone
+            // does not put earlier files in doubt.
+            let full = matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+            return Err(if full {
+                StoreError::io("flushing a file", e)
+            } else {
+                self.poison("flushing a file", e)
+            });
+        }
+        Ok(tmp)
+    }
+
+    /// Moves a file within the store, durably.
+    pub(super) fn rename(&self, from: (&str, &str), to: (&str, &str)) -> Result<(), StoreError> {
+        self.sound()?;
+        std::fs::rename(self.path(from.0, from.1), self.path(to.0, to.1))
+            .map_err(|e| StoreError::io("moving a file", e))?;
+        self.sync_dir(&self.root.join(to.0))?;
+        self.sync_dir(&self.root.join(from.0))
+    }
+
+    /// Durably removes a file; one that is not there is no error.
+    pub(super) fn remove(&self, dir: &str, name: &str) -> Result<(), StoreError> {
+        self.sound()?;
+        match std::fs::remove_file(self.path(dir, name)) {
+            Ok(()) => self.sync_dir(&self.root.join(dir)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(StoreError::io("removing a file", e)),
+        }
+    }
+
+    /// Reads a whole file of at most `limit` bytes; `None` when it is not there.
+    pub(super) fn read(&self, dir: &str, name: &str, limit: usize) -> Result<Option<Vec<u8>>, StoreError> {
+        let file = match File::open(self.path(dir, name)) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(StoreError::io("opening a file", e)),
+        };
+        let mut bytes = Vec::new();
+        file.take(limit as u64 + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|e| StoreError::io("reading a file", e))?;
+        if bytes.len() > limit {
+            return Err(StoreError::DamagedFile(format!("{dir}/{name}")));
+        }
+        Ok(Some(bytes))
+    }
+
+    /// Names in a directory, sorted; empty when the directory is not there.
+    pub(super) fn names(&self, dir: &str) -> Result<Vec<String>, StoreError> {
+        let entries = match std::fs::read_dir(self.root.join(dir)) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(StoreError::io("listing a directory", e)),
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|e| StoreError::io("listing a directory", e))?;
+            if let Ok(name) = entry.file_name().into_string() {
+                names.push(name);
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// Makes a directory of the store, durably.
+    pub(super) fn ensure_dir(&self, dir: &str) -> Result<(), StoreError> {
+        let path = self.root.join(dir);
+        if path.is_dir() {
+            return Ok(());
+        }
+        make_dir(&path)?;
+        let mut up = path.as_path();
+        while let Some(parent) = up.parent().filter(|parent| parent.starts_with(&self.root)) {
+            self.sync_dir(parent)?;
+            up = parent;
+        }
+        Ok(())
+    }
+}

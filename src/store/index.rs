@@ -1,0 +1,438 @@
+//! The redb index: chunks, packs, receipts, what snapshots and foreign vaults need. All tables are here.
+
+use std::collections::{HashMap, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+
+use super::Store;
+use super::error::StoreError;
+use super::rows::{ChunkPlace, PLACE_BYTES, PackNumber, PackRow};
+use crate::base::{ChunkId, DeviceId, Epoch, HeadId, Moment, PackId, PeerId, SnapshotId, VaultId, limit};
+use crate::pack::PackEntry;
+
+/// `token` ties the index to its store's marker; `next_pack` is the next free pack number.
+const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
+/// Chunk id → place.
+const CHUNKS: TableDefinition<&[u8; 32], &[u8; PLACE_BYTES]> = TableDefinition::new("chunks");
+/// Pack number → row.
+const PACKS: TableDefinition<u32, &[u8]> = TableDefinition::new("packs");
+/// Pack id → number.
+const PACK_NUMBERS: TableDefinition<&[u8; 32], u32> = TableDefinition::new("pack_numbers");
+/// (pack number, holder) → when the newest receipt was signed, in milliseconds.
+const RECEIPTS: TableDefinition<(u32, &[u8; 32]), u64> = TableDefinition::new("receipts");
+/// Snapshot id → the pack numbers it needs, four bytes each.
+const SNAPSHOT_PACKS: TableDefinition<&[u8; 32], &[u8]> = TableDefinition::new("snapshot_packs");
+/// (foreign vault, pack number): kept for that vault.
+const FOREIGN: TableDefinition<(&[u8; 32], u32), ()> = TableDefinition::new("foreign");
+
+/// (holder, device) → position and id of the newest head whose records the holder confirmed.
+const HEAD_RECEIPTS: TableDefinition<(&[u8; 32], &[u8; 32]), (u64, &[u8; 32])> =
+    TableDefinition::new("head_receipts");
+
+pub(super) struct Index {
+    db: Database,
+}
+
+/// A pack to be entered into the index.
+pub struct NewPack {
+    /// Its id.
+    pub id: PackId,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// Key generation.
+    pub epoch: Epoch,
+    /// Of this node's vault.
+    pub own: bool,
+    /// Its chunks; empty for packs kept for others.
+    pub entries: Vec<PackEntry>,
+}
+
+/// A pack that has been entered.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub struct IndexedPack {
+    /// Its id.
+    pub id: PackId,
+    /// Its number.
+    pub number: PackNumber,
+}
+
+/// Totals over the index.
+#[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
+pub struct PackCounts {
+    /// Own packs.
+    pub own_packs: u64,
+    /// Their bytes.
+    pub own_bytes: u64,
+    /// Packs kept for others.
+    pub foreign_packs: u64,
+    /// Their bytes.
+    pub foreign_bytes: u64,
+    /// Chunks.
+    pub chunks: u64,
+}
+
+/// redb's errors as ours: full disks told from damage.
+fn wrong(error: impl Into<redb::Error>) -> StoreError {
+    match error.into() {
+        redb::Error::Io(e) => StoreError::io("writing the index", e),
+        redb::Error::PreviousIo => StoreError::Poisoned,
+        other => StoreError::IndexDamaged(other.to_string()),
+    }
+}
+
+fn damaged(what: &str) -> StoreError {
+    StoreError::IndexDamaged(format!("a row of {what} does not decode"))
+}
+
+/// redb may panic on an altered file; nothing of ours is left half-changed by that, since only a commit changes anything.
+fn guarded<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err(StoreError::IndexDamaged("reading it failed an internal check".to_owned())))
+}
+
+impl Index {
+    pub(super) fn create(path: &Path, token: &str) -> Result<Self, StoreError> {
+        guarded(|| {
+            let db =
+                Database::builder().set_cache_size(limit::INDEX_CACHE_BYTES).create(path).map_err(wrong)?;
+            let index = Self { db };
+            index.write(|tx| {
+                tx.open_table(META).map_err(wrong)?.insert("token", token.as_bytes()).map_err(wrong)?;
+                tx.open_table(CHUNKS).map_err(wrong)?;
+                tx.open_table(PACKS).map_err(wrong)?;
+                tx.open_table(PACK_NUMBERS).map_err(wrong)?;
+                tx.open_table(RECEIPTS).map_err(wrong)?;
+                tx.open_table(SNAPSHOT_PACKS).map_err(wrong)?;
+                tx.open_table(FOREIGN).map_err(wrong)?;
+                tx.open_table(HEAD_RECEIPTS).map_err(wrong)?;
+                Ok(())
+            })?;
+            Ok(index)
+        })
+    }
+
+    pub(super) fn open(path: &Path, token: &str) -> Result<Self, StoreError> {
+        if !path.exists() {
+            return Err(StoreError::IndexDamaged("index.redb is missing".to_owned()));
+        }
+        guarded(|| {
+            let opened = Database::builder().set_cache_size(limit::INDEX_CACHE_BYTES).open(path);
+            let db = opened.map_err(wrong)?;
+            let index = Self { db };
+            let known = index.read(|tx| {
+                let meta = tx.open_table(META).map_err(wrong)?;
+                Ok(meta.get("token").map_err(wrong)?.is_some_and(|t| t.value() == token.as_bytes()))
+            })?;
+            if known {
+                Ok(index)
+            } else {
+                Err(StoreError::IndexDamaged("it belongs to another store".to_owned()))
+            }
+        })
+    }
+
+    fn read<T>(&self, work: impl FnOnce(&ReadTransaction) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        guarded(|| work(&self.db.begin_read().map_err(wrong)?))
+    }
+
+    /// Commits durably before it returns `Ok`.
+    fn write<T>(
+        &self,
+        work: impl FnOnce(&WriteTransaction) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        guarded(|| {
+            let mut tx = self.db.begin_write().map_err(wrong)?;
+            tx.set_two_phase_commit(true);
+            tx.set_quick_repair(true);
+            let value = work(&tx)?;
+            tx.commit().map_err(wrong)?;
+            Ok(value)
+        })
+    }
+}
+
+impl Store {
+    /// Where a chunk lies, if the index knows it.
+    pub fn lookup(&self, id: ChunkId) -> Result<Option<ChunkPlace>, StoreError> {
+        Ok(self.lookup_many(&[id])?.pop().flatten())
+    }
+
+    /// Where each chunk lies; one transaction for all.
+    pub fn lookup_many(&self, ids: &[ChunkId]) -> Result<Vec<Option<ChunkPlace>>, StoreError> {
+        self.index.read(|tx| {
+            let chunks = tx.open_table(CHUNKS).map_err(wrong)?;
+            ids.iter()
+                .map(|id| match chunks.get(id.as_bytes()).map_err(wrong)? {
+                    None => Ok(None),
+                    Some(row) => ChunkPlace::decode(row.value()).map(Some).ok_or_else(|| damaged("chunks")),
+                })
+                .collect()
+        })
+    }
+
+    /// Enters packs that are already published (or known to be elsewhere), with their chunks, in one durable commit.
+    ///
+    /// A chunk that the index has keeps its place. Entering a pack again changes nothing.
+    pub fn index_packs(&self, packs: &[NewPack]) -> Result<Vec<IndexedPack>, StoreError> {
+        self.index.write(|tx| {
+            let mut rows = tx.open_table(PACKS).map_err(wrong)?;
+            let mut numbers = tx.open_table(PACK_NUMBERS).map_err(wrong)?;
+            let mut chunks = tx.open_table(CHUNKS).map_err(wrong)?;
+            let mut next = rows.last().map_err(wrong)?.map_or(0, |(number, _)| number.value() + 1);
+            let mut out = Vec::with_capacity(packs.len());
+            for pack in packs {
+                let known = numbers.get(pack.id.as_bytes()).map_err(wrong)?.map(|number| number.value());
+                let number = PackNumber(known.unwrap_or(next));
+                if known.is_none() {
+                    next += 1;
+                    let row =
+                        PackRow { id: pack.id, number, bytes: pack.bytes, epoch: pack.epoch, own: pack.own };
+                    rows.insert(number.0, row.encode().as_slice()).map_err(wrong)?;
+                    numbers.insert(pack.id.as_bytes(), number.0).map_err(wrong)?;
+                }
+                for entry in &pack.entries {
+                    if chunks.get(entry.id.as_bytes()).map_err(wrong)?.is_none() {
+                        let place = ChunkPlace::of(number, entry).encode();
+                        chunks.insert(entry.id.as_bytes(), &place).map_err(wrong)?;
+                    }
+                }
+                out.push(IndexedPack { id: pack.id, number });
+            }
+            Ok(out)
+        })
+    }
+
+    /// What the index knows of a pack.
+    pub fn pack_by_id(&self, id: PackId) -> Result<Option<PackRow>, StoreError> {
+        self.index.read(|tx| {
+            let numbers = tx.open_table(PACK_NUMBERS).map_err(wrong)?;
+            let Some(number) = numbers.get(id.as_bytes()).map_err(wrong)? else { return Ok(None) };
+            read_pack_row(tx, PackNumber(number.value()))
+        })
+    }
+
+    /// What the index knows of a pack.
+    pub fn pack_by_number(&self, number: PackNumber) -> Result<Option<PackRow>, StoreError> {
+        self.index.read(|tx| read_pack_row(tx, number))
+    }
+
+    /// Calls `each` for every pack in number order, own or foreign as asked; stops when it gives `false`.
+    pub fn for_each_pack(&self, own: bool, mut each: impl FnMut(PackRow) -> bool) -> Result<(), StoreError> {
+        self.index.read(|tx| {
+            for row in tx.open_table(PACKS).map_err(wrong)?.iter().map_err(wrong)? {
+                let (number, value) = row.map_err(wrong)?;
+                let row = PackRow::decode(PackNumber(number.value()), value.value())
+                    .ok_or_else(|| damaged("packs"))?;
+                if row.own == own && !each(row) {
+                    break;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Totals; reads every pack row (65 thousand for 1 TiB).
+    pub fn pack_counts(&self) -> Result<PackCounts, StoreError> {
+        let mut counts = PackCounts::default();
+        for own in [true, false] {
+            self.for_each_pack(own, |row| {
+                let (packs, bytes) = if own {
+                    (&mut counts.own_packs, &mut counts.own_bytes)
+                } else {
+                    (&mut counts.foreign_packs, &mut counts.foreign_bytes)
+                };
+                *packs += 1;
+                *bytes += row.bytes;
+                true
+            })?;
+        }
+        counts.chunks = self.index.read(|tx| {
+            use redb::ReadableTableMetadata;
+            tx.open_table(CHUNKS).map_err(wrong)?.len().map_err(wrong)
+        })?;
+        Ok(counts)
+    }
+
+    /// Remembers that `holder` holds those packs; packs that the index does not know are left out.
+    pub fn add_receipts(&self, holder: PeerId, packs: &[PackId], time: Moment) -> Result<(), StoreError> {
+        self.index.write(|tx| {
+            let numbers = tx.open_table(PACK_NUMBERS).map_err(wrong)?;
+            let mut receipts = tx.open_table(RECEIPTS).map_err(wrong)?;
+            for pack in packs {
+                if let Some(number) = numbers.get(pack.as_bytes()).map_err(wrong)? {
+                    let key = (number.value(), holder.as_bytes());
+                    receipts.insert(key, time.as_millis()).map_err(wrong)?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Forgets every receipt of a holder.
+    pub fn drop_receipts(&self, holder: PeerId) -> Result<(), StoreError> {
+        self.index.write(|tx| {
+            let mut receipts = tx.open_table(RECEIPTS).map_err(wrong)?;
+            receipts.retain(|(_, who), _| who != holder.as_bytes()).map_err(wrong)?;
+            let mut heads = tx.open_table(HEAD_RECEIPTS).map_err(wrong)?;
+            heads.retain(|(who, _), _| who != holder.as_bytes()).map_err(wrong)
+        })
+    }
+
+    /// Remembers that `holder` has all records of a head; an earlier one of the same device is replaced.
+    pub fn set_head_receipt(
+        &self,
+        holder: PeerId,
+        device: DeviceId,
+        seq: u64,
+        head: HeadId,
+    ) -> Result<(), StoreError> {
+        self.index.write(|tx| {
+            let mut table = tx.open_table(HEAD_RECEIPTS).map_err(wrong)?;
+            let key = (holder.as_bytes(), device.as_bytes());
+            let newer = table.get(key).map_err(wrong)?.is_none_or(|row| row.value().0 <= seq);
+            if newer {
+                table.insert(key, (seq, head.as_bytes())).map_err(wrong)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Every holder's newest confirmed head of each device.
+    pub fn head_receipts(&self) -> Result<Vec<(PeerId, DeviceId, u64, HeadId)>, StoreError> {
+        self.index.read(|tx| {
+            let table = tx.open_table(HEAD_RECEIPTS).map_err(wrong)?;
+            let rows = table.iter().map_err(wrong)?;
+            rows.map(|row| {
+                let (key, value) = row.map_err(wrong)?;
+                let ((holder, device), (seq, id)) = (key.value(), value.value());
+                Ok((PeerId::new(*holder), DeviceId::new(*device), seq, HeadId::new(*id)))
+            })
+            .collect()
+        })
+    }
+
+    /// Number of distinct holders of each pack that has any.
+    pub fn receipt_counts(&self) -> Result<HashMap<PackNumber, u32>, StoreError> {
+        let mut counts = HashMap::new();
+        self.for_each_receipt(|pack, _, _| *counts.entry(pack).or_insert(0) += 1)?;
+        Ok(counts)
+    }
+
+    /// Calls `each` with every receipt: pack, holder, when it was signed.
+    pub fn for_each_receipt(
+        &self,
+        mut each: impl FnMut(PackNumber, PeerId, Moment),
+    ) -> Result<(), StoreError> {
+        self.index.read(|tx| {
+            for row in tx.open_table(RECEIPTS).map_err(wrong)?.iter().map_err(wrong)? {
+                let (key, time) = row.map_err(wrong)?;
+                let (pack, holder) = key.value();
+                each(PackNumber(pack), PeerId::new(*holder), Moment::from_millis(time.value()));
+            }
+            Ok(())
+        })
+    }
+
+    /// Holders of one pack.
+    pub fn holders_of(&self, pack: PackId) -> Result<Vec<PeerId>, StoreError> {
+        self.index.read(|tx| {
+            let numbers = tx.open_table(PACK_NUMBERS).map_err(wrong)?;
+            let Some(number) = numbers.get(pack.as_bytes()).map_err(wrong)? else { return Ok(Vec::new()) };
+            let number = number.value();
+            let receipts = tx.open_table(RECEIPTS).map_err(wrong)?;
+            let range = receipts.range((number, &[0u8; 32])..=(number, &[0xff; 32])).map_err(wrong)?;
+            range.map(|row| Ok(PeerId::new(*row.map_err(wrong)?.0.value().1))).collect()
+        })
+    }
+
+    /// Remembers which packs a snapshot needs.
+    pub fn set_snapshot_packs(
+        &self,
+        snapshot: SnapshotId,
+        packs: &HashSet<PackNumber>,
+    ) -> Result<(), StoreError> {
+        let mut numbers: Vec<u32> = packs.iter().map(|number| number.0).collect();
+        numbers.sort_unstable();
+        let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+        self.index.write(|tx| {
+            let mut table = tx.open_table(SNAPSHOT_PACKS).map_err(wrong)?;
+            table.insert(snapshot.as_bytes(), bytes.as_slice()).map_err(wrong)?;
+            Ok(())
+        })
+    }
+
+    /// Which packs a snapshot needs; `None` when that has not been worked out yet.
+    pub fn snapshot_packs(&self, snapshot: SnapshotId) -> Result<Option<Vec<PackNumber>>, StoreError> {
+        self.index.read(|tx| {
+            let table = tx.open_table(SNAPSHOT_PACKS).map_err(wrong)?;
+            let row = table.get(snapshot.as_bytes()).map_err(wrong)?;
+            Ok(row.map(|row| {
+                let (numbers, _) = row.value().as_chunks::<4>();
+                numbers.iter().map(|number| PackNumber(u32::from_le_bytes(*number))).collect()
+            }))
+        })
+    }
+
+    /// Chunks that the index places in one pack. Reads the whole chunk table: for damaged packs only.
+    pub fn chunks_in(&self, packs: &HashSet<PackNumber>) -> Result<Vec<(ChunkId, ChunkPlace)>, StoreError> {
+        self.index.read(|tx| {
+            let mut out = Vec::new();
+            for row in tx.open_table(CHUNKS).map_err(wrong)?.iter().map_err(wrong)? {
+                let (id, place) = row.map_err(wrong)?;
+                let place = ChunkPlace::decode(place.value()).ok_or_else(|| damaged("chunks"))?;
+                if packs.contains(&place.pack) {
+                    out.push((ChunkId::new(*id.value()), place));
+                }
+            }
+            Ok(out)
+        })
+    }
+
+    /// Notes that packs are kept for a foreign vault.
+    pub fn add_foreign(&self, vault: VaultId, packs: &[PackNumber]) -> Result<(), StoreError> {
+        self.index.write(|tx| {
+            let mut table = tx.open_table(FOREIGN).map_err(wrong)?;
+            for number in packs {
+                table.insert((vault.as_bytes(), number.0), ()).map_err(wrong)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Packs and bytes kept for each foreign vault.
+    pub fn foreign_usage(&self) -> Result<HashMap<VaultId, (u64, u64)>, StoreError> {
+        self.index.read(|tx| {
+            let mut usage: HashMap<VaultId, (u64, u64)> = HashMap::new();
+            let packs = tx.open_table(PACKS).map_err(wrong)?;
+            for row in tx.open_table(FOREIGN).map_err(wrong)?.iter().map_err(wrong)? {
+                let (key, ()) = row.map(|(key, _)| (key, ())).map_err(wrong)?;
+                let (vault, number) = key.value();
+                let value = packs.get(number).map_err(wrong)?.ok_or_else(|| damaged("foreign"))?;
+                let row =
+                    PackRow::decode(PackNumber(number), value.value()).ok_or_else(|| damaged("packs"))?;
+                let entry = usage.entry(VaultId::new(*vault)).or_default();
+                entry.0 += 1;
+                entry.1 += row.bytes;
+            }
+            Ok(usage)
+        })
+    }
+
+    /// Whether a pack is kept for that foreign vault.
+    pub fn is_foreign_of(&self, vault: VaultId, number: PackNumber) -> Result<bool, StoreError> {
+        self.index.read(|tx| {
+            let table = tx.open_table(FOREIGN).map_err(wrong)?;
+            Ok(table.get((vault.as_bytes(), number.0)).map_err(wrong)?.is_some())
+        })
+    }
+}
+
+fn read_pack_row(tx: &ReadTransaction, number: PackNumber) -> Result<Option<PackRow>, StoreError> {
+    let packs = tx.open_table(PACKS).map_err(wrong)?;
+    match packs.get(number.0).map_err(wrong)? {
+        None => Ok(None),
+        Some(row) => PackRow::decode(number, row.value()).map(Some).ok_or_else(|| damaged("packs")),
+    }
+}

@@ -1,0 +1,251 @@
+//! What is on this node's disk: pack files, records, key files, and the redb index over them.
+//!
+//! Owns the data directory and everything in it, under one exclusive lock. Sees sealed bytes only. What a crash may
+//! lose: files that were being written (their rests lie in `tmp/` and are cleared at the next start) and index
+//! rows of packs published since the last commit (found again by [`Store::unindexed_packs`]). Never lost: anything
+//! whose publication returned `Ok`. The index is rebuildable; it is never the only copy of anything.
+
+mod error;
+mod files;
+mod index;
+mod packs;
+mod peers;
+mod records;
+mod rows;
+
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FlockOperation;
+
+pub use error::StoreError;
+pub use index::{IndexedPack, NewPack, PackCounts};
+pub use packs::PackFile;
+pub use peers::{PeerBook, PeerEntry, PendingPeer};
+pub use records::StoredHead;
+pub use rows::{ChunkPlace, PackNumber, PackRow};
+
+use crate::base::random_bytes;
+use files::Files;
+use index::Index;
+
+const MARKER: &str = "shadowvault.store";
+const MARKER_TEXT: &str = "ShadowVault store, format 1";
+const LOCK: &str = "lock";
+const INDEX: &str = "index.redb";
+
+/// An open data directory. Share it by reference or `Arc`; all methods take `&self` and may block on the disk.
+pub struct Store {
+    files: Files,
+    index: Index,
+    /// Holds the exclusive lock for as long as the store is open.
+    _lock: std::fs::File,
+}
+
+impl Store {
+    /// Makes a new store in `dir`, which may exist but not hold one.
+    ///
+    /// # Errors
+    /// [`StoreError::Exists`] when there is a store, or anything else but an empty directory.
+    pub fn create(dir: &Path) -> Result<Self, StoreError> {
+        if dir.join(MARKER).exists() {
+            return Err(StoreError::Exists(dir.to_owned()));
+        }
+        let files = Files::prepare(dir)?;
+        let lock = lock(dir)?;
+        let token = hex::encode(random_bytes::<16>());
+        let index = Index::create(&dir.join(INDEX), &token)?;
+        // The marker comes last: a directory without it was never a store.
+        files.publish("", MARKER, &[format!("{MARKER_TEXT}\n{token}\n").as_bytes()])?;
+        Ok(Self { files, index, _lock: lock })
+    }
+
+    /// Opens the store in `dir`.
+    ///
+    /// # Errors
+    /// [`StoreError::NotHere`] when there is none, [`StoreError::Busy`] when another process has it open,
+    /// [`StoreError::IndexDamaged`] when redb's file is missing, foreign or damaged: then [`Store::rebuild`] helps.
+    pub fn open(dir: &Path) -> Result<Self, StoreError> {
+        let (files, token, lock) = Self::open_files(dir)?;
+        let index = Index::open(&dir.join(INDEX), &token)?;
+        Ok(Self { files, index, _lock: lock })
+    }
+
+    /// Opens the store in `dir` with a new, empty index; the old one is kept as `index.redb.old`.
+    ///
+    /// The caller fills the index from the files.
+    pub fn rebuild(dir: &Path) -> Result<Self, StoreError> {
+        let (files, token, lock) = Self::open_files(dir)?;
+        let path = dir.join(INDEX);
+        if path.exists() {
+            let kept = dir.join("index.redb.old");
+            std::fs::rename(&path, &kept).map_err(|e| StoreError::io("moving the old index aside", e))?;
+        }
+        let index = Index::create(&path, &token)?;
+        Ok(Self { files, index, _lock: lock })
+    }
+
+    fn open_files(dir: &Path) -> Result<(Files, String, std::fs::File), StoreError> {
+        let marker = match std::fs::read_to_string(dir.join(MARKER)) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                // Packs without a marker are not "no store": something went away.
+                return Err(if dir.join("packs").is_dir() {
+                    StoreError::MarkerLost(dir.to_owned())
+                } else {
+                    StoreError::NotHere(dir.to_owned())
+                });
+            }
+            Err(e) => return Err(StoreError::Unavailable { path: dir.to_owned(), source: e }),
+        };
+        let mut lines = marker.lines();
+        let (Some(head), Some(token)) = (lines.next(), lines.next()) else {
+            return Err(StoreError::MarkerLost(dir.to_owned()));
+        };
+        if head != MARKER_TEXT {
+            return Err(StoreError::TooNew(head.chars().take(60).collect()));
+        }
+        let lock = lock(dir)?;
+        Ok((Files::open(dir)?, token.to_owned(), lock))
+    }
+
+    /// The data directory.
+    pub fn dir(&self) -> &Path {
+        self.files.root()
+    }
+
+    /// Free bytes on its file system.
+    pub fn disk_free(&self) -> u64 {
+        rustix::fs::statvfs(self.files.root()).map_or(0, |stat| stat.f_bavail * stat.f_frsize)
+    }
+}
+
+fn lock(dir: &Path) -> Result<std::fs::File, StoreError> {
+    let path: PathBuf = dir.join(LOCK);
+    let file = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(|e| StoreError::io("opening the lock file", e))?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(StoreError::Busy(dir.to_owned())),
+        Err(e) => Err(StoreError::io("locking the store", e.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::{ChunkId, Epoch, PackId, PeerId};
+    use crate::crypto::{Codec, Kind};
+    use crate::pack::{Outboard, PackEntry};
+
+    fn pack(fill: u8) -> (PackId, Vec<u8>, Outboard) {
+        let bytes = vec![fill; 128 << 10];
+        let (id, outboard) = Outboard::of(&bytes);
+        (id, bytes, outboard)
+    }
+
+    fn entry(fill: u8) -> PackEntry {
+        PackEntry {
+            kind: Kind::Data,
+            codec: Codec::Zstd,
+            id: ChunkId::new([fill; 32]),
+            offset: 48,
+            sealed_length: 50,
+            length: 99,
+        }
+    }
+
+    #[test]
+    fn packs_and_rows_survive_reopening() {
+        let dir = tempfile::tempdir().unwrap();
+        let (id, bytes, outboard) = pack(1);
+        {
+            let store = Store::create(dir.path()).unwrap();
+            store.publish_pack(id, &bytes, &outboard).unwrap();
+            let new = NewPack {
+                id,
+                bytes: bytes.len() as u64,
+                epoch: Epoch(0),
+                own: true,
+                entries: vec![entry(7)],
+            };
+            store.index_packs(&[new]).unwrap();
+            assert!(matches!(Store::open(dir.path()), Err(StoreError::Busy(_))));
+        }
+        let store = Store::open(dir.path()).unwrap();
+        let place = store.lookup(ChunkId::new([7; 32])).unwrap().unwrap();
+        assert_eq!((place.offset, place.length, place.codec), (48, 99, Codec::Zstd));
+        let row = store.pack_by_number(place.pack).unwrap().unwrap();
+        assert_eq!(row.id, id);
+        let file = store.open_pack(id).unwrap();
+        let mut got = vec![0; 4];
+        file.read_at(5, &mut got).unwrap();
+        assert_eq!(got, [1; 4]);
+        assert_eq!(store.outboard(id, bytes.len()).unwrap(), Some(outboard));
+    }
+
+    #[test]
+    fn a_store_is_told_from_none_and_from_a_damaged_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path().join("node");
+        assert!(matches!(Store::open(&at), Err(StoreError::NotHere(_))));
+        drop(Store::create(&at).unwrap());
+        assert!(matches!(Store::create(&at), Err(StoreError::Exists(_))));
+        let index = std::fs::read(at.join(INDEX)).unwrap();
+        std::fs::remove_file(at.join(INDEX)).unwrap();
+        assert!(matches!(Store::open(&at), Err(StoreError::IndexDamaged(_))));
+        // A foreign index (of another store) is refused as well.
+        let other = dir.path().join("other");
+        drop(Store::create(&other).unwrap());
+        std::fs::copy(other.join(INDEX), at.join(INDEX)).unwrap();
+        assert!(matches!(Store::open(&at), Err(StoreError::IndexDamaged(_))));
+        // Damaged anywhere: refused or harmless, never a panic.
+        for at_byte in (0..index.len()).step_by(index.len() / 40) {
+            let mut bad = index.clone();
+            bad[at_byte] ^= 0xff;
+            std::fs::write(at.join(INDEX), &bad).unwrap();
+            if let Ok(store) = Store::open(&at) {
+                let _ = store.pack_counts();
+            }
+        }
+        drop(Store::rebuild(&at).unwrap());
+        drop(Store::open(&at).unwrap());
+        std::fs::remove_file(at.join(MARKER)).unwrap();
+        assert!(matches!(Store::open(&at), Err(StoreError::MarkerLost(_))));
+    }
+
+    #[test]
+    fn receipts_count_distinct_holders() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::create(dir.path()).unwrap();
+        let (id, bytes, _) = pack(1);
+        let new = NewPack { id, bytes: bytes.len() as u64, epoch: Epoch(0), own: true, entries: vec![] };
+        store.index_packs(&[new]).unwrap();
+        let (a, b) = (PeerId::new([1; 32]), PeerId::new([2; 32]));
+        for holder in [a, b, a] {
+            store
+                .add_receipts(holder, &[id, PackId::new([9; 32])], crate::base::Moment::from_millis(5))
+                .unwrap();
+        }
+        let counts = store.receipt_counts().unwrap();
+        assert_eq!(counts.values().copied().collect::<Vec<_>>(), [2]);
+        store.drop_receipts(a).unwrap();
+        assert_eq!(store.holders_of(id).unwrap(), [b]);
+    }
+
+    #[test]
+    fn quarantine_keeps_the_damaged_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::create(dir.path()).unwrap();
+        let (id, bytes, outboard) = pack(3);
+        store.publish_pack(id, &bytes, &outboard).unwrap();
+        store.quarantine_pack(id).unwrap();
+        assert!(matches!(store.open_pack(id), Err(StoreError::MissingPack(_))));
+        assert_eq!(std::fs::read_dir(dir.path().join("quarantine")).unwrap().count(), 1);
+        store.publish_pack(id, &bytes, &outboard).unwrap();
+        assert!(store.open_pack(id).is_ok());
+    }
+}

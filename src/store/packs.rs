@@ -1,0 +1,135 @@
+//! Pack files and the outboards beside them.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use super::Store;
+use super::error::StoreError;
+use crate::base::{PackId, limit, random_bytes};
+use crate::pack::Outboard;
+
+/// Ending of an outboard's name.
+const OUTBOARD: &str = ".cells";
+
+/// An open pack file; reads are positional, so it can be shared.
+pub struct PackFile {
+    id: PackId,
+    file: File,
+    length: u64,
+}
+
+impl PackFile {
+    /// Its length on disk in bytes (which may be wrong if it is damaged).
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Fills `buffer` from `offset`; a short file is [`StoreError::DamagedFile`].
+    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), StoreError> {
+        self.file.read_exact_at(buffer, offset).map_err(|e| match e.kind() {
+            io::ErrorKind::UnexpectedEof => StoreError::DamagedFile(format!("pack {}", self.id)),
+            _ => StoreError::io("reading a pack", e),
+        })
+    }
+
+    /// The whole file, as it is; at most [`limit::PACK_BYTES_MAX`].
+    pub fn read_all(&self) -> Result<Vec<u8>, StoreError> {
+        let length = usize::try_from(self.length).unwrap_or(usize::MAX);
+        if length > limit::PACK_BYTES_MAX {
+            return Err(StoreError::DamagedFile(format!("pack {}", self.id)));
+        }
+        let mut bytes = vec![0; length];
+        self.read_at(0, &mut bytes)?;
+        Ok(bytes)
+    }
+}
+
+fn fan_out(id: PackId) -> String {
+    format!("packs/{:02x}", id.as_bytes()[0])
+}
+
+impl Store {
+    /// Durably stores a pack whose bytes were verified against its id.
+    pub fn publish_pack(&self, id: PackId, bytes: &[u8], outboard: &Outboard) -> Result<(), StoreError> {
+        debug_assert_eq!(outboard.root(), Some(id));
+        let (dir, name) = (fan_out(id), id.to_string());
+        self.files.ensure_dir(&dir)?;
+        self.files.publish_lazily(&dir, &format!("{name}{OUTBOARD}"), &outboard.to_bytes())?;
+        self.files.publish(&dir, &name, &[bytes])
+    }
+
+    /// Opens a pack file.
+    ///
+    /// # Errors
+    /// [`StoreError::MissingPack`] when it is not here.
+    pub fn open_pack(&self, id: PackId) -> Result<PackFile, StoreError> {
+        match File::open(self.files.path(&fan_out(id), &id.to_string())) {
+            Ok(file) => {
+                let length = file.metadata().map_err(|e| StoreError::io("examining a pack", e))?.len();
+                Ok(PackFile { id, file, length })
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Err(StoreError::MissingPack(id)),
+            Err(e) => Err(StoreError::io("opening a pack", e)),
+        }
+    }
+
+    /// The length of a pack's file; `None` when it is not here.
+    pub fn pack_length(&self, id: PackId) -> Result<Option<u64>, StoreError> {
+        match std::fs::metadata(self.files.path(&fan_out(id), &id.to_string())) {
+            Ok(meta) => Ok(Some(meta.len())),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(StoreError::io("examining a pack", e)),
+        }
+    }
+
+    /// The outboard beside a pack of `length` bytes; `None` when it is missing or does not lead to the id.
+    pub fn outboard(&self, id: PackId, length: usize) -> Result<Option<Outboard>, StoreError> {
+        let name = format!("{id}{OUTBOARD}");
+        let bytes = match self.files.read(&fan_out(id), &name, limit::PACK_CELLS_MAX * 32) {
+            Ok(bytes) => bytes,
+            Err(StoreError::DamagedFile(_)) => None,
+            Err(e) => return Err(e),
+        };
+        Ok(bytes.and_then(|bytes| Outboard::read(&bytes, id, length)))
+    }
+
+    /// Writes a pack's outboard anew.
+    pub fn renew_outboard(&self, id: PackId, outboard: &Outboard) -> Result<(), StoreError> {
+        self.files.publish_lazily(&fan_out(id), &format!("{id}{OUTBOARD}"), &outboard.to_bytes())
+    }
+
+    /// Moves a damaged pack's file into `quarantine/`; one that is not there is no error.
+    pub fn quarantine_pack(&self, id: PackId) -> Result<(), StoreError> {
+        let (dir, name) = (fan_out(id), id.to_string());
+        if !self.files.path(&dir, &name).exists() {
+            return Ok(());
+        }
+        let aside = format!("{name}.{}", hex::encode(random_bytes::<4>()));
+        self.files.rename((&dir, &name), ("quarantine", &aside))
+    }
+
+    /// Ids of all pack files, by id.
+    pub fn pack_files(&self) -> Result<Vec<PackId>, StoreError> {
+        let mut ids = Vec::new();
+        for dir in self.files.names("packs")? {
+            for name in self.files.names(&format!("packs/{dir}"))? {
+                if let Ok(id) = name.parse() {
+                    ids.push(id);
+                }
+            }
+        }
+        Ok(ids)
+    }
+
+    /// Ids of pack files that the index does not know: published just before a crash.
+    pub fn unindexed_packs(&self) -> Result<Vec<PackId>, StoreError> {
+        let mut out = Vec::new();
+        for id in self.pack_files()? {
+            if self.pack_by_id(id)?.is_none() {
+                out.push(id);
+            }
+        }
+        Ok(out)
+    }
+}

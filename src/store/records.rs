@@ -1,0 +1,180 @@
+//! Small files: heads, pack lists, snapshot records, receipts, keys. Bytes in, bytes out.
+
+use super::Store;
+use super::error::StoreError;
+use crate::base::{DeviceId, HeadId, ListId, PeerId, SnapshotId, VaultId, limit, random_bytes};
+
+/// A head's bytes with the place they were found in.
+pub struct StoredHead {
+    /// Position in its chain, as the file name says.
+    pub seq: u64,
+    /// Its id, as the file name says.
+    pub id: HeadId,
+    /// The signed bytes, not yet verified.
+    pub bytes: Vec<u8>,
+}
+
+fn head_dir(vault: VaultId, device: DeviceId) -> String {
+    format!("heads/{vault}/{device}")
+}
+
+impl Store {
+    /// Durably stores a head. A device may have several with one number (a fork); all are kept.
+    pub fn publish_head(
+        &self,
+        vault: VaultId,
+        device: DeviceId,
+        seq: u64,
+        id: HeadId,
+        bytes: &[u8],
+    ) -> Result<(), StoreError> {
+        let dir = head_dir(vault, device);
+        self.files.ensure_dir(&dir)?;
+        self.files.publish(&dir, &format!("{seq:016x}-{id}"), &[bytes])
+    }
+
+    /// Vaults that have heads here.
+    pub fn head_vaults(&self) -> Result<Vec<VaultId>, StoreError> {
+        Ok(self.files.names("heads")?.iter().filter_map(|name| name.parse().ok()).collect())
+    }
+
+    /// Devices of a vault that have heads here.
+    pub fn head_devices(&self, vault: VaultId) -> Result<Vec<DeviceId>, StoreError> {
+        let names = self.files.names(&format!("heads/{vault}"))?;
+        Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
+    }
+
+    /// Heads of one device, newest first, without reading them.
+    pub fn head_names(&self, vault: VaultId, device: DeviceId) -> Result<Vec<(u64, HeadId)>, StoreError> {
+        let names = self.files.names(&head_dir(vault, device))?;
+        let parse = |name: &String| {
+            let (seq, id) = name.split_once('-')?;
+            Some((u64::from_str_radix(seq, 16).ok()?, id.parse().ok()?))
+        };
+        Ok(names.iter().rev().filter_map(parse).collect())
+    }
+
+    /// One head's bytes; `None` when it is not here.
+    pub fn read_head(
+        &self,
+        vault: VaultId,
+        device: DeviceId,
+        seq: u64,
+        id: HeadId,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        self.files.read(&head_dir(vault, device), &format!("{seq:016x}-{id}"), limit::HEAD_BYTES_MAX)
+    }
+
+    /// Durably stores a piece of a pack list.
+    pub fn publish_list(&self, id: ListId, bytes: &[u8]) -> Result<(), StoreError> {
+        self.files.publish("lists", &id.to_string(), &[bytes])
+    }
+
+    /// A pack list's bytes; `None` when it is not here or its hash is not `id`.
+    pub fn read_list(&self, id: ListId) -> Result<Option<Vec<u8>>, StoreError> {
+        let bytes = self.files.read("lists", &id.to_string(), limit::LIST_BYTES_MAX)?;
+        Ok(bytes.filter(|bytes| blake3::hash(bytes).as_bytes() == id.as_bytes()))
+    }
+
+    /// Durably stores a sealed snapshot record.
+    pub fn publish_snapshot(&self, id: SnapshotId, bytes: &[u8]) -> Result<(), StoreError> {
+        self.files.publish("snapshots", &id.to_string(), &[bytes])
+    }
+
+    /// A snapshot record's bytes as they are on disk; `None` when it is not here.
+    pub fn read_snapshot(&self, id: SnapshotId) -> Result<Option<Vec<u8>>, StoreError> {
+        self.files.read("snapshots", &id.to_string(), limit::RECORD_BYTES)
+    }
+
+    /// Ids of all snapshot records here, own and foreign.
+    pub fn snapshot_files(&self) -> Result<Vec<SnapshotId>, StoreError> {
+        Ok(self.files.names("snapshots")?.iter().filter_map(|name| name.parse().ok()).collect())
+    }
+
+    /// Durably keeps a signed receipt of `holder`.
+    pub fn publish_receipt(&self, holder: PeerId, bytes: &[u8]) -> Result<(), StoreError> {
+        let dir = format!("members/receipts/{holder}");
+        self.files.ensure_dir(&dir)?;
+        let name = blake3::hash(bytes).to_hex();
+        self.files.publish(&dir, &name.as_str()[..32], &[bytes])
+    }
+
+    /// Calls `each` with every stored receipt's bytes.
+    pub fn for_each_stored_receipt(&self, mut each: impl FnMut(&[u8])) -> Result<(), StoreError> {
+        for holder in self.files.names("members/receipts")? {
+            let dir = format!("members/receipts/{holder}");
+            for name in self.files.names(&dir)? {
+                if let Some(bytes) = self.files.read(&dir, &name, limit::RECEIPT_BYTES_MAX + 1024)? {
+                    each(&bytes);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the stored receipts of a holder.
+    pub fn remove_receipt_files(&self, holder: PeerId) -> Result<(), StoreError> {
+        let dir = format!("members/receipts/{holder}");
+        for name in self.files.names(&dir)? {
+            self.files.remove(&dir, &name)?;
+        }
+        Ok(())
+    }
+
+    /// Durably replaces the node's key file.
+    pub fn publish_node_key(&self, seed: &[u8; 32]) -> Result<(), StoreError> {
+        self.files.publish("", "node.key", &[seed])
+    }
+
+    /// The node's key seed.
+    pub fn read_node_key(&self) -> Result<Option<Vec<u8>>, StoreError> {
+        self.files.read("", "node.key", limit::KEY_FILE_BYTES_MAX)
+    }
+
+    /// Durably replaces the sealed keyring.
+    pub fn publish_keyring(&self, bytes: &[u8]) -> Result<(), StoreError> {
+        self.files.publish("keys", "keyring", &[bytes])
+    }
+
+    /// The sealed keyring; `None` on a storage-only node.
+    pub fn read_keyring(&self) -> Result<Option<Vec<u8>>, StoreError> {
+        self.files.read("keys", "keyring", limit::KEY_FILE_BYTES_MAX)
+    }
+
+    /// Durably adds a key slot under a fresh name.
+    pub fn publish_slot(&self, bytes: &[u8]) -> Result<(), StoreError> {
+        let name = format!("slot-{}", hex::encode(random_bytes::<4>()));
+        self.files.publish("keys", &name, &[bytes])
+    }
+
+    /// All key slots.
+    pub fn read_slots(&self) -> Result<Vec<Vec<u8>>, StoreError> {
+        let mut out = Vec::new();
+        for name in self.files.names("keys")?.iter().filter(|name| name.starts_with("slot-")) {
+            out.extend(self.files.read("keys", name, limit::KEY_FILE_BYTES_MAX)?);
+        }
+        Ok(out)
+    }
+
+    /// Durably keeps what the node knows of its vault in the clear: which one it is.
+    pub fn publish_vault_id(&self, vault: VaultId) -> Result<(), StoreError> {
+        self.files.publish("", "vault.id", &[vault.to_string().as_bytes()])
+    }
+
+    /// The node's vault; `None` on a storage-only node.
+    pub fn read_vault_id(&self) -> Result<Option<VaultId>, StoreError> {
+        let Some(bytes) = self.files.read("", "vault.id", 128)? else { return Ok(None) };
+        let text = String::from_utf8_lossy(&bytes);
+        text.trim().parse().map(Some).map_err(|_| StoreError::DamagedFile("vault.id".to_owned()))
+    }
+
+    /// Reads a small state file of the node, such as a report.
+    pub fn read_state(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        self.files.read("members", name, limit::MIB)
+    }
+
+    /// Durably replaces a small state file of the node.
+    pub fn publish_state(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        self.files.publish("members", name, &[bytes])
+    }
+}
