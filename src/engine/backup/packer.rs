@@ -56,6 +56,8 @@ impl<'a> Packer<'a> {
         used: &mut HashSet<PackNumber>,
     ) -> Result<Vec<bool>, EngineError> {
         if !self.vault.options.deduplicate && kind == Kind::Data {
+            // A known chunk keeps its place in the index and is read from there, so that pack is needed as well.
+            used.extend(self.vault.store.lookup_many(ids)?.into_iter().flatten().map(|place| place.pack));
             return Ok(vec![true; ids.len()]);
         }
         let mut fresh: Vec<bool> = {
