@@ -3,6 +3,7 @@
 mod failure;
 mod fixture;
 mod flow;
+mod heads;
 mod history;
 mod round_trip;
 mod tree_of;
