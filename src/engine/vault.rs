@@ -37,13 +37,15 @@ pub struct Vault {
     pub(super) cutter: Cutter,
     /// Taken while a head is made: heads of one device are a chain.
     pub(super) head_lock: Mutex<()>,
+    /// Taken while a pack is healed, so that threads that miss the same one pull it once.
+    pub(super) heal_lock: Mutex<()>,
 }
 
 impl Vault {
     /// Puts a vault together.
     pub fn new(store: Arc<Store>, keyring: Keyring, clock: Arc<dyn Clock>, options: VaultOptions) -> Self {
         let cutter = Cutter::new(options.sizes, keyring.vault.chunker_seed().expose());
-        Self { store, keyring, clock, options, cutter, head_lock: Mutex::new(()) }
+        Self { store, keyring, clock, options, cutter, head_lock: Mutex::new(()), heal_lock: Mutex::new(()) }
     }
 
     /// The vault's name.
