@@ -209,7 +209,8 @@ pub fn restore(
         for worker in workers {
             worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         }
-        result.and_then(|()| make_links(shared, later))
+        // Workers drop what is left when they are told to stop: that is no success, even if the walk was through.
+        result.and_then(|()| make_links(shared, later)).and_then(|()| shared.go_on())
     });
     if let Some(fatal) = shared.fatal.lock().expect("no panic while held").take() {
         return Err(fatal);

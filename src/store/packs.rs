@@ -59,6 +59,23 @@ impl Store {
         self.files.publish(&dir, &name, &[bytes])
     }
 
+    /// Durably puts a verified pack in the place of a damaged or missing one; the damaged file is kept in
+    /// `quarantine/`.
+    ///
+    /// At every moment, and after any error, either the old or the new file is in place: what is sound in a damaged
+    /// pack stays in reach until all of it is.
+    pub fn replace_pack(&self, id: PackId, bytes: &[u8], outboard: &Outboard) -> Result<(), StoreError> {
+        let (dir, name) = (fan_out(id), id.to_string());
+        let aside = format!("{name}.{}", hex::encode(random_bytes::<4>()));
+        let linked = self.files.link((&dir, &name), ("quarantine", &aside))?;
+        self.publish_pack(id, bytes, outboard).inspect_err(|_| {
+            if linked {
+                // The damaged file is still in its place; a second name for each attempt helps nobody.
+                let _ = self.files.remove("quarantine", &aside);
+            }
+        })
+    }
+
     /// Opens a pack file.
     ///
     /// # Errors

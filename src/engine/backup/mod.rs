@@ -40,8 +40,8 @@ use survey::Survey;
 
 /// Entries between walk and assembler; a node is a few hundred bytes.
 const EVENTS_MAX: usize = 1024;
-/// Full packs waiting for the writer, beside the one it writes.
-const PACKS_WAITING_MAX: usize = 1;
+/// Packs under way to the disk beside those that are being filled.
+const PACKS_UNDER_WAY_MAX: usize = 2;
 
 /// What to back up.
 #[derive(Debug, Clone, Default)]
@@ -165,7 +165,7 @@ fn run_pipeline<T: Send>(
     let workers = vault.options.workers.max(1);
     // A batch is 1 MiB and at most one largest chunk; two for each worker and two around them keep all busy.
     let tokens = workers * 2 + 2;
-    let (packs_in, packs_out) = bounded(PACKS_WAITING_MAX);
+    let (packs_in, packs_out) = bounded(PACKS_UNDER_WAY_MAX);
     let (jobs_in, jobs_out) = bounded(EVENTS_MAX);
     let (events_in, events_out) = bounded(EVENTS_MAX);
     let (batches_in, batches_out) = bounded(tokens);
@@ -174,12 +174,16 @@ fn run_pipeline<T: Send>(
     for _ in 0..tokens {
         buffers_in.send(Vec::new()).map_err(|_| EngineError::Stopped)?;
     }
-    let packer = Packer::new(vault, packs_in);
+    let (pack_buffers_in, pack_buffers_out) = bounded(PACKS_UNDER_WAY_MAX);
+    for _ in 0..PACKS_UNDER_WAY_MAX {
+        pack_buffers_in.send(Vec::new()).map_err(|_| EngineError::Stopped)?;
+    }
+    let packer = Packer::new(vault, packs_in, pack_buffers_out);
     let parent_tree = parent.map(|parent| parent.tree);
     let tree_sealer = TreeSealer::new(vault, &packer)?;
     let outcome = std::thread::scope(|scope| {
         let packer = &packer;
-        let writer = scope.spawn(move || packer.write(&packs_out));
+        let writer = scope.spawn(move || packer.write(&packs_out, &pack_buffers_in));
         let survey = scope
             .spawn(move || Survey::new(vault, monitor, force).run(walk, parent_tree, &jobs_in, &events_in));
         let feeder =
