@@ -28,7 +28,9 @@ pub fn newest_heads(store: &Store, vault: VaultId) -> Result<Vec<Head>, EngineEr
                     newest = Some(seq);
                     heads.push(head);
                 }
-                Err(problem) => tracing::warn!(target: "heads", %device, seq, problem, "a head file is no use"),
+                Err(problem) => {
+                    tracing::warn!(target: "heads", %device, seq, problem, "a head file is no use")
+                }
             }
         }
     }

@@ -236,7 +236,8 @@ fn unreadable_chunks(
     for (entry, place) in entries.iter().zip(store.lookup_many(&ids)?) {
         // A chunk that is in several packs counts where it is read.
         let Some(place) = place.filter(|place| place.pack == row.number) else { continue };
-        let twice = place.offset != entry.offset && entries.iter().any(|e| (e.id, e.offset) == (entry.id, place.offset));
+        let twice = place.offset != entry.offset
+            && entries.iter().any(|e| (e.id, e.offset) == (entry.id, place.offset));
         if twice {
             continue;
         }

@@ -42,7 +42,8 @@ fn one_flipped_byte_anywhere_names_the_pack_and_the_chunk_it_is_in() {
             let end = entries.iter().map(|e| e.offset + e.sealed_length).max().unwrap() as usize;
             let chunks = chunks_of(&fixture, id);
             let last = whole.len() - 1;
-            let mut places = vec![0, 5, 8, 20, HEADER_BYTES - 1, end, end + 30, end + 24 + entries.len() * 46];
+            let mut places =
+                vec![0, 5, 8, 20, HEADER_BYTES - 1, end, end + 30, end + 24 + entries.len() * 46];
             places.extend([last - TRAILER_BYTES, last - TRAILER_BYTES + 1, last - 20, last]);
             // First, middle and last byte of some chunks.
             for (offset, (_, length)) in chunks.iter().step_by(chunks.len() / 4 + 1) {
@@ -166,8 +167,7 @@ fn a_damaged_snapshot_record_breaks_only_that_snapshot() {
         }
         let result = fixture.verify();
         assert!(!result.is_sound());
-        let broken: Vec<_> =
-            result.snapshots.iter().filter(|s| s.broken.is_some()).map(|s| s.id).collect();
+        let broken: Vec<_> = result.snapshots.iter().filter(|s| s.broken.is_some()).map(|s| s.id).collect();
         assert_eq!(broken, [first.snapshot]);
         assert!(result.snapshots.iter().any(|s| s.id == second.snapshot && s.is_sound()));
         // The next backup goes on, and its head keeps the broken one: a peer may have it.

@@ -167,8 +167,20 @@ fn references_name_one_snapshot_or_none() {
         assert_eq!(found(&view, &text[..length].to_uppercase()).unwrap(), taken[1]);
     }
     let nonsense = [
-        "", "lat", "latest~", "latest~3", "latest~-1", "latest~+1", "latest~18446744073709551615",
-        "latest~99999999999999999999", "latestt", "abc", "zzzz", "....", "é́éé", "0000000000000",
+        "",
+        "lat",
+        "latest~",
+        "latest~3",
+        "latest~-1",
+        "latest~+1",
+        "latest~18446744073709551615",
+        "latest~99999999999999999999",
+        "latestt",
+        "abc",
+        "zzzz",
+        "....",
+        "é́éé",
+        "0000000000000",
     ];
     for text in nonsense.into_iter().chain([text[..3].to_owned(), format!("{text}0")].iter().map(|s| &**s)) {
         let error = resolve(&view, text).unwrap_err();
@@ -194,9 +206,8 @@ fn copies_are_receipts_of_distinct_holders_for_everything() {
     let head = newest(&fixture).remove(0);
     let packs = store.pack_files().unwrap();
     assert!(packs.len() >= 2);
-    let copies = |fixture: &Fixture| {
-        copy_counts(&fixture.vault, &fixture.view()).unwrap().of_snapshot(done.snapshot)
-    };
+    let copies =
+        |fixture: &Fixture| copy_counts(&fixture.vault, &fixture.view()).unwrap().of_snapshot(done.snapshot);
     let keys: Vec<NodeKey> = (0..3).map(|_| NodeKey::generate()).collect();
     let receive = |key: &NodeKey, head: Option<HeadId>, packs: &[_]| {
         let signed = sign_receipt(key, vault, head, packs, Moment::from_millis(5));

@@ -116,7 +116,8 @@ fn foreign_packs_come_back_without_keys() {
         }
         let bytes = owner.store().read_head(vault, head.device(), 1, head.id).unwrap().unwrap();
         holder.store().publish_head(vault, head.device(), 1, head.id, &bytes).unwrap();
-        let packs: Vec<_> = head_packs(holder.store(), &head).unwrap().into_iter().map(|(id, _)| id).collect();
+        let packs: Vec<_> =
+            head_packs(holder.store(), &head).unwrap().into_iter().map(|(id, _)| id).collect();
         for (id, path) in owner.packs() {
             let bytes = std::fs::read(path).unwrap();
             forward_packs(holder.store(), vault, id, &bytes, &Outboard::of(&bytes).1).unwrap();
