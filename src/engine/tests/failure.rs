@@ -51,7 +51,9 @@ fn files_that_change_vanish_or_turn_into_something_else_never_stop_a_backup() {
                 0 => std::fs::write(&turning, b"file"),
                 1 => std::fs::create_dir(&turning),
                 2 => std::os::unix::fs::symlink("/", &turning),
-                _ => mknodat(CWD, &turning, FileType::Fifo, Mode::from_raw_mode(0o600), 0).map_err(Into::into),
+                _ => {
+                    mknodat(CWD, &turning, FileType::Fifo, Mode::from_raw_mode(0o600), 0).map_err(Into::into)
+                }
             };
         };
         beside(disturb, || {
@@ -233,6 +235,36 @@ fn a_full_disk_ends_a_backup_cleanly_and_the_next_one_goes_on() {
     }
 }
 
+/// Packs of many small chunks need room for index rows as well; when redb met the full disk, the store answered
+/// nothing any more until it was opened again.
+#[test]
+fn a_disk_that_fills_while_rows_are_written_leaves_the_store_usable() {
+    for filler in [4u64, 12, 18, 22, 26] {
+        watched(move || {
+            let dir = tempfile::tempdir().unwrap();
+            let Some(small) = Small::mount(&dir.path().join("disk"), 48) else { return };
+            let root = small.0.clone();
+            let sizes = crate::chunker::ChunkSizes::new(64, 256, 1024).unwrap();
+            let fixture = Fixture::at(dir, &root.join("store"), VaultOptions { sizes, ..vault_options() });
+            std::fs::write(root.join("filler"), vec![1; (filler << 20) as usize]).unwrap();
+            fixture.write("pieces", &noise(filler, 40 << 20));
+            for _ in 0..3 {
+                let error = fixture.try_backup(&Monitor::default()).unwrap_err();
+                assert_eq!(error.code(), Code::StorageFull, "{error}");
+                assert!(fixture.verify().is_sound());
+            }
+            std::fs::remove_file(root.join("filler")).unwrap();
+            std::fs::remove_file(fixture.src().join("pieces")).unwrap();
+            fixture.write("few", &noise(filler, 1 << 20));
+            if fixture.store().disk_free() > 12 << 20 {
+                let (target, _) = fixture.restore(&fixture.backup(), "out");
+                assert_same(&fixture.src(), &target);
+            }
+            drop((fixture, small));
+        });
+    }
+}
+
 #[test]
 fn a_restore_onto_a_full_disk_says_so() {
     watched(|| {
@@ -240,10 +272,8 @@ fn a_restore_onto_a_full_disk_says_so() {
         fixture.write("large", &noise(1, 30 << 20));
         let done = fixture.backup();
         let Some(small) = Small::mount(&fixture.dir.path().join("disk"), 8) else { return };
-        let options = RestoreOptions {
-            overwrite: Overwrite::Always,
-            ..fixture.restore_options(&small.0.join("out"))
-        };
+        let options =
+            RestoreOptions { overwrite: Overwrite::Always, ..fixture.restore_options(&small.0.join("out")) };
         let result = restore(&fixture.vault, &fixture.snapshot(&done), &options, None, &Monitor::default());
         assert_eq!(result.unwrap_err().code(), Code::StorageFull);
         assert_eq!(std::fs::read_dir(small.0.join("out")).unwrap().count(), 0, "no half file stays");
