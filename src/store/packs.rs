@@ -53,10 +53,22 @@ impl Store {
     /// Durably stores a pack whose bytes were verified against its id.
     pub fn publish_pack(&self, id: PackId, bytes: &[u8], outboard: &Outboard) -> Result<(), StoreError> {
         debug_assert_eq!(outboard.root(), Some(id));
+        self.keep_reserve(bytes.len() as u64)?;
         let (dir, name) = (fan_out(id), id.to_string());
         self.files.ensure_dir(&dir)?;
         self.files.publish_lazily(&dir, &format!("{name}{OUTBOARD}"), &outboard.to_bytes())?;
         self.files.publish(&dir, &name, &[bytes])
+    }
+
+    /// Packs stop short of filling the disk: index rows, records and heads of what is published must find room, and
+    /// redb takes a full disk for the end of itself until the store is opened again.
+    fn keep_reserve(&self, bytes: u64) -> Result<(), StoreError> {
+        let enough = |stat: rustix::fs::StatVfs| {
+            stat.f_bavail.saturating_mul(stat.f_frsize) >= bytes.saturating_add(limit::RESERVE_BYTES)
+        };
+        // A file system that cannot tell is written to until it refuses.
+        let fits = rustix::fs::statvfs(self.files.root()).map_or(true, enough);
+        if fits { Ok(()) } else { Err(StoreError::Full("storing a pack")) }
     }
 
     /// Durably puts a verified pack in the place of a damaged or missing one; the damaged file is kept in

@@ -191,9 +191,8 @@ impl<'a> Packer<'a> {
                 self.commit(&mut waiting, &mut numbers)?;
             }
         }
-        self.commit(&mut waiting, &mut numbers)?;
-        result?;
-        Ok(numbers)
+        let committed = self.commit(&mut waiting, &mut numbers);
+        result.map_err(EngineError::from).and(committed).map(|()| numbers)
     }
 
     fn commit(

@@ -235,6 +235,36 @@ fn a_full_disk_ends_a_backup_cleanly_and_the_next_one_goes_on() {
     }
 }
 
+/// Packs of many small chunks need room for index rows as well; when redb met the full disk, the store answered
+/// nothing any more until it was opened again.
+#[test]
+fn a_disk_that_fills_while_rows_are_written_leaves_the_store_usable() {
+    for filler in [4u64, 12, 18, 22, 26] {
+        watched(move || {
+            let dir = tempfile::tempdir().unwrap();
+            let Some(small) = Small::mount(&dir.path().join("disk"), 48) else { return };
+            let root = small.0.clone();
+            let sizes = crate::chunker::ChunkSizes::new(64, 256, 1024).unwrap();
+            let fixture = Fixture::at(dir, &root.join("store"), VaultOptions { sizes, ..vault_options() });
+            std::fs::write(root.join("filler"), vec![1; (filler << 20) as usize]).unwrap();
+            fixture.write("pieces", &noise(filler, 40 << 20));
+            for _ in 0..3 {
+                let error = fixture.try_backup(&Monitor::default()).unwrap_err();
+                assert_eq!(error.code(), Code::StorageFull, "{error}");
+                assert!(fixture.verify().is_sound());
+            }
+            std::fs::remove_file(root.join("filler")).unwrap();
+            std::fs::remove_file(fixture.src().join("pieces")).unwrap();
+            fixture.write("few", &noise(filler, 1 << 20));
+            if fixture.store().disk_free() > 12 << 20 {
+                let (target, _) = fixture.restore(&fixture.backup(), "out");
+                assert_same(&fixture.src(), &target);
+            }
+            drop((fixture, small));
+        });
+    }
+}
+
 #[test]
 fn a_restore_onto_a_full_disk_says_so() {
     watched(|| {

@@ -83,6 +83,29 @@ fn an_edit_rereads_only_what_changed() {
     });
 }
 
+/// More paths than fit the record moved into a chunk, and no later backup recognised its parent.
+#[test]
+fn a_backup_of_very_many_paths_finds_its_parent() {
+    use crate::engine::backup;
+    watched(|| {
+        let fixture = Fixture::new();
+        let name = |i: u64| format!("{}-{i}", "a long name ".repeat(8));
+        (0..100).for_each(|i| fixture.write(&name(i), &noise(i, 1000)));
+        let mut options = fixture.options();
+        options.paths = (0..100).map(|i| fixture.src().join(name(i))).collect();
+        let first = backup(&fixture.vault, &options, &Monitor::default()).unwrap();
+        let second = backup(&fixture.vault, &options, &Monitor::default()).unwrap();
+        assert_eq!(fixture.snapshot(&second).parent, Some(first.snapshot));
+        assert_eq!(second.counts.files_unmodified, 100);
+        let list = fixture.snapshot(&second).paths_list.unwrap();
+        assert!(second.packs.contains(&fixture.store().lookup(list).unwrap().unwrap().pack));
+        options.paths.pop();
+        let third = backup(&fixture.vault, &options, &Monitor::default()).unwrap();
+        assert_eq!(fixture.snapshot(&third).parent, None);
+        fixture.restore(&second, "out");
+    });
+}
+
 #[derive(Debug, Clone)]
 enum Edit {
     Write { name: u8, seed: u64, length: usize },

@@ -7,6 +7,7 @@ mod flow;
 mod heads;
 mod healing;
 mod history;
+mod hostile;
 mod rebuilding;
 mod round_trip;
 mod tree_of;

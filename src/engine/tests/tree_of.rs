@@ -24,14 +24,20 @@ pub(super) struct Fact {
 
 /// All entries below `dir`, and itself as the empty path.
 pub(super) fn tree_of(dir: &Path) -> BTreeMap<PathBuf, Fact> {
+    tree_without(dir, Path::new("nothing is left out"))
+}
+
+/// The same without what lies in `dir/left_out`.
+pub(super) fn tree_without(dir: &Path, left_out: &Path) -> BTreeMap<PathBuf, Fact> {
     let mut facts = BTreeMap::new();
-    visit(dir, Path::new(""), &mut HashMap::new(), &mut facts);
+    visit(dir, Path::new(""), left_out, &mut HashMap::new(), &mut facts);
     facts
 }
 
 fn visit(
     at: &Path,
     name: &Path,
+    left_out: &Path,
     links: &mut HashMap<(u64, u64), PathBuf>,
     facts: &mut BTreeMap<PathBuf, Fact>,
 ) {
@@ -60,10 +66,10 @@ fn visit(
         same_as: first,
     };
     facts.insert(name.to_owned(), fact);
-    if kind.is_dir() {
+    if kind.is_dir() && name != left_out {
         let mut names: Vec<_> = std::fs::read_dir(at).unwrap().map(|e| e.unwrap().file_name()).collect();
         names.sort();
-        names.iter().for_each(|child| visit(&at.join(child), &name.join(child), links, facts));
+        names.iter().for_each(|child| visit(&at.join(child), &name.join(child), left_out, links, facts));
     }
 }
 
