@@ -3,11 +3,14 @@
 pub mod api;
 pub mod base;
 pub mod chunker;
+pub mod cli;
 pub mod config;
 pub mod crypto;
 pub mod engine;
 pub mod fs;
+pub mod http;
 pub mod net;
+pub mod node;
 pub mod pack;
 pub mod snapshot;
 pub mod store;

@@ -198,3 +198,23 @@ pub const CONFIG_DEPTH_MAX: usize = 16;
 pub const CONFIG_NODES_MAX: usize = 50_000;
 /// YAML anchors, and uses of them, in a configuration file.
 pub const CONFIG_ALIASES_MAX: usize = 64;
+// ---- Control socket and command line ----------------------------------------------------------------------
+
+/// A request's body on the control socket: tens of thousands of paths to back up fit.
+pub const HTTP_BODY_BYTES_MAX: usize = MIB;
+/// An answer on the control socket: a listing of some 200,000 entries; longer ones are asked for by directory.
+pub const HTTP_ANSWER_BYTES_MAX: usize = 64 * MIB;
+/// Connections that the control socket serves at one time; each command needs one.
+pub const HTTP_CONNECTIONS_MAX: usize = 64;
+/// How long a call that only looks something up may take.
+pub const HTTP_SHORT_CALL: Duration = Duration::from_secs(15);
+/// How long a call that dials a peer, reads trees or derives a key may take.
+pub const HTTP_LONG_CALL: Duration = Duration::from_secs(120);
+/// Remembered `Idempotency-Key`s; the oldest makes room.
+pub const IDEMPOTENCY_KEYS_MAX: usize = 256;
+/// An `Idempotency-Key` in bytes.
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
+/// A passphrase or recovery phrase in bytes, as read from a file, a command or a variable.
+pub const PASSPHRASE_BYTES_MAX: usize = 4 * KIB;
+/// How long a node may take to stop.
+pub const SHUTDOWN: Duration = Duration::from_secs(10);

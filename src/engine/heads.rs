@@ -231,8 +231,29 @@ pub fn publish_next_head(
     store_head(vault, draft)
 }
 
+/// Signs the first head of a device that has just joined the vault; as heir it carries on another device's snapshots.
+pub fn publish_first_head(
+    vault: &Vault,
+    heir_of: Option<DeviceId>,
+    holders: &[PeerAddress],
+) -> Result<Head, EngineError> {
+    let _chain = vault.head_lock.lock().expect("no panic while held");
+    let mut draft = next_head(vault, &[], holders)?;
+    if let Some(device) = heir_of {
+        let heads = newest_heads(&vault.store, vault.id())?;
+        let lost = heads.iter().find(|head| head.device() == device);
+        if let Some(lost) = lost {
+            // Its lists too: the packs are not in this index yet.
+            draft.snapshots.clone_from(&lost.draft.snapshots);
+            draft.lists.clone_from(&lost.draft.lists);
+            draft.inherited = [device].into_iter().chain(lost.draft.inherited.iter().copied()).collect();
+        }
+    }
+    store_head(vault, draft)
+}
+
 /// Signs and durably stores a head; the caller holds the chain's lock or is alone.
-pub(super) fn store_head(vault: &Vault, draft: HeadDraft) -> Result<Head, EngineError> {
+fn store_head(vault: &Vault, draft: HeadDraft) -> Result<Head, EngineError> {
     let (head, bytes) = SignedHead::sign(draft, &vault.keyring.device, &vault.keyring.certificate)?;
     vault.store.publish_head(vault.id(), vault.device(), head.draft.seq, head.id, &bytes)?;
     Ok(head)

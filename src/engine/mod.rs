@@ -26,7 +26,8 @@ pub use copies::{CopyCounts, copy_counts, place_packs, record_receipt};
 pub use enrol::{enrol_device, make_node, unlock};
 pub use error::EngineError;
 pub use heads::{
-    HeadNews, VaultView, adopt_head, head_packs, newest_heads, next_head, publish_next_head, resolve,
+    HeadNews, VaultView, adopt_head, head_packs, newest_heads, next_head, publish_first_head,
+    publish_next_head, resolve,
 };
 pub use holder::{
     HolderError, Needs, accept_head, complete_head, forward_packs, held_packs, missing_records, store_list,

@@ -94,9 +94,21 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreEr
 
 impl Index {
     pub(super) fn create(path: &Path, token: &str) -> Result<Self, StoreError> {
+        Self::fill(token, |builder| builder.create(path))
+    }
+
+    /// An index that nothing keeps.
+    pub(super) fn in_memory(token: &str) -> Result<Self, StoreError> {
+        Self::fill(token, |builder| builder.create_with_backend(redb::backends::InMemoryBackend::new()))
+    }
+
+    fn fill(
+        token: &str,
+        create: impl FnOnce(&mut redb::Builder) -> Result<Database, redb::DatabaseError>,
+    ) -> Result<Self, StoreError> {
         guarded(|| {
-            let db =
-                Database::builder().set_cache_size(limit::INDEX_CACHE_BYTES).create(path).map_err(wrong)?;
+            let mut builder = Database::builder();
+            let db = create(builder.set_cache_size(limit::INDEX_CACHE_BYTES)).map_err(wrong)?;
             let index = Self { db };
             index.write(|tx| {
                 tx.open_table(META).map_err(wrong)?.insert("token", token.as_bytes()).map_err(wrong)?;

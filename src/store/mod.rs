@@ -84,6 +84,13 @@ impl Store {
         Ok(Self { files, index, _lock: lock })
     }
 
+    /// Opens the store in `dir` for its files only, with a throw-away index in memory: to try keys before anything
+    /// is changed. Index rows written to it are lost.
+    pub fn rebuild_probe(dir: &Path) -> Result<Self, StoreError> {
+        let (files, token, lock) = Self::open_files(dir)?;
+        Ok(Self { files, index: Index::in_memory(&token)?, _lock: lock })
+    }
+
     fn open_files(dir: &Path) -> Result<(Files, String, std::fs::File), StoreError> {
         let marker = match std::fs::read_to_string(dir.join(MARKER)) {
             Ok(text) => text,

@@ -1,0 +1,106 @@
+//! The command line: reads arguments, asks a node, shows the answer, ends with the exit code that belongs to it.
+//!
+//! A command speaks to the daemon when its control socket answers, and opens the store itself when not; either way
+//! through [`api::Service`](crate::api::Service). Deciding (verbs) stands apart from rendering (functions that return
+//! text). stdout carries results only, JSON only with `--json`; progress, warnings and errors go to stderr. What
+//! others named (files, peers, hosts) is escaped before it reaches a terminal.
+
+mod args;
+mod backup;
+mod config;
+mod daemon;
+mod init;
+mod job;
+mod jobs;
+mod output;
+mod passphrase;
+mod peers;
+mod progress;
+mod recover;
+mod restore;
+mod session;
+mod snapshots;
+mod status;
+mod verify;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Cli, Command};
+use output::Output;
+use session::Session;
+
+use crate::api::ApiError;
+use crate::base::Code;
+
+/// Runs one command; `arguments` begin with the program's name.
+pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.collect();
+    let cli = match Cli::try_parse_from(&arguments) {
+        Ok(cli) => cli,
+        Err(refusal) => return refuse(&refusal, arguments.iter().any(|argument| argument == "--json")),
+    };
+    let output = Output::new(&cli.globals);
+    let result = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| ApiError::new(Code::ResourceExhausted, format!("starting threads: {error}")))
+        .and_then(|runtime| {
+            let result = runtime.block_on(dispatch(cli, &output));
+            // A prompt that nobody answered must not keep the program from ending.
+            runtime.shutdown_background();
+            result
+        });
+    ExitCode::from(result.unwrap_or_else(|error| {
+        let exit = error.kind().exit();
+        output.failure(&error, exit);
+        exit
+    }))
+}
+
+/// Help and version, which are "errors" of clap that succeed, and arguments that make no sense.
+fn refuse(refusal: &clap::Error, json: bool) -> ExitCode {
+    if json && refusal.use_stderr() {
+        let text = refusal.render().to_string();
+        let first = text.trim_start_matches("error: ").split("\n\n").next().unwrap_or_default();
+        let message = first.split_whitespace().collect::<Vec<_>>().join(" ");
+        let error =
+            ApiError::new(Code::UsageInvalid, message).with_hint("`shadowvault help` lists the commands");
+        writeln!(io::stderr(), "{}", output::exit_error(&error, error.kind().exit())).ok();
+    } else {
+        // A closed pipe is no reason to fail in another way.
+        refusal.print().ok();
+    }
+    ExitCode::from(u8::try_from(refusal.exit_code()).unwrap_or(2))
+}
+
+/// The exit code of the command, or the error it ended with.
+async fn dispatch(cli: Cli, output: &Output) -> Result<u8, ApiError> {
+    let Cli { globals, command } = cli;
+    let session = Session::new(globals, output);
+    if !matches!(command, Command::Daemon) {
+        daemon::log_for_command(&session.globals);
+    }
+    match command {
+        Command::Init(args) => init::run(args, &session).await,
+        Command::Id => peers::identity(&session).await,
+        Command::Daemon => daemon::run(&session).await,
+        Command::Status(args) => status::run(args, &session).await,
+        Command::Peers(args) => peers::run(args, &session).await,
+        Command::Backup(args) => backup::run(args, &session).await,
+        Command::Snapshots(args) => snapshots::run(args, &session).await,
+        Command::Ls(args) => snapshots::list(args, &session).await,
+        Command::Restore(args) => restore::run(args, &session).await,
+        Command::Verify(args) => verify::run(args, &session).await,
+        Command::Repair(args) => verify::repair(args, &session).await,
+        Command::Recover(args) => recover::run(args, &session).await,
+        Command::RebuildIndex => recover::rebuild_index(&session).await,
+        Command::Config(args) => config::run(args, &session),
+        Command::Jobs(args) => jobs::run(args, &session).await,
+        Command::Unlock => jobs::unlock(&session).await,
+        Command::Version => config::version(&session),
+    }
+}

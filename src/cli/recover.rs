@@ -1,0 +1,145 @@
+//! `recover` and `rebuild-index`: what brings a vault or an index back.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use zeroize::Zeroizing;
+
+use super::init::{device_name, load_for_setup, read_phrase, write_config};
+use super::output::{Paint, count, escape};
+use super::passphrase::Text;
+use super::peers::describe;
+use super::session::Session;
+use crate::api::{ApiError, RebuildSummary};
+use crate::base::Code;
+use crate::crypto::Phrase;
+use crate::node::{self, RecoverRequest, RecoverSummary};
+
+#[derive(Args)]
+pub(super) struct RecoverArgs {
+    /// A peer that keeps copies: its multiaddr with /p2p/ID
+    #[arg(long, value_name = "MULTIADDR")]
+    peer: String,
+    /// Read the recovery phrase from this file; - reads stdin
+    #[arg(long, value_name = "FILE")]
+    phrase_file: Option<PathBuf>,
+    /// Carry on the snapshots of this lost device
+    #[arg(long, value_name = "DEVICE")]
+    heir_of: Option<String>,
+}
+
+pub(super) async fn run(args: RecoverArgs, session: &Session<'_>) -> Result<u8, ApiError> {
+    let loaded = load_for_setup(session)?;
+    let phrase = match &args.phrase_file {
+        Some(path) => read_phrase(path, session.output)?,
+        None => ask_phrase(session)?,
+    };
+    let passphrase = session.passphrases().fresh()?.into_passphrase();
+    let request = RecoverRequest {
+        phrase,
+        peer: args.peer,
+        passphrase,
+        device_name: device_name(),
+        heir_of: args.heir_of,
+    };
+    let progress = |stage: &str| session.output.note(&escape(stage));
+    let summary = node::recover(loaded.settings.clone(), request, progress).await?;
+    write_config(session, &loaded, None);
+    session.output.show(&summary, render);
+    session.output.note("next: `shadowvault snapshots`, then `shadowvault restore latest --target DIR`");
+    Ok(0)
+}
+
+fn ask_phrase(session: &Session<'_>) -> Result<Phrase, ApiError> {
+    let typed = session.passphrases().ask("Recovery phrase (24 words, not shown): ").map_err(|_| {
+        let error = ApiError::new(Code::InvalidKey, "the recovery phrase is needed and was not given");
+        error.with_hint("give it with --phrase-file FILE (- for stdin), or at the prompt")
+    })?;
+    Phrase::parse(&Zeroizing::new(typed.into_text())).map_err(|error| ApiError::from(&error))
+}
+
+fn render(summary: &RecoverSummary, paint: Paint) -> String {
+    let mut text = paint.good("recovered") + "\n" + &describe(&summary.identity);
+    let (snapshots, heads) = (count(summary.snapshots, "snapshot"), count(summary.heads, "head"));
+    text += &format!("found     {snapshots}, {heads}, {}\n", count(summary.packs, "pack"));
+    for holder in &summary.holders {
+        text += &format!("holder    {holder}\n");
+    }
+    for device in &summary.devices {
+        text += &format!("device    {}\n", escape(device));
+    }
+    text
+}
+
+pub(super) async fn rebuild_index(session: &Session<'_>) -> Result<u8, ApiError> {
+    let settings = session.load()?.settings;
+    if !settings.repository_path.exists() {
+        let shown = settings.repository_path.display().to_string();
+        return Err(ApiError::new(Code::VaultNotFound, format!("there is nothing at {shown}"))
+            .with_hint("name the data directory with --repo or in the configuration"));
+    }
+    // Without keys it makes what a holder needs; a prompt would be wrong on a storage-only node.
+    let passphrase = session.passphrases().given()?.map(Text::into_passphrase);
+    let work = tokio::task::spawn_blocking(move || node::rebuild_index(&settings, passphrase)).await;
+    let summary =
+        work.unwrap_or_else(|_| Err(ApiError::new(Code::Internal, "rebuilding the index panicked")))?;
+    session.output.show(&summary, render_rebuilt);
+    if summary.unreadable.is_empty() {
+        return Ok(0);
+    }
+    let error = ApiError::new(
+        Code::StorageCorrupted,
+        format!("{} could not be read", count(summary.unreadable.len() as u64, "file")),
+    );
+    Err(error.with_hint("mend them from peers with `shadowvault repair`"))
+}
+
+fn render_rebuilt(summary: &RebuildSummary, paint: Paint) -> String {
+    let mut text = paint.bold("index rebuilt") + "\n";
+    let (packs, chunks) = (count(summary.packs, "pack"), count(summary.chunks, "chunk"));
+    let (snapshots, heads) = (count(summary.snapshots, "snapshot"), count(summary.heads, "head"));
+    text += &format!("  {packs}, {chunks}, {snapshots}, {heads}\n");
+    if !summary.with_keys {
+        text +=
+            "  without keys: own chunks are not indexed; give the passphrase (--passphrase-file) for them\n";
+    }
+    for path in &summary.unreadable {
+        text += &format!("  {} {}\n", paint.bad("unreadable:"), escape(path));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::Identity;
+    use crate::base::PeerId;
+
+    #[test]
+    fn summaries_read_well() {
+        let id = PeerId::new([1; 32]);
+        let identity = Identity { peer_id: id, addresses: vec![], vault_id: None };
+        let summary = RecoverSummary {
+            identity,
+            snapshots: 2,
+            heads: 1,
+            packs: 3,
+            holders: vec![id],
+            devices: vec!["lap\x1btop".into()],
+        };
+        let text = render(&summary, Paint(false));
+        assert!(
+            text.starts_with("recovered\npeer id")
+                && text.contains("found     2 snapshots, 1 head, 3 packs\n")
+        );
+        assert!(text.ends_with(&format!("holder    {id}\ndevice    lap\\u{{1b}}top\n")));
+
+        let summary = RebuildSummary { packs: 1, unreadable: vec!["x".into()], ..RebuildSummary::default() };
+        let text = render_rebuilt(&summary, Paint(false));
+        assert!(
+            text.contains("1 pack, 0 chunks")
+                && text.contains("without keys")
+                && text.contains("unreadable: x")
+        );
+    }
+}

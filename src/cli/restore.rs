@@ -1,0 +1,118 @@
+//! `restore`.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::backup::absolute;
+use super::job;
+use super::output::{Paint, count, escape, span};
+use super::session::Session;
+use crate::api::{ApiError, JobOutcome, JobRequest, RestoreRequest, RestoreSummary};
+use crate::base::{ByteSize, Code};
+use crate::node::Mode;
+
+#[derive(Args)]
+pub(super) struct RestoreArgs {
+    /// Snapshot: the beginning of its id, `latest` or `latest~N`; with :PATH, only what is there
+    #[arg(value_name = "REF[:PATH]")]
+    snapshot: String,
+    /// Directory to restore into
+    #[arg(long, value_name = "DIR")]
+    target: PathBuf,
+    /// What to do with files that are there already
+    #[arg(long, value_name = "WHEN", value_parser = ["never", "if-changed", "if-newer", "always"])]
+    overwrite: Option<String>,
+    /// Leave owners alone
+    #[arg(long)]
+    no_owner: bool,
+    /// No setuid, no devices, no security attributes
+    #[arg(long)]
+    no_privileged: bool,
+    /// Read back what was written and compare
+    #[arg(long)]
+    verify: bool,
+    /// Turn long runs of zero bytes into holes
+    #[arg(long)]
+    sparse: bool,
+}
+
+pub(super) async fn run(args: RestoreArgs, session: &Session<'_>) -> Result<u8, ApiError> {
+    let request = RestoreRequest {
+        snapshot: args.snapshot,
+        target: target(args.target)?,
+        overwrite: args.overwrite,
+        no_owner: args.no_owner,
+        no_privileged: args.no_privileged,
+        verify: args.verify.then_some(true),
+        sparse: args.sparse,
+    };
+    job::conduct(session, Mode::Online, JobRequest::Restore(request), |job, paint| match &job.outcome {
+        Some(JobOutcome::Restore(summary)) => render(summary, paint),
+        _ => String::new(),
+    })
+    .await
+}
+
+/// The target made absolute; it need not exist.
+fn target(path: PathBuf) -> Result<PathBuf, ApiError> {
+    match absolute(&path) {
+        Err(error) if error.kind() == Code::PathNotFound => std::path::absolute(&path)
+            .map_err(|e| ApiError::new(Code::IoFailed, format!("{}: {e}", path.display()))),
+        result => result,
+    }
+}
+
+fn render(summary: &RestoreSummary, paint: Paint) -> String {
+    let short: String = summary.snapshot_id.chars().take(8).collect();
+    let mut text = paint.bold(&format!("snapshot {} restored", escape(&short))) + "\n";
+    let mut line = |name: &str, value: String| {
+        writeln!(text, "  {name:<8} {value}").expect("writing to a string works");
+    };
+    let (files, dirs) = (summary.files_restored, summary.dirs_restored);
+    let dirs = if dirs == 1 { "1 directory".to_owned() } else { format!("{dirs} directories") };
+    line("files", format!("{}, {dirs}, {} other", count(files, "file"), summary.others_restored));
+    let (bytes, fetched) = (ByteSize(summary.bytes_restored), ByteSize(summary.bytes_fetched));
+    line("bytes", format!("{bytes}, {fetched} from peers"));
+    if summary.files_verified > 0 {
+        line("verified", format!("{} read back", count(summary.files_verified, "file")));
+    }
+    if summary.skipped > 0 {
+        line("skipped", format!("{} that were there already (see --overwrite)", summary.skipped));
+    }
+    if summary.failed > 0 {
+        line("failed", paint.bad(&format!("{} could not be restored", summary.failed)));
+    }
+    line("time", span(summary.total_duration));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn summary_reads_well() {
+        let summary = RestoreSummary {
+            snapshot_id: "0123456789abcdef".into(),
+            files_restored: 2,
+            dirs_restored: 1,
+            skipped: 4,
+            failed: 1,
+            bytes_restored: 2048,
+            files_verified: 2,
+            ..RestoreSummary::default()
+        };
+        let expected = "snapshot 01234567 restored\n  files    2 files, 1 directory, 0 other\n  \
+            bytes    2.0 KiB, 0 B from peers\n  verified 2 files read back\n  \
+            skipped  4 that were there already (see --overwrite)\n  failed   1 could not be restored\n  time     0.0s\n";
+        assert_eq!(render(&summary, Paint(false)), expected);
+    }
+
+    #[test]
+    fn target_need_not_exist() {
+        assert_eq!(target("/absent/dir".into()).unwrap(), PathBuf::from("/absent/dir"));
+        assert_eq!(target("/absent/../dir".into()).unwrap(), PathBuf::from("/absent/../dir"));
+    }
+}

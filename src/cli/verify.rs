@@ -1,0 +1,207 @@
+//! `verify` and `repair`.
+
+use std::fmt::Write as _;
+
+use clap::Args;
+
+use super::job::{self, is_sound};
+use super::output::{Paint, count, escape, span};
+use super::session::Session;
+use crate::api::{
+    ApiError, JobOutcome, JobRequest, RepairReport, RepairRequest, VerifyOutcomeShape, VerifyReport,
+    VerifyRequest, VerifySnapshotReport,
+};
+use crate::base::ByteSize;
+use crate::node::Mode;
+
+/// Damaged things that the text for people names one by one; JSON has them all.
+const NAMED_MAX: usize = 20;
+
+#[derive(Args)]
+pub(super) struct VerifyArgs {
+    /// One snapshot; all when absent
+    #[arg(value_name = "REF")]
+    snapshot: Option<String>,
+    /// Only that everything is there with the right length
+    #[arg(long)]
+    quick: bool,
+    /// Mend from peers what is found
+    #[arg(long)]
+    repair: bool,
+}
+
+#[derive(Args)]
+pub(super) struct RepairArgs {
+    /// One snapshot; all when absent
+    #[arg(value_name = "REF")]
+    snapshot: Option<String>,
+    /// Only show what would be done
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub(super) async fn run(args: VerifyArgs, session: &Session<'_>) -> Result<u8, ApiError> {
+    let mode = if args.repair { Mode::Online } else { Mode::Offline };
+    let request = VerifyRequest { snapshot: args.snapshot, quick: args.quick, repair: args.repair };
+    job::conduct(session, mode, JobRequest::Verify(request), |job, paint| match &job.outcome {
+        Some(JobOutcome::Verify(report)) => render(report, paint),
+        _ => String::new(),
+    })
+    .await
+}
+
+pub(super) async fn repair(args: RepairArgs, session: &Session<'_>) -> Result<u8, ApiError> {
+    let request = RepairRequest { snapshot: args.snapshot, dry_run: args.dry_run };
+    job::conduct(session, Mode::Online, JobRequest::Repair(request), |job, paint| match &job.outcome {
+        Some(JobOutcome::Repair(report)) => render_repair(report, args.dry_run, paint),
+        _ => String::new(),
+    })
+    .await
+}
+
+fn render(report: &VerifyReport, paint: Paint) -> String {
+    let mut text = match (is_sound(report), &report.repair) {
+        (true, Some(repair)) if repair.repaired_packs > 0 || repair.repaired_chunks > 0 => {
+            paint.good("mended")
+        }
+        (true, _) => paint.good("all sound"),
+        (false, _) => paint.bad("damaged"),
+    } + "\n";
+    match &report.result {
+        VerifyOutcomeShape::One(one) => text += &render_one(one, paint),
+        VerifyOutcomeShape::All(all) => {
+            let (valid, total) = (all.valid_snapshots, count(all.total_snapshots, "snapshot"));
+            text += &format!("  {valid} of {total} sound ({:.1}%)\n", all.health_percentage);
+            for one in all.snapshots.iter().filter(|one| !one.success) {
+                text += &render_one(one, paint);
+            }
+        }
+    }
+    let (packs, bytes) = (count(report.packs_checked, "pack"), ByteSize(report.bytes_checked));
+    text += &format!("  {packs} with {bytes} checked in {}\n", span(report.total_duration));
+    for pack in report.damaged_packs.iter().take(NAMED_MAX) {
+        text += &format!("  damaged or missing: pack {pack}\n");
+    }
+    text += &more(report.damaged_packs.len(), "damaged pack");
+    if let Some(repair) = &report.repair {
+        text += &render_repair(repair, false, paint);
+    }
+    text
+}
+
+fn render_one(one: &VerifySnapshotReport, paint: Paint) -> String {
+    let short: String = one.snapshot_id.chars().take(8).collect();
+    let state = if one.success { paint.good("sound") } else { paint.bad("damaged") };
+    let (sound, total) = (one.verified_chunks, count(one.total_chunks, "chunk"));
+    let mut text = format!("  snapshot {} {state}: {sound} of {total} sound", escape(&short));
+    for (number, what) in [(one.missing_chunks.len(), "missing"), (one.corrupted_chunks.len(), "damaged")] {
+        if number > 0 {
+            write!(text, ", {number} {what}").expect("writing to a string works");
+        }
+    }
+    if !one.signature_valid {
+        text += &paint.bad(", signature INVALID");
+    }
+    text + "\n"
+}
+
+fn render_repair(report: &RepairReport, dry_run: bool, paint: Paint) -> String {
+    let mut text = String::new();
+    if report.plan.is_empty()
+        && report.repaired_packs == 0
+        && report.repaired_chunks == 0
+        && job::is_mended(report)
+    {
+        return "  nothing to mend\n".to_owned();
+    }
+    for step in report.plan.iter().take(NAMED_MAX) {
+        text += &format!("  {}\n", escape(step));
+    }
+    text += &more(report.plan.len(), "step");
+    let (packs, chunks) = (count(report.repaired_packs, "pack"), count(report.repaired_chunks, "chunk"));
+    if dry_run {
+        text += "  nothing was changed (--dry-run)\n";
+    } else {
+        text += &format!("  mended {packs} and {chunks}, {} fetched\n", ByteSize(report.bytes_fetched));
+    }
+    for (peer, bytes) in &report.sources {
+        text += &format!("  {} from {}\n", ByteSize(*bytes), escape(peer));
+    }
+    if !job::is_mended(report) {
+        let (packs, chunks) = (report.unrepaired_packs.len() as u64, report.unrepaired_chunks);
+        let lost = format!("no sound copy found of {} and {}", count(packs, "pack"), count(chunks, "chunk"));
+        text += &format!("  {}\n", paint.bad(&lost));
+    }
+    text
+}
+
+fn more(number: usize, what: &str) -> String {
+    match number.checked_sub(NAMED_MAX) {
+        Some(more) if more > 0 => format!("  and {} more (all with --json)\n", count(more as u64, what)),
+        _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::VerifyAllReport;
+    use crate::base::{ChunkId, PackId};
+    use std::collections::BTreeMap;
+
+    fn report(repair: Option<RepairReport>) -> VerifyReport {
+        let one = |id: &str, success| VerifySnapshotReport {
+            snapshot_id: id.into(),
+            total_chunks: 3,
+            verified_chunks: if success { 3 } else { 2 },
+            missing_chunks: if success { vec![] } else { vec![ChunkId::new([1; 32])] },
+            corrupted_chunks: vec![],
+            signature_valid: true,
+            success,
+        };
+        VerifyReport {
+            result: VerifyOutcomeShape::All(VerifyAllReport {
+                total_snapshots: 2,
+                valid_snapshots: 1,
+                invalid_snapshots: 1,
+                health_percentage: 50.0,
+                snapshots: vec![one("aaaaaaaaaa", true), one("bbbbbbbbbb", false)],
+            }),
+            packs_checked: 1,
+            bytes_checked: 1024,
+            damaged_packs: vec![],
+            total_duration: 2.0,
+            repair,
+        }
+    }
+
+    #[test]
+    fn damage_is_named_and_mending_is_told() {
+        let text = render(&report(None), Paint(false));
+        let expected = "damaged\n  1 of 2 snapshots sound (50.0%)\n  \
+            snapshot bbbbbbbb damaged: 2 of 3 chunks sound, 1 missing\n  1 pack with 1.0 KiB checked in 2.0s\n";
+        assert_eq!(text, expected);
+        let repair = RepairReport {
+            repaired_packs: 1,
+            bytes_fetched: 5,
+            sources: BTreeMap::from([("bob".into(), 5)]),
+            ..RepairReport::default()
+        };
+        let text = render(&report(Some(repair)), Paint(false));
+        assert!(text.starts_with("mended\n") && text.ends_with("  5 B from bob\n"), "{text}");
+    }
+
+    #[test]
+    fn what_stays_lost_is_told_and_long_plans_are_cut() {
+        let lost = RepairReport {
+            unrepaired_packs: vec![PackId::new([1; 32])],
+            plan: vec!["pull \x1b".into(); NAMED_MAX + 2],
+            ..RepairReport::default()
+        };
+        let text = render_repair(&lost, true, Paint(false));
+        assert!(text.contains("no sound copy found of 1 pack and 0 chunks"), "{text}");
+        assert!(text.contains("and 2 steps more") && text.contains("nothing was changed"), "{text}");
+        assert!(!text.contains('\x1b'));
+        assert_eq!(render_repair(&RepairReport::default(), false, Paint(false)), "  nothing to mend\n");
+    }
+}

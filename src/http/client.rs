@@ -1,0 +1,244 @@
+//! A far node as a [`Service`]: one short connection a call.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use axum::http::{Method, Request, StatusCode, header};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+use super::problem;
+use super::router::{Accepted, Unlock};
+use super::socket::{Place, is_own};
+use crate::api::{
+    AddPeer, ApiError, EntryInfo, Health, Identity, JobId, JobInfo, JobRequest, PeerInfo, Reply, Service,
+    SnapshotInfo, SnapshotQuery, Status, TreeQuery,
+};
+use crate::base::{Code, limit};
+
+/// Speaks to the daemon behind a control socket.
+#[derive(Debug, Clone)]
+pub struct Client {
+    pub(super) socket: PathBuf,
+}
+
+impl Client {
+    /// A client of the daemon that listens on `socket`; [`Code::DaemonUnreachable`] when none does.
+    pub async fn connect(socket: &Path) -> Result<Self, ApiError> {
+        let client = Self { socket: socket.to_owned() };
+        client.dial().await?;
+        Ok(client)
+    }
+
+    async fn dial(&self) -> Result<UnixStream, ApiError> {
+        let shown = self.socket.display();
+        let failed = |error: io::Error| match error.kind() {
+            io::ErrorKind::PermissionDenied => ApiError::new(
+                Code::PermissionDenied,
+                format!("the control socket {shown} belongs to another user"),
+            )
+            .with_hint("run this as the daemon's user or as root"),
+            _ => ApiError::new(Code::DaemonUnreachable, format!("no daemon answers on {shown}: {error}"))
+                .with_hint("start it with `shadowvault daemon`"),
+        };
+        let place = Place::of(&self.socket).map_err(failed)?;
+        let stream = UnixStream::connect(&place.path).await.map_err(failed)?;
+        // A passphrase may follow: not to someone else's process. Root trusts what it chose to speak to.
+        if !is_own(&stream) && !rustix::process::geteuid().is_root() {
+            return Err(failed(io::ErrorKind::PermissionDenied.into()));
+        }
+        Ok(stream)
+    }
+
+    async fn get<T: DeserializeOwned>(&self, target: &str, within: Duration) -> Result<T, ApiError> {
+        self.call(Method::GET, target, Bytes::new(), within).await
+    }
+
+    async fn post<T: DeserializeOwned>(
+        &self,
+        target: &str,
+        body: &impl Serialize,
+        within: Duration,
+    ) -> Result<T, ApiError> {
+        let body = serde_json::to_vec(body).map_err(|error| {
+            ApiError::new(Code::UsageInvalid, format!("the request cannot be sent to the daemon: {error}"))
+        })?;
+        self.call(Method::POST, target, body.into(), within).await
+    }
+
+    async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        target: &str,
+        body: Bytes,
+        within: Duration,
+    ) -> Result<T, ApiError> {
+        let answer = tokio::time::timeout(within, self.exchange(method, target, body));
+        let (status, body) = answer.await.map_err(|_| {
+            ApiError::new(
+                Code::NetworkTimeout,
+                format!("the daemon did not answer within {} s", within.as_secs()),
+            )
+        })??;
+        if !status.is_success() {
+            return Err(problem::read(status, &body));
+        }
+        let body = if body.is_empty() { &b"null"[..] } else { &body };
+        serde_json::from_slice(body).map_err(|error| {
+            let message = format!("the daemon's answer cannot be read: {error}");
+            ApiError::new(Code::Internal, message).with_hint("is it the same version as this program?")
+        })
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        target: &str,
+        body: Bytes,
+    ) -> Result<(StatusCode, Bytes), ApiError> {
+        let broken = |what: &dyn std::fmt::Display| {
+            ApiError::new(Code::DaemonUnreachable, format!("the connection to the daemon broke: {what}"))
+                .with_hint("see its log; `shadowvault status` tells whether it runs")
+        };
+        let stream = self.dial().await?;
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
+        let mut request = Request::builder().method(method).uri(target).header(header::HOST, "localhost");
+        if !body.is_empty() {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        let request = request
+            .body(Full::new(body))
+            .map_err(|error| ApiError::new(Code::UsageInvalid, format!("not a request: {error}")))?;
+        let driver = tokio::spawn(connection);
+        let answer = async {
+            let response = sender.send_request(request).await.map_err(|error| broken(&error))?;
+            let status = response.status();
+            let body = Limited::new(response.into_body(), limit::HTTP_ANSWER_BYTES_MAX).collect().await;
+            Ok((status, body.map_err(|error| broken(&error))?.to_bytes()))
+        }
+        .await;
+        driver.abort();
+        answer
+    }
+}
+
+impl Service for Client {
+    fn identity(&self) -> Reply<'_, Identity> {
+        Box::pin(self.get("/api/v1/id", limit::HTTP_SHORT_CALL))
+    }
+
+    fn status(&self) -> Reply<'_, Status> {
+        Box::pin(self.get("/api/v1/status", limit::HTTP_SHORT_CALL))
+    }
+
+    fn health(&self) -> Reply<'_, Health> {
+        // `/health` would turn a node that stops into an error.
+        Box::pin(self.get("/live", limit::HTTP_SHORT_CALL))
+    }
+
+    fn peers(&self) -> Reply<'_, Vec<PeerInfo>> {
+        Box::pin(self.get("/api/v1/peers", limit::HTTP_SHORT_CALL))
+    }
+
+    fn add_peer(&self, request: AddPeer) -> Reply<'_, PeerInfo> {
+        Box::pin(async move { self.post("/api/v1/peers", &request, limit::HTTP_LONG_CALL).await })
+    }
+
+    fn remove_peer(&self, peer: String) -> Reply<'_, PeerInfo> {
+        Box::pin(async move {
+            let target = format!("/api/v1/peers/{}", escape(&peer));
+            self.call(Method::DELETE, &target, Bytes::new(), limit::HTTP_LONG_CALL).await
+        })
+    }
+
+    fn snapshots(&self, query: SnapshotQuery) -> Reply<'_, Vec<SnapshotInfo>> {
+        let mut target = Target::new("/api/v1/snapshots");
+        let latest = query.latest.map(|n| n.to_string());
+        for (name, value) in
+            [("host", &query.host), ("tag", &query.tag), ("path", &query.path), ("latest", &latest)]
+        {
+            target.add(name, value.as_deref());
+        }
+        Box::pin(async move { self.get(&target.0, limit::HTTP_LONG_CALL).await })
+    }
+
+    fn list(&self, query: TreeQuery) -> Reply<'_, Vec<EntryInfo>> {
+        let (id, path) = match query.snapshot.split_once(':') {
+            Some((id, path)) => (id, Some(path)),
+            None => (query.snapshot.as_str(), None),
+        };
+        let mut target = Target::new(&format!("/api/v1/snapshots/{}/tree", escape(id)));
+        target.add("path", path);
+        target.add("recursive", query.recursive.then_some("true"));
+        Box::pin(async move { self.get(&target.0, limit::HTTP_LONG_CALL).await })
+    }
+
+    fn start(&self, request: JobRequest) -> Reply<'_, JobId> {
+        Box::pin(async move {
+            let within = limit::HTTP_LONG_CALL;
+            let accepted: Accepted = match &request {
+                JobRequest::Backup(request) => self.post("/api/v1/backup", request, within).await,
+                JobRequest::Restore(request) => self.post("/api/v1/restore", request, within).await,
+                JobRequest::Verify(request) => self.post("/api/v1/verify", request, within).await,
+                JobRequest::Repair(request) => self.post("/api/v1/repair", request, within).await,
+            }?;
+            Ok(accepted.job_id)
+        })
+    }
+
+    fn job(&self, id: JobId) -> Reply<'_, JobInfo> {
+        Box::pin(async move { self.get(&format!("/api/v1/jobs/{id}"), limit::HTTP_SHORT_CALL).await })
+    }
+
+    fn jobs(&self) -> Reply<'_, Vec<JobInfo>> {
+        Box::pin(self.get("/api/v1/jobs", limit::HTTP_SHORT_CALL))
+    }
+
+    fn cancel(&self, id: JobId) -> Reply<'_, ()> {
+        Box::pin(async move {
+            let target = format!("/api/v1/jobs/{id}/cancel");
+            self.call(Method::POST, &target, Bytes::new(), limit::HTTP_SHORT_CALL).await
+        })
+    }
+
+    fn unlock(&self, passphrase: String) -> Reply<'_, ()> {
+        Box::pin(
+            async move { self.post("/api/v1/unlock", &Unlock { passphrase }, limit::HTTP_LONG_CALL).await },
+        )
+    }
+}
+
+/// A path with a query that grows.
+struct Target(String);
+
+impl Target {
+    fn new(path: &str) -> Self {
+        Self(path.to_owned())
+    }
+
+    fn add(&mut self, name: &str, value: Option<&str>) {
+        if let Some(value) = value {
+            let joint = if self.0.contains('?') { '&' } else { '?' };
+            self.0 += &format!("{joint}{name}={}", escape(value));
+        }
+    }
+}
+
+/// Percent-encodes all but RFC 3986's unreserved characters.
+fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(char::from(byte)),
+            _ => out += &format!("%{byte:02X}"),
+        }
+    }
+    out
+}

@@ -1,0 +1,237 @@
+//! The routes: each is one call of the service.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
+
+use super::extract::{Body, Named, Params};
+use super::problem::{Problem, reply};
+use crate::api::{
+    AddPeer, BackupRequest, Health, JobId, JobRequest, RepairRequest, RestoreRequest, Service, SnapshotQuery,
+    TreeQuery, VerifyRequest,
+};
+use crate::base::limit;
+
+/// What every handler has at hand.
+struct Shared {
+    service: Arc<dyn Service>,
+    started: Mutex<VecDeque<Started>>,
+}
+
+/// A job that was started under an `Idempotency-Key`.
+struct Started {
+    key: String,
+    request: JobRequest,
+    job: JobId,
+}
+
+/// The answer to a request that starts a job.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Accepted {
+    pub job_id: JobId,
+}
+
+/// The body of `unlock`.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Unlock {
+    pub passphrase: String,
+}
+
+/// The query of a snapshot's tree.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct TreePlace {
+    path: String,
+    recursive: bool,
+}
+
+/// Options of a verification whose snapshot stands in the path.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct VerifyOptions {
+    quick: bool,
+    repair: bool,
+}
+
+type Node = State<Arc<Shared>>;
+type Answer = Result<Response, Problem>;
+
+/// The router over one service.
+pub(super) fn router(service: Arc<dyn Service>) -> Router {
+    let v1 = Router::new()
+        .route("/status", get(status))
+        .route("/id", get(identity))
+        .route("/identity", get(identity))
+        .route("/peers", get(peers).post(add_peer))
+        .route("/peers/{id}", delete(remove_peer))
+        .route("/snapshots", get(snapshots))
+        .route("/snapshots/create", post(backup))
+        .route("/snapshots/{id}/tree", get(tree))
+        .route("/snapshots/{id}/verify", post(verify_one))
+        .route("/backup", post(backup))
+        .route("/restore", post(restore))
+        .route("/verify", post(verify))
+        .route("/repair", post(repair))
+        .route("/jobs", get(jobs))
+        .route("/jobs/{id}", get(job))
+        .route("/jobs/{id}/cancel", post(cancel))
+        .route("/unlock", post(unlock));
+    Router::new()
+        .nest("/api/v1", v1)
+        .route("/health", get(ready))
+        .route("/healthz", get(ready))
+        .route("/ready", get(ready))
+        .route("/readyz", get(ready))
+        .route("/live", get(live))
+        .route("/livez", get(live))
+        .fallback(unknown_route)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(DefaultBodyLimit::max(limit::HTTP_BODY_BYTES_MAX))
+        .with_state(Arc::new(Shared { service, started: Mutex::default() }))
+}
+
+async fn unknown_route(uri: Uri) -> Problem {
+    Problem::usage(StatusCode::NOT_FOUND, format!("there is nothing at {}", uri.path()))
+}
+
+async fn wrong_method(method: Method, uri: Uri) -> Problem {
+    Problem::usage(StatusCode::METHOD_NOT_ALLOWED, format!("{method} does not go with {}", uri.path()))
+}
+
+async fn status(State(node): Node) -> Response {
+    reply(StatusCode::OK, node.service.status().await)
+}
+
+async fn identity(State(node): Node) -> Response {
+    reply(StatusCode::OK, node.service.identity().await)
+}
+
+async fn peers(State(node): Node) -> Response {
+    reply(StatusCode::OK, node.service.peers().await)
+}
+
+async fn add_peer(State(node): Node, Body(request): Body<AddPeer>) -> Response {
+    reply(StatusCode::CREATED, node.service.add_peer(request).await)
+}
+
+async fn remove_peer(State(node): Node, Named(peer): Named<String>) -> Response {
+    reply(StatusCode::OK, node.service.remove_peer(peer).await)
+}
+
+async fn snapshots(State(node): Node, Params(query): Params<SnapshotQuery>) -> Response {
+    reply(StatusCode::OK, node.service.snapshots(query).await)
+}
+
+async fn tree(State(node): Node, Named(id): Named<String>, Params(place): Params<TreePlace>) -> Response {
+    let snapshot = if place.path.is_empty() { id } else { format!("{id}:{}", place.path) };
+    let query = TreeQuery { snapshot, recursive: place.recursive };
+    reply(StatusCode::OK, node.service.list(query).await)
+}
+
+async fn backup(State(node): Node, headers: HeaderMap, Body(request): Body<BackupRequest>) -> Answer {
+    start(&node, &headers, JobRequest::Backup(request)).await
+}
+
+async fn restore(State(node): Node, headers: HeaderMap, Body(request): Body<RestoreRequest>) -> Answer {
+    start(&node, &headers, JobRequest::Restore(request)).await
+}
+
+async fn verify(State(node): Node, headers: HeaderMap, Body(request): Body<VerifyRequest>) -> Answer {
+    start(&node, &headers, JobRequest::Verify(request)).await
+}
+
+async fn verify_one(
+    State(node): Node,
+    headers: HeaderMap,
+    Named(id): Named<String>,
+    Body(options): Body<VerifyOptions>,
+) -> Answer {
+    let request = VerifyRequest { snapshot: Some(id), quick: options.quick, repair: options.repair };
+    start(&node, &headers, JobRequest::Verify(request)).await
+}
+
+async fn repair(State(node): Node, headers: HeaderMap, Body(request): Body<RepairRequest>) -> Answer {
+    start(&node, &headers, JobRequest::Repair(request)).await
+}
+
+/// Starts a job, or finds the one that the same `Idempotency-Key` started.
+async fn start(node: &Shared, headers: &HeaderMap, request: JobRequest) -> Answer {
+    let Some(key) = idempotency_key(headers)? else {
+        return accepted(node.service.start(request).await?);
+    };
+    // Held while the job starts: two requests with one key must not start two jobs.
+    let mut started = node.started.lock().await;
+    if let Some(before) = started.iter().find(|before| before.key == key) {
+        if before.request != request {
+            let message = "this Idempotency-Key was used for another request";
+            return Err(Problem::usage(StatusCode::UNPROCESSABLE_ENTITY, message));
+        }
+        return accepted(before.job);
+    }
+    let job = node.service.start(request.clone()).await?;
+    if started.len() == limit::IDEMPOTENCY_KEYS_MAX {
+        started.pop_front();
+    }
+    started.push_back(Started { key, request, job });
+    accepted(job)
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    match value.to_str() {
+        Ok(key) if (1..=limit::IDEMPOTENCY_KEY_BYTES_MAX).contains(&key.len()) => Ok(Some(key.to_owned())),
+        _ => {
+            let message = format!(
+                "an Idempotency-Key has 1 to {} visible ASCII characters",
+                limit::IDEMPOTENCY_KEY_BYTES_MAX
+            );
+            Err(Problem::usage(StatusCode::BAD_REQUEST, message))
+        }
+    }
+}
+
+fn accepted(job: JobId) -> Answer {
+    let mut response = reply(StatusCode::ACCEPTED, Ok(Accepted { job_id: job }));
+    let place = HeaderValue::from_str(&format!("/api/v1/jobs/{job}")).expect("digits are visible ASCII");
+    response.headers_mut().insert(header::LOCATION, place);
+    Ok(response)
+}
+
+async fn jobs(State(node): Node) -> Response {
+    reply(StatusCode::OK, node.service.jobs().await)
+}
+
+async fn job(State(node): Node, Named(id): Named<JobId>) -> Response {
+    reply(StatusCode::OK, node.service.job(id).await)
+}
+
+async fn cancel(State(node): Node, Named(id): Named<JobId>) -> Answer {
+    node.service.cancel(id).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+async fn unlock(State(node): Node, Body(request): Body<Unlock>) -> Answer {
+    node.service.unlock(request.passphrase).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// Whether the node can work: 503 while it starts or stops.
+async fn ready(State(node): Node) -> Response {
+    let health = node.service.health().await;
+    let can_work = |health: &Health| matches!(health.status.as_str(), "ok" | "degraded");
+    let works = health.as_ref().is_ok_and(can_work);
+    reply(if works { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, health)
+}
+
+/// Whether the process answers at all; it does.
+async fn live(State(node): Node) -> Response {
+    reply(StatusCode::OK, node.service.health().await)
+}

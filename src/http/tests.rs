@@ -1,0 +1,409 @@
+//! The router and the client against a service that only remembers what it was asked, over a real Unix socket.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::sync::oneshot;
+
+use super::{Client, bind, serve};
+use crate::api::*;
+use crate::base::{ChunkId, Code, PackId, PeerId, SnapshotId, limit};
+
+#[derive(Default)]
+struct Fake {
+    asked: Mutex<Vec<String>>,
+    health: Mutex<Option<String>>,
+    next_job: Mutex<u64>,
+}
+
+impl Fake {
+    fn note<T: Send + 'static>(&self, what: String, answer: Result<T, ApiError>) -> Reply<'_, T> {
+        self.asked.lock().unwrap().push(what);
+        Box::pin(std::future::ready(answer))
+    }
+
+    fn asked(&self) -> Vec<String> {
+        std::mem::take(&mut self.asked.lock().unwrap())
+    }
+}
+
+fn peer() -> PeerInfo {
+    PeerInfo {
+        id: PeerId::new([7; 32]),
+        name: Some("bob".into()),
+        standing: "allowed".into(),
+        connected: true,
+        addresses: vec!["/ip4/10.0.0.1/tcp/9000".into()],
+        last_seen: None,
+        last_error: None,
+        packs_held: 1,
+        bytes_held: 2,
+        packs_stored: 3,
+        bytes_stored: 4,
+    }
+}
+
+fn identity() -> Identity {
+    Identity { peer_id: PeerId::new([1; 32]), addresses: vec!["/ip4/127.0.0.1/tcp/9".into()], vault_id: None }
+}
+
+fn status() -> Status {
+    Status {
+        verdict: Verdict::AtRisk,
+        problems: vec!["one".into()],
+        version: "0.1.0".into(),
+        uptime_seconds: 5,
+        identity: identity(),
+        snapshots: 2,
+        snapshots_safe: 1,
+        last_snapshot: None,
+        under_replicated_bytes: 9,
+        copies_wanted: 2,
+        last_verify: None,
+        storage: StorageStatus::default(),
+        peers: vec![peer()],
+        jobs: vec![job(JobId(4))],
+    }
+}
+
+/// A finished verification: the answer with the most nesting.
+fn job(id: JobId) -> JobInfo {
+    let one = VerifySnapshotReport {
+        snapshot_id: SnapshotId::new([2; 32]).to_string(),
+        total_chunks: 3,
+        verified_chunks: 1,
+        missing_chunks: vec![ChunkId::new([3; 32])],
+        corrupted_chunks: vec![],
+        signature_valid: true,
+        success: false,
+    };
+    let repair = RepairReport { sources: BTreeMap::from([("bob".into(), 7)]), ..RepairReport::default() };
+    JobInfo {
+        id,
+        kind: JobKind::Verify,
+        state: JobState::Done,
+        progress: Progress { percent_done: 0.5, ..Progress::default() },
+        problems: vec![PathProblem { path: "/a".into(), reason: "no".into() }],
+        outcome: Some(JobOutcome::Verify(VerifyReport {
+            result: VerifyOutcomeShape::All(VerifyAllReport {
+                total_snapshots: 1,
+                valid_snapshots: 0,
+                invalid_snapshots: 1,
+                health_percentage: 0.0,
+                snapshots: vec![one],
+            }),
+            packs_checked: 1,
+            bytes_checked: 2,
+            damaged_packs: vec![PackId::new([4; 32])],
+            total_duration: 1.5,
+            repair: Some(repair),
+        })),
+        error: Some(ApiError::new(Code::CopiesMissing, "one copy is missing").with_hint("wait")),
+    }
+}
+
+impl Service for Fake {
+    fn identity(&self) -> Reply<'_, Identity> {
+        self.note("identity".into(), Ok(identity()))
+    }
+    fn status(&self) -> Reply<'_, Status> {
+        self.note("status".into(), Ok(status()))
+    }
+    fn health(&self) -> Reply<'_, Health> {
+        let status = self.health.lock().unwrap().clone().unwrap_or("ok".into());
+        self.note("health".into(), Ok(Health { status, uptime: 1, components: BTreeMap::new() }))
+    }
+    fn peers(&self) -> Reply<'_, Vec<PeerInfo>> {
+        self.note("peers".into(), Ok(vec![peer()]))
+    }
+    fn add_peer(&self, request: AddPeer) -> Reply<'_, PeerInfo> {
+        self.note(format!("add {} {:?}", request.address, request.name), Ok(peer()))
+    }
+    fn remove_peer(&self, peer: String) -> Reply<'_, PeerInfo> {
+        let error = ApiError::new(Code::PeerNotFound, format!("no peer {peer}")).with_hint("list them");
+        self.note(format!("remove {peer}"), Err(error))
+    }
+    fn snapshots(&self, query: SnapshotQuery) -> Reply<'_, Vec<SnapshotInfo>> {
+        self.note(format!("{query:?}"), Ok(vec![]))
+    }
+    fn list(&self, query: TreeQuery) -> Reply<'_, Vec<EntryInfo>> {
+        self.note(format!("{query:?}"), Ok(vec![]))
+    }
+    fn start(&self, request: JobRequest) -> Reply<'_, JobId> {
+        let mut next = self.next_job.lock().unwrap();
+        *next += 1;
+        self.note(format!("{request:?}"), Ok(JobId(*next)))
+    }
+    fn job(&self, id: JobId) -> Reply<'_, JobInfo> {
+        self.note(format!("job {id}"), Ok(job(id)))
+    }
+    fn jobs(&self) -> Reply<'_, Vec<JobInfo>> {
+        self.note("jobs".into(), Ok(vec![job(JobId(2)), job(JobId(1))]))
+    }
+    fn cancel(&self, id: JobId) -> Reply<'_, ()> {
+        self.note(format!("cancel {id}"), Ok(()))
+    }
+    fn unlock(&self, passphrase: String) -> Reply<'_, ()> {
+        let right = passphrase == "right";
+        self.note("unlock".into(), right.then_some(()).ok_or(ApiError::new(Code::WrongPassphrase, "wrong")))
+    }
+}
+
+/// Serves a fake while `test` runs, then checks that the server ends.
+fn served<F: Future<Output = ()>>(test: impl FnOnce(Arc<Fake>, std::path::PathBuf) -> F) {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("run/control.sock");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let fake = Arc::new(Fake::default());
+        let (stop, stopped) = oneshot::channel::<()>();
+        let listener = bind(&socket).unwrap();
+        let server = tokio::spawn(serve(listener, fake.clone(), async {
+            stopped.await.ok();
+        }));
+        test(fake, socket).await;
+        stop.send(()).unwrap();
+        server.await.unwrap().unwrap();
+    });
+}
+
+/// One raw request; the head and the body of the answer.
+async fn raw(socket: &Path, request: &str) -> (String, Value) {
+    let mut stream = UnixStream::connect(socket).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    // A refused body may end in a reset after the answer has arrived.
+    stream.read_to_string(&mut answer).await.ok();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.to_lowercase(), serde_json::from_str(body).unwrap_or(Value::Null))
+}
+
+async fn send(socket: &Path, method: &str, target: &str, body: &str) -> (String, Value) {
+    let kind = if body.is_empty() { "" } else { "Content-Type: application/json\r\n" };
+    let length = body.len();
+    let head = format!("{method} {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{kind}");
+    raw(socket, &format!("{head}Content-Length: {length}\r\n\r\n{body}")).await
+}
+
+#[test]
+fn every_call_of_the_client_reaches_the_service_unchanged() {
+    served(|fake, socket| async move {
+        let client = Client::connect(&socket).await.unwrap();
+        assert_eq!(client.identity().await.unwrap(), identity());
+        assert_eq!(client.status().await.unwrap(), status());
+        assert_eq!(client.health().await.unwrap().status, "ok");
+        assert_eq!(client.peers().await.unwrap(), [peer()]);
+        let add = AddPeer { address: "/ip4/1.2.3.4/tcp/1".into(), name: Some("b".into()) };
+        assert_eq!(client.add_peer(add).await.unwrap(), peer());
+        assert_eq!(fake.asked().last().unwrap(), "add /ip4/1.2.3.4/tcp/1 Some(\"b\")");
+
+        let query = SnapshotQuery {
+            host: Some("a b&c=ü".into()),
+            tag: None,
+            path: Some("/x?y#z".into()),
+            latest: Some(3),
+        };
+        client.snapshots(query.clone()).await.unwrap();
+        let tree = TreeQuery { snapshot: "latest~2:/a/b: c%20".into(), recursive: true };
+        client.list(tree.clone()).await.unwrap();
+        let plain = TreeQuery { snapshot: "abcd".into(), recursive: false };
+        client.list(plain.clone()).await.unwrap();
+        assert_eq!(fake.asked(), [format!("{query:?}"), format!("{tree:?}"), format!("{plain:?}")]);
+
+        let requests = [
+            JobRequest::Backup(BackupRequest { paths: vec!["/a".into()], ..BackupRequest::default() }),
+            JobRequest::Restore(RestoreRequest { snapshot: "latest".into(), ..RestoreRequest::default() }),
+            JobRequest::Verify(VerifyRequest { quick: true, ..VerifyRequest::default() }),
+            JobRequest::Repair(RepairRequest { dry_run: true, ..RepairRequest::default() }),
+        ];
+        for (n, request) in (1..).zip(requests) {
+            assert_eq!(client.start(request.clone()).await.unwrap(), JobId(n));
+            assert_eq!(fake.asked(), [format!("{request:?}")]);
+        }
+        assert_eq!(client.job(JobId(9)).await.unwrap(), job(JobId(9)));
+        assert_eq!(client.jobs().await.unwrap().len(), 2);
+        client.cancel(JobId(9)).await.unwrap();
+        client.unlock("right".into()).await.unwrap();
+    });
+}
+
+#[test]
+fn errors_arrive_with_code_words_and_cure() {
+    served(|fake, socket| async move {
+        let client = Client::connect(&socket).await.unwrap();
+        let error = client.remove_peer("a/b ?".into()).await.unwrap_err();
+        let sent = ApiError::new(Code::PeerNotFound, "no peer a/b ?").with_hint("list them");
+        assert_eq!(error, sent);
+        assert_eq!(fake.asked(), ["remove a/b ?"]);
+        assert_eq!(client.unlock("no".into()).await.unwrap_err().kind(), Code::WrongPassphrase);
+
+        let (head, body) = send(&socket, "DELETE", "/api/v1/peers/zed", "").await;
+        assert!(head.starts_with("http/1.1 404") && head.contains("application/problem+json"), "{head}");
+        let expected = json!({
+            "type": "urn:shadowvault:error:PEER_NOT_FOUND", "title": "peer not found", "status": 404,
+            "detail": "no peer zed", "code": "PEER_NOT_FOUND", "hint": "list them", "retryable": true,
+        });
+        assert_eq!(body, expected);
+    });
+}
+
+#[test]
+fn requests_that_cannot_be_understood_are_refused_with_a_problem() {
+    served(|fake, socket| async move {
+        let table = [
+            ("GET", "/api/v1/nothing", "", 404),
+            ("GET", "/nothing", "", 404),
+            ("PUT", "/api/v1/status", "", 405),
+            ("POST", "/api/v1/backup", "{\"paths\":", 400),
+            ("POST", "/api/v1/backup", "{\"pathz\":[]}", 422),
+            ("POST", "/api/v1/backup", "[1]", 422),
+            ("POST", "/api/v1/peers", "", 422),
+            ("POST", "/api/v1/unlock", "{}", 422),
+            ("GET", "/api/v1/snapshots?latest=many", "", 400),
+            ("GET", "/api/v1/snapshots?lastest=1", "", 400),
+            ("GET", "/api/v1/snapshots/ab/tree?recursive=perhaps", "", 400),
+            ("GET", "/api/v1/jobs/first", "", 400),
+            ("DELETE", "/api/v1/peers/%ff", "", 400),
+        ];
+        for (method, target, body, status) in table {
+            let (head, problem) = send(&socket, method, target, body).await;
+            assert!(head.starts_with(&format!("http/1.1 {status}")), "{method} {target}: {head}");
+            assert!(head.contains("application/problem+json"), "{method} {target}: {head}");
+            assert_eq!(problem["code"], "USAGE_INVALID", "{method} {target}");
+            assert_eq!(problem["status"], status, "{method} {target}");
+            assert!(!problem["detail"].as_str().unwrap().is_empty(), "{method} {target}");
+        }
+        let plain =
+            "POST /api/v1/backup HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}";
+        assert!(raw(&socket, plain).await.0.starts_with("http/1.1 415"));
+        assert_eq!(fake.asked(), [""; 0]);
+    });
+}
+
+#[test]
+fn a_huge_body_is_refused_and_the_node_goes_on() {
+    served(|fake, socket| async move {
+        let body = format!("{{\"paths\":[\"/{}\"]}}", "a".repeat(limit::HTTP_BODY_BYTES_MAX));
+        let (head, problem) = send(&socket, "POST", "/api/v1/backup", &body).await;
+        assert!(head.starts_with("http/1.1 413"), "{head}");
+        assert_eq!(problem["code"], "USAGE_INVALID");
+        assert_eq!(fake.asked(), [""; 0]);
+        assert_eq!(send(&socket, "GET", "/api/v1/id", "").await.1["vault_id"], Value::Null);
+    });
+}
+
+#[test]
+fn jobs_are_accepted_with_their_place_and_once_per_key() {
+    served(|fake, socket| async move {
+        let (head, body) = send(&socket, "POST", "/api/v1/snapshots/ab12/verify", "").await;
+        assert!(head.starts_with("http/1.1 202") && head.contains("location: /api/v1/jobs/1"), "{head}");
+        assert_eq!(body, json!({ "job_id": 1 }));
+        let asked = VerifyRequest { snapshot: Some("ab12".into()), ..VerifyRequest::default() };
+        assert_eq!(fake.asked(), [format!("{:?}", JobRequest::Verify(asked))]);
+
+        let keyed = |body: &str| {
+            let head =
+                "POST /api/v1/repair HTTP/1.1\r\nHost: x\r\nConnection: close\r\nIdempotency-Key: k1\r\n";
+            let length = body.len();
+            format!("{head}Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}")
+        };
+        assert_eq!(raw(&socket, &keyed("{}")).await.1, json!({ "job_id": 2 }));
+        assert_eq!(raw(&socket, &keyed("{}")).await.1, json!({ "job_id": 2 }));
+        assert_eq!(fake.asked().len(), 1);
+        let (head, _) = raw(&socket, &keyed("{\"dry_run\":true}")).await;
+        assert!(head.starts_with("http/1.1 422"), "{head}");
+        assert_eq!(fake.asked(), [""; 0]);
+    });
+}
+
+#[test]
+fn health_tells_whether_the_node_can_work() {
+    served(|fake, socket| async move {
+        for (status, code) in [("ok", 200), ("degraded", 200), ("starting", 503), ("shutting_down", 503)] {
+            *fake.health.lock().unwrap() = Some(status.into());
+            for target in ["/health", "/healthz", "/ready", "/readyz"] {
+                let (head, body) = send(&socket, "GET", target, "").await;
+                assert!(head.starts_with(&format!("http/1.1 {code}")), "{target} {status}: {head}");
+                assert_eq!(body["status"], status);
+            }
+            for target in ["/live", "/livez"] {
+                assert!(send(&socket, "GET", target, "").await.0.starts_with("http/1.1 200"));
+            }
+            let client = Client::connect(&socket).await.unwrap();
+            assert_eq!(client.health().await.unwrap().status, status);
+        }
+    });
+}
+
+#[test]
+fn socket_is_private_replaced_when_stale_and_kept_when_alive() {
+    served(|_, socket| async move {
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&socket), 0o600);
+        assert_eq!(mode(socket.parent().unwrap()), 0o700);
+        assert_eq!(bind(&socket).unwrap_err().kind(), Code::StorageBusy);
+
+        let stale = socket.with_file_name("stale.sock");
+        drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());
+        assert_eq!(Client::connect(&stale).await.unwrap_err().kind(), Code::DaemonUnreachable);
+        drop(bind(&stale).unwrap());
+        let absent = socket.with_file_name("absent.sock");
+        assert_eq!(Client::connect(&absent).await.unwrap_err().kind(), Code::DaemonUnreachable);
+
+        let file = socket.with_file_name("file.sock");
+        std::fs::write(&file, "precious").unwrap();
+        assert_eq!(bind(&file).unwrap_err().kind(), Code::IoFailed);
+        assert_eq!(std::fs::read(&file).unwrap(), b"precious");
+
+        let open = socket.with_file_name("open");
+        std::fs::create_dir(&open).unwrap();
+        std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o777)).unwrap();
+        assert_eq!(bind(&open.join("control.sock")).unwrap_err().kind(), Code::PermissionDenied);
+    });
+}
+
+#[test]
+fn socket_paths_longer_than_an_address_work() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("d".repeat(120)).join("control.sock");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let listener = bind(&socket).unwrap();
+        let server = tokio::spawn(serve(listener, Arc::new(Fake::default()), std::future::pending()));
+        let client = Client::connect(&socket).await.unwrap();
+        assert_eq!(client.identity().await.unwrap(), identity());
+        server.abort();
+    });
+}
+
+#[test]
+fn an_answer_that_is_no_api_of_ours_is_an_error() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("s");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        let client = Client { socket: socket.clone() };
+        for (answer, code) in [
+            ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{]", Code::Internal),
+            ("HTTP/1.1 500 No\r\nContent-Length: 3\r\n\r\nwhy", Code::Internal),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n", Code::DaemonUnreachable),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{", Code::DaemonUnreachable),
+            ("SSH-2.0-x\r\n", Code::DaemonUnreachable),
+        ] {
+            let serve = async {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = [0; 1024];
+                assert!(stream.read(&mut request).await.unwrap() > 0);
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            };
+            let (result, ()) = tokio::join!(client.identity(), serve);
+            assert_eq!(result.unwrap_err().kind(), code, "{answer:?}");
+        }
+    });
+}

@@ -1,0 +1,406 @@
+//! The state that all parts of a node share, and its life from open to shutdown.
+
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use zeroize::Zeroizing;
+
+use super::door::Doors;
+use super::error::{failed, locked, no_network, panicked};
+use super::holding::HoldQueue;
+use super::jobs::Jobs;
+use super::owning::Owning;
+use super::serve::Served;
+use super::{Mode, SHUTDOWN};
+use crate::api::ApiError;
+use crate::base::{Clock, Code, Moment, PeerId, SystemClock, VaultId, limit};
+use crate::chunker::ChunkSizes;
+use crate::config::Settings;
+use crate::crypto::{NodeKey, Passphrase, Secret};
+use crate::engine::{self, Vault, VaultOptions};
+use crate::net::{Members, Net, NetConfig, NetEvent};
+use crate::store::{PeerBook, PeerEntry, Store, StoreError};
+
+/// How long a short-lived node waits for peers that it knows.
+const DIAL_PATIENCE: Duration = Duration::from_secs(5);
+
+pub(super) struct Core {
+    pub(super) settings: Settings,
+    pub(super) store: Arc<Store>,
+    pub(super) key: NodeKey,
+    pub(super) clock: Arc<dyn Clock>,
+    vault_id: OnceLock<VaultId>,
+    vault: RwLock<Option<Arc<Vault>>>,
+    book: Mutex<PeerBook>,
+    pub(super) members: Arc<Members>,
+    net: OnceLock<Net>,
+    pub(super) jobs: Jobs,
+    pub(super) started: Instant,
+    pub(super) mode: Mode,
+    pub(super) stop: CancellationToken,
+    pub(super) tasks: TaskTracker,
+    /// Wakes the owner's loop: a new head, a receipt, a peer.
+    pub(super) changed: Notify,
+    pub(super) owning: Owning,
+    pub(super) holding: HoldQueue,
+    pub(super) doors: Doors,
+    /// What serving peers keeps at hand.
+    pub(super) served: Served,
+    /// Wrong answers of each peer.
+    misbehaved: Mutex<HashMap<PeerId, u32>>,
+}
+
+impl Core {
+    /// Opens the store and, with a passphrase, the vault. Blocking.
+    pub(super) fn open(
+        settings: Settings,
+        passphrase: Option<Passphrase>,
+        mode: Mode,
+    ) -> Result<Arc<Self>, ApiError> {
+        let store = Arc::new(Store::open(&settings.repository_path).map_err(failed)?);
+        let seed = store.read_node_key().map_err(failed)?;
+        let seed: [u8; 32] = seed.and_then(|seed| seed.try_into().ok()).ok_or_else(|| {
+            failed(StoreError::DamagedFile("node.key".to_owned())).with_hint(
+                "without its key the node has another identity: recover with the 24 words, or init anew",
+            )
+        })?;
+        let vault_id = store.read_vault_id().map_err(failed)?;
+        let book = store.read_peers().map_err(failed)?;
+        let members = Arc::new(Members::new(book.allowed.iter().map(|entry| entry.peer)));
+        let core = Arc::new(Self {
+            key: NodeKey::from_seed(&Secret::new(seed)),
+            store,
+            clock: Arc::new(SystemClock),
+            vault_id: OnceLock::new(),
+            vault: RwLock::new(None),
+            book: Mutex::new(book),
+            members,
+            net: OnceLock::new(),
+            jobs: Jobs::default(),
+            started: Instant::now(),
+            mode,
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            changed: Notify::new(),
+            owning: Owning::default(),
+            holding: HoldQueue::default(),
+            doors: Doors::default(),
+            served: Served::default(),
+            misbehaved: Mutex::default(),
+            settings,
+        });
+        if let Some(vault_id) = vault_id {
+            let _ = core.vault_id.set(vault_id);
+            if let Some(passphrase) = passphrase {
+                core.unlock(&passphrase)?;
+            }
+        }
+        Ok(core)
+    }
+
+    /// Opens the vault's keys. Blocking: about 150 ms of key derivation.
+    pub(super) fn unlock(&self, passphrase: &Passphrase) -> Result<(), ApiError> {
+        let vault_id = self.vault_id().ok_or_else(|| locked(false))?;
+        let keyring = engine::unlock(&self.store, passphrase).map_err(failed)?;
+        if keyring.vault.vault != vault_id {
+            return Err(failed(StoreError::DamagedFile("vault.id".to_owned())));
+        }
+        let options = vault_options(&self.settings)?;
+        let vault = Vault::new(self.store.clone(), keyring, self.clock.clone(), options);
+        *self.vault.write().expect("no panic while held") = Some(Arc::new(vault));
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    /// This node's vault, if it has one.
+    pub(super) fn vault_id(&self) -> Option<VaultId> {
+        self.vault_id.get().copied()
+    }
+
+    /// Opens the vault that this node has just become a device of. Blocking.
+    pub(super) fn unlock_new(&self, passphrase: &Passphrase) -> Result<(), ApiError> {
+        if let Some(vault_id) = self.store.read_vault_id().map_err(failed)? {
+            let _ = self.vault_id.set(vault_id);
+        }
+        self.unlock(passphrase)
+    }
+
+    /// Starts the network and the loops, as the mode asks.
+    pub(super) async fn start(self: Arc<Self>, mode: Mode) -> Result<(), ApiError> {
+        if mode == Mode::Offline {
+            return Ok(());
+        }
+        let listen = match mode {
+            Mode::Daemon => listen_addresses(&self.settings),
+            _ => vec!["/ip4/0.0.0.0/tcp/0".to_owned()],
+        };
+        let config = net_config(&self.settings, &self.key, listen);
+        let server = Arc::new(super::serve::Answers::new(&self));
+        let (net, events) = Net::start(config, self.members.clone(), server).await.map_err(failed)?;
+        let _ = self.net.set(net.clone());
+        let book = self.book().clone();
+        for entry in &book.allowed {
+            for address in &entry.addresses {
+                if let Err(error) = net.add_address(entry.peer, address).await {
+                    tracing::warn!(target: "peers", peer = %entry.peer.short(), %error, "a stored address is not usable");
+                }
+            }
+        }
+        for bootstrap in &self.settings.peer_bootstrap {
+            let added = net.add_address(bootstrap.peer, bootstrap.address.as_str()).await;
+            if let Err(error) = added {
+                tracing::warn!(target: "peers", peer = %bootstrap.peer.short(), %error, "a bootstrap peer is not usable");
+            }
+        }
+        self.tasks.spawn(self.clone().watch(events));
+        self.tasks.spawn(self.clone().own_loop());
+        if mode == Mode::Daemon {
+            self.tasks.spawn(self.clone().hold_loop());
+        } else {
+            self.await_peers(&net, &book).await;
+        }
+        Ok(())
+    }
+
+    /// A short-lived node gives the peers it knows a moment to answer.
+    async fn await_peers(&self, net: &Net, book: &PeerBook) {
+        let dials = book.allowed.iter().filter(|entry| !entry.addresses.is_empty()).map(|entry| async {
+            let dialled = tokio::time::timeout(DIAL_PATIENCE, net.dial(entry.peer, &entry.addresses)).await;
+            if !matches!(dialled, Ok(Ok(()))) {
+                tracing::info!(target: "peers", peer = %entry.peer.short(), "not reached");
+            }
+        });
+        futures::future::join_all(dials).await;
+    }
+
+    /// Notes what happens on the network.
+    async fn watch(self: Arc<Self>, mut events: mpsc::Receiver<NetEvent>) {
+        loop {
+            let event = tokio::select! {
+                () = self.stop.cancelled() => return,
+                event = events.recv() => event,
+            };
+            match event {
+                None => return,
+                Some(NetEvent::Connected(peer)) => {
+                    tracing::info!(target: "peers", peer = %peer.short(), "connected");
+                    self.clone().note_seen(peer).await;
+                    self.owning.forget_offers(peer);
+                    self.changed.notify_one();
+                }
+                Some(NetEvent::Disconnected(peer)) => {
+                    tracing::info!(target: "peers", peer = %peer.short(), "disconnected");
+                    self.owning.forget_offers(peer);
+                    self.holding.forget(peer);
+                    self.changed.notify_one();
+                }
+                Some(NetEvent::Stranger { peer, addresses }) => {
+                    tracing::info!(target: "peers", peer = %peer.short(), "a stranger knocked; listed as pending");
+                    let now = self.clock.now();
+                    let noted = self.edit_book(move |book| book.knock(peer, addresses, now)).await;
+                    log_failure(noted, "noting a stranger");
+                }
+                Some(NetEvent::Listening(address)) => {
+                    tracing::info!(target: "net", %address, "listening");
+                }
+            }
+        }
+    }
+
+    async fn note_seen(self: Arc<Self>, peer: PeerId) {
+        let now = self.clock.now();
+        let state = self.net.get().map(Net::peers).unwrap_or_default();
+        let good: Vec<String> = state
+            .iter()
+            .filter(|state| state.id == peer)
+            .flat_map(|state| state.addresses.iter().map(|address| address.address.clone()))
+            .take(limit::PEER_ADDRESSES_MAX)
+            .collect();
+        let edited = self.edit_book(move |book| {
+            if let Some(entry) = book.allowed.iter_mut().find(|entry| entry.peer == peer) {
+                entry.last_seen = Some(now);
+                if !good.is_empty() {
+                    entry.addresses = good;
+                }
+            }
+        });
+        log_failure(edited.await, "noting a peer's address");
+    }
+
+    /// The peer book as it is now.
+    pub(super) fn book(&self) -> std::sync::MutexGuard<'_, PeerBook> {
+        self.book.lock().expect("no panic while held")
+    }
+
+    /// Changes the peer book durably: written before it counts.
+    pub(super) async fn edit_book<T: Send + 'static>(
+        self: &Arc<Self>,
+        edit: impl FnOnce(&mut PeerBook) -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
+        self.blocking(move |core| {
+            let mut book = core.book();
+            let mut next = book.clone();
+            let value = edit(&mut next);
+            if next != *book {
+                core.store.publish_peers(&next).map_err(failed)?;
+                *book = next;
+            }
+            Ok(value)
+        })
+        .await
+    }
+
+    /// Allows a peer: durable first, then in force.
+    pub(super) async fn admit(self: &Arc<Self>, entry: PeerEntry) -> Result<(), ApiError> {
+        let peer = entry.peer;
+        self.edit_book(move |book| {
+            book.pending.retain(|pending| pending.peer != peer);
+            match book.allowed.iter_mut().find(|known| known.peer == peer) {
+                None => book.allowed.push(entry),
+                Some(known) => {
+                    for address in entry.addresses {
+                        known.addresses.retain(|old| *old != address);
+                        known.addresses.insert(0, address);
+                    }
+                    known.addresses.truncate(limit::PEER_ADDRESSES_MAX);
+                    known.name = entry.name.or(known.name.take());
+                    known.proved = entry.proved.or(known.proved);
+                }
+            }
+        })
+        .await?;
+        self.members.insert(peer);
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    /// Runs blocking work on a thread for it.
+    pub(super) async fn blocking<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Arc<Self>) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let core = self.clone();
+        tokio::task::spawn_blocking(move || work(&core)).await.map_err(panicked)?
+    }
+
+    /// The unlocked vault.
+    pub(super) fn vault(&self) -> Result<Arc<Vault>, ApiError> {
+        let vault = self.vault.read().expect("no panic while held").clone();
+        vault.ok_or_else(|| locked(self.vault_id().is_some()))
+    }
+
+    /// The network.
+    pub(super) fn net(&self) -> Result<&Net, ApiError> {
+        self.net.get().ok_or_else(no_network)
+    }
+
+    /// Notes a wrong answer of a peer.
+    pub(super) fn blame(&self, peer: PeerId) {
+        let mut misbehaved = self.misbehaved.lock().expect("no panic while held");
+        let times = misbehaved.entry(peer).or_insert(0);
+        *times = times.saturating_add(1);
+        tracing::warn!(target: "peers", peer = %peer.short(), times = *times, "sent bytes that do not verify");
+    }
+
+    /// A peer that sent wrong bytes too often is asked last and given no new packs.
+    pub(super) fn is_distrusted(&self, peer: PeerId) -> bool {
+        let misbehaved = self.misbehaved.lock().expect("no panic while held");
+        misbehaved.get(&peer).is_some_and(|times| *times >= limit::MISBEHAVIOUR_MAX)
+    }
+
+    /// Members that are connected and serve this node.
+    pub(super) fn connected(&self) -> Vec<PeerId> {
+        let states = self.net.get().map(Net::peers).unwrap_or_default();
+        states.iter().filter(|s| s.connected && s.member && s.serves_us).map(|s| s.id).collect()
+    }
+
+    /// Ends everything in bounded time.
+    pub(super) async fn shutdown(&self) -> Result<(), ApiError> {
+        let deadline = Instant::now() + SHUTDOWN;
+        self.stop.cancel();
+        self.jobs.cancel_all();
+        self.tasks.close();
+        let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
+        let mut late = Vec::new();
+        if tokio::time::timeout(left(deadline), self.tasks.wait()).await.is_err() {
+            late.push("tasks");
+        }
+        if let Some(net) = self.net.get() {
+            net.clone().shutdown().await;
+        }
+        if late.is_empty() {
+            return Ok(());
+        }
+        Err(ApiError::new(Code::Internal, format!("still at work after {SHUTDOWN:?}: {}", late.join(", "))))
+    }
+
+    pub(super) fn uptime(&self) -> u64 {
+        self.started.elapsed().as_secs()
+    }
+
+    pub(super) fn now(&self) -> Moment {
+        self.clock.now()
+    }
+}
+
+pub(super) fn log_failure<T>(result: Result<T, ApiError>, doing: &'static str) {
+    if let Err(error) = result {
+        tracing::error!(target: "node", code = error.code, %error, doing, "failed");
+    }
+}
+
+/// Worker threads of one operation.
+pub(super) fn workers() -> usize {
+    std::thread::available_parallelism().map_or(2, NonZeroUsize::get).clamp(1, 16)
+}
+
+pub(super) fn vault_options(settings: &Settings) -> Result<VaultOptions, ApiError> {
+    let cut = &settings.snapshot;
+    let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    let sizes = ChunkSizes::new(size(cut.min_chunk_size), size(cut.avg_chunk_size), size(cut.max_chunk_size))
+        .map_err(|error| ApiError::new(Code::ConfigInvalid, error.to_string()))?;
+    Ok(VaultOptions {
+        sizes,
+        level: cut.compression.then_some(i32::from(cut.compression_level)),
+        deduplicate: settings.storage.enable_deduplication,
+        memory_bytes: size(settings.storage.memory_limit),
+        copies: settings.replication.copies,
+        workers: workers(),
+    })
+}
+
+fn listen_addresses(settings: &Settings) -> Vec<String> {
+    let port = settings.listen_port;
+    let mut listen = vec![format!("/ip4/0.0.0.0/tcp/{port}"), format!("/ip4/0.0.0.0/udp/{port}/quic-v1")];
+    listen.extend(settings.p2p.listen.iter().map(|address| address.as_str().to_owned()));
+    listen
+}
+
+pub(super) fn net_config(settings: &Settings, key: &NodeKey, listen: Vec<String>) -> NetConfig {
+    let p2p = &settings.p2p;
+    let limited = settings.security.enable_rate_limiting;
+    NetConfig {
+        node_key: Zeroizing::new(*key.seed().expose()),
+        listen,
+        announce: p2p.announce.iter().map(|address| address.as_str().to_owned()).collect(),
+        max_peers: p2p.max_peers as usize,
+        connection_timeout: p2p.connection_timeout,
+        heartbeat_interval: p2p.heartbeat_interval,
+        reconnect_backoff: p2p.reconnect_backoff,
+        max_reconnect_backoff: p2p.max_reconnect_backoff,
+        discovery_interval: p2p.discovery_interval,
+        fetch_timeout: p2p.chunk_fetch_timeout,
+        requests_per_second: if limited { settings.security.requests_per_second } else { 0 },
+        burst: settings.security.burst_size,
+        peer_bytes_per_second: if limited { p2p.peer_bytes_per_second } else { 0 },
+        memory_bytes_max: usize::try_from(settings.storage.memory_limit)
+            .unwrap_or(usize::MAX)
+            .saturating_mul(2)
+            .saturating_add(64 * limit::MIB),
+    }
+}

@@ -1,0 +1,146 @@
+//! The door: how a stranger becomes a member by proving a vault that this node stores.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+
+use super::core::{Core, log_failure};
+use crate::base::{Moment, PeerId, VaultId, limit, random_bytes};
+use crate::crypto::{self, AdminKey, Context};
+use crate::store::PeerEntry;
+use crate::wire::{self, Status, door_request::Ask};
+
+/// Nonces that may be outstanding at one time; the oldest makes room.
+const NONCES_MAX: usize = 64;
+
+/// Nonces given to strangers; each is good once, for one peer, for a minute.
+#[derive(Default)]
+pub(super) struct Doors {
+    given: Mutex<VecDeque<(PeerId, [u8; 32], Moment)>>,
+}
+
+impl Doors {
+    fn give(&self, peer: PeerId, now: Moment) -> [u8; 32] {
+        let mut given = self.given.lock().expect("no panic while held");
+        given.retain(|(other, _, _)| *other != peer);
+        if given.len() >= NONCES_MAX {
+            given.pop_front();
+        }
+        let nonce = random_bytes();
+        given.push_back((peer, nonce, now));
+        nonce
+    }
+
+    fn take(&self, peer: PeerId, nonce: &[u8], now: Moment) -> bool {
+        let mut given = self.given.lock().expect("no panic while held");
+        let Some(at) = given.iter().position(|(other, known, _)| *other == peer && known == nonce) else {
+            return false;
+        };
+        let (_, _, when) = given.remove(at).expect("its position was just found");
+        now.since(when) <= limit::DOOR_NONCE_LIFE
+    }
+}
+
+/// What the admin key signs: prover, holder, nonce.
+fn statement(prover: PeerId, holder: PeerId, nonce: &[u8]) -> Vec<u8> {
+    [prover.as_bytes().as_slice(), holder.as_bytes(), nonce].concat()
+}
+
+/// The proof of a vault for one holder's nonce.
+pub(super) fn prove(admin: &AdminKey, me: PeerId, holder: PeerId, nonce: &[u8]) -> wire::DoorRequest {
+    let signed = crypto::sign(admin, Context::Door, statement(me, holder, nonce));
+    let proof = wire::DoorProof {
+        vault: admin.vault().as_bytes().to_vec(),
+        nonce: nonce.to_vec(),
+        signature: signed.signature,
+    };
+    wire::DoorRequest { ask: Some(Ask::Proof(proof)) }
+}
+
+/// Answers a knock.
+pub(super) async fn answer(core: Arc<Core>, from: PeerId, request: wire::DoorRequest) -> wire::DoorResponse {
+    match request.ask {
+        Some(Ask::Challenge(_)) => {
+            let nonce = core.doors.give(from, core.now()).to_vec();
+            wire::DoorResponse { status: Status::Ok.into(), nonce, admitted: false }
+        }
+        Some(Ask::Proof(proof)) => admit(core, from, proof).await,
+        Some(Ask::Hello(_)) => {
+            let now = core.now();
+            let noted = core.edit_book(move |book| book.knock(from, Vec::new(), now)).await;
+            log_failure(noted, "noting a stranger");
+            reply(Status::Ok, false)
+        }
+        None => reply(Status::Unsupported, false),
+    }
+}
+
+fn reply(status: Status, admitted: bool) -> wire::DoorResponse {
+    wire::DoorResponse { status: status.into(), nonce: Vec::new(), admitted }
+}
+
+async fn admit(core: Arc<Core>, from: PeerId, proof: wire::DoorProof) -> wire::DoorResponse {
+    let now = core.now();
+    let Ok(vault) = VaultId::try_from(proof.vault.as_slice()) else { return reply(Status::Refused, false) };
+    if !core.doors.take(from, &proof.nonce, now) {
+        return reply(Status::Refused, false);
+    }
+    let body = statement(from, core.key.peer_id(), &proof.nonce);
+    let signed = wire::Signed { body, signature: proof.signature };
+    if crypto::verify(vault.as_bytes(), Context::Door, &signed).is_err() {
+        tracing::warn!(target: "door", peer = %from.short(), "a proof does not verify");
+        return reply(Status::Refused, false);
+    }
+    // Only now is it told whether the vault is here: a stranger cannot ask around.
+    let stored = core.blocking(move |core| {
+        let vaults = core.store.head_vaults().map_err(super::error::failed)?;
+        Ok(vaults.contains(&vault))
+    });
+    match stored.await {
+        Ok(true) => {}
+        Ok(false) => return reply(Status::NotFound, false),
+        Err(error) => {
+            log_failure::<()>(Err(error), "looking for a vault");
+            return reply(Status::Busy, false);
+        }
+    }
+    let entry = PeerEntry {
+        peer: from,
+        name: None,
+        addresses: Vec::new(),
+        added: now,
+        proved: Some(vault),
+        last_seen: Some(now),
+    };
+    match core.admit(entry).await {
+        Ok(()) => {
+            tracing::info!(target: "door", peer = %from.short(), vault = %vault.short(), "admitted: it proved a vault");
+            reply(Status::Ok, true)
+        }
+        Err(error) => {
+            log_failure::<()>(Err(error), "admitting a peer");
+            reply(Status::Busy, false)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nonces_are_good_once_for_one_peer_and_a_minute() {
+        let doors = Doors::default();
+        let (a, b) = (PeerId::new([1; 32]), PeerId::new([2; 32]));
+        let at = |ms| Moment::from_millis(ms);
+        let nonce = doors.give(a, at(0));
+        assert!(!doors.take(b, &nonce, at(1)));
+        assert!(doors.take(a, &nonce, at(1)));
+        assert!(!doors.take(a, &nonce, at(2)));
+        let late = doors.give(a, at(0));
+        assert!(!doors.take(a, &late, at(61_000)));
+        for i in 0..=NONCES_MAX {
+            doors.give(PeerId::new([i as u8; 32]), at(0));
+        }
+        assert!(doors.given.lock().unwrap().len() <= NONCES_MAX);
+    }
+}

@@ -1,0 +1,261 @@
+//! Storing for others: offers are queued, then heads, records and packs are pulled, stored and confirmed.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::StreamExt;
+use tokio::sync::Notify;
+
+use super::core::Core;
+use super::error::failed;
+use super::records::{ask, pull_head};
+use super::source::Mesh;
+use crate::api::ApiError;
+use crate::base::{Code, HeadId, PackId, PeerId, VaultId, limit};
+use crate::engine::{self, Monitor};
+use crate::net::Net;
+use crate::snapshot::{Head, HeadSummary, PackSize, sign_receipt};
+use crate::wire::{self, sync_request::Ask, sync_response::Answer};
+
+/// Packs pulled at one time: each needs up to 16 MiB.
+const PULLS_MAX: usize = 2;
+/// Packs after which a receipt is sent even though more are coming.
+const RECEIPT_PACKS: usize = 16;
+/// A receipt is sent at least this often while packs come in.
+const RECEIPT_PAUSE: Duration = Duration::from_secs(2);
+
+/// What one owner wants stored.
+struct Wish {
+    head: HeadSummary,
+    packs: VecDeque<PackId>,
+}
+
+/// Offers that have not been worked off. One wish for each owner and vault: a newer offer joins it.
+#[derive(Default)]
+pub(super) struct HoldQueue {
+    wishes: Mutex<HashMap<(PeerId, VaultId), Wish>>,
+    more: Notify,
+}
+
+impl HoldQueue {
+    /// Drops what a peer wanted: it offers again when it is back.
+    pub(super) fn forget(&self, peer: PeerId) {
+        self.wishes.lock().expect("no panic while held").retain(|(owner, _), _| *owner != peer);
+    }
+
+    fn add(&self, owner: PeerId, vault: VaultId, head: HeadSummary, packs: Vec<PackId>) -> u32 {
+        let mut wishes = self.wishes.lock().expect("no panic while held");
+        let wish = wishes.entry((owner, vault)).or_insert_with(|| Wish { head, packs: VecDeque::new() });
+        wish.head = head;
+        let known: HashSet<PackId> = wish.packs.iter().copied().collect();
+        let mut accepted = 0;
+        for pack in packs {
+            if known.contains(&pack) {
+                accepted += 1;
+            } else if wish.packs.len() < 4 * limit::OFFER_PACKS_MAX {
+                wish.packs.push_back(pack);
+                accepted += 1;
+            }
+        }
+        drop(wishes);
+        self.more.notify_one();
+        accepted
+    }
+
+    fn take(&self) -> Option<(PeerId, VaultId, Wish)> {
+        let mut wishes = self.wishes.lock().expect("no panic while held");
+        let key = *wishes.keys().next()?;
+        wishes.remove(&key).map(|wish| (key.0, key.1, wish))
+    }
+}
+
+/// What others may still store here: what is lent minus what they have stored, and never more than the disk has.
+fn free_bytes(core: &Arc<Core>) -> Result<u64, ApiError> {
+    let counts = core.store.pack_counts().map_err(failed)?;
+    let lent = core.settings.replication.lend.saturating_sub(counts.foreign_bytes);
+    Ok(lent.min(core.store.disk_free().saturating_sub(limit::RESERVE_BYTES)))
+}
+
+/// Answers an offer: how much room there is, and how many of the packs are taken on.
+pub(super) async fn answer_offer(
+    core: &Arc<Core>,
+    from: PeerId,
+    offer: wire::Offer,
+) -> Result<Option<Answer>, ApiError> {
+    let malformed = |error: &dyn std::fmt::Display| ApiError::new(Code::UsageInvalid, error.to_string());
+    let vault = VaultId::try_from(offer.vault.as_slice()).map_err(|e| malformed(&e))?;
+    let head = offer.head.as_ref().ok_or_else(|| malformed(&"no head"))?;
+    let head = HeadSummary::from_wire(head).map_err(|e| malformed(&e))?;
+    let packs: Vec<PackId> = offer
+        .packs
+        .iter()
+        .take(limit::OFFER_PACKS_MAX)
+        .map(|id| PackId::try_from(id.as_slice()))
+        .collect::<Result<_, _>>()
+        .map_err(|e| malformed(&e))?;
+    if core.vault_id() == Some(vault) {
+        // Another device of this node's own vault: it is no holder.
+        return Ok(Some(Answer::Offer(wire::OfferAnswer { free_bytes: 0, accepted: 0 })));
+    }
+    if core.settings.replication.lend == 0 {
+        return Err(ApiError::new(Code::StorageFull, "this node lends nothing"));
+    }
+    let free_bytes = core.blocking(free_bytes).await?;
+    let accepted = core.holding.add(from, vault, head, packs);
+    Ok(Some(Answer::Offer(wire::OfferAnswer { free_bytes, accepted })))
+}
+
+impl Core {
+    /// Works off wishes, one owner after the other, until the node ends.
+    pub(super) async fn hold_loop(self: Arc<Self>) {
+        loop {
+            let Some((owner, vault, wish)) = self.holding.take() else {
+                tokio::select! {
+                    () = self.stop.cancelled() => return,
+                    () = self.holding.more.notified() => continue,
+                }
+            };
+            let work = hold(&self, owner, vault, wish);
+            let result = tokio::select! {
+                () = self.stop.cancelled() => return,
+                result = work => result,
+            };
+            if let Err(error) = result {
+                tracing::warn!(target: "hold", peer = %owner.short(), vault = %vault.short(), code = error.code, %error,
+                    "storing for a peer stopped; it will offer again");
+            }
+        }
+    }
+}
+
+async fn hold(core: &Arc<Core>, owner: PeerId, vault: VaultId, wish: Wish) -> Result<(), ApiError> {
+    let net = core.net()?.clone();
+    let (head, fresh) = head_for(core, &net, owner, vault, wish.head).await?;
+    let offered: Vec<PackId> = wish.packs.into();
+    let count = offered.len();
+    let (held, wanted) = {
+        let head = head.clone();
+        core.blocking(move |core| {
+            let held = engine::held_packs(&core.store, vault, &offered).map_err(failed)?;
+            let listed = engine::wanted_packs(&core.store, &head, &offered).map_err(failed)?;
+            let have: HashSet<PackId> = held.iter().copied().collect();
+            let wanted: Vec<_> = listed.into_iter().filter(|(id, _)| !have.contains(id)).collect();
+            Ok((held, wanted))
+        })
+        .await?
+    };
+    if count > 0 || fresh {
+        tracing::info!(target: "hold", peer = %owner.short(), vault = %vault.short(), seq = head.draft.seq,
+            offered = count, held = held.len(), wanted = wanted.len(), "offer");
+    }
+    // The head's records are complete: said even when no pack is wanted.
+    confirm(core, &net, owner, vault, Some(head.id), &held).await?;
+    pull_packs(core, &net, owner, vault, head.id, wanted).await
+}
+
+/// The offered head with all its records, from the disk or from the owner, and whether it is new here.
+async fn head_for(
+    core: &Arc<Core>,
+    net: &Net,
+    owner: PeerId,
+    vault: VaultId,
+    wanted: HeadSummary,
+) -> Result<(Head, bool), ApiError> {
+    let known = core
+        .blocking(move |core| engine::complete_head(&core.store, vault, wanted.id).map_err(failed))
+        .await?;
+    match known {
+        Some(head) => Ok((head, false)),
+        None => Ok((pull_head(core, net, owner, vault, wanted.id).await?.0, true)),
+    }
+}
+
+async fn pull_packs(
+    core: &Arc<Core>,
+    net: &Net,
+    owner: PeerId,
+    vault: VaultId,
+    head: HeadId,
+    wanted: Vec<(PackId, PackSize)>,
+) -> Result<(), ApiError> {
+    let mut room = core.blocking(free_bytes).await?;
+    let mut fitting = Vec::new();
+    for (id, size) in wanted {
+        if size.bytes() <= room {
+            room -= size.bytes();
+            fitting.push((id, size));
+        }
+    }
+    let pulls = fitting.into_iter().map(|(id, size)| {
+        let (core, net) = (core.clone(), net.clone());
+        async move {
+            let pulled = core.blocking(move |core| pull(core, net, owner, vault, id, size)).await;
+            (id, pulled)
+        }
+    });
+    let mut pulls = futures::stream::iter(pulls).buffer_unordered(PULLS_MAX);
+    let mut fresh: Vec<PackId> = Vec::new();
+    let mut said = tokio::time::Instant::now();
+    let mut failure = None;
+    while let Some((id, pulled)) = pulls.next().await {
+        match pulled {
+            Ok(()) => fresh.push(id),
+            Err(error) => {
+                let hopeless = matches!(
+                    error.kind(),
+                    Code::StorageFull
+                        | Code::StorageUnavailable
+                        | Code::ChunkNotFound
+                        | Code::NetworkUnreachable
+                );
+                failure = Some(error);
+                if hopeless {
+                    break;
+                }
+            }
+        }
+        if fresh.len() >= RECEIPT_PACKS || (!fresh.is_empty() && said.elapsed() >= RECEIPT_PAUSE) {
+            confirm(core, net, owner, vault, Some(head), &std::mem::take(&mut fresh)).await?;
+            said = tokio::time::Instant::now();
+        }
+    }
+    if !fresh.is_empty() {
+        confirm(core, net, owner, vault, Some(head), &fresh).await?;
+    }
+    failure.map_or(Ok(()), Err)
+}
+
+/// Pulls one pack, stores it durably. Blocking.
+fn pull(
+    core: &Arc<Core>,
+    net: Net,
+    owner: PeerId,
+    vault: VaultId,
+    id: PackId,
+    size: PackSize,
+) -> Result<(), ApiError> {
+    let source = Mesh::new(core.clone(), net, Some(owner));
+    let monitor = Monitor::default();
+    let (bytes, outboard, _) = engine::pull_pack(&source, id, size.bytes(), &monitor).map_err(failed)?;
+    engine::forward_packs(&core.store, vault, id, &bytes, &outboard).map_err(failed)
+}
+
+/// Sends the owner a signed receipt.
+async fn confirm(
+    core: &Arc<Core>,
+    net: &Net,
+    owner: PeerId,
+    vault: VaultId,
+    head: Option<HeadId>,
+    packs: &[PackId],
+) -> Result<(), ApiError> {
+    // At least one part, so that a head without packs is confirmed too.
+    let parts: Vec<&[PackId]> =
+        if packs.is_empty() { vec![&[]] } else { packs.chunks(limit::RECEIPT_PACKS_MAX).collect() };
+    for part in parts {
+        let signed = sign_receipt(&core.key, vault, head, part, core.now());
+        ask(net, owner, Ask::Receipt(signed)).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,79 @@
+//! A node: the store, the vault if there is one, the network, and the jobs that join them.
+//!
+//! Owns every task that runs beside a request, and ends them within [`SHUTDOWN`]. The engine knows nothing of the
+//! network and the network nothing of vaults; here packs pulled by one are handed to the other.
+
+mod core;
+mod door;
+mod error;
+mod holding;
+mod jobs;
+mod owning;
+mod records;
+mod recover;
+mod serve;
+mod service;
+mod setup;
+mod source;
+mod status;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use recover::{RecoverRequest, RecoverSummary, recover};
+pub use setup::{InitRequest, InitSummary, init, rebuild_index};
+
+use self::core::Core;
+use crate::api::ApiError;
+use crate::config::Settings;
+use crate::crypto::Passphrase;
+
+/// How long ending may take before what is left is abandoned.
+pub const SHUTDOWN: Duration = Duration::from_secs(8);
+
+/// How a node is opened.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Mode {
+    /// Runs until it is told to stop: listens, stores for others, replicates.
+    Daemon,
+    /// For one command that needs no peers.
+    Offline,
+    /// For one command that may need peers: listens on any port and dials the peers it knows.
+    Online,
+}
+
+/// An open node. Implements [`crate::api::Service`].
+pub struct Node {
+    core: Arc<Core>,
+}
+
+impl Node {
+    /// Opens the node in `settings.repository_path`. Without a passphrase a vault stays locked.
+    ///
+    /// # Errors
+    /// No node there, one that another process has open, a damaged index, a wrong passphrase, a port that is taken.
+    pub async fn open(
+        settings: Settings,
+        passphrase: Option<Passphrase>,
+        mode: Mode,
+    ) -> Result<Arc<Self>, ApiError> {
+        let opening = tokio::task::spawn_blocking(move || Core::open(settings, passphrase, mode));
+        let core = opening.await.map_err(error::panicked)??;
+        core.clone().start(mode).await?;
+        Ok(Arc::new(Self { core }))
+    }
+
+    /// Stops tasks and jobs, then the network. What was committed stays; nothing needs mending at the next start.
+    pub async fn shutdown(&self) -> Result<(), ApiError> {
+        self.core.shutdown().await
+    }
+}
+
+/// Where the daemon of this node listens for commands.
+pub fn control_socket(settings: &Settings) -> PathBuf {
+    match std::env::var_os("RUNTIME_DIRECTORY") {
+        Some(dir) if !dir.is_empty() => PathBuf::from(dir).join("control.sock"),
+        _ => settings.repository_path.join("control.sock"),
+    }
+}

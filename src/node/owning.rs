@@ -1,0 +1,282 @@
+//! Getting the vault's packs to holders: whenever something changed, compare heads, count receipts, offer what lacks
+//! copies.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use super::core::{Core, log_failure};
+use super::error::failed;
+use super::records::{ask, heads_of, pull_head};
+use super::source::Mesh;
+use crate::api::ApiError;
+use crate::base::{PackId, PeerId, VaultId, limit};
+use crate::engine::{self, HeadNews, Monitor};
+use crate::net::Net;
+use crate::snapshot::{HeadSummary, PeerAddress};
+use crate::store::NewPack;
+use crate::wire::{self, sync_request::Ask, sync_response::Answer};
+
+/// Without any news, things are looked over this often.
+const ROUND_INTERVAL: Duration = Duration::from_secs(30);
+/// Rounds do not follow each other faster.
+const ROUND_PAUSE: Duration = Duration::from_millis(200);
+/// An offered pack counts as on its way to a holder for this long.
+const OFFER_LIFE: Duration = Duration::from_secs(600);
+/// Packs under way to one holder: enough to keep it busy between rounds.
+const OFFERED_MAX: usize = 1024;
+
+/// What has been offered and not confirmed yet.
+#[derive(Default)]
+pub(super) struct Owning {
+    offered: Mutex<HashMap<PackId, Vec<(PeerId, Instant)>>>,
+}
+
+impl Owning {
+    /// A holder confirmed packs.
+    pub(super) fn settle(&self, holder: PeerId, packs: &[PackId]) {
+        let mut offered = self.offered.lock().expect("no panic while held");
+        for pack in packs {
+            if let Some(peers) = offered.get_mut(pack) {
+                peers.retain(|(peer, _)| *peer != holder);
+                if peers.is_empty() {
+                    offered.remove(pack);
+                }
+            }
+        }
+    }
+
+    /// A holder came or went: what it was offered is open again.
+    pub(super) fn forget_offers(&self, holder: PeerId) {
+        let mut offered = self.offered.lock().expect("no panic while held");
+        offered.retain(|_, peers| {
+            peers.retain(|(peer, _)| *peer != holder);
+            !peers.is_empty()
+        });
+    }
+
+    /// Peers that a pack is under way to, and the number of packs under way to each peer.
+    fn under_way(&self) -> (HashMap<PackId, Vec<PeerId>>, HashMap<PeerId, usize>) {
+        let mut offered = self.offered.lock().expect("no panic while held");
+        offered.retain(|_, peers| {
+            peers.retain(|(_, when)| when.elapsed() < OFFER_LIFE);
+            !peers.is_empty()
+        });
+        let mut load = HashMap::new();
+        let packs = offered.iter().map(|(pack, peers)| {
+            let peers: Vec<PeerId> = peers.iter().map(|(peer, _)| *peer).collect();
+            for peer in &peers {
+                *load.entry(*peer).or_insert(0) += 1;
+            }
+            (*pack, peers)
+        });
+        (packs.collect(), load)
+    }
+
+    fn note(&self, holder: PeerId, packs: &[PackId]) {
+        let mut offered = self.offered.lock().expect("no panic while held");
+        for pack in packs {
+            offered.entry(*pack).or_default().push((holder, Instant::now()));
+        }
+    }
+}
+
+impl Core {
+    /// Runs rounds until the node ends. Does nothing on a node without a vault.
+    pub(super) async fn own_loop(self: Arc<Self>) {
+        let Some(vault) = self.vault_id() else { return };
+        loop {
+            let round = tokio::select! {
+                () = self.stop.cancelled() => return,
+                result = round(&self, vault) => result,
+            };
+            log_failure(round, "replicating");
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = tokio::time::sleep(ROUND_PAUSE) => {}
+            }
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = self.changed.notified() => {}
+                () = tokio::time::sleep(ROUND_INTERVAL) => {}
+            }
+        }
+    }
+
+    /// Where this vault's holders can be dialled, for the next head.
+    pub(super) fn holder_addresses(&self) -> Vec<PeerAddress> {
+        let book = self.book();
+        let known = book.allowed.iter().filter(|entry| !entry.addresses.is_empty());
+        known.map(|entry| PeerAddress { peer: entry.peer, addresses: entry.addresses.clone() }).collect()
+    }
+}
+
+async fn round(core: &Arc<Core>, vault: VaultId) -> Result<(), ApiError> {
+    let net = core.net()?.clone();
+    let peers: Vec<PeerId> = core.connected().into_iter().filter(|peer| !core.is_distrusted(*peer)).collect();
+    let mut free: Vec<(PeerId, u64)> = Vec::new();
+    for peer in peers {
+        if let Err(error) = learn_heads(core, &net, peer, vault).await {
+            tracing::debug!(target: "replicate", peer = %peer.short(), code = error.code, %error, "comparing heads failed");
+        }
+        match offer(core, &net, peer, vault, &[]).await {
+            Ok(bytes) if bytes > 0 => free.push((peer, bytes)),
+            Ok(_) => {}
+            Err(error) => {
+                tracing::debug!(target: "replicate", peer = %peer.short(), code = error.code, %error, "takes no offer");
+            }
+        }
+    }
+    if free.is_empty() {
+        return Ok(());
+    }
+    let (under_way, load) = core.owning.under_way();
+    let placed = core
+        .blocking(move |core| {
+            let lacking = lacking(core, &under_way)?;
+            Ok(engine::place_packs(&lacking, &free, core.settings.replication.copies))
+        })
+        .await?;
+    for (peer, packs) in placed {
+        let room = OFFERED_MAX.saturating_sub(load.get(&peer).copied().unwrap_or(0));
+        let packs = &packs[..packs.len().min(room).min(limit::OFFER_PACKS_MAX)];
+        if packs.is_empty() {
+            continue;
+        }
+        core.owning.note(peer, packs);
+        if let Err(error) = offer(core, &net, peer, vault, packs).await {
+            core.owning.forget_offers(peer);
+            tracing::debug!(target: "replicate", peer = %peer.short(), code = error.code, %error, "offer failed");
+        }
+    }
+    Ok(())
+}
+
+/// Own packs with fewer copies than wished: id, length, holders and those on their way to be.
+fn lacking(
+    core: &Arc<Core>,
+    under_way: &HashMap<PackId, Vec<PeerId>>,
+) -> Result<Vec<(PackId, u64, Vec<PeerId>)>, ApiError> {
+    let mut holders: HashMap<_, Vec<PeerId>> = HashMap::new();
+    core.store
+        .for_each_receipt(|pack, peer, _| {
+            // A peer that was removed holds nothing for us any more.
+            if core.members.allows(&peer) {
+                holders.entry(pack).or_default().push(peer);
+            }
+        })
+        .map_err(failed)?;
+    let mut out = Vec::new();
+    let copies = core.settings.replication.copies as usize;
+    core.store
+        .for_each_pack(true, |row| {
+            let mut have = holders.remove(&row.number).unwrap_or_default();
+            for peer in under_way.get(&row.id).into_iter().flatten() {
+                if !have.contains(peer) {
+                    have.push(*peer);
+                }
+            }
+            if have.len() < copies {
+                out.push((row.id, row.bytes, have));
+            }
+            true
+        })
+        .map_err(failed)?;
+    // Those with the fewest copies first.
+    out.sort_by_key(|(_, _, holders)| holders.len());
+    Ok(out)
+}
+
+/// Offers this device's newest head, and packs; returns what the peer has free.
+async fn offer(
+    core: &Arc<Core>,
+    net: &Net,
+    peer: PeerId,
+    vault: VaultId,
+    packs: &[PackId],
+) -> Result<u64, ApiError> {
+    let head = core.blocking(move |core| own_head(core, vault)).await?;
+    let Some(head) = head else { return Ok(0) };
+    let offer = wire::Offer {
+        vault: vault.as_bytes().to_vec(),
+        head: Some(head.to_wire()),
+        packs: packs.iter().map(|id| id.as_bytes().to_vec()).collect(),
+    };
+    match ask(net, peer, Ask::Offer(offer)).await? {
+        Some(Answer::Offer(answer)) => Ok(answer.free_bytes),
+        _ => Ok(0),
+    }
+}
+
+/// The newest head that this node's device wrote (its certificate names this node).
+fn own_head(core: &Arc<Core>, vault: VaultId) -> Result<Option<HeadSummary>, ApiError> {
+    let heads = engine::newest_heads(&core.store, vault).map_err(failed)?;
+    let mine = heads.iter().filter(|head| head.certificate.peer == core.key.peer_id());
+    Ok(mine.max_by_key(|head| head.draft.time).map(|head| head.summary()))
+}
+
+/// Takes over heads of the vault that a peer has and this node does not: of other devices, or of this one if its own
+/// disk is an old image.
+async fn learn_heads(core: &Arc<Core>, net: &Net, peer: PeerId, vault: VaultId) -> Result<(), ApiError> {
+    let (theirs, _) = heads_of(net, peer, vault).await?;
+    let mine = core.blocking(move |core| engine::newest_heads(&core.store, vault).map_err(failed)).await?;
+    let mut news = false;
+    for head in theirs {
+        let known = mine.iter().any(|mine| mine.device() == head.device && mine.draft.seq >= head.seq);
+        if known {
+            continue;
+        }
+        let (head, came) = pull_head(core, net, peer, vault, head.id).await?;
+        if head.certificate.peer == core.key.peer_id() && came == HeadNews::Adopted {
+            tracing::warn!(target: "replicate", peer = %peer.short(), seq = head.draft.seq,
+                "a holder has a newer head of this device than this disk: an old copy of the disk is in use");
+        }
+        news |= came != HeadNews::Known;
+    }
+    if news {
+        index_listed(core, net, vault).await?;
+    }
+    Ok(())
+}
+
+/// Indexes packs that the vault's heads list and that this index does not know: their directories come from holders.
+pub(super) async fn index_listed(core: &Arc<Core>, net: &Net, vault_id: VaultId) -> Result<u64, ApiError> {
+    let Ok(vault) = core.vault() else { return Ok(0) };
+    let net = net.clone();
+    core.blocking(move |core| {
+        let mut missing = Vec::new();
+        for head in engine::newest_heads(&core.store, vault_id).map_err(failed)? {
+            for (id, size) in engine::head_packs(&core.store, &head).map_err(failed)? {
+                if core.store.pack_by_id(id).map_err(failed)?.is_none() {
+                    missing.push((id, size));
+                }
+            }
+        }
+        missing.sort_unstable();
+        missing.dedup();
+        let source = Mesh::new(core.clone(), net, None);
+        let monitor = Monitor::default();
+        let mut batch: Vec<NewPack> = Vec::new();
+        let mut entered = 0;
+        let mut failure = None;
+        for (id, size) in missing {
+            if core.stop.is_cancelled() {
+                break;
+            }
+            match engine::index_remote_pack(&vault, &source, id, size.bytes(), &monitor) {
+                Ok(pack) => batch.push(pack),
+                Err(error) => failure = Some(failed(error)),
+            }
+            if batch.iter().map(|pack| pack.entries.len()).sum::<usize>() >= limit::INDEX_ROWS_PENDING_MAX {
+                entered += core.store.index_packs(&batch).map_err(failed)?.len() as u64;
+                batch.clear();
+            }
+        }
+        entered += core.store.index_packs(&batch).map_err(failed)?.len() as u64;
+        match failure {
+            Some(error) if entered == 0 => Err(error),
+            _ => Ok(entered),
+        }
+    })
+    .await
+}

@@ -1,0 +1,98 @@
+//! Fetching a head with all its records from a peer, for holders, for other devices of a vault, and for recovery.
+
+use std::sync::Arc;
+
+use super::core::Core;
+use super::error::failed;
+use crate::api::ApiError;
+use crate::base::{Code, HeadId, PeerId, VaultId};
+use crate::engine::{self, HeadNews};
+use crate::net::Net;
+use crate::snapshot::{Head, HeadSummary, PeerAddress};
+use crate::wire::{self, RecordKind, Status, sync_request::Ask, sync_response::Answer};
+
+fn odd(peer: PeerId, what: &str) -> ApiError {
+    ApiError::new(Code::PeerMisbehaved, format!("{} {what}", peer.short()))
+}
+
+/// What a status that is not OK means.
+pub(super) fn refused(peer: PeerId, status: Status) -> ApiError {
+    let (code, what) = match status {
+        Status::NotFound => (Code::ChunkNotFound, "does not have it"),
+        Status::Corrupt => (Code::StorageCorrupted, "has it damaged"),
+        Status::Busy => (Code::PeerBusy, "is busy"),
+        Status::Full => (Code::StorageFull, "has no room left for us"),
+        Status::Unsupported => (Code::PeerMisbehaved, "does not know this request (another version?)"),
+        _ => (Code::Unauthorized, "refuses"),
+    };
+    ApiError::new(code, format!("{} {what}", peer.short()))
+}
+
+/// One request to a member.
+pub(super) async fn ask(net: &Net, peer: PeerId, ask: Ask) -> Result<Option<Answer>, ApiError> {
+    let response = net.sync(peer, wire::SyncRequest { ask: Some(ask) }).await.map_err(failed)?;
+    match response.status() {
+        Status::Ok => Ok(response.answer),
+        other => Err(refused(peer, other)),
+    }
+}
+
+/// The newest heads of a vault that a peer has, and the holders it knows.
+pub(super) async fn heads_of(
+    net: &Net,
+    peer: PeerId,
+    vault: VaultId,
+) -> Result<(Vec<HeadSummary>, Vec<PeerAddress>), ApiError> {
+    let query = Ask::Heads(wire::HeadQuery { vault: vault.as_bytes().to_vec() });
+    let Some(Answer::Heads(list)) = ask(net, peer, query).await? else {
+        return Err(odd(peer, "answered something else"));
+    };
+    let heads = list.heads.iter().map(HeadSummary::from_wire).collect::<Result<_, _>>();
+    let holders = list.holders.iter().filter_map(|holder| PeerAddress::from_wire(holder).ok()).collect();
+    Ok((heads.map_err(failed)?, holders))
+}
+
+async fn record(
+    net: &Net,
+    peer: PeerId,
+    vault: VaultId,
+    kind: RecordKind,
+    id: &[u8; 32],
+) -> Result<Vec<u8>, ApiError> {
+    let query = wire::RecordQuery { vault: vault.as_bytes().to_vec(), kind: kind.into(), id: id.to_vec() };
+    match ask(net, peer, Ask::Record(query)).await? {
+        Some(Answer::Record(bytes)) => Ok(bytes),
+        _ => Err(odd(peer, "answered something else")),
+    }
+}
+
+/// Fetches a head, its pack lists and its snapshot records; stores the records first and the head last.
+pub(super) async fn pull_head(
+    core: &Arc<Core>,
+    net: &Net,
+    peer: PeerId,
+    vault: VaultId,
+    want: HeadId,
+) -> Result<(Head, HeadNews), ApiError> {
+    let bytes = record(net, peer, vault, RecordKind::RecordHead, want.as_bytes()).await?;
+    let (head, needs, bytes) = core
+        .blocking(move |core| {
+            let head = engine::accept_head(&core.store, vault, want, &bytes).map_err(failed)?;
+            let needs = engine::missing_records(&core.store, &head).map_err(failed)?;
+            Ok((head, needs, bytes))
+        })
+        .await?;
+    for id in needs.lists {
+        let bytes = record(net, peer, vault, RecordKind::RecordList, id.as_bytes()).await?;
+        core.blocking(move |core| engine::store_list(&core.store, id, &bytes).map_err(failed)).await?;
+    }
+    for id in needs.snapshots {
+        let bytes = record(net, peer, vault, RecordKind::RecordSnapshot, id.as_bytes()).await?;
+        core.blocking(move |core| engine::store_snapshot(&core.store, id, &bytes).map_err(failed)).await?;
+    }
+    core.blocking(move |core| {
+        let news = engine::adopt_head(&core.store, &head, &bytes).map_err(failed)?;
+        Ok((head, news))
+    })
+    .await
+}

@@ -1,0 +1,298 @@
+//! Answers to peers. Everything that touches the disk runs on a blocking thread.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, Weak};
+
+use super::core::Core;
+use super::error::failed;
+use super::{door, holding};
+use crate::api::ApiError;
+use crate::base::{Code, HeadId, ListId, PackId, PeerId, SnapshotId, VaultId, limit};
+use crate::engine;
+use crate::net::{BoxFuture, Net, Server};
+use crate::pack::{CellRange, Outboard};
+use crate::snapshot::{PeerAddress, sign_receipt};
+use crate::store::StoreError;
+use crate::wire::{self, RecordKind, Status, sync_request::Ask, sync_response::Answer};
+
+/// Outboards kept in memory: 8 KiB each.
+const OUTBOARDS_MAX: usize = 256;
+
+/// What serving keeps at hand.
+#[derive(Default)]
+pub(super) struct Served {
+    outboards: Mutex<VecDeque<(PackId, Arc<Outboard>)>>,
+}
+
+/// The node's side of the three protocols. Holds the node weakly: the network must not keep it alive.
+pub(super) struct Answers {
+    core: Weak<Core>,
+}
+
+impl Answers {
+    pub(super) fn new(core: &Arc<Core>) -> Self {
+        Self { core: Arc::downgrade(core) }
+    }
+
+    /// The node, unless it is ending.
+    fn core(&self) -> Option<Arc<Core>> {
+        self.core.upgrade().filter(|core| !core.stop.is_cancelled())
+    }
+}
+
+impl Server for Answers {
+    fn sync(&self, from: PeerId, request: wire::SyncRequest) -> BoxFuture<'static, wire::SyncResponse> {
+        let core = self.core();
+        Box::pin(async move {
+            match core {
+                Some(core) => sync(core, from, request).await,
+                None => status(Status::Busy),
+            }
+        })
+    }
+
+    fn fetch(&self, from: PeerId, request: wire::FetchRequest) -> BoxFuture<'static, wire::FetchResponse> {
+        let core = self.core();
+        Box::pin(async move {
+            let Some(core) = core else { return fetch_status(Status::Busy) };
+            let served = core.blocking(move |core| Ok(fetch(core, &request))).await;
+            served.unwrap_or_else(|error| {
+                tracing::error!(target: "serve", peer = %from.short(), %error, "serving a range failed");
+                fetch_status(Status::Busy)
+            })
+        })
+    }
+
+    fn door(&self, from: PeerId, request: wire::DoorRequest) -> BoxFuture<'static, wire::DoorResponse> {
+        let core = self.core();
+        Box::pin(async move {
+            match core {
+                Some(core) => door::answer(core, from, request).await,
+                None => wire::DoorResponse { status: Status::Busy.into(), ..Default::default() },
+            }
+        })
+    }
+}
+
+fn status(status: Status) -> wire::SyncResponse {
+    wire::SyncResponse { status: status.into(), answer: None }
+}
+
+fn fetch_status(status: Status) -> wire::FetchResponse {
+    wire::FetchResponse { status: status.into(), ..Default::default() }
+}
+
+async fn sync(core: Arc<Core>, from: PeerId, request: wire::SyncRequest) -> wire::SyncResponse {
+    let answered = match request.ask {
+        None => return status(Status::Unsupported),
+        Some(Ask::Heads(query)) => core.blocking(move |core| heads(core, &query)).await,
+        Some(Ask::Record(query)) => core.blocking(move |core| record(core, &query)).await,
+        Some(Ask::Offer(offer)) => holding::answer_offer(&core, from, offer).await,
+        Some(Ask::Receipt(signed)) => core.blocking(move |core| receipt(core, from, &signed)).await,
+        Some(Ask::Receipts(query)) => core.blocking(move |core| receipts(core, &query)).await,
+    };
+    match answered {
+        Ok(answer) => wire::SyncResponse { status: Status::Ok.into(), answer },
+        Err(error) => {
+            tracing::debug!(target: "serve", peer = %from.short(), code = error.code, %error, "refused a request");
+            status(match error.kind() {
+                Code::ChunkNotFound | Code::VaultNotFound => Status::NotFound,
+                Code::StorageCorrupted => Status::Corrupt,
+                Code::StorageFull => Status::Full,
+                Code::Unauthorized | Code::UsageInvalid | Code::InvalidSignature | Code::PeerMisbehaved => {
+                    Status::Refused
+                }
+                Code::StorageTooNew => Status::Unsupported,
+                _ => Status::Busy,
+            })
+        }
+    }
+}
+
+type Answered = Result<Option<Answer>, ApiError>;
+
+fn malformed(error: impl std::fmt::Display) -> ApiError {
+    ApiError::new(Code::UsageInvalid, error.to_string())
+}
+
+fn not_here() -> ApiError {
+    ApiError::new(Code::ChunkNotFound, "not here")
+}
+
+fn heads(core: &Arc<Core>, query: &wire::HeadQuery) -> Answered {
+    let vault = VaultId::try_from(query.vault.as_slice()).map_err(malformed)?;
+    let heads = engine::newest_heads(&core.store, vault).map_err(failed)?;
+    let mut holders: Vec<PeerAddress> = vec![PeerAddress {
+        peer: core.key.peer_id(),
+        addresses: core.net().map(Net::addresses).unwrap_or_default(),
+    }];
+    for holder in heads.iter().flat_map(|head| &head.draft.holders) {
+        match holders.iter().position(|known| known.peer == holder.peer) {
+            None if holders.len() < limit::HEAD_HOLDERS_MAX => holders.push(holder.clone()),
+            None => {}
+            Some(at) => {
+                let known = &mut holders[at];
+                let fresh = holder.addresses.iter().filter(|a| !known.addresses.contains(a));
+                let fresh: Vec<String> = fresh.cloned().collect();
+                known.addresses.extend(fresh);
+                known.addresses.truncate(limit::PEER_ADDRESSES_MAX);
+            }
+        }
+    }
+    Ok(Some(Answer::Heads(wire::HeadList {
+        heads: heads.iter().map(|head| head.summary().to_wire()).collect(),
+        holders: holders.iter().map(PeerAddress::to_wire).collect(),
+    })))
+}
+
+fn record(core: &Arc<Core>, query: &wire::RecordQuery) -> Answered {
+    let vault = VaultId::try_from(query.vault.as_slice()).map_err(malformed)?;
+    let id = query.id.as_slice();
+    let store = &core.store;
+    let bytes = match query.kind() {
+        RecordKind::RecordHead => {
+            let id = HeadId::try_from(id).map_err(malformed)?;
+            let mut found = None;
+            for device in store.head_devices(vault).map_err(failed)? {
+                let names = store.head_names(vault, device).map_err(failed)?;
+                if let Some((seq, _)) = names.into_iter().find(|(_, head)| *head == id) {
+                    found = store.read_head(vault, device, seq, id).map_err(failed)?;
+                }
+            }
+            found
+        }
+        RecordKind::RecordList => {
+            store.read_list(ListId::try_from(id).map_err(malformed)?).map_err(failed)?
+        }
+        RecordKind::RecordSnapshot => {
+            store.read_snapshot(SnapshotId::try_from(id).map_err(malformed)?).map_err(failed)?
+        }
+        RecordKind::RecordUnspecified => return Err(malformed("unknown kind of record")),
+    };
+    let bytes = bytes.ok_or_else(not_here)?;
+    // Rot is never passed on: every record's name is its hash.
+    if blake3::hash(&bytes).as_bytes().as_slice() != id {
+        return Err(ApiError::new(Code::StorageCorrupted, "a record is damaged"));
+    }
+    Ok(Some(Answer::Record(bytes)))
+}
+
+fn receipt(core: &Arc<Core>, from: PeerId, signed: &wire::Signed) -> Answered {
+    let vault = core.vault_id().ok_or_else(not_here)?;
+    let receipt = engine::record_receipt(&core.store, vault, from, signed).map_err(failed)?;
+    core.owning.settle(from, &receipt.packs);
+    core.changed.notify_one();
+    Ok(None)
+}
+
+fn receipts(core: &Arc<Core>, query: &wire::ReceiptQuery) -> Answered {
+    let vault = VaultId::try_from(query.vault.as_slice()).map_err(malformed)?;
+    let packs: Vec<PackId> = query
+        .packs
+        .iter()
+        .take(limit::RECEIPT_PACKS_MAX)
+        .map(|id| PackId::try_from(id.as_slice()))
+        .collect::<Result<_, _>>()
+        .map_err(malformed)?;
+    let held = engine::held_packs(&core.store, vault, &packs).map_err(failed)?;
+    let head = HeadId::try_from(query.head.as_slice()).ok();
+    let complete = match head {
+        Some(id) => engine::complete_head(&core.store, vault, id).map_err(failed)?.map(|head| head.id),
+        None => None,
+    };
+    Ok(Some(Answer::Receipt(sign_receipt(&core.key, vault, complete, &held, core.now()))))
+}
+
+/// Serves ranges of a pack, each cell checked before it is sent.
+fn fetch(core: &Arc<Core>, request: &wire::FetchRequest) -> wire::FetchResponse {
+    let Ok(pack) = PackId::try_from(request.pack.as_slice()) else { return fetch_status(Status::Refused) };
+    match slices(core, pack, &request.ranges) {
+        Ok(response) => response,
+        Err(ServeError::Status(status)) => fetch_status(status),
+        Err(ServeError::Store(StoreError::MissingPack(_))) => fetch_status(Status::NotFound),
+        Err(ServeError::Store(StoreError::DamagedFile(_) | StoreError::Io { .. })) => {
+            tracing::warn!(target: "serve", pack = %pack.short(), "a pack here is damaged");
+            fetch_status(Status::Corrupt)
+        }
+        Err(ServeError::Store(error)) => {
+            tracing::error!(target: "serve", %error, "reading a pack failed");
+            fetch_status(Status::Busy)
+        }
+    }
+}
+
+enum ServeError {
+    Status(Status),
+    Store(StoreError),
+}
+
+impl From<StoreError> for ServeError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+fn slices(core: &Arc<Core>, pack: PackId, ranges: &[wire::Range]) -> Result<wire::FetchResponse, ServeError> {
+    let row = core.store.pack_by_id(pack)?.ok_or(ServeError::Status(Status::NotFound))?;
+    let file = core.store.open_pack(pack)?;
+    let outboard = outboard(core, pack, row.bytes, &file)?;
+    let mut response = wire::FetchResponse {
+        status: Status::Ok.into(),
+        pack_length: row.bytes,
+        slices: Vec::with_capacity(ranges.len().min(limit::FETCH_RANGES_MAX)),
+    };
+    let mut left = limit::FETCH_BYTES_MAX as u64;
+    for range in ranges {
+        // Ranges over the pack's end are cut there: a caller may ask in whole cells.
+        let length = range.length.min(row.bytes.saturating_sub(range.offset));
+        let cells = CellRange::covering(range.offset, length, row.bytes);
+        let cells = cells.ok_or(ServeError::Status(Status::Refused))?;
+        let length = cells.length(row.bytes);
+        left = left.checked_sub(length).ok_or(ServeError::Status(Status::Refused))?;
+        let mut data = vec![0u8; length as usize];
+        file.read_at(cells.offset(), &mut data)?;
+        let sound = data
+            .chunks(limit::CELL_BYTES)
+            .enumerate()
+            .all(|(at, cell)| outboard.matches(cells.first + at, cell));
+        if !sound {
+            return Err(ServeError::Store(StoreError::DamagedFile(pack.to_string())));
+        }
+        response.slices.push(wire::Slice { offset: cells.offset(), data, proof: outboard.proof(cells) });
+    }
+    Ok(response)
+}
+
+/// The pack's outboard: from memory, from beside the pack, or made anew from the whole pack.
+fn outboard(
+    core: &Arc<Core>,
+    pack: PackId,
+    bytes: u64,
+    file: &crate::store::PackFile,
+) -> Result<Arc<Outboard>, ServeError> {
+    let kept = &core.served.outboards;
+    if let Some((_, found)) =
+        kept.lock().expect("no panic while held").iter().find(|(known, _)| *known == pack)
+    {
+        return Ok(found.clone());
+    }
+    let length = usize::try_from(bytes).unwrap_or(usize::MAX);
+    let outboard = match core.store.outboard(pack, length)? {
+        Some(outboard) => outboard,
+        None => {
+            let (id, outboard) = Outboard::of(&file.read_all()?);
+            if id != pack {
+                return Err(ServeError::Store(StoreError::DamagedFile(pack.to_string())));
+            }
+            core.store.renew_outboard(pack, &outboard)?;
+            outboard
+        }
+    };
+    let outboard = Arc::new(outboard);
+    let mut kept = kept.lock().expect("no panic while held");
+    if kept.len() >= OUTBOARDS_MAX {
+        kept.pop_front();
+    }
+    kept.push_back((pack, outboard.clone()));
+    Ok(outboard)
+}

@@ -1,0 +1,107 @@
+//! Making a node, and making its index anew.
+
+use crate::api::{ApiError, Identity, RebuildSummary};
+use crate::base::{Clock, Code, SystemClock};
+use crate::config::Settings;
+use crate::crypto::{KdfCost, Passphrase, Phrase};
+use crate::engine::{self, Monitor, Vault};
+use crate::store::Store;
+
+use super::core::vault_options;
+use super::error::failed;
+
+/// `init`.
+pub struct InitRequest {
+    /// Only store for others: no vault, no passphrase.
+    pub storage_only: bool,
+    /// The vault's phrase; a fresh one when absent.
+    pub phrase: Option<Phrase>,
+    /// Protects the device's keys; needed unless storage-only.
+    pub passphrase: Option<Passphrase>,
+    /// Name of this device.
+    pub device_name: String,
+}
+
+/// What `init` made.
+pub struct InitSummary {
+    /// Who the node is now.
+    pub identity: Identity,
+    /// The phrase, when it is fresh: to be shown once.
+    pub phrase: Option<Phrase>,
+}
+
+/// Makes a node in `settings.repository_path`. Blocking.
+///
+/// # Errors
+/// A directory that holds a node or anything else; a missing or empty passphrase.
+pub fn init(settings: &Settings, request: InitRequest) -> Result<InitSummary, ApiError> {
+    let passphrase = match (&request.passphrase, request.storage_only) {
+        (_, true) => None,
+        (Some(passphrase), false) if !passphrase.is_empty() => Some(passphrase),
+        _ => {
+            return Err(ApiError::new(Code::WrongPassphrase, "a vault needs a passphrase that is not empty")
+                .with_hint("give one with --passphrase-file, or use --storage-only"));
+        }
+    };
+    let options = vault_options(settings)?;
+    let store = std::sync::Arc::new(Store::create(&settings.repository_path).map_err(failed)?);
+    let key = engine::make_node(&store).map_err(failed)?;
+    let mut identity = Identity { peer_id: key.peer_id(), addresses: Vec::new(), vault_id: None };
+    let Some(passphrase) = passphrase else { return Ok(InitSummary { identity, phrase: None }) };
+    let clock = SystemClock;
+    let (phrase, fresh) = match request.phrase {
+        Some(phrase) => (phrase, false),
+        None => (Phrase::generate(), true),
+    };
+    let keyring = engine::enrol_device(
+        &store,
+        &phrase,
+        key.peer_id(),
+        &request.device_name,
+        passphrase,
+        KdfCost::DEFAULT,
+        clock.now(),
+    )
+    .map_err(failed)?;
+    identity.vault_id = Some(keyring.vault.vault);
+    let vault = Vault::new(store, keyring, std::sync::Arc::new(clock), options);
+    engine::publish_next_head(&vault, &[], &[]).map_err(failed)?;
+    Ok(InitSummary { identity, phrase: fresh.then_some(phrase) })
+}
+
+/// Makes the index of `settings.repository_path` anew. Blocking; reads every own pack.
+///
+/// # Errors
+/// A node with a vault needs its passphrase; the old index is kept until then.
+pub fn rebuild_index(
+    settings: &Settings,
+    passphrase: Option<Passphrase>,
+) -> Result<RebuildSummary, ApiError> {
+    let dir = &settings.repository_path;
+    // Keys are tried before the old index is moved: a wrong passphrase changes nothing.
+    let keyring = {
+        let store = Store::rebuild_probe(dir).map_err(failed)?;
+        match (store.read_vault_id().map_err(failed)?, passphrase) {
+            (None, _) => None,
+            (Some(_), Some(passphrase)) => Some(engine::unlock(&store, &passphrase).map_err(failed)?),
+            (Some(_), None) => return Err(super::error::locked(true)),
+        }
+    };
+    let store = std::sync::Arc::new(Store::rebuild(dir).map_err(failed)?);
+    let monitor = Monitor::default();
+    let keys = keyring.as_ref().map(|keyring| &keyring.vault);
+    let found = engine::rebuild_index(&store, keys, &monitor).map_err(failed)?;
+    let mut summary = RebuildSummary {
+        packs: found.packs,
+        chunks: found.chunks,
+        heads: found.heads,
+        unreadable: found.unreadable,
+        with_keys: keyring.is_some(),
+        snapshots: 0,
+    };
+    if let Some(keyring) = keyring {
+        let vault = Vault::new(store, keyring, std::sync::Arc::new(SystemClock), vault_options(settings)?);
+        summary.snapshots = engine::renew_snapshot_packs(&vault).map_err(failed)?;
+    }
+    Ok(summary)
+}

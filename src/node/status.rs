@@ -1,0 +1,306 @@
+//! What a node tells about itself.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::core::{Core, log_failure};
+use super::error::failed;
+use crate::api::{
+    ApiError, EntryInfo, Health, Identity, JobState, PeerInfo, SnapshotInfo, SnapshotQuery, Status,
+    StorageStatus, Verdict,
+};
+use crate::base::{ByteSize, Moment, PeerId};
+use crate::engine::{self, CopyCounts, TreeEntry, Vault, VaultView};
+use crate::net::Net;
+use crate::snapshot::Snapshot;
+use crate::wire::{NodeType, Time};
+
+const VERIFIED: &str = "verified.json";
+
+/// When verification last ended, and how.
+#[derive(Serialize, Deserialize)]
+struct Verified {
+    time: Moment,
+    sound: bool,
+}
+
+/// Remembers that a verification ended.
+pub(super) fn note_verified(core: &Arc<Core>, sound: bool) {
+    let bytes = serde_json::to_vec(&Verified { time: core.now(), sound }).expect("plain data");
+    log_failure(core.store.publish_state(VERIFIED, &bytes).map_err(failed), "noting a verification");
+}
+
+pub(super) fn identity(core: &Arc<Core>) -> Identity {
+    Identity {
+        peer_id: core.key.peer_id(),
+        addresses: core.net().map(Net::addresses).unwrap_or_default(),
+        vault_id: core.vault_id(),
+    }
+}
+
+pub(super) fn health(core: &Arc<Core>) -> Health {
+    let stopping = core.stop.is_cancelled();
+    let p2p = if core.net().is_ok() { "ok" } else { "off" };
+    let storage = if core.store.disk_free() > 0 { "ok" } else { "full" };
+    let parts = [("database", "ok"), ("p2p", p2p), ("storage", storage), ("scheduler", "off")];
+    let status = match (stopping, storage) {
+        (true, _) => "shutting_down",
+        (false, "ok") => "ok",
+        (false, _) => "degraded",
+    };
+    let components = parts.into_iter().map(|(name, state)| (name.to_owned(), state.to_owned())).collect();
+    Health { status: status.to_owned(), uptime: core.uptime(), components }
+}
+
+pub(super) fn status(core: &Arc<Core>) -> Result<Status, ApiError> {
+    let counts = core.store.pack_counts().map_err(failed)?;
+    let jobs = core.jobs.all().into_iter().filter(|job| job.state == JobState::Running).collect();
+    let mut status = Status {
+        verdict: Verdict::Ok,
+        problems: Vec::new(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        uptime_seconds: core.uptime(),
+        identity: identity(core),
+        snapshots: 0,
+        snapshots_safe: 0,
+        last_snapshot: None,
+        under_replicated_bytes: 0,
+        copies_wanted: core.settings.replication.copies,
+        last_verify: None,
+        storage: StorageStatus {
+            own_packs: counts.own_packs,
+            own_bytes: counts.own_bytes,
+            foreign_packs: counts.foreign_packs,
+            foreign_bytes: counts.foreign_bytes,
+            lend: core.settings.replication.lend,
+            chunks: counts.chunks,
+            disk_free: core.store.disk_free(),
+        },
+        peers: peers(core)?,
+        jobs,
+    };
+    if let Ok(vault) = core.vault() {
+        vault_status(core, &vault, &mut status)?;
+    } else if core.vault_id().is_some() {
+        status.verdict = Verdict::Locked;
+        status.problems.push("the vault is locked: no backups are made (`shadowvault unlock`)".to_owned());
+    }
+    verified(core, &mut status)?;
+    for peer in status.peers.iter().filter(|peer| peer.standing == "pending") {
+        let line = format!("{} would like to join (`shadowvault peers add ADDRESS` if you know it)", peer.id);
+        status.problems.push(line);
+    }
+    Ok(status)
+}
+
+fn vault_status(core: &Arc<Core>, vault: &Vault, status: &mut Status) -> Result<(), ApiError> {
+    let view = VaultView::load(vault).map_err(failed)?;
+    let copies = engine::copy_counts(vault, &view).map_err(failed)?;
+    let wanted = status.copies_wanted;
+    status.snapshots = view.snapshots.len() as u64;
+    let safe = view.snapshots.iter().filter(|s| copies.of_snapshot(s.id) >= wanted);
+    status.snapshots_safe = safe.count() as u64;
+    status.last_snapshot = view.snapshots.last().map(|s| info(&view, &copies, wanted, s));
+    core.store
+        .for_each_pack(true, |row| {
+            if copies.of_pack(row.number) < wanted {
+                status.under_replicated_bytes += row.bytes;
+            }
+            true
+        })
+        .map_err(failed)?;
+    for (id, why) in &view.broken {
+        status.problems.push(format!("snapshot {}: {why} (`shadowvault repair`)", id.short()));
+    }
+    let unsafe_count = status.snapshots - status.snapshots_safe;
+    if unsafe_count > 0 {
+        let bytes = ByteSize(status.under_replicated_bytes);
+        let peers = status.peers.iter().filter(|peer| peer.standing == "allowed");
+        let (known, connected) = peers.fold((0u32, 0u32), |(k, c), p| (k + 1, c + u32::from(p.connected)));
+        let help = if known < wanted { "`shadowvault peers add ADDRESS`" } else { "`shadowvault peers`" };
+        status.problems.push(format!(
+            "{unsafe_count} snapshots have fewer than {wanted} copies, {bytes} to go; {connected} of {known} peers connected ({help})"
+        ));
+    }
+    if !status.problems.is_empty() {
+        status.verdict = Verdict::AtRisk;
+    }
+    Ok(())
+}
+
+fn verified(core: &Arc<Core>, status: &mut Status) -> Result<(), ApiError> {
+    let bytes = core.store.read_state(VERIFIED).map_err(failed)?;
+    let Some(last) = bytes.and_then(|bytes| serde_json::from_slice::<Verified>(&bytes).ok()) else {
+        return Ok(());
+    };
+    status.last_verify = Some(last.time.to_rfc3339());
+    if !last.sound {
+        status.problems.push("the last verification found damage (`shadowvault repair`)".to_owned());
+        if status.verdict == Verdict::Ok {
+            status.verdict = Verdict::AtRisk;
+        }
+    }
+    Ok(())
+}
+
+/// Allowed, pending and bootstrap peers.
+pub(super) fn peers(core: &Arc<Core>) -> Result<Vec<PeerInfo>, ApiError> {
+    let book = core.book().clone();
+    let states = core.net().map(Net::peers).unwrap_or_default();
+    let mut held: HashMap<PeerId, (u64, u64)> = HashMap::new();
+    let mut lengths = HashMap::new();
+    core.store
+        .for_each_pack(true, |row| {
+            lengths.insert(row.number, row.bytes);
+            true
+        })
+        .map_err(failed)?;
+    core.store
+        .for_each_receipt(|pack, holder, _| {
+            if let Some(bytes) = lengths.get(&pack) {
+                let entry = held.entry(holder).or_default();
+                entry.0 += 1;
+                entry.1 += bytes;
+            }
+        })
+        .map_err(failed)?;
+    let stored = stored_for(core)?;
+    let describe = |id: PeerId, standing: &str| {
+        let state = states.iter().find(|state| state.id == id);
+        let entry = book.find(id);
+        let mut addresses: Vec<String> = state
+            .map(|state| state.addresses.iter().map(|address| address.address.clone()).collect())
+            .unwrap_or_default();
+        for address in entry.into_iter().flat_map(|entry| &entry.addresses) {
+            if !addresses.contains(address) {
+                addresses.push(address.clone());
+            }
+        }
+        let seen = state.and_then(|state| state.last_seen).or(entry.and_then(|entry| entry.last_seen));
+        let connected = state.is_some_and(|state| state.connected && state.serves_us);
+        let waits = state.is_some_and(|state| state.connected && state.member && !state.serves_us);
+        let last_error = if connected {
+            None
+        } else if waits {
+            Some("connected, but it does not list this node (`shadowvault peers add` there)".to_owned())
+        } else {
+            state.and_then(|s| s.addresses.iter().find_map(|a| a.last_error.clone()))
+        };
+        let (packs_held, bytes_held) = held.get(&id).copied().unwrap_or_default();
+        let (packs_stored, bytes_stored) = stored.get(&id).copied().unwrap_or_default();
+        PeerInfo {
+            id,
+            name: entry.and_then(|entry| entry.name.clone()),
+            standing: standing.to_owned(),
+            connected,
+            addresses,
+            last_seen: seen.map(Moment::to_rfc3339),
+            last_error,
+            packs_held,
+            bytes_held,
+            packs_stored,
+            bytes_stored,
+        }
+    };
+    let mut out: Vec<PeerInfo> = book.allowed.iter().map(|entry| describe(entry.peer, "allowed")).collect();
+    for pending in &book.pending {
+        let mut info = describe(pending.peer, "pending");
+        info.addresses.extend(pending.addresses.iter().cloned());
+        info.last_seen = Some(pending.seen.to_rfc3339());
+        out.push(info);
+    }
+    for bootstrap in &core.settings.peer_bootstrap {
+        if !out.iter().any(|info| info.id == bootstrap.peer) {
+            out.push(describe(bootstrap.peer, "bootstrap"));
+        }
+    }
+    Ok(out)
+}
+
+/// Packs and bytes stored for each peer: those of the vaults whose devices run on it.
+fn stored_for(core: &Arc<Core>) -> Result<BTreeMap<PeerId, (u64, u64)>, ApiError> {
+    let mut out: BTreeMap<PeerId, (u64, u64)> = BTreeMap::new();
+    for (vault, (packs, bytes)) in core.store.foreign_usage().map_err(failed)? {
+        for head in engine::newest_heads(&core.store, vault).map_err(failed)? {
+            let entry = out.entry(head.certificate.peer).or_default();
+            entry.0 += packs;
+            entry.1 += bytes;
+        }
+    }
+    Ok(out)
+}
+
+/// Snapshots that a query asks for, oldest first.
+pub(super) fn snapshots(
+    vault: &Vault,
+    view: &VaultView,
+    query: &SnapshotQuery,
+) -> Result<Vec<SnapshotInfo>, ApiError> {
+    let copies = engine::copy_counts(vault, view).map_err(failed)?;
+    let wanted = vault.options.copies;
+    let all = view.snapshots.iter().map(|snapshot| info(view, &copies, wanted, snapshot));
+    let mut chosen: Vec<SnapshotInfo> = all
+        .filter(|s| query.host.as_ref().is_none_or(|host| *host == s.hostname))
+        .filter(|s| query.tag.as_ref().is_none_or(|tag| s.tags.contains(tag)))
+        .filter(|s| query.path.as_ref().is_none_or(|path| s.paths.contains(path)))
+        .collect();
+    if let Some(latest) = query.latest {
+        chosen.drain(..chosen.len().saturating_sub(latest));
+    }
+    Ok(chosen)
+}
+
+fn info(view: &VaultView, copies: &CopyCounts, wanted: u32, snapshot: &Snapshot) -> SnapshotInfo {
+    let counts = snapshot.info.counts.unwrap_or_default();
+    SnapshotInfo {
+        id: snapshot.id,
+        short_id: snapshot.id.short(),
+        time: snapshot.time.to_rfc3339(),
+        hostname: snapshot.info.hostname.clone(),
+        paths: snapshot.info.paths.iter().map(|path| String::from_utf8_lossy(path).into_owned()).collect(),
+        tags: snapshot.info.tags.clone(),
+        parent: snapshot.parent,
+        files: counts.files,
+        bytes: counts.bytes,
+        copies: copies.of_snapshot(snapshot.id),
+        copies_wanted: wanted,
+        complete: snapshot.is_complete(),
+        device: view.device_name(snapshot.device),
+    }
+}
+
+/// One line of a listing.
+pub(super) fn entry(entry: TreeEntry) -> EntryInfo {
+    let node = entry.node;
+    let kind = match node.r#type() {
+        NodeType::NodeFile => "file",
+        NodeType::NodeDirectory => "dir",
+        NodeType::NodeSymlink => "symlink",
+        NodeType::NodeFifo => "fifo",
+        NodeType::NodeSocket => "socket",
+        NodeType::NodeCharacterDevice => "chardev",
+        NodeType::NodeBlockDevice => "dev",
+        NodeType::NodeUnspecified => "unknown",
+    };
+    let is_link = node.r#type() == NodeType::NodeSymlink;
+    EntryInfo {
+        path: entry.path.to_string_lossy().into_owned(),
+        kind: kind.to_owned(),
+        mode: node.mode,
+        uid: node.uid,
+        gid: node.gid,
+        mtime: rfc3339(node.mtime),
+        target: is_link.then(|| String::from_utf8_lossy(&node.target).into_owned()),
+        user: node.user,
+        group: node.group,
+        size: node.size,
+    }
+}
+
+fn rfc3339(time: Option<Time>) -> String {
+    let time = time.unwrap_or_default();
+    let nanos = i32::try_from(time.nanos).unwrap_or(0);
+    jiff::Timestamp::new(time.seconds, nanos).map_or_else(|_| String::new(), |t| t.to_string())
+}
