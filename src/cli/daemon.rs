@@ -24,8 +24,7 @@ use crate::http;
 use crate::node::{Mode, Node};
 
 /// Libraries whose details are of use to their authors only.
-const QUIET_TARGETS: &str =
-    "libp2p=warn,multistream_select=warn,yamux=warn,quinn=warn,netlink=warn,hickory=warn,hyper=warn";
+const QUIET_TARGETS: &str = "libp2p=warn,multistream_select=warn,yamux=warn,quinn=warn,netlink=warn,hickory=warn,hyper=warn,libp2p_kad=error";
 
 /// What requests on the control socket may take of the time to stop; the rest is the node's.
 const LAST_REQUESTS: Duration = Duration::from_secs(2);

@@ -109,7 +109,7 @@ pub(super) fn heal_pack(
     id: PackId,
     bytes: u64,
 ) -> Result<(), EngineError> {
-    // Threads that need one pack at the same time: whoever comes second finds it there.
+    let _healing = vault.healing(id);
     let damage = Damage::examine(&vault.store, id, bytes)?;
     let Some(damage) = damage else { return Ok(()) };
     let plan = plan_repair(vec![damage]);

@@ -1,8 +1,8 @@
 //! An open vault: the store, the keys, and how to write to it.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::base::{Clock, DeviceId, VaultId};
+use crate::base::{Clock, DeviceId, PackId, VaultId};
 use crate::chunker::{ChunkSizes, Cutter};
 use crate::crypto::Keyring;
 use crate::store::Store;
@@ -37,13 +37,32 @@ pub struct Vault {
     pub(super) cutter: Cutter,
     /// Taken while a head is made: heads of one device are a chain.
     pub(super) head_lock: Mutex<()>,
+    /// Taken while a pack is pulled, by its first byte: who needs the same pack meanwhile waits and finds it there.
+    healing: [Mutex<()>; HEAL_LOCKS],
 }
+
+/// Enough that two packs rarely share one.
+const HEAL_LOCKS: usize = 64;
 
 impl Vault {
     /// Puts a vault together.
     pub fn new(store: Arc<Store>, keyring: Keyring, clock: Arc<dyn Clock>, options: VaultOptions) -> Self {
         let cutter = Cutter::new(options.sizes, keyring.vault.chunker_seed().expose());
-        Self { store, keyring, clock, options, cutter, head_lock: Mutex::new(()) }
+        Self {
+            store,
+            keyring,
+            clock,
+            options,
+            cutter,
+            head_lock: Mutex::new(()),
+            healing: [const { Mutex::new(()) }; HEAL_LOCKS],
+        }
+    }
+
+    /// Held while a pack is made sound.
+    pub(super) fn healing(&self, pack: PackId) -> MutexGuard<'_, ()> {
+        let lock = &self.healing[usize::from(pack.as_bytes()[0]) % HEAL_LOCKS];
+        lock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The vault's name.
