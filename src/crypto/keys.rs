@@ -91,6 +91,16 @@ impl DeviceKeys {
         }
     }
 
+    /// The device of the frozen vectors.
+    #[cfg(test)]
+    pub(crate) fn example() -> Self {
+        Self {
+            signing: SigningKey::from_bytes(&[1; 32]),
+            agreement: Secret::new([2; 32]),
+            name: "laptop".to_owned(),
+        }
+    }
+
     /// The device's public key.
     pub fn id(&self) -> DeviceId {
         DeviceId::new(self.signing.verifying_key().to_bytes())
@@ -172,6 +182,12 @@ impl NodeKey {
     /// A fresh identity.
     pub fn generate() -> Self {
         Self::from_seed(&Secret::random())
+    }
+
+    /// The node of the frozen vectors.
+    #[cfg(test)]
+    pub(crate) fn example() -> Self {
+        Self(SigningKey::from_bytes(&[3; 32]))
     }
 
     /// From the 32 bytes that [`NodeKey::seed`] gave.

@@ -56,6 +56,12 @@ impl Phrase {
         })
     }
 
+    /// The phrase of the frozen vectors: 256 zero bits.
+    #[cfg(test)]
+    pub(crate) fn example() -> Self {
+        Self(bip39::Mnemonic::from_entropy(&[0; 32]).expect("32 bytes make 24 words"))
+    }
+
     /// The words, for showing them once.
     pub fn words(&self) -> Zeroizing<String> {
         Zeroizing::new(self.0.words().collect::<Vec<_>>().join(" "))
@@ -157,6 +163,7 @@ mod tests {
     /// Frozen: these derivations can never change without losing every vault.
     #[test]
     fn derivations_match_the_frozen_vectors() {
+        assert_eq!(*Phrase::example().words(), WORDS);
         let root = Phrase::parse(WORDS).unwrap().root();
         let keys = root.vault_keys(Epoch(1));
         let lines = [

@@ -386,6 +386,42 @@ mod tests {
         }
     }
 
+    /// A zstd frame of one run: 100 × `a`. Written by hand, so that the vector outlives changes of the compressor.
+    const FRAME: [u8; 10] = [0x28, 0xb5, 0x2f, 0xfd, 0x20, 100, 0x23, 0x03, 0x00, b'a'];
+
+    /// Frozen: keys, nonce, associated data and payload of a stored chunk, a compressed chunk and a structure.
+    #[test]
+    fn sealed_pieces_match_the_frozen_vectors() {
+        let keys = Phrase::example().root().vault_keys(Epoch(1));
+        let (salt, mut text) = (Salt([4; 32]), String::new());
+        let stored = b"hello".as_slice();
+        let id = keys.chunk_id(Kind::Data, stored);
+        let mut sealed = Vec::new();
+        let made = Sealer::new(Some(3)).unwrap().seal(&keys, &salt, Kind::Data, id, stored, &mut sealed);
+        assert_eq!(made.unwrap().codec, Codec::Stored);
+        text += &format!("stored {id} {}\n", hex::encode(&sealed));
+
+        let plain = [b'a'; 100];
+        let id = keys.chunk_id(Kind::Tree, &plain);
+        let subject = Subject {
+            epoch: Epoch(0),
+            kind: Kind::Tree,
+            codec: Codec::Zstd,
+            id: *id.as_bytes(),
+            length: 100,
+        };
+        let mut sealed = Vec::new();
+        encrypt(keys.epoch(Epoch(0)).unwrap(), &salt, &subject.aad(keys.vault), &FRAME, &mut sealed).unwrap();
+        assert_eq!(Opener::new().open(&keys, &subject, &sealed).unwrap(), plain);
+        text += &format!("zstd {id} {}\n", hex::encode(&sealed));
+        text += &format!("aad {}\n", hex::encode(subject.aad(keys.vault)));
+
+        let mut sealed = Vec::new();
+        seal_blob(&keys, Epoch(1), &salt, Kind::Name, [5; 32], b"structure", &mut sealed).unwrap();
+        text += &format!("blob {}\n", hex::encode(&sealed));
+        crate::base::frozen("sealed.txt", text.as_bytes());
+    }
+
     #[test]
     fn every_flipped_byte_and_every_truncation_is_refused() {
         let keys = Phrase::generate().root().vault_keys(Epoch(0));

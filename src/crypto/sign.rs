@@ -95,6 +95,25 @@ pub fn verify<'a>(
 mod tests {
     use super::*;
 
+    /// Frozen: a changed context string would make every existing signature void.
+    #[test]
+    fn signatures_match_the_frozen_vectors() {
+        let admin = super::super::Phrase::example().root().admin();
+        let (device, node) = (DeviceKeys::example(), NodeKey::example());
+        let line = |name: &str, key: &[u8; 32], signed: wire::Signed| {
+            format!("{name} {} {}\n", hex::encode(key), hex::encode(signed.signature))
+        };
+        let body = || b"body".to_vec();
+        let text = [
+            line("certificate", admin.vault().as_bytes(), sign(&admin, Context::Certificate, body())),
+            line("head", device.id().as_bytes(), sign(&device, Context::Head, body())),
+            line("snapshot", device.id().as_bytes(), sign(&device, Context::Snapshot, body())),
+            line("receipt", node.peer_id().as_bytes(), sign(&node, Context::Receipt, body())),
+            line("door", admin.vault().as_bytes(), sign(&admin, Context::Door, body())),
+        ];
+        crate::base::frozen("signatures.txt", text.concat().as_bytes());
+    }
+
     #[test]
     fn signature_holds_for_its_key_context_and_body_only() {
         let (key, other) = (NodeKey::generate(), NodeKey::generate());

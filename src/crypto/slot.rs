@@ -249,6 +249,37 @@ mod tests {
         assert!(matches!(wrong, Err(KeyFileError::WrongPassphrase)));
     }
 
+    /// Frozen: a slot and a keyring with fixed salt and nonces, opened the way a device opens them.
+    #[test]
+    fn key_files_match_the_frozen_vectors() {
+        let (pass, key) = (Passphrase::new("correct horse battery staple".into()), Secret::new([6; 32]));
+        let mut slot = wire::KeySlot {
+            version: FILE_VERSION,
+            salt: vec![7; 16],
+            memory_kib: 64,
+            iterations: 2,
+            lanes: 1,
+            nonce: vec![8; 24],
+            created_ms: 1_700_000_000_000,
+            ..Default::default()
+        };
+        let cost = KdfCost { memory_kib: 64, iterations: 2 };
+        let wrapping = derive(&pass, &slot.salt, cost).unwrap();
+        slot.wrapped = seal(&wrapping, [8; 24], &slot_aad(&slot), key.expose());
+        let slot = slot.encode_to_vec();
+        assert!(open_slot(&slot, &pass).unwrap().expose() == key.expose());
+
+        let certificate = wire::Signed { body: vec![1], signature: vec![2; 64] };
+        let vault = Phrase::example().root().vault_keys(Epoch(0));
+        let ring = Keyring { vault, device: DeviceKeys::example(), certificate };
+        let plain = ring.to_wire().encode_to_vec();
+        let sealed = seal(&key, [9; 24], KEYRING_CONTEXT, &plain);
+        let file = wire::SealedKeyring { version: FILE_VERSION, nonce: vec![9; 24], sealed }.encode_to_vec();
+        assert!(open_keyring(&file, &key).unwrap().device.id() == ring.device.id());
+        let text = format!("slot {}\nkeyring {}\n", hex::encode(slot), hex::encode(file));
+        crate::base::frozen("keyfiles.txt", text.as_bytes());
+    }
+
     #[test]
     fn every_altered_byte_of_a_key_file_is_refused() {
         let (ring, key) = (keyring(), Secret::random());

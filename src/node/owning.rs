@@ -1,7 +1,7 @@
 //! Getting the vault's packs to holders: whenever something changed, compare heads, count receipts, offer what lacks
 //! copies.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use crate::api::ApiError;
 use crate::base::{PackId, PeerId, VaultId, limit};
 use crate::engine::{self, HeadNews, Monitor, Vault};
 use crate::net::Net;
-use crate::snapshot::{HeadSummary, PackSize, PeerAddress};
+use crate::snapshot::{Head, PackSize, PeerAddress};
 use crate::store::NewPack;
 use crate::wire::{self, sync_request::Ask, sync_response::Answer};
 
@@ -136,7 +136,7 @@ async fn round(core: &Arc<Core>, vault: VaultId) -> Result<(), ApiError> {
     let (under_way, load) = core.owning.under_way();
     let placed = core
         .blocking(move |core| {
-            let lacking = lacking(core, &under_way)?;
+            let lacking = lacking(core, vault, &under_way)?;
             Ok(engine::place_packs(&lacking, &free, core.settings.replication.copies))
         })
         .await?;
@@ -155,11 +155,16 @@ async fn round(core: &Arc<Core>, vault: VaultId) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Own packs with fewer copies than wished: id, length, holders and those on their way to be.
+/// Own packs with fewer copies than wished: id, length, holders and those on their way to be. Only packs that this
+/// device's head lists: holders take no others, and a backup under way has indexed packs that no head lists yet.
 fn lacking(
     core: &Arc<Core>,
+    vault: VaultId,
     under_way: &HashMap<PackId, Vec<PeerId>>,
 ) -> Result<Vec<(PackId, u64, Vec<PeerId>)>, ApiError> {
+    let Some(head) = own_head(core, vault)? else { return Ok(Vec::new()) };
+    let listed = engine::head_packs(&core.store, &head).map_err(failed)?;
+    let listed: HashSet<PackId> = listed.into_iter().map(|(id, _)| id).collect();
     let mut holders: HashMap<_, Vec<PeerId>> = HashMap::new();
     core.store
         .for_each_receipt(|pack, peer, _| {
@@ -179,7 +184,7 @@ fn lacking(
                     have.push(*peer);
                 }
             }
-            if have.len() < copies {
+            if have.len() < copies && listed.contains(&row.id) {
                 out.push((row.id, row.bytes, have));
             }
             true
@@ -202,7 +207,7 @@ async fn offer(
     let Some(head) = head else { return Ok(0) };
     let offer = wire::Offer {
         vault: vault.as_bytes().to_vec(),
-        head: Some(head.to_wire()),
+        head: Some(head.summary().to_wire()),
         packs: packs.iter().map(|id| id.as_bytes().to_vec()).collect(),
     };
     match ask(net, peer, Ask::Offer(offer)).await? {
@@ -212,10 +217,10 @@ async fn offer(
 }
 
 /// The newest head that this node's device wrote (its certificate names this node).
-fn own_head(core: &Arc<Core>, vault: VaultId) -> Result<Option<HeadSummary>, ApiError> {
+fn own_head(core: &Arc<Core>, vault: VaultId) -> Result<Option<Head>, ApiError> {
     let heads = engine::newest_heads(&core.store, vault).map_err(failed)?;
-    let mine = heads.iter().filter(|head| head.certificate.peer == core.key.peer_id());
-    Ok(mine.max_by_key(|head| head.draft.time).map(|head| head.summary()))
+    let mine = heads.into_iter().filter(|head| head.certificate.peer == core.key.peer_id());
+    Ok(mine.max_by_key(|head| head.draft.time))
 }
 
 /// Takes over heads of the vault that a peer has and this node does not: of other devices, or of this one if its own

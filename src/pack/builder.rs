@@ -50,6 +50,12 @@ impl PackBuilder {
         Self { salt: Salt::random(), bytes: buffer, entries: Vec::new() }
     }
 
+    /// An empty pack with a given salt, for frozen vectors.
+    #[cfg(test)]
+    fn with_salt(salt: Salt) -> Self {
+        Self { salt, ..Self::new() }
+    }
+
     /// The salt that chunks for this pack are sealed with.
     pub fn salt(&self) -> Salt {
         self.salt
@@ -134,9 +140,10 @@ pub fn pack_sizes_for(mut filled: usize) -> Vec<usize> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::cells::CellRange;
     use super::super::layout::{PackError, read_pack};
     use super::*;
-    use crate::base::random_bytes;
+    use crate::base::{frozen, random_bytes};
     use crate::crypto::{Opener, Phrase, Sealer};
     use proptest::prelude::*;
 
@@ -169,6 +176,26 @@ mod tests {
                 prop_assert_eq!(opener.open(&keys, &entry.subject(epoch), sealed).unwrap(), text.as_slice());
             }
         }
+    }
+
+    /// Frozen: a whole pack with two stored chunks, the file beside it, and the proof of its first cell.
+    #[test]
+    fn pack_matches_its_frozen_bytes() {
+        let keys = Phrase::example().root().vault_keys(Epoch(0));
+        let mut builder = PackBuilder::with_salt(Salt([4; 32]));
+        let mut sealer = Sealer::new(None).unwrap();
+        for text in [b"one".as_slice(), b"two"] {
+            let id = keys.chunk_id(Kind::Data, text);
+            let mut sealed = Vec::new();
+            let made = sealer.seal(&keys, &builder.salt(), Kind::Data, id, text, &mut sealed).unwrap();
+            builder.push(Kind::Data, made.codec, id, text.len() as u32, &sealed);
+        }
+        let pack = builder.finish(&keys).unwrap();
+        let proof = pack.outboard.proof(CellRange { first: 0, end: 1 });
+        let cells = hex::encode(pack.outboard.to_bytes());
+        let text = format!("id {}\ncells {cells}\nproof {}\n", pack.id, hex::encode(proof));
+        frozen("pack.txt", text.as_bytes());
+        frozen("pack.bin", &pack.bytes);
     }
 
     /// Each byte outside the sealed chunks matters: none can change without the pack being refused.

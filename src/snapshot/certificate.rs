@@ -64,11 +64,22 @@ pub fn issue_certificate(
     peer: PeerId,
     now: Moment,
 ) -> Result<wire::Signed, SealError> {
+    issue_salted(admin, keys, device, peer, now, &Salt::random())
+}
+
+pub(super) fn issue_salted(
+    admin: &AdminKey,
+    keys: &VaultKeys,
+    device: &DeviceKeys,
+    peer: PeerId,
+    now: Moment,
+    salt: &Salt,
+) -> Result<wire::Signed, SealError> {
     let mut name: Vec<u8> = device.name.bytes().take(NAME_BYTES).collect();
     name.resize(NAME_BYTES, 0);
     let mut sealed_name = Vec::new();
     let (id, epoch) = (device.id(), keys.newest_epoch());
-    crypto::seal_blob(keys, epoch, &Salt::random(), Kind::Name, *id.as_bytes(), &name, &mut sealed_name)?;
+    crypto::seal_blob(keys, epoch, salt, Kind::Name, *id.as_bytes(), &name, &mut sealed_name)?;
     let body = wire::Certificate {
         version: VERSION,
         vault: admin.vault().as_bytes().to_vec(),

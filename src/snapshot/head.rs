@@ -294,9 +294,9 @@ fn draft_from_wire(head: &wire::Head) -> Result<HeadDraft, HeadError> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::certificate::{issue_certificate, open_device_name};
+    use super::super::certificate::{issue_certificate, issue_salted, open_device_name};
     use super::*;
-    use crate::crypto::{NodeKey, Phrase};
+    use crate::crypto::{NodeKey, Phrase, Salt};
 
     struct Writer {
         device: DeviceKeys,
@@ -339,6 +339,25 @@ mod tests {
         assert_eq!(head.vault(), phrase.root().admin().vault());
         let keys = phrase.root().vault_keys(Epoch(0));
         assert_eq!(open_device_name(&head.certificate, &keys).as_deref(), Some("laptop"));
+    }
+
+    #[test]
+    fn head_and_certificate_match_their_frozen_bytes() {
+        let (root, device) = (Phrase::example().root(), DeviceKeys::example());
+        let (keys, node) = (root.vault_keys(Epoch(0)), NodeKey::example().peer_id());
+        let now = Moment::from_millis(1_700_000_000_000);
+        let certificate = issue_salted(&root.admin(), &keys, &device, node, now, &Salt([4; 32])).unwrap();
+        let seen = HeadSummary { device: DeviceId::new([8; 32]), seq: 300, id: HeadId::new([9; 32]) };
+        let draft = HeadDraft {
+            seen: vec![seen],
+            holders: vec![PeerAddress { peer: node, addresses: vec!["/ip4/192.0.2.1/tcp/9000".into()] }],
+            inherited: vec![DeviceId::new([10; 32])],
+            checkpoint: true,
+            ..draft(2, Some(HeadId::new([7; 32])))
+        };
+        let (head, bytes) = SignedHead::sign(draft, &device, &certificate).unwrap();
+        let text = format!("id {}\nbytes {}\n", head.id, hex::encode(bytes));
+        crate::base::frozen("head.txt", text.as_bytes());
     }
 
     #[test]

@@ -181,6 +181,14 @@ mod tests {
         assert_eq!(PackList::decode(&twice), Err(ListError::Malformed("order")));
     }
 
+    #[test]
+    fn list_matches_its_frozen_bytes() {
+        let (id, bytes) =
+            PackList::new(vec![(PackId::new([9; 32]), PackSize(7)), (PackId::new([1; 32]), PackSize(0))])
+                .encode();
+        crate::base::frozen("list.txt", format!("{id} {}\n", hex::encode(bytes)).as_bytes());
+    }
+
     proptest! {
         #[test]
         fn plans_keep_few_pieces(adds in prop::collection::vec(1usize..300, 1..200)) {

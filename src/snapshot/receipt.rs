@@ -96,6 +96,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn receipt_matches_its_frozen_bytes() {
+        let packs = [PackId::new([3; 32]), PackId::new([4; 32])];
+        let (vault, head) = (VaultId::new([1; 32]), HeadId::new([2; 32]));
+        let now = Moment::from_millis(1_700_000_000_000);
+        let with = sign_receipt(&NodeKey::example(), vault, Some(head), &packs, now).encode_to_vec();
+        let without = sign_receipt(&NodeKey::example(), vault, None, &packs[..1], now).encode_to_vec();
+        let text = format!("{}\n{}\n", hex::encode(with), hex::encode(without));
+        crate::base::frozen("receipts.txt", text.as_bytes());
+    }
+
+    #[test]
     fn receipt_verifies_only_as_signed() {
         let key = NodeKey::generate();
         let packs = vec![PackId::new([3; 32]); 2];

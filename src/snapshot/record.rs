@@ -83,6 +83,15 @@ pub fn seal_record(
     keys: &VaultKeys,
     device: &DeviceKeys,
 ) -> Result<(SnapshotId, Vec<u8>), RecordError> {
+    seal_salted(info, keys, device, &Salt::random())
+}
+
+fn seal_salted(
+    info: &wire::Snapshot,
+    keys: &VaultKeys,
+    device: &DeviceKeys,
+    salt: &Salt,
+) -> Result<(SnapshotId, Vec<u8>), RecordError> {
     let encoded = info.encode_to_vec();
     if encoded.len() + 4 > PLAIN_BYTES {
         return Err(RecordError::TooLong(encoded.len()));
@@ -98,7 +107,7 @@ pub fn seal_record(
     out.extend_from_slice(&[0; 2]);
     out.extend_from_slice(&epoch.0.to_le_bytes());
     out.extend_from_slice(&[0; 4]);
-    crypto::seal_blob(keys, epoch, &Salt::random(), Kind::Snapshot, [0; 32], &plain, &mut out)?;
+    crypto::seal_blob(keys, epoch, salt, Kind::Snapshot, [0; 32], &plain, &mut out)?;
     let signed = crypto::sign(device, Context::Snapshot, out);
     let bytes = [signed.body, signed.signature].concat();
     Ok((SnapshotId::new(*blake3::hash(&bytes).as_bytes()), bytes))
@@ -184,6 +193,16 @@ mod tests {
         }
         info.paths = vec![vec![b'x'; 100]; 100];
         assert!(matches!(seal_record(&info, &keys, &device), Err(RecordError::TooLong(_))));
+    }
+
+    #[test]
+    fn record_matches_its_frozen_bytes() {
+        let (keys, device) = (Phrase::example().root().vault_keys(Epoch(0)), DeviceKeys::example());
+        let counts = wire::SnapshotCounts { files: 1, bytes: 5, ..Default::default() };
+        let info = wire::Snapshot { counts: Some(counts), tags: vec!["t".into()], ..sample(&device) };
+        let (id, bytes) = seal_salted(&info, &keys, &device, &Salt([4; 32])).unwrap();
+        assert_eq!(open_record(&bytes, &keys).unwrap().id, id);
+        crate::base::frozen("record.bin", &bytes);
     }
 
     #[test]

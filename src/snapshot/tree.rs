@@ -264,6 +264,61 @@ mod tests {
         assert!(old.len() > 10 && added <= 4, "{added} of {}", new.len());
     }
 
+    /// Frozen: identical directories must keep identical ids. One node with every field, then where 3,000 names
+    /// and 3,000 pieces are cut (lengths of the chunks, and the hash of all).
+    #[test]
+    fn trees_match_their_frozen_bytes() {
+        let time = |seconds| Some(wire::Time { seconds, nanos: 5 });
+        let piece = |fill, length| wire::Piece { chunk: vec![fill; 32], length };
+        let full = wire::Node {
+            name: b"na\xffme".to_vec(),
+            r#type: wire::NodeType::NodeFile.into(),
+            mode: 0o4755,
+            uid: 1000,
+            gid: 100,
+            user: "u".into(),
+            group: "g".into(),
+            mtime: time(-1),
+            ctime: time(2),
+            atime: time(3),
+            size: 15,
+            inode: 9,
+            device: 8,
+            links: 2,
+            target: b"t".to_vec(),
+            rdev: 7,
+            xattrs: vec![wire::Xattr { name: b"user.a".to_vec(), value: vec![0] }],
+            content: vec![piece(1, 10), wire::Piece { chunk: vec![], length: 5 }],
+            content_lists: vec![piece(2, 15)],
+            tree: vec![3; 32],
+            inconsistent: true,
+        };
+        let tree = |nodes, parts| hex::encode(wire::Tree { nodes, parts }.encode_to_vec());
+        let mut text = format!("leaf {}\n", tree(vec![full], vec![]));
+        text += &format!("inner {}\n", tree(vec![], vec![vec![4; 32], vec![5; 32]]));
+
+        let mut sealed: Vec<Vec<u8>> = Vec::new();
+        let mut seal = |bytes: &[u8]| {
+            sealed.push(bytes.to_vec());
+            Ok::<_, TreeError>(ChunkId::new(*blake3::hash(bytes).as_bytes()))
+        };
+        let mut tree = TreeWriter::default();
+        let mut pieces = PieceWriter::default();
+        for (i, name) in many(3000).into_iter().enumerate() {
+            let id = ChunkId::new(*blake3::hash(&(i as u64).to_le_bytes()).as_bytes());
+            pieces.data(id, 10, &mut seal).unwrap();
+            let target = vec![b'x'; 100];
+            tree.push(&wire::Node { name, target, ..Default::default() }, &mut seal).unwrap();
+        }
+        let mut node = wire::Node { name: b"z".to_vec(), ..Default::default() };
+        pieces.finish(&mut node, &mut seal).unwrap();
+        tree.push(&node, &mut seal).unwrap();
+        let root = tree.finish(&mut seal).unwrap();
+        let lengths: Vec<usize> = sealed.iter().map(Vec::len).collect();
+        text += &format!("root {root}\nlengths {lengths:?}\nall {}\n", blake3::hash(&sealed.concat()));
+        crate::base::frozen("trees.txt", text.as_bytes());
+    }
+
     #[test]
     fn hostile_trees_are_refused() {
         let node = |name: &str| wire::Node { name: name.into(), ..Default::default() };

@@ -1,0 +1,84 @@
+# Sourced by the scripts beside it: a directory of one's own, nodes that end with the script, and comparing trees.
+# shellcheck shell=bash
+
+exec 3>&2 # where messages go, whatever a step does with its own output
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+program=${SHADOWVAULT:-${CARGO_TARGET_DIR:-$root/target}/release/shadowvault}
+[ -x "$program" ] || { echo "$program is not there: run \`make build\`, or set SHADOWVAULT=/path" >&2; exit 2; }
+program=$(cd "$(dirname "$program")" && pwd)/$(basename "$program")
+
+# Nothing of the caller's own node may take part.
+for name in $(compgen -e SHADOWVAULT_) RUNTIME_DIRECTORY CREDENTIALS_DIRECTORY; do unset "$name"; done
+
+work=$(mktemp -d "${TMPDIR:-/tmp}/shadowvault-$(basename "$0" .sh).XXXXXX")
+export XDG_CONFIG_HOME=$work/config XDG_RUNTIME_DIR=$work SHADOWVAULT_PASSPHRASE_FILE=$work/passphrase
+(umask 077 && echo 'correct horse battery staple' >"$work/passphrase")
+declare -A pids=()
+
+cleanup() {
+    local status=$? name
+    trap - EXIT
+    for name in "${!pids[@]}"; do kill -9 "${pids[$name]}" 2>/dev/null || true; done
+    wait 2>/dev/null || true
+    if [ -n "${KEEP:-}" ]; then echo "kept: $work" >&2; else chmod -R u+rwX "$work" 2>/dev/null; rm -rf "$work"; fi
+    exit "$status"
+}
+trap cleanup EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# die MESSAGE: says what went wrong, with the end of every log.
+die() {
+    local log
+    {
+        echo
+        echo "FAILED: $*"
+        for log in "$work"/*.log; do
+            [ -s "$log" ] || continue
+            echo "--- end of $(basename "$log")"
+            tail -n 15 "$log"
+        done
+    } >&3
+    exit 1
+}
+
+# node NAME ARGUMENT...: one command of a node, with its own data directory, configuration and settings.
+node() {
+    local name=$1
+    shift
+    SHADOWVAULT_LISTEN_PORT=0 SHADOWVAULT_REPLICATION__COPIES=${copies:-2} SHADOWVAULT_MONITORING__LOG_LEVEL=warn \
+        SHADOWVAULT_MONITORING__LOG_FORMAT=text "$program" -c "$work/$name.yaml" --repo "$work/$name" --no-input "$@"
+}
+
+# start NAME: runs a node's daemon until the script ends.
+start() {
+    local name=$1
+    node "$name" daemon >"$work/$name-daemon.log" 2>&1 &
+    pids[$name]=$!
+    for _ in $(seq 200); do
+        kill -0 "${pids[$name]}" 2>/dev/null || die "the daemon of $name ended"
+        # Only once there is a socket: a command that finds none opens the store itself.
+        if [ -S "$work/$name/control.sock" ] && node "$name" id >/dev/null 2>&1; then return; fi
+        sleep 0.1
+    done
+    die "the daemon of $name did not come up within 20 s"
+}
+
+# field NAME: a value of the last JSON document on stdin that has it.
+field() {
+    grep -o "\"$1\": *[^,}]*" | tail -n 1 | sed 's/^[^:]*: *//; s/[" ]//g'
+}
+
+# compare A B: fails and shows the first differences unless both trees are equal, byte for byte and in metadata.
+compare() {
+    local differences=$work/differences.log owners=-og
+    [ "$(id -u)" = 0 ] || owners=--no-owner
+    if command -v rsync >/dev/null; then
+        rsync -rlptD $owners -HAXn --numeric-ids --delete --checksum --itemize-changes "$1/" "$2/" >"$differences" 2>&1
+    else
+        echo 'note: rsync is not there, so contents are compared and metadata is not' >&2
+        diff -r --no-dereference "$1" "$2" >"$differences" 2>&1
+    fi && [ ! -s "$differences" ]
+}
+
+now() { date +%s%N; }
