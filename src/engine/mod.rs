@@ -37,7 +37,7 @@ pub use holder::{
     store_snapshot, wanted_packs,
 };
 pub use monitor::{Monitor, Problem};
-pub use pull::{FetchFailure, PackSource, PulledSlice, pull_pack};
+pub use pull::{FetchFailure, Given, PackSource, PulledSlice, pull_pack};
 pub use rebuild::{Rebuilt, adopt_unindexed, rebuild_index, renew_snapshot_packs, verify_known_receipts};
 pub use recover::index_remote_pack;
 pub use repair::{Damage, RepairPlan, RepairResult, plan_repair, run_repair};

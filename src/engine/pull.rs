@@ -66,6 +66,9 @@ pub trait PackSource: Send + Sync {
     fn misbehaved(&self, holder: PeerId, pack: PackId);
 }
 
+/// Bytes that each peer gave.
+pub type Given = BTreeMap<PeerId, u64>;
+
 /// Ranges of at most [`limit::FETCH_BYTES_MAX`] that cover the given cells (ascending).
 pub(super) fn ranges_of(cells: &[usize]) -> Vec<CellRange> {
     let longest = limit::FETCH_BYTES_MAX / limit::CELL_BYTES;
@@ -89,10 +92,10 @@ pub(super) fn pull_cells(
     cells: &[usize],
     buffer: &mut [u8],
     monitor: &Monitor,
-) -> Result<BTreeMap<PeerId, u64>, EngineError> {
+) -> Result<Given, EngineError> {
     let length = buffer.len() as u64;
     let mut missing = ranges_of(cells);
-    let mut given: BTreeMap<PeerId, u64> = BTreeMap::new();
+    let mut given: Given = BTreeMap::new();
     let mut tried: Vec<String> = Vec::new();
     for holder in source.holders(pack) {
         if missing.is_empty() {
@@ -142,7 +145,7 @@ pub fn pull_pack(
     pack: PackId,
     length: u64,
     monitor: &Monitor,
-) -> Result<(Vec<u8>, Outboard, BTreeMap<PeerId, u64>), EngineError> {
+) -> Result<(Vec<u8>, Outboard, Given), EngineError> {
     let length = usize::try_from(length).unwrap_or(usize::MAX).min(limit::PACK_BYTES_MAX);
     let mut buffer = vec![0u8; length];
     let cells: Vec<usize> = (0..cell_count(length)).collect();

@@ -144,6 +144,9 @@ pub fn verify(
     Ok(result)
 }
 
+/// What is wrong with one pack, and with chunks in it.
+type Examined = (Option<Damage>, Vec<(ChunkId, State)>);
+
 /// Reads packs on all workers in index order.
 fn check_packs(
     store: &Store,
@@ -203,7 +206,7 @@ fn check_pack(
     row: &PackRow,
     quick: bool,
     opener: &mut Opener,
-) -> Result<(Option<Damage>, Vec<(ChunkId, State)>), EngineError> {
+) -> Result<Examined, EngineError> {
     if quick {
         let sound = store.pack_length(row.id)? == Some(row.bytes);
         let damage = if sound { None } else { Damage::examine(store, row.id, row.bytes)? };

@@ -28,8 +28,10 @@ const SNAPSHOT_PACKS: TableDefinition<&[u8; 32], &[u8]> = TableDefinition::new("
 const FOREIGN: TableDefinition<(&[u8; 32], u32), ()> = TableDefinition::new("foreign");
 
 /// (holder, device) → position and id of the newest head whose records the holder confirmed.
-const HEAD_RECEIPTS: TableDefinition<(&[u8; 32], &[u8; 32]), (u64, &[u8; 32])> =
-    TableDefinition::new("head_receipts");
+const HEAD_RECEIPTS: TableDefinition<Pair, (u64, &[u8; 32])> = TableDefinition::new("head_receipts");
+
+/// Two ids as a key.
+type Pair = (&'static [u8; 32], &'static [u8; 32]);
 
 pub(super) struct Index {
     db: Database,

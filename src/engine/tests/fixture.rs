@@ -173,7 +173,10 @@ pub(super) fn noise(seed: u64, length: usize) -> Vec<u8> {
     bytes
 }
 
-/// Runs `work` on a thread of its own; fails when it takes longer than a minute.
+/// Every test ends within seconds on an idle machine; one that many builds share was seen to need over a minute.
+const WATCHDOG: Duration = Duration::from_secs(180);
+
+/// Runs `work` on a thread of its own; fails when it takes longer than [`WATCHDOG`].
 pub(super) fn watched<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     let (done_in, done_out) = mpsc::channel();
     let thread = std::thread::spawn(move || {
@@ -181,8 +184,8 @@ pub(super) fn watched<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
         let _ = done_in.send(());
         value
     });
-    if let Err(mpsc::RecvTimeoutError::Timeout) = done_out.recv_timeout(Duration::from_secs(60)) {
-        panic!("still running after 60 s");
+    if let Err(mpsc::RecvTimeoutError::Timeout) = done_out.recv_timeout(WATCHDOG) {
+        panic!("still running after {WATCHDOG:?}");
     }
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
