@@ -12,7 +12,7 @@ use super::tree::for_each_reference;
 use super::vault::Vault;
 use crate::base::{DeviceId, HeadId, PackId, PeerId, SnapshotId, VaultId};
 use crate::snapshot::{Receipt, ReceiptError, SignedHead, Snapshot};
-use crate::store::{PackNumber, Store};
+use crate::store::{PackNumber, Store, StoreError};
 use crate::wire;
 
 /// Checks a receipt that `from` delivered, keeps it, and enters it.
@@ -98,7 +98,9 @@ pub fn copy_counts(vault: &Vault, view: &VaultView) -> Result<CopyCounts, Engine
             Ok(packs) => {
                 needs.insert(snapshot.id, packs);
             }
-            Err(EngineError::Store(error)) => return Err(error.into()),
+            Err(EngineError::Store(error @ (StoreError::IndexDamaged(_) | StoreError::Poisoned))) => {
+                return Err(error.into());
+            }
             Err(_) => {
                 records.remove(&snapshot.id);
             }

@@ -3,35 +3,59 @@
 use std::collections::{HashMap, HashSet};
 
 use super::error::EngineError;
+use super::holder::readable;
 use super::vault::Vault;
-use crate::base::{DeviceId, PackId, SnapshotId, VaultId, limit};
+use crate::base::{DeviceId, HeadId, PackId, SnapshotId, VaultId, limit};
 use crate::crypto::VaultKeys;
 use crate::snapshot::{
     Head, HeadDraft, HeadLink, HeadSummary, ListRef, PackList, PackSize, PeerAddress, SignedHead, Snapshot,
     open_device_name, open_record, plan_lists,
 };
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 
-/// The newest valid head of each device of `vault` that is in the store. Damaged ones are passed over with a
-/// warning, so that an older one counts.
+/// The newest valid head of each device of `vault` that is in the store; several of one device when its chain has
+/// branches of the same length. Damaged ones are passed over with a warning, so that an older one counts.
 pub fn newest_heads(store: &Store, vault: VaultId) -> Result<Vec<Head>, EngineError> {
     let mut heads = Vec::new();
     for device in store.head_devices(vault)? {
+        let mut newest = None;
         for (seq, id) in store.head_names(vault, device)? {
-            let Some(bytes) = store.read_head(vault, device, seq, id)? else { continue };
-            match SignedHead::verify(&bytes) {
-                Ok(head) if head.vault() == vault && head.device() == device && head.id == id => {
+            if newest.is_some_and(|newest| seq < newest) {
+                break;
+            }
+            match read_head(store, vault, device, (seq, id))? {
+                Ok(head) => {
+                    newest = Some(seq);
                     heads.push(head);
-                    break;
                 }
-                Ok(_) => tracing::warn!(target: "heads", %device, seq, "a head file does not match its name"),
-                Err(error) => {
-                    tracing::warn!(target: "heads", %device, seq, %error, "a head file is damaged");
+                Err(problem) => {
+                    tracing::warn!(target: "heads", %device, seq, problem, "a head file is no use")
                 }
             }
         }
     }
     Ok(heads)
+}
+
+/// One stored head, or what is wrong with its file.
+pub(super) fn read_head(
+    store: &Store,
+    vault: VaultId,
+    device: DeviceId,
+    (seq, id): (u64, HeadId),
+) -> Result<Result<Head, String>, EngineError> {
+    let bytes = match store.read_head(vault, device, seq, id) {
+        Ok(bytes) => bytes.unwrap_or_default(),
+        Err(error @ StoreError::DamagedFile(_)) => return Ok(Err(error.to_string())),
+        Err(error) => return Err(error.into()),
+    };
+    Ok(match SignedHead::verify(&bytes) {
+        Ok(head) if (head.vault(), head.device(), head.draft.seq, head.id) == (vault, device, seq, id) => {
+            Ok(head)
+        }
+        Ok(_) => Err("it does not match its name".to_owned()),
+        Err(error) => Err(error.to_string()),
+    })
 }
 
 /// All packs that a head lists.
@@ -41,7 +65,7 @@ pub fn newest_heads(store: &Store, vault: VaultId) -> Result<Vec<Head>, EngineEr
 pub fn head_packs(store: &Store, head: &Head) -> Result<Vec<(PackId, PackSize)>, EngineError> {
     let mut packs = Vec::new();
     for list in &head.draft.lists {
-        let bytes = store.read_list(list.id)?;
+        let bytes = readable(store.read_list(list.id))?;
         let bytes = bytes.ok_or_else(|| EngineError::RecordMissing(format!("pack list {}", list.id)))?;
         packs.extend_from_slice(PackList::decode(&bytes)?.packs());
     }
@@ -62,15 +86,16 @@ pub enum HeadNews {
 /// Stores a verified head of anyone's vault if it is news. Its records must be stored before.
 pub fn adopt_head(store: &Store, head: &Head, bytes: &[u8]) -> Result<HeadNews, EngineError> {
     let known = newest_heads(store, head.vault())?;
-    let known = known.iter().find(|known| known.device() == head.device());
-    let news = match known.map(|known| head.link(&known.summary())) {
-        Some(HeadLink::Same | HeadLink::Older) => return Ok(HeadNews::Known),
-        Some(HeadLink::Fork) => {
-            tracing::warn!(target: "heads", device = %head.device(), seq = head.draft.seq,
-                "two branches of one device's heads: a store was rolled back or copied");
-            HeadNews::Forked
-        }
-        Some(HeadLink::Newer) | None => HeadNews::Adopted,
+    let known = known.iter().filter(|known| known.device() == head.device());
+    let links: Vec<HeadLink> = known.map(|known| head.link(&known.summary())).collect();
+    let news = if links.iter().any(|link| matches!(link, HeadLink::Same | HeadLink::Older)) {
+        return Ok(HeadNews::Known);
+    } else if links.contains(&HeadLink::Fork) && !links.contains(&HeadLink::Newer) {
+        tracing::warn!(target: "heads", device = %head.device(), seq = head.draft.seq,
+            "two branches of one device's heads: a store was rolled back or copied");
+        HeadNews::Forked
+    } else {
+        HeadNews::Adopted
     };
     store.publish_head(head.vault(), head.device(), head.draft.seq, head.id, bytes)?;
     Ok(news)
@@ -101,7 +126,7 @@ impl VaultView {
             let name = open_device_name(&head.certificate, keys).unwrap_or_else(|| head.device().short());
             view.names.insert(head.device(), name);
             for id in head.draft.snapshots.iter().filter(|id| seen.insert(**id)) {
-                match store.read_snapshot(*id)? {
+                match readable(store.read_snapshot(*id))? {
                     None => view.broken.push((*id, "its record is missing".to_owned())),
                     Some(bytes) => match open_record(&bytes, keys) {
                         Ok(snapshot) if snapshot.id == *id => view.snapshots.push(snapshot),
@@ -132,12 +157,14 @@ pub fn resolve<'a>(view: &'a VaultView, reference: &str) -> Result<&'a Snapshot,
     let unknown = || EngineError::SnapshotUnknown(reference.chars().take(80).collect());
     let back = match reference.strip_prefix("latest") {
         Some("") => Some(0),
-        Some(rest) => Some(rest.strip_prefix('~').and_then(|n| n.parse::<usize>().ok()).ok_or_else(unknown)?),
+        Some(rest) => {
+            let digits = rest.strip_prefix('~').filter(|n| n.bytes().all(|byte| byte.is_ascii_digit()));
+            Some(digits.and_then(|n| n.parse::<usize>().ok()).ok_or_else(unknown)?)
+        }
         None => None,
     };
     if let Some(back) = back {
-        let at = view.snapshots.len().checked_sub(back + 1).ok_or_else(unknown)?;
-        return Ok(&view.snapshots[at]);
+        return view.snapshots.iter().rev().nth(back).ok_or_else(unknown);
     }
     if reference.len() < 4 || !reference.chars().all(|c| c.is_ascii_hexdigit()) {
         return Err(unknown());
@@ -165,14 +192,11 @@ pub fn next_head(
     let (mine, others): (Vec<&Head>, Vec<&Head>) =
         heads.iter().partition(|head| head.device() == vault.device());
     let previous = mine.first().map(|head| &head.draft);
-    let mut snapshots = previous.map_or_else(Vec::new, |draft| draft.snapshots.clone());
-    for id in added {
-        if !snapshots.contains(id) {
-            snapshots.push(*id);
-        }
-    }
-    // A full head makes room by dropping nothing: that is for `forget`.
-    snapshots.truncate(limit::HEAD_SNAPSHOTS_MAX);
+    // Branches of this device's own chain are joined here.
+    let present = mine.iter().flat_map(|head| &head.draft.snapshots);
+    let mut seen = HashSet::new();
+    let snapshots = present.chain(added).filter(|id| seen.insert(**id)).copied().collect();
+    // Over the limit it cannot be signed, which fails the backup: dropping one silently would be worse.
     Ok(HeadDraft {
         seq: previous.map_or(1, |draft| draft.seq + 1),
         predecessor: mine.first().map(|head| head.id),
@@ -194,7 +218,7 @@ fn next_lists(vault: &Vault, previous: &[ListRef]) -> Result<Vec<ListRef>, Engin
     let mut kept: Vec<(ListRef, PackList)> = Vec::new();
     for list in previous {
         // A piece that is gone or damaged is simply written anew: the index knows the packs.
-        let decoded = store.read_list(list.id)?.and_then(|bytes| PackList::decode(&bytes).ok());
+        let decoded = readable(store.read_list(list.id))?.and_then(|bytes| PackList::decode(&bytes).ok());
         kept.extend(decoded.map(|decoded| (*list, decoded)));
     }
     let listed: HashSet<PackId> = kept.iter().flat_map(|(_, list)| list.packs()).map(|(id, _)| *id).collect();

@@ -7,7 +7,7 @@ use super::heads::{head_packs, newest_heads};
 use crate::base::{Code, Coded, HeadId, ListId, PackId, SnapshotId, VaultId, limit};
 use crate::pack::Outboard;
 use crate::snapshot::{Head, HeadError, PackList, PackSize, SignedHead};
-use crate::store::{NewPack, Store};
+use crate::store::{NewPack, Store, StoreError};
 
 /// Why a holder does not take something.
 #[derive(Debug, thiserror::Error)]
@@ -72,17 +72,25 @@ impl Needs {
 pub fn missing_records(store: &Store, head: &Head) -> Result<Needs, EngineError> {
     let mut needs = Needs::default();
     for list in &head.draft.lists {
-        if store.read_list(list.id)?.is_none() {
+        if readable(store.read_list(list.id))?.is_none() {
             needs.lists.push(list.id);
         }
     }
     for id in &head.draft.snapshots {
-        let sound = store.read_snapshot(*id)?.is_some_and(|bytes| is_record(*id, &bytes));
+        let sound = readable(store.read_snapshot(*id))?.is_some_and(|bytes| is_record(*id, &bytes));
         if !sound {
             needs.snapshots.push(*id);
         }
     }
     Ok(needs)
+}
+
+/// A file that grew beyond any bound is as good as none.
+pub(super) fn readable(read: Result<Option<Vec<u8>>, StoreError>) -> Result<Option<Vec<u8>>, StoreError> {
+    match read {
+        Err(StoreError::DamagedFile(_)) => Ok(None),
+        other => other,
+    }
 }
 
 fn is_record(id: SnapshotId, bytes: &[u8]) -> bool {

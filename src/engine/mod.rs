@@ -21,6 +21,9 @@ mod tree;
 mod vault;
 mod verify;
 
+#[cfg(test)]
+mod tests;
+
 pub use backup::{BackupOptions, BackupResult, backup};
 pub use copies::{CopyCounts, copy_counts, place_packs, record_receipt};
 pub use enrol::{enrol_device, make_node, unlock};

@@ -7,8 +7,8 @@ use super::monitor::Monitor;
 use super::pull::PackSource;
 use super::repair::{Damage, plan_repair, run_repair};
 use super::vault::Vault;
-use crate::base::{ChunkId, Coded, PackId};
-use crate::crypto::{Kind, Opener, Subject};
+use crate::base::{ChunkId, Coded, PackId, limit};
+use crate::crypto::{Kind, OVERHEAD_BYTES, OpenError, Opener, Subject};
 use crate::store::{ChunkPlace, PackFile, PackNumber, PackRow, StoreError};
 
 /// Pack files kept open by one reader.
@@ -60,6 +60,10 @@ impl<'a> ChunkReader<'a> {
 
     fn try_read(&mut self, id: ChunkId, place: &ChunkPlace) -> Result<(), EngineError> {
         let subject = self.subject(id, place)?;
+        if place.sealed_length as usize > limit::CHUNK_BYTES_MAX + OVERHEAD_BYTES {
+            // An altered index row must not decide how much memory is taken.
+            return Err(EngineError::ChunkDamaged { id, source: OpenError::Length });
+        }
         let mut sealed = std::mem::take(&mut self.sealed);
         sealed.resize(place.sealed_length as usize, 0);
         let (_, _, file) = self.pack(place.pack)?;
@@ -109,6 +113,7 @@ pub(super) fn heal_pack(
     id: PackId,
     bytes: u64,
 ) -> Result<(), EngineError> {
+    // Threads that need one pack at the same time: whoever comes second finds it there.
     let _healing = vault.healing(id);
     let damage = Damage::examine(&vault.store, id, bytes)?;
     let Some(damage) = damage else { return Ok(()) };
@@ -122,7 +127,12 @@ pub(super) fn heal_pack(
 
 fn is_healable(error: &EngineError) -> bool {
     use crate::base::Code;
-    let damaged =
-        matches!(error, EngineError::Store(StoreError::MissingPack(_) | StoreError::DamagedFile(_)));
-    damaged || error.code() == Code::ChunkInvalid || matches!(error, EngineError::ChunkDamaged { .. })
+    match error {
+        EngineError::Store(StoreError::MissingPack(_) | StoreError::DamagedFile(_)) => true,
+        // A bad sector; what is wrong with the system as a whole is not the pack's fault.
+        EngineError::Store(StoreError::Io { source, .. }) => {
+            source.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+        }
+        _ => error.code() == Code::ChunkInvalid,
+    }
 }

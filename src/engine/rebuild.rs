@@ -6,6 +6,7 @@ use super::copies::{enter_receipt, packs_of};
 use super::error::EngineError;
 use super::heads::{VaultView, head_packs, newest_heads};
 use super::monitor::Monitor;
+use super::repair::Damage;
 use super::vault::Vault;
 use crate::base::{Epoch, PackId, VaultId, limit};
 use crate::crypto::VaultKeys;
@@ -40,6 +41,9 @@ pub fn rebuild_index(
     monitor.enter("reading heads");
     let mut done = Rebuilt::default();
     let mut foreign: HashMap<PackId, Vec<VaultId>> = HashMap::new();
+    // Without keys, packs of this node's own vault wait without rows: `adopt_unindexed` takes them in with keys.
+    let own_vault = store.read_vault_id()?;
+    let mut waiting: HashSet<PackId> = HashSet::new();
     for vault in store.head_vaults()? {
         for head in newest_heads(store, vault)? {
             done.heads += 1;
@@ -47,6 +51,7 @@ pub fn rebuild_index(
                 continue;
             }
             match head_packs(store, &head) {
+                Ok(packs) if own_vault == Some(vault) => waiting.extend(packs.into_iter().map(|(id, _)| id)),
                 Ok(packs) => packs.into_iter().for_each(|(id, _)| {
                     foreign.entry(id).or_default().push(vault);
                 }),
@@ -58,6 +63,9 @@ pub fn rebuild_index(
     let mut batch: Vec<NewPack> = Vec::new();
     for id in store.pack_files()? {
         monitor.go_on()?;
+        if waiting.contains(&id) {
+            continue;
+        }
         match examine(store, keys, id, foreign.contains_key(&id)) {
             Ok(pack) => {
                 done.packs += 1;
@@ -137,13 +145,21 @@ impl EngineError {
     }
 }
 
+/// Like [`examine`], for a pack that chunks will be reused from: all of it must be as it was sealed.
+fn examine_sound(store: &Store, keys: &VaultKeys, id: PackId) -> Result<NewPack, EngineError> {
+    if let Some(damage) = Damage::examine(store, id, store.open_pack(id)?.length())? {
+        return Err(EngineError::RecordMissing(format!("{} of its bytes", damage.bytes_wanted())));
+    }
+    examine(store, Some(keys), id, false)
+}
+
 /// Takes in own packs that were published just before a crash, so that their chunks are not sealed again.
 pub fn adopt_unindexed(vault: &Vault, monitor: &Monitor) -> Result<u64, EngineError> {
     let mut batch = Vec::new();
     let mut adopted = 0;
     for id in vault.store.unindexed_packs()? {
         monitor.go_on()?;
-        match examine(&vault.store, Some(&vault.keyring.vault), id, false) {
+        match examine_sound(&vault.store, &vault.keyring.vault, id) {
             Ok(pack) => {
                 adopted += 1;
                 batch.push(pack);

@@ -54,8 +54,11 @@ impl Damage {
         let expected = usize::try_from(bytes).unwrap_or(usize::MAX);
         let kept = store.outboard(pack, expected)?;
         if id == pack {
-            if kept.is_none() {
-                store.renew_outboard(pack, &outboard)?;
+            // On a full disk the pack is sound all the same; the next look makes it again.
+            if kept.is_none()
+                && let Err(error) = store.renew_outboard(pack, &outboard)
+            {
+                tracing::warn!(target: "store", pack = %pack.short(), %error, "an outboard could not be renewed");
             }
             return Ok(None);
         }
@@ -148,25 +151,31 @@ fn repair_pack(
     monitor: &Monitor,
 ) -> Result<BTreeMap<PeerId, u64>, EngineError> {
     let length = usize::try_from(damage.bytes).unwrap_or(usize::MAX).min(limit::PACK_BYTES_MAX);
-    let every_cell = damage.cells.len() == cell_count(length);
-    let mut buffer = if every_cell { Vec::new() } else { store.open_pack(damage.pack)?.read_all()? };
+    let all: Vec<usize> = (0..cell_count(length)).collect();
+    // What was readable when it was examined may not be any more.
+    let kept = if damage.cells.len() == all.len() { None } else { read_file(store, damage.pack) };
+    let every_cell = kept.is_none();
+    let mut buffer = kept.unwrap_or_default();
     buffer.resize(length, 0);
-    let mut given = pull_cells(source, damage.pack, &damage.cells, &mut buffer, monitor)?;
+    let cells = if every_cell { &all } else { &damage.cells };
+    let mut given = pull_cells(source, damage.pack, cells, &mut buffer, monitor)?;
     let (mut id, mut outboard) = Outboard::of(&buffer);
     if id != damage.pack && !every_cell {
         // More has rotted since it was examined.
-        let cells: Vec<usize> = (0..cell_count(length)).collect();
-        given = pull_cells(source, damage.pack, &cells, &mut buffer, monitor)?;
+        given = pull_cells(source, damage.pack, &all, &mut buffer, monitor)?;
         (id, outboard) = Outboard::of(&buffer);
     }
     if id != damage.pack {
         let tried = "what was pulled does not make up the pack".to_owned();
         return Err(EngineError::NoSource { pack: damage.pack, tried });
     }
-    store.quarantine_pack(damage.pack)?;
-    store.publish_pack(damage.pack, &buffer, &outboard)?;
+    store.replace_pack(damage.pack, &buffer, &outboard)?;
     tracing::info!(target: "repair", pack = %damage.pack.short(), cells = damage.cells.len(), "pack restored");
     Ok(given)
+}
+
+fn read_file(store: &Store, pack: PackId) -> Option<Vec<u8>> {
+    store.open_pack(pack).and_then(|file| file.read_all()).ok()
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use prost::Message;
 
 use super::error::EngineError;
 use super::monitor::Monitor;
@@ -19,14 +20,16 @@ use super::tree::{Found, find};
 use super::vault::Vault;
 use crate::base::{ChunkId, limit};
 use crate::crypto::Kind;
-use crate::fs::{self, Begin, FileWriter, FsError, Outcome, Overwrite, Target, TargetDir};
-use crate::snapshot::{Content, Snapshot, decode_pieces, node_content};
+use crate::fs::{self, Begin, FileWriter, FsError, Outcome, Overwrite, SkipReason, Target, TargetDir};
+use crate::snapshot::{Content, Snapshot, TreeError, decode_pieces, node_content};
 use crate::wire::{self, NodeType};
 
 /// Plaintext bytes in one job: small enough that one big file keeps all workers busy.
 const JOB_BYTES: u64 = 8 << 20;
 /// Jobs waiting for a worker; each holds the pieces of at most 8 MiB.
 const JOBS_MAX: usize = 64;
+/// Pieces in one job; chunks may be as small as 64 bytes.
+const JOB_PIECES_MAX: usize = 1024;
 
 /// How to restore.
 #[derive(Debug, Clone, Default)]
@@ -151,6 +154,8 @@ struct OpenFile<'a> {
     node: wire::Node,
     path: PathBuf,
     dir: Arc<OpenDir<'a>>,
+    /// Present when further names may be linked to it.
+    first: Option<Arc<FirstLink<'a>>>,
     /// Jobs not done yet, and one for the walk while it still adds some.
     left: AtomicUsize,
     broken: AtomicBool,
@@ -158,7 +163,14 @@ struct OpenFile<'a> {
 
 struct Job<'a> {
     file: Arc<OpenFile<'a>>,
-    pieces: Vec<(u64, ChunkId)>,
+    pieces: Vec<Part>,
+}
+
+/// One chunk's place in a file.
+struct Part {
+    offset: u64,
+    id: ChunkId,
+    length: u64,
 }
 
 /// Restores `options.path` of a snapshot into `options.target`.
@@ -209,7 +221,8 @@ pub fn restore(
         for worker in workers {
             worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         }
-        result.and_then(|()| make_links(shared, later))
+        // Workers drop what is left when they are told to stop: that is no success, even if the walk was through.
+        result.and_then(|()| make_links(shared, later)).and_then(|()| shared.go_on())
     });
     if let Some(fatal) = shared.fatal.lock().expect("no panic while held").take() {
         return Err(fatal);
@@ -237,6 +250,24 @@ pub fn restore(
 struct FirstLink<'a> {
     dir: Arc<OpenDir<'a>>,
     name: Vec<u8>,
+    /// Of what the file holds: another file's snapshot may name the same inode (numbers are used again).
+    content: blake3::Hash,
+    /// It is there, from this restore or as the snapshot has it: further names may lead to it.
+    ready: AtomicBool,
+}
+
+/// What two names of one file have in common.
+fn content_hash(node: &wire::Node) -> blake3::Hash {
+    let content = wire::Node {
+        r#type: node.r#type,
+        size: node.size,
+        target: node.target.clone(),
+        rdev: node.rdev,
+        content: node.content.clone(),
+        content_lists: node.content_lists.clone(),
+        ..Default::default()
+    };
+    blake3::hash(&content.encode_to_vec())
 }
 
 struct TreeWalk<'a> {
@@ -297,7 +328,7 @@ impl<'a> TreeWalk<'a> {
             }
             let path = dir.path.join(OsStr::from_bytes(&node.name));
             let Some(tree) = tree_of(&node) else {
-                self.shared.failed(&path, &EngineError::TooDeep);
+                self.shared.failed(&path, &TreeError::Shape);
                 continue;
             };
             if stack.len() >= limit::DIRECTORY_DEPTH_MAX {
@@ -321,24 +352,45 @@ impl<'a> TreeWalk<'a> {
     fn entry(&mut self, dir: &Arc<OpenDir<'a>>, node: wire::Node) -> Result<(), EngineError> {
         let path = dir.path.join(OsStr::from_bytes(&node.name));
         let is_file = node.r#type() == NodeType::NodeFile;
+        let mut first = None;
         if node.links > 1 {
-            let key = (node.device, node.inode);
-            if let Some(first) = self.links.get(&key) {
+            let (key, content) = ((node.device, node.inode), content_hash(&node));
+            if let Some(first) = self.links.get(&key).filter(|first| first.content == content) {
                 let first = first.clone();
                 self.later.push(LaterLink { first, dir: dir.clone(), name: node.name, path });
                 return Ok(());
             }
-            let first = FirstLink { dir: dir.clone(), name: node.name.clone() };
-            self.links.insert(key, Arc::new(first));
+            let ready = AtomicBool::new(false);
+            first = Some(Arc::new(FirstLink { dir: dir.clone(), name: node.name.clone(), content, ready }));
         }
-        if is_file {
-            return self.file(dir, node, path);
+        let key = (node.device, node.inode);
+        let outcome =
+            if is_file { self.file(dir, node, path, &first)? } else { self.special(dir, &node, &path) };
+        let Some(first) = first else { return Ok(()) };
+        match outcome {
+            // Under way: its last job makes it ready.
+            Some(Outcome::Made) if is_file => {}
+            Some(Outcome::Made | Outcome::Skipped(SkipReason::Unchanged)) => {
+                first.ready.store(true, Ordering::Release);
+            }
+            // What stands under that name is not the snapshot's: the next name is restored on its own.
+            _ => return Ok(()),
         }
-        match dir.dir.special(&node) {
-            Ok(outcome) => self.note(outcome),
-            Err(error) => self.shared.settle(&path, error.into()),
-        }
+        self.links.insert(key, first);
         Ok(())
+    }
+
+    fn special(&self, dir: &Arc<OpenDir<'a>>, node: &wire::Node, path: &Path) -> Option<Outcome> {
+        match dir.dir.special(node) {
+            Ok(outcome) => {
+                self.note(outcome);
+                Some(outcome)
+            }
+            Err(error) => {
+                self.shared.settle(path, error.into());
+                None
+            }
+        }
     }
 
     fn note(&self, outcome: Outcome) {
@@ -348,16 +400,23 @@ impl<'a> TreeWalk<'a> {
         }
     }
 
-    fn file(&mut self, dir: &Arc<OpenDir<'a>>, node: wire::Node, path: PathBuf) -> Result<(), EngineError> {
+    /// What became of it; `Made` means that workers are writing it.
+    fn file(
+        &mut self,
+        dir: &Arc<OpenDir<'a>>,
+        node: wire::Node,
+        path: PathBuf,
+        first: &Option<Arc<FirstLink<'a>>>,
+    ) -> Result<Option<Outcome>, EngineError> {
         let writer = match dir.dir.begin_file(&node) {
             Ok(Begin::Write(writer)) => writer,
-            Ok(Begin::Skip(_)) => {
+            Ok(Begin::Skip(reason)) => {
                 count(&self.shared.tally.skipped);
-                return Ok(());
+                return Ok(Some(Outcome::Skipped(reason)));
             }
             Err(error) => {
                 self.shared.settle(&path, error.into());
-                return Ok(());
+                return Ok(None);
             }
         };
         let file = Arc::new(OpenFile {
@@ -365,6 +424,7 @@ impl<'a> TreeWalk<'a> {
             node,
             path,
             dir: dir.clone(),
+            first: first.clone(),
             left: AtomicUsize::new(1),
             broken: AtomicBool::new(false),
         });
@@ -376,7 +436,8 @@ impl<'a> TreeWalk<'a> {
             self.shared.settle(&file.path, error);
         }
         // The walk's own share; a file without content is finished by a worker like any other.
-        self.send(Job { file, pieces: Vec::new() })
+        self.send(Job { file, pieces: Vec::new() })?;
+        Ok(Some(Outcome::Made))
     }
 
     fn send(&self, job: Job<'a>) -> Result<(), EngineError> {
@@ -390,7 +451,7 @@ impl<'a> TreeWalk<'a> {
             Content::Pieces(pieces) => self.pieces(file, pieces, &mut offset)?,
             Content::Lists(lists) => {
                 for list in lists {
-                    let id = chunk_of(list).ok_or(EngineError::TooDeep)?;
+                    let id = chunk_of(list).ok_or(TreeError::Shape)?;
                     let pieces = decode_pieces(self.reader.read(Kind::Tree, id)?)?;
                     self.pieces(file, &pieces, &mut offset)?;
                 }
@@ -408,11 +469,12 @@ impl<'a> TreeWalk<'a> {
         let (mut job, mut bytes) = (Vec::new(), 0);
         for piece in pieces {
             if !piece.chunk.is_empty() {
-                job.push((*offset, chunk_of(piece).ok_or(EngineError::TooDeep)?));
-                bytes += piece.length;
+                let id = chunk_of(piece).ok_or(TreeError::Shape)?;
+                job.push(Part { offset: *offset, id, length: piece.length });
+                bytes += piece.length.min(JOB_BYTES);
             }
-            *offset = offset.checked_add(piece.length).ok_or(EngineError::TooDeep)?;
-            if bytes >= JOB_BYTES {
+            *offset = offset.checked_add(piece.length).ok_or(TreeError::Shape)?;
+            if bytes >= JOB_BYTES || job.len() >= JOB_PIECES_MAX {
                 self.add_job(file, std::mem::take(&mut job))?;
                 bytes = 0;
             }
@@ -420,7 +482,7 @@ impl<'a> TreeWalk<'a> {
         if job.is_empty() { Ok(()) } else { self.add_job(file, job) }
     }
 
-    fn add_job(&self, file: &Arc<OpenFile<'a>>, pieces: Vec<(u64, ChunkId)>) -> Result<(), EngineError> {
+    fn add_job(&self, file: &Arc<OpenFile<'a>>, pieces: Vec<Part>) -> Result<(), EngineError> {
         self.shared.go_on()?;
         file.left.fetch_add(1, Ordering::AcqRel);
         self.send(Job { file: file.clone(), pieces })
@@ -436,6 +498,10 @@ impl<'a> TreeWalk<'a> {
 fn make_links(shared: &Shared<'_>, later: Vec<LaterLink<'_>>) -> Result<(), EngineError> {
     for link in later {
         shared.go_on()?;
+        if !link.first.ready.load(Ordering::Acquire) {
+            shared.failed(&link.path, &EngineError::RecordMissing("another name".to_owned()));
+            continue;
+        }
         match link.dir.dir.hard_link(&link.name, (&link.first.dir.dir, &link.first.name)) {
             Ok(Outcome::Made) => count(&shared.tally.others),
             Ok(Outcome::Skipped(_)) => count(&shared.tally.skipped),
@@ -472,6 +538,9 @@ fn work<'a>(
         if file.left.fetch_sub(1, Ordering::AcqRel) == 1 && !file.broken.load(Ordering::Acquire) {
             match finish_file(&mut reader, shared, file) {
                 Ok(()) => {
+                    if let Some(first) = &file.first {
+                        first.ready.store(true, Ordering::Release);
+                    }
                     count(&shared.tally.files);
                     count(&shared.monitor.files_done);
                 }
@@ -482,8 +551,12 @@ fn work<'a>(
 }
 
 fn write_pieces(reader: &mut ChunkReader<'_>, shared: &Shared<'_>, job: &Job<'_>) -> Result<(), EngineError> {
-    for (offset, id) in &job.pieces {
+    for Part { offset, id, length } in &job.pieces {
         let plain = reader.read(Kind::Data, *id)?;
+        if plain.len() as u64 != *length {
+            // It would overwrite its neighbours or leave a gap.
+            return Err(TreeError::Shape.into());
+        }
         let writer = job.file.writer.read().expect("no panic while held");
         let writer = writer.as_ref().ok_or(EngineError::Stopped)?;
         writer.write_at(*offset, plain)?;
@@ -520,7 +593,7 @@ fn verify_written(
         Content::Pieces(pieces) => compare(reader, writer, pieces, &mut offset),
         Content::Lists(lists) => {
             for list in lists {
-                let id = chunk_of(list).ok_or(EngineError::TooDeep)?;
+                let id = chunk_of(list).ok_or(TreeError::Shape)?;
                 let pieces = decode_pieces(reader.read(Kind::Tree, id)?)?;
                 compare(reader, writer, &pieces, &mut offset)?;
             }

@@ -37,8 +37,8 @@ pub struct Vault {
     pub(super) cutter: Cutter,
     /// Taken while a head is made: heads of one device are a chain.
     pub(super) head_lock: Mutex<()>,
-    /// Taken while a pack is pulled, by its first byte: who needs the same pack meanwhile waits and finds it there.
-    healing: [Mutex<()>; HEAL_LOCKS],
+    /// Taken while a pack is healed, by its first byte, so that threads that miss the same one pull it once.
+    heal_locks: [Mutex<()>; HEAL_LOCKS],
 }
 
 /// Enough that two packs rarely share one.
@@ -55,13 +55,13 @@ impl Vault {
             options,
             cutter,
             head_lock: Mutex::new(()),
-            healing: [const { Mutex::new(()) }; HEAL_LOCKS],
+            heal_locks: [const { Mutex::new(()) }; HEAL_LOCKS],
         }
     }
 
-    /// Held while a pack is made sound.
+    /// Held while a pack is healed.
     pub(super) fn healing(&self, pack: PackId) -> MutexGuard<'_, ()> {
-        let lock = &self.healing[usize::from(pack.as_bytes()[0]) % HEAL_LOCKS];
+        let lock = &self.heal_locks[usize::from(pack.as_bytes()[0]) % HEAL_LOCKS];
         lock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

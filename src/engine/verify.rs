@@ -6,13 +6,14 @@ use std::sync::Mutex;
 use crossbeam_channel::bounded;
 
 use super::error::EngineError;
-use super::heads::VaultView;
+use super::heads::{VaultView, newest_heads, read_head};
+use super::holder::missing_records;
 use super::monitor::Monitor;
 use super::reader::ChunkReader;
 use super::repair::Damage;
 use super::tree::for_each_reference;
 use super::vault::Vault;
-use crate::base::{ChunkId, SnapshotId};
+use crate::base::{ChunkId, SnapshotId, VaultId};
 use crate::crypto::{Kind, Opener, VaultKeys};
 use crate::pack::read_pack;
 use crate::snapshot::Snapshot;
@@ -64,12 +65,17 @@ pub struct VerifyResult {
     pub bad_chunks: u64,
     /// Each snapshot.
     pub snapshots: Vec<SnapshotFinding>,
+    /// Heads, pack lists and foreign snapshot records that are missing or damaged, one line each.
+    pub records: Vec<String>,
 }
 
 impl VerifyResult {
     /// Nothing is wrong.
     pub fn is_sound(&self) -> bool {
-        self.damages.is_empty() && self.snapshots.iter().all(SnapshotFinding::is_sound)
+        self.damages.is_empty()
+            && self.bad_chunks == 0
+            && self.records.is_empty()
+            && self.snapshots.iter().all(SnapshotFinding::is_sound)
     }
 }
 
@@ -120,8 +126,9 @@ pub fn verify(
     let mut result = VerifyResult { packs: rows.len() as u64, bytes: total_bytes, ..Default::default() };
     let keys = vault.map(|vault| &vault.keyring.vault);
     let mut bad = check_packs(store, keys, rows, options.quick, workers, monitor, &mut result)?;
-    lost_chunks(store, &result.damages, &mut bad)?;
+    lost_chunks(store, vault, &result.damages, options.quick, monitor, &mut bad)?;
     result.bad_chunks = bad.len() as u64;
+    result.records = check_records(store, vault.map(Vault::id))?;
     let (Some(vault), Some(view)) = (vault, view) else { return Ok(result) };
     monitor.enter("verifying snapshots");
     for snapshot in &view.snapshots {
@@ -207,23 +214,54 @@ fn check_pack(
         Err(_) => return Ok((Damage::examine(store, row.id, row.bytes)?, Vec::new())),
     };
     let damage = Damage::compare(store, row.id, row.bytes, &content)?;
-    let Some(keys) = keys.filter(|_| row.own) else { return Ok((damage, Vec::new())) };
-    // A damaged pack may still have sound chunks; one whose directory is gone is settled by the index.
-    let Ok((epoch, entries)) = read_pack(keys, &content) else { return Ok((damage, Vec::new())) };
+    // Which chunks of a damaged pack are lost is settled by the index, for all such packs together.
+    let Some(keys) = keys.filter(|_| row.own && damage.is_none()) else { return Ok((damage, Vec::new())) };
+    Ok((None, unreadable_chunks(store, keys, row, &content, opener)?))
+}
+
+/// Chunks of a pack with the right hash that do not open, or that the index seeks elsewhere in it.
+fn unreadable_chunks(
+    store: &Store,
+    keys: &VaultKeys,
+    row: &PackRow,
+    content: &[u8],
+    opener: &mut Opener,
+) -> Result<Vec<(ChunkId, State)>, EngineError> {
+    let Ok((epoch, entries)) = read_pack(keys, content) else {
+        let chunks = store.chunks_in(&HashSet::from([row.number]))?;
+        return Ok(chunks.into_iter().map(|(id, _)| (id, State::Corrupt)).collect());
+    };
+    let ids: Vec<ChunkId> = entries.iter().map(|entry| entry.id).collect();
     let mut bad = Vec::new();
-    for entry in entries {
+    for (entry, place) in entries.iter().zip(store.lookup_many(&ids)?) {
+        // A chunk that is in several packs counts where it is read.
+        let Some(place) = place.filter(|place| place.pack == row.number) else { continue };
+        let twice = place.offset != entry.offset
+            && entries.iter().any(|e| (e.id, e.offset) == (entry.id, place.offset));
+        if twice {
+            continue;
+        }
+        let sought = (place.offset, place.sealed_length, place.length, place.kind, place.codec);
+        let there = (entry.offset, entry.sealed_length, entry.length, entry.kind, entry.codec);
         let start = entry.offset as usize;
         let sealed = content.get(start..start + entry.sealed_length as usize);
-        let opened = sealed.is_some_and(|sealed| opener.open(keys, &entry.subject(epoch), sealed).is_ok());
-        if !opened {
+        let opens = sealed.is_some_and(|sealed| opener.open(keys, &entry.subject(epoch), sealed).is_ok());
+        if sought != there || !opens {
             bad.push((entry.id, State::Corrupt));
         }
     }
-    Ok((damage, bad))
+    Ok(bad)
 }
 
-/// Chunks of packs that are missing, or so damaged that their directory cannot be read.
-fn lost_chunks(store: &Store, damages: &[Damage], bad: &mut BadChunks) -> Result<(), EngineError> {
+/// Chunks that the index places in packs that are missing or damaged, and that cannot be read there.
+fn lost_chunks(
+    store: &Store,
+    vault: Option<&Vault>,
+    damages: &[Damage],
+    quick: bool,
+    monitor: &Monitor,
+    bad: &mut BadChunks,
+) -> Result<(), EngineError> {
     let mut lost: HashMap<PackNumber, &Damage> = HashMap::new();
     for damage in damages {
         if let Some(row) = store.pack_by_id(damage.pack)?.filter(|row| row.own) {
@@ -233,18 +271,50 @@ fn lost_chunks(store: &Store, damages: &[Damage], bad: &mut BadChunks) -> Result
     if lost.is_empty() {
         return Ok(());
     }
-    for (id, place) in store.chunks_in(&lost.keys().copied().collect())? {
+    let mut chunks = store.chunks_in(&lost.keys().copied().collect())?;
+    chunks.sort_unstable_by_key(|(_, place)| (place.pack, place.offset));
+    let mut reader = vault.filter(|_| !quick).map(|vault| ChunkReader::new(vault, None, monitor));
+    for (id, place) in chunks {
+        monitor.go_on()?;
         let damage = lost[&place.pack];
-        if damage.missing {
-            bad.insert(id, State::Missing);
-        } else {
-            let (first, last) = cells_of(place.offset, place.sealed_length);
-            if damage.cells.iter().any(|cell| (first..=last).contains(cell)) {
-                bad.entry(id).or_insert(State::Corrupt);
-            }
+        let state = if damage.missing { State::Missing } else { State::Corrupt };
+        let is_lost = damage.missing
+            || match &mut reader {
+                // Sound neighbours of a flipped byte are as good as ever.
+                Some(reader) => reader.read(place.kind, id).is_err(),
+                None => {
+                    let (first, last) = cells_of(place.offset, place.sealed_length);
+                    damage.cells.iter().any(|cell| (first..=last).contains(cell))
+                }
+            };
+        if is_lost {
+            bad.insert(id, state);
         }
     }
     Ok(())
+}
+
+/// What is wrong with heads, and with pack lists and foreign snapshot records that the newest heads need. Own
+/// snapshot records are each snapshot's own finding.
+fn check_records(store: &Store, own: Option<VaultId>) -> Result<Vec<String>, EngineError> {
+    let mut problems = Vec::new();
+    for vault in store.head_vaults()? {
+        for device in store.head_devices(vault)? {
+            for name in store.head_names(vault, device)? {
+                if let Err(problem) = read_head(store, vault, device, name)? {
+                    problems.push(format!("head {} of device {}: {problem}", name.0, device.short()));
+                }
+            }
+        }
+        for head in newest_heads(store, vault)? {
+            let missing = missing_records(store, &head)?;
+            let is_own = own == Some(vault);
+            problems.extend(missing.lists.iter().map(|id| format!("pack list {id} is missing or damaged")));
+            let records = missing.snapshots.iter().filter(|_| !is_own);
+            problems.extend(records.map(|id| format!("snapshot record {id} is missing or damaged")));
+        }
+    }
+    Ok(problems)
 }
 
 fn cells_of(offset: u32, length: u32) -> (usize, usize) {

@@ -264,7 +264,8 @@ impl Walk {
         let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
         let size_bytes = if is_file { u64::try_from(stat.st_size).unwrap_or(0) } else { 0 };
         let item = Item { path: path_of(&self.path), is_directory: false, size_bytes };
-        if !found.is_root() && !(found.inside && self.filter.keeps(&item)) {
+        let kept = found.is_root() || (found.inside && self.filter.keeps(&item));
+        if !kept {
             return;
         }
         let mut node = self.record_found(found, stat);

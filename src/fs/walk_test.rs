@@ -262,7 +262,7 @@ fn walk_goes_on_past_what_cannot_be_listed() {
     let (_keep, base) = place();
     put(&base.join("closed/secret"));
     put(&base.join("open"));
-    fs::set_permissions(base.join("closed"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(base.join("closed"), fs::Permissions::from_mode(0o000)).unwrap();
     let lines = outline(&base, std::slice::from_ref(&base), WalkOptions::default());
     fs::set_permissions(base.join("closed"), fs::Permissions::from_mode(0o700)).unwrap();
     if rustix::process::geteuid().is_root() {

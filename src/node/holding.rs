@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::StreamExt;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::JoinSet;
 
 use super::core::Core;
 use super::error::failed;
@@ -18,8 +19,10 @@ use crate::net::Net;
 use crate::snapshot::{Head, HeadSummary, PackSize, sign_receipt};
 use crate::wire::{self, sync_request::Ask, sync_response::Answer};
 
-/// Packs pulled at one time: each needs up to 16 MiB.
-const PULLS_MAX: usize = 2;
+/// Packs pulled at one time for all owners together: each needs up to 16 MiB.
+const PULLS_MAX: usize = 3;
+/// Owners served at one time, so that one with much to store does not keep the others waiting.
+const OWNERS_MAX: usize = 8;
 /// Packs after which a receipt is sent even though more are coming.
 const RECEIPT_PACKS: usize = 16;
 /// A receipt is sent at least this often while packs come in.
@@ -32,10 +35,16 @@ struct Wish {
 }
 
 /// Offers that have not been worked off. One wish for each owner and vault: a newer offer joins it.
-#[derive(Default)]
 pub(super) struct HoldQueue {
     wishes: Mutex<HashMap<(PeerId, VaultId), Wish>>,
     more: Notify,
+    pulls: Semaphore,
+}
+
+impl Default for HoldQueue {
+    fn default() -> Self {
+        Self { wishes: Mutex::default(), more: Notify::new(), pulls: Semaphore::new(PULLS_MAX) }
+    }
 }
 
 impl HoldQueue {
@@ -63,10 +72,11 @@ impl HoldQueue {
         accepted
     }
 
-    fn take(&self) -> Option<(PeerId, VaultId, Wish)> {
+    /// A wish of an owner that is not being served.
+    fn take(&self, served: &HashSet<(PeerId, VaultId)>) -> Option<((PeerId, VaultId), Wish)> {
         let mut wishes = self.wishes.lock().expect("no panic while held");
-        let key = *wishes.keys().next()?;
-        wishes.remove(&key).map(|wish| (key.0, key.1, wish))
+        let key = *wishes.keys().find(|key| !served.contains(*key))?;
+        wishes.remove(&key).map(|wish| (key, wish))
     }
 }
 
@@ -107,26 +117,42 @@ pub(super) async fn answer_offer(
 }
 
 impl Core {
-    /// Works off wishes, one owner after the other, until the node ends.
+    /// Works off wishes, for several owners at a time, until the node ends.
     pub(super) async fn hold_loop(self: Arc<Self>) {
+        let mut served: HashSet<(PeerId, VaultId)> = HashSet::new();
+        let mut work: JoinSet<(PeerId, VaultId)> = JoinSet::new();
         loop {
-            let Some((owner, vault, wish)) = self.holding.take() else {
-                tokio::select! {
-                    () = self.stop.cancelled() => return,
-                    () = self.holding.more.notified() => continue,
-                }
-            };
-            let work = hold(&self, owner, vault, wish);
-            let result = tokio::select! {
+            while served.len() < OWNERS_MAX {
+                let Some((key, wish)) = self.holding.take(&served) else { break };
+                served.insert(key);
+                work.spawn(serve_owner(self.clone(), key, wish));
+            }
+            tokio::select! {
+                // Dropping the set ends what is under way; half-pulled packs were never published.
                 () = self.stop.cancelled() => return,
-                result = work => result,
-            };
-            if let Err(error) = result {
-                tracing::warn!(target: "hold", peer = %owner.short(), vault = %vault.short(), code = error.code, %error,
-                    "storing for a peer stopped; it will offer again");
+                () = self.holding.more.notified() => {}
+                Some(done) = work.join_next() => match done {
+                    Ok(key) => {
+                        served.remove(&key);
+                    }
+                    Err(error) => {
+                        tracing::error!(target: "hold", %error, "storing for a peer failed");
+                        served.clear();
+                        work.abort_all();
+                    }
+                },
             }
         }
     }
+}
+
+async fn serve_owner(core: Arc<Core>, key: (PeerId, VaultId), wish: Wish) -> (PeerId, VaultId) {
+    let (owner, vault) = key;
+    if let Err(error) = hold(&core, owner, vault, wish).await {
+        tracing::warn!(target: "hold", peer = %owner.short(), vault = %vault.short(), code = error.code, %error,
+            "storing for a peer stopped; it will offer again");
+    }
+    key
 }
 
 async fn hold(core: &Arc<Core>, owner: PeerId, vault: VaultId, wish: Wish) -> Result<(), ApiError> {
@@ -190,6 +216,9 @@ async fn pull_packs(
     let pulls = fitting.into_iter().map(|(id, size)| {
         let (core, net) = (core.clone(), net.clone());
         async move {
+            let Ok(_place) = core.holding.pulls.acquire().await else {
+                return (id, Err(ApiError::new(Code::Cancelled, "the node is ending")));
+            };
             let pulled = core.blocking(move |core| pull(core, net, owner, vault, id, size)).await;
             (id, pulled)
         }

@@ -11,9 +11,9 @@ use super::records::{ask, heads_of, pull_head};
 use super::source::Mesh;
 use crate::api::ApiError;
 use crate::base::{PackId, PeerId, VaultId, limit};
-use crate::engine::{self, HeadNews, Monitor};
+use crate::engine::{self, HeadNews, Monitor, Vault};
 use crate::net::Net;
-use crate::snapshot::{Head, PeerAddress};
+use crate::snapshot::{Head, PackSize, PeerAddress};
 use crate::store::NewPack;
 use crate::wire::{self, sync_request::Ask, sync_response::Answer};
 
@@ -23,6 +23,9 @@ const ROUND_INTERVAL: Duration = Duration::from_secs(30);
 const ROUND_PAUSE: Duration = Duration::from_millis(200);
 /// An offered pack counts as on its way to a holder for this long.
 const OFFER_LIFE: Duration = Duration::from_secs(600);
+/// Threads that read directories of packs that are elsewhere, and packs between two commits of what they found.
+const DIRECTORY_READERS: usize = 8;
+const DIRECTORIES_BATCH: usize = 64;
 /// Packs under way to one holder: enough to keep it busy between rounds.
 const OFFERED_MAX: usize = 1024;
 
@@ -244,6 +247,30 @@ async fn learn_heads(core: &Arc<Core>, net: &Net, peer: PeerId, vault: VaultId) 
     Ok(())
 }
 
+/// Reads the directories of packs that are elsewhere, several at a time: each costs a round trip or two.
+fn read_directories(
+    vault: &Vault,
+    source: &Mesh,
+    packs: &[(PackId, PackSize)],
+) -> Vec<Result<NewPack, ApiError>> {
+    let monitor = Monitor::default();
+    let read = |(id, size): &(PackId, PackSize)| {
+        engine::index_remote_pack(vault, source, *id, size.bytes(), &monitor).map_err(failed)
+    };
+    let share = packs.len().div_ceil(DIRECTORY_READERS).max(1);
+    std::thread::scope(|scope| {
+        let readers: Vec<_> = packs
+            .chunks(share)
+            .map(|part| scope.spawn(|| part.iter().map(read).collect::<Vec<_>>()))
+            .collect();
+        let joined = readers.into_iter().map(|reader| match reader.join() {
+            Ok(found) => found,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        joined.flatten().collect()
+    })
+}
+
 /// Indexes packs that the vault's heads list and that this index does not know: their directories come from holders.
 pub(super) async fn index_listed(core: &Arc<Core>, net: &Net, vault_id: VaultId) -> Result<u64, ApiError> {
     let Ok(vault) = core.vault() else { return Ok(0) };
@@ -260,24 +287,18 @@ pub(super) async fn index_listed(core: &Arc<Core>, net: &Net, vault_id: VaultId)
         missing.sort_unstable();
         missing.dedup();
         let source = Mesh::new(core.clone(), net, None);
-        let monitor = Monitor::default();
-        let mut batch: Vec<NewPack> = Vec::new();
         let mut entered = 0;
         let mut failure = None;
-        for (id, size) in missing {
+        for part in missing.chunks(DIRECTORIES_BATCH) {
             if core.stop.is_cancelled() {
                 break;
             }
-            match engine::index_remote_pack(&vault, &source, id, size.bytes(), &monitor) {
-                Ok(pack) => batch.push(pack),
-                Err(error) => failure = Some(failed(error)),
-            }
-            if batch.iter().map(|pack| pack.entries.len()).sum::<usize>() >= limit::INDEX_ROWS_PENDING_MAX {
-                entered += core.store.index_packs(&batch).map_err(failed)?.len() as u64;
-                batch.clear();
-            }
+            let found = read_directories(&vault, &source, part);
+            let (packs, errors): (Vec<_>, Vec<_>) = found.into_iter().partition(Result::is_ok);
+            let packs: Vec<NewPack> = packs.into_iter().flatten().collect();
+            entered += core.store.index_packs(&packs).map_err(failed)?.len() as u64;
+            failure = errors.into_iter().find_map(Result::err).or(failure);
         }
-        entered += core.store.index_packs(&batch).map_err(failed)?.len() as u64;
         match failure {
             Some(error) if entered == 0 => Err(error),
             _ => Ok(entered),

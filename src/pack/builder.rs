@@ -40,7 +40,14 @@ impl Default for PackBuilder {
 impl PackBuilder {
     /// An empty pack with a fresh salt.
     pub fn new() -> Self {
-        Self { salt: Salt::random(), bytes: vec![0; HEADER_BYTES], entries: Vec::new() }
+        Self::with_buffer(Vec::new())
+    }
+
+    /// An empty pack with a fresh salt that fills `buffer`, whatever was in it.
+    pub fn with_buffer(mut buffer: Vec<u8>) -> Self {
+        buffer.clear();
+        buffer.resize(HEADER_BYTES, 0);
+        Self { salt: Salt::random(), bytes: buffer, entries: Vec::new() }
     }
 
     /// An empty pack with a given salt, for frozen vectors.

@@ -158,6 +158,21 @@ impl Files {
         self.sync_dir(&self.root.join(from.0))
     }
 
+    /// Durably gives a file a second name within the store, or a copy where the file system has no links; `false` when
+    /// it is not there.
+    pub(super) fn link(&self, from: (&str, &str), to: (&str, &str)) -> Result<bool, StoreError> {
+        self.sound()?;
+        let (from, target) = (self.path(from.0, from.1), self.path(to.0, to.1));
+        match std::fs::hard_link(&from, &target).or_else(|error| match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::StorageFull => Err(error),
+            _ => std::fs::copy(&from, &target).map(|_| ()),
+        }) {
+            Ok(()) => self.sync_dir(&self.root.join(to.0)).map(|()| true),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(StoreError::io("keeping a damaged file", e)),
+        }
+    }
+
     /// Durably removes a file; one that is not there is no error.
     pub(super) fn remove(&self, dir: &str, name: &str) -> Result<(), StoreError> {
         self.sound()?;

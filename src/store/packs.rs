@@ -53,10 +53,39 @@ impl Store {
     /// Durably stores a pack whose bytes were verified against its id.
     pub fn publish_pack(&self, id: PackId, bytes: &[u8], outboard: &Outboard) -> Result<(), StoreError> {
         debug_assert_eq!(outboard.root(), Some(id));
+        self.keep_reserve(bytes.len() as u64)?;
         let (dir, name) = (fan_out(id), id.to_string());
         self.files.ensure_dir(&dir)?;
         self.files.publish_lazily(&dir, &format!("{name}{OUTBOARD}"), &outboard.to_bytes())?;
         self.files.publish(&dir, &name, &[bytes])
+    }
+
+    /// Packs stop short of filling the disk: index rows, records and heads of what is published must find room, and
+    /// redb takes a full disk for the end of itself until the store is opened again.
+    fn keep_reserve(&self, bytes: u64) -> Result<(), StoreError> {
+        let enough = |stat: rustix::fs::StatVfs| {
+            stat.f_bavail.saturating_mul(stat.f_frsize) >= bytes.saturating_add(limit::RESERVE_BYTES)
+        };
+        // A file system that cannot tell is written to until it refuses.
+        let fits = rustix::fs::statvfs(self.files.root()).map_or(true, enough);
+        if fits { Ok(()) } else { Err(StoreError::Full("storing a pack")) }
+    }
+
+    /// Durably puts a verified pack in the place of a damaged or missing one; the damaged file is kept in
+    /// `quarantine/`.
+    ///
+    /// At every moment, and after any error, either the old or the new file is in place: what is sound in a damaged
+    /// pack stays in reach until all of it is.
+    pub fn replace_pack(&self, id: PackId, bytes: &[u8], outboard: &Outboard) -> Result<(), StoreError> {
+        let (dir, name) = (fan_out(id), id.to_string());
+        let aside = format!("{name}.{}", hex::encode(random_bytes::<4>()));
+        let linked = self.files.link((&dir, &name), ("quarantine", &aside))?;
+        self.publish_pack(id, bytes, outboard).inspect_err(|_| {
+            if linked {
+                // The damaged file is still in its place; a second name for each attempt helps nobody.
+                let _ = self.files.remove("quarantine", &aside);
+            }
+        })
     }
 
     /// Opens a pack file.

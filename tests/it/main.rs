@@ -1,4 +1,14 @@
 //! Tests of the whole: one binary, one module a subject.
 
 mod architecture;
+mod damage;
+mod local;
+mod mesh;
+mod node;
+mod rebuild;
+mod recovery;
+mod refusal;
+mod repair;
+mod socket;
 mod source;
+mod tree;

@@ -66,7 +66,8 @@ pub(super) struct TreeSealer<'a> {
     packer: &'a Packer<'a>,
     sealer: Sealer,
     sealed: Vec<u8>,
-    used: HashSet<PackNumber>,
+    /// Packs in which known chunks were found.
+    pub(super) used: HashSet<PackNumber>,
 }
 
 impl<'a> TreeSealer<'a> {

@@ -28,7 +28,8 @@ use super::heads::{VaultView, publish_next_head};
 use super::monitor::Monitor;
 use super::rebuild::adopt_unindexed;
 use super::vault::Vault;
-use crate::base::{SnapshotId, limit};
+use crate::base::{ChunkId, Code, Coded, SnapshotId, limit};
+use crate::crypto::Kind;
 use crate::fs::{Walk, WalkOptions};
 use crate::snapshot::{PeerAddress, RecordError, Snapshot, seal_record};
 use crate::store::PackNumber;
@@ -40,8 +41,8 @@ use survey::Survey;
 
 /// Entries between walk and assembler; a node is a few hundred bytes.
 const EVENTS_MAX: usize = 1024;
-/// Full packs waiting for the writer, beside the one it writes.
-const PACKS_WAITING_MAX: usize = 1;
+/// Packs under way to the disk beside those that are being filled.
+const PACKS_UNDER_WAY_MAX: usize = 2;
 
 /// What to back up.
 #[derive(Debug, Clone, Default)]
@@ -92,13 +93,14 @@ pub fn backup(
     adopt_unindexed(vault, monitor)?;
     let view = VaultView::load(vault)?;
     let paths = path_bytes(&options.paths);
-    let parent = view.parent_for(&options.hostname, &paths);
+    // Paths that do not fit the record go into a chunk, which must be in a pack before the record is signed.
+    let listed = wire::PathList { paths: paths.clone() }.encode_to_vec();
+    let listed = Some(listed).filter(|listed| listed.len() > limit::RECORD_BYTES / 2);
+    let list_id = listed.as_ref().map(|listed| vault.keyring.vault.chunk_id(Kind::Tree, listed));
+    let paths = if listed.is_some() { Vec::new() } else { paths };
+    let parent = view.parent_for(&options.hostname, &paths, list_id);
     let done = run_pipeline(vault, walk, parent, options.force, monitor, |sealer, assembled| {
-        // Paths that do not fit the record go into a chunk, which must be in a pack before the record is signed.
-        let listed = wire::PathList { paths: paths.clone() }.encode_to_vec();
-        let fits = listed.len() <= limit::RECORD_BYTES / 2;
-        let paths_list = if fits { None } else { Some(sealer.seal(&listed)?) };
-        Ok((assembled, paths_list))
+        Ok((assembled, listed.as_ref().map(|listed| sealer.seal(listed)).transpose()?))
     })?;
     let (assembled, paths_list) = done.value;
     let mut counts = assembled.counts;
@@ -111,7 +113,7 @@ pub fn backup(
         time_ms: started.as_millis(),
         tree: assembled.root.as_bytes().to_vec(),
         parent: parent.map_or_else(Vec::new, |parent| parent.id.as_bytes().to_vec()),
-        paths: if paths_list.is_some() { Vec::new() } else { paths },
+        paths,
         hostname: options.hostname.clone(),
         username: options.username.clone(),
         tags: options.tags.clone(),
@@ -165,7 +167,7 @@ fn run_pipeline<T: Send>(
     let workers = vault.options.workers.max(1);
     // A batch is 1 MiB and at most one largest chunk; two for each worker and two around them keep all busy.
     let tokens = workers * 2 + 2;
-    let (packs_in, packs_out) = bounded(PACKS_WAITING_MAX);
+    let (packs_in, packs_out) = bounded(PACKS_UNDER_WAY_MAX);
     let (jobs_in, jobs_out) = bounded(EVENTS_MAX);
     let (events_in, events_out) = bounded(EVENTS_MAX);
     let (batches_in, batches_out) = bounded(tokens);
@@ -174,12 +176,16 @@ fn run_pipeline<T: Send>(
     for _ in 0..tokens {
         buffers_in.send(Vec::new()).map_err(|_| EngineError::Stopped)?;
     }
-    let packer = Packer::new(vault, packs_in);
+    let (pack_buffers_in, pack_buffers_out) = bounded(PACKS_UNDER_WAY_MAX);
+    for _ in 0..PACKS_UNDER_WAY_MAX {
+        pack_buffers_in.send(Vec::new()).map_err(|_| EngineError::Stopped)?;
+    }
+    let packer = Packer::new(vault, packs_in, pack_buffers_out);
     let parent_tree = parent.map(|parent| parent.tree);
     let tree_sealer = TreeSealer::new(vault, &packer)?;
     let outcome = std::thread::scope(|scope| {
         let packer = &packer;
-        let writer = scope.spawn(move || packer.write(&packs_out));
+        let writer = scope.spawn(move || packer.write(&packs_out, &pack_buffers_in));
         let survey = scope
             .spawn(move || Survey::new(vault, monitor, force).run(walk, parent_tree, &jobs_in, &events_in));
         let feeder =
@@ -206,8 +212,10 @@ fn run_pipeline<T: Send>(
         // Everything sealed so far is packed even when something failed: the next run continues there.
         let closed = assembled.and_then(|mut assembled| {
             let mut sealer = TreeSealer::new(vault, packer)?;
-            let used = std::mem::take(&mut assembled.used);
-            Ok((close(&mut sealer, assembled)?, used))
+            let mut used = std::mem::take(&mut assembled.used);
+            let value = close(&mut sealer, assembled)?;
+            used.extend(sealer.used);
+            Ok((value, used))
         });
         let flushed = packer.flush();
         packer.close();
@@ -234,9 +242,11 @@ fn join<T>(handle: std::thread::ScopedJoinHandle<'_, Result<T, EngineError>>) ->
 
 /// The error that started it: "stopped" is what the others see.
 fn root_cause(errors: Vec<EngineError>) -> EngineError {
-    let rank = |error: &EngineError| match error {
-        EngineError::Stopped => 2,
-        EngineError::Cancelled => 1,
+    let rank = |error: &EngineError| match error.code() {
+        Code::Internal => 3,
+        Code::Cancelled => 2,
+        // What the store answers once something else has failed.
+        Code::StorageUnavailable => 1,
         _ => 0,
     };
     errors.into_iter().min_by_key(rank).unwrap_or(EngineError::Stopped)
@@ -244,8 +254,10 @@ fn root_cause(errors: Vec<EngineError>) -> EngineError {
 
 impl VaultView {
     /// The newest complete snapshot of the same host and paths.
-    fn parent_for(&self, hostname: &str, paths: &[Vec<u8>]) -> Option<&Snapshot> {
-        let alike = |snapshot: &&Snapshot| snapshot.info.hostname == hostname && snapshot.info.paths == paths;
+    fn parent_for(&self, hostname: &str, paths: &[Vec<u8>], list: Option<ChunkId>) -> Option<&Snapshot> {
+        let alike = |snapshot: &&Snapshot| {
+            snapshot.info.hostname == hostname && snapshot.info.paths == paths && snapshot.paths_list == list
+        };
         self.snapshots.iter().filter(alike).max_by_key(|snapshot| (snapshot.time, snapshot.id))
     }
 }

@@ -27,6 +27,9 @@ pub(super) struct Packer<'a> {
     lanes: Vec<Mutex<PackBuilder>>,
     /// `None` once everything is packed: the writer then ends.
     finished: Mutex<Option<Sender<SealedPack>>>,
+    /// Buffers for packs: taking one is the right to have another pack beside the open ones. The writer gives each
+    /// back when its pack is on the disk, so that packs under way never need more than so many times 16 MiB.
+    buffers: Receiver<Vec<u8>>,
     claimed: Mutex<HashSet<ChunkId>>,
     /// Plaintext bytes sealed.
     pub(super) added: AtomicU64,
@@ -35,11 +38,12 @@ pub(super) struct Packer<'a> {
 }
 
 impl<'a> Packer<'a> {
-    pub(super) fn new(vault: &'a Vault, finished: Sender<SealedPack>) -> Self {
+    pub(super) fn new(vault: &'a Vault, finished: Sender<SealedPack>, buffers: Receiver<Vec<u8>>) -> Self {
         Self {
             vault,
             lanes: (0..=DATA_LANES).map(|_| Mutex::new(PackBuilder::new())).collect(),
             finished: Mutex::new(Some(finished)),
+            buffers,
             claimed: Mutex::new(HashSet::new()),
             added: AtomicU64::new(0),
             packed: AtomicU64::new(0),
@@ -56,6 +60,8 @@ impl<'a> Packer<'a> {
         used: &mut HashSet<PackNumber>,
     ) -> Result<Vec<bool>, EngineError> {
         if !self.vault.options.deduplicate && kind == Kind::Data {
+            // A known chunk keeps its place in the index and is read from there, so that pack is needed as well.
+            used.extend(self.vault.store.lookup_many(ids)?.into_iter().flatten().map(|place| place.pack));
             return Ok(vec![true; ids.len()]);
         }
         let mut fresh: Vec<bool> = {
@@ -107,12 +113,21 @@ impl<'a> Packer<'a> {
         self.added.fetch_add(u64::from(length), Ordering::Relaxed);
         let full = {
             let mut builder = self.lanes[lane].lock().expect("no panic while held");
-            let full = !builder.fits(sealed.len(), limit::PACK_BYTES_MAX);
-            let full = full.then(|| std::mem::take(&mut *builder));
+            // Whoever fills a pack waits here for the disk, and others that need the lane with it.
+            let full = if builder.fits(sealed.len(), limit::PACK_BYTES_MAX) {
+                None
+            } else {
+                Some(std::mem::replace(&mut *builder, self.builder()?))
+            };
             builder.push(kind, sealed_as.codec, id, length, sealed);
             full
         };
         full.map_or(Ok(()), |builder| self.finish(builder))
+    }
+
+    fn builder(&self) -> Result<PackBuilder, EngineError> {
+        let buffer = self.buffers.recv().map_err(|_| EngineError::Stopped)?;
+        Ok(PackBuilder::with_buffer(buffer))
     }
 
     fn finish(&self, builder: PackBuilder) -> Result<(), EngineError> {
@@ -142,7 +157,8 @@ impl<'a> Packer<'a> {
         for rest in rests {
             for (entry, sealed) in rest.chunks() {
                 if !builder.fits(sealed.len(), size) && !builder.is_empty() {
-                    self.finish(std::mem::take(&mut builder))?;
+                    let full = std::mem::replace(&mut builder, self.builder()?);
+                    self.finish(full)?;
                     size = sizes.next().unwrap_or(limit::PACK_BYTES_MAX);
                 }
                 builder.push(entry.kind, entry.codec, entry.id, entry.length, sealed);
@@ -154,7 +170,11 @@ impl<'a> Packer<'a> {
     /// The writer's loop: publishes each pack, commits index rows in batches. Returns the numbers of all packs.
     ///
     /// What was published before an error stays, with its rows, so that the next run continues there.
-    pub(super) fn write(&self, packs: &Receiver<SealedPack>) -> Result<HashSet<PackNumber>, EngineError> {
+    pub(super) fn write(
+        &self,
+        packs: &Receiver<SealedPack>,
+        buffers: &Sender<Vec<u8>>,
+    ) -> Result<HashSet<PackNumber>, EngineError> {
         let mut numbers = HashSet::new();
         let mut waiting: Vec<NewPack> = Vec::new();
         let mut result = Ok(());
@@ -165,13 +185,14 @@ impl<'a> Packer<'a> {
             }
             let bytes = pack.bytes.len() as u64;
             waiting.push(NewPack { id: pack.id, bytes, epoch: pack.epoch, own: true, entries: pack.entries });
+            // With the last pack on its way nobody takes buffers any more.
+            let _ = buffers.try_send(pack.bytes);
             if waiting.iter().map(|pack| pack.entries.len()).sum::<usize>() >= limit::INDEX_ROWS_PENDING_MAX {
                 self.commit(&mut waiting, &mut numbers)?;
             }
         }
-        self.commit(&mut waiting, &mut numbers)?;
-        result?;
-        Ok(numbers)
+        let committed = self.commit(&mut waiting, &mut numbers);
+        result.map_err(EngineError::from).and(committed).map(|()| numbers)
     }
 
     fn commit(

@@ -112,7 +112,9 @@ impl<'a> Survey<'a> {
                     Monitor::add(&self.monitor.files_total, u64::from(is_file));
                     Monitor::add(&self.monitor.bytes_total, node.size);
                     match old {
-                        Some(old) if !is_file || (!self.force && self.present(&old)?) => {
+                        Some(mut old) if !is_file || (!self.force && self.present(&old)?) => {
+                            // Device numbers change from boot to boot; one from then could be another disk's now.
+                            old.device = node.device;
                             Monitor::add(&self.monitor.bytes_done, node.size);
                             send(Event::Entry { node: old, change: Change::Same })?;
                         }

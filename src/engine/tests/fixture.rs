@@ -1,0 +1,266 @@
+//! A store with an enrolled vault, short verbs over it, holders made of copies, and a watchdog.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
+
+use crate::base::{Clock, Moment, PackId, PeerId, limit};
+use crate::chunker::ChunkSizes;
+use crate::crypto::{KdfCost, Passphrase, Phrase};
+use crate::engine::{
+    BackupOptions, BackupResult, EngineError, FetchFailure, Monitor, PackSource, PulledSlice, RestoreOptions,
+    RestoreResult, Vault, VaultOptions, VaultView, VerifyOptions, VerifyResult, backup, enrol_device,
+    make_node, restore, unlock, verify,
+};
+use crate::fs::Overwrite;
+use crate::pack::{CellRange, Outboard};
+use crate::snapshot::Snapshot;
+use crate::store::Store;
+
+/// Every reading is a second later than the one before.
+#[derive(Default)]
+pub(super) struct Ticking(AtomicU64);
+
+impl Clock for Ticking {
+    fn now(&self) -> Moment {
+        Moment::from_millis(1_700_000_000_000 + 1000 * self.0.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+pub(super) fn passphrase() -> Passphrase {
+    Passphrase::new("correct horse".to_owned())
+}
+
+pub(super) fn vault_options() -> VaultOptions {
+    VaultOptions {
+        sizes: ChunkSizes::default(),
+        level: Some(3),
+        deduplicate: true,
+        memory_bytes: 96 << 20,
+        copies: 2,
+        workers: 2,
+    }
+}
+
+/// A store, its vault, and a directory to back up.
+pub(super) struct Fixture {
+    pub(super) dir: tempfile::TempDir,
+    pub(super) vault: Vault,
+}
+
+impl Fixture {
+    pub(super) fn new() -> Self {
+        Self::with(vault_options())
+    }
+
+    pub(super) fn with(options: VaultOptions) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = dir.path().join("store");
+        Self::at(dir, &store, options)
+    }
+
+    /// With the store somewhere else.
+    pub(super) fn at(dir: tempfile::TempDir, store: &Path, options: VaultOptions) -> Self {
+        let store = Store::create(store).unwrap();
+        let node = make_node(&store).unwrap();
+        let phrase = Phrase::generate();
+        let clock = Ticking::default();
+        let cost = KdfCost::FAST;
+        let keyring =
+            enrol_device(&store, &phrase, node.peer_id(), "desk", &passphrase(), cost, clock.now()).unwrap();
+        std::fs::create_dir(dir.path().join("src")).unwrap();
+        let vault = Vault::new(Arc::new(store), keyring, Arc::new(clock), options);
+        Self { dir, vault }
+    }
+
+    /// Closes the store, lets `change` loose on its directory, and opens it with `open`.
+    pub(super) fn reopened(self, change: impl FnOnce(&Path), open: fn(&Path) -> Store) -> Self {
+        let Self { dir, vault } = self;
+        let Vault { store, clock, options, .. } = vault;
+        let path = store.dir().to_owned();
+        assert_eq!(Arc::strong_count(&store), 1);
+        drop(store);
+        change(&path);
+        let store = open(&path);
+        let keyring = unlock(&store, &passphrase()).unwrap();
+        Self { dir, vault: Vault::new(Arc::new(store), keyring, clock, options) }
+    }
+
+    pub(super) fn store(&self) -> &Store {
+        &self.vault.store
+    }
+
+    pub(super) fn src(&self) -> PathBuf {
+        self.dir.path().join("src")
+    }
+
+    pub(super) fn write(&self, name: &str, bytes: &[u8]) {
+        let path = self.src().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    }
+
+    pub(super) fn options(&self) -> BackupOptions {
+        BackupOptions { paths: vec![self.src()], hostname: "host".to_owned(), ..Default::default() }
+    }
+
+    pub(super) fn backup(&self) -> BackupResult {
+        self.try_backup(&Monitor::default()).unwrap()
+    }
+
+    pub(super) fn try_backup(&self, monitor: &Monitor) -> Result<BackupResult, EngineError> {
+        backup(&self.vault, &self.options(), monitor)
+    }
+
+    pub(super) fn view(&self) -> VaultView {
+        VaultView::load(&self.vault).unwrap()
+    }
+
+    pub(super) fn snapshot(&self, backup: &BackupResult) -> Snapshot {
+        self.view().snapshots.into_iter().find(|snapshot| snapshot.id == backup.snapshot).unwrap()
+    }
+
+    /// How the source's contents come back into `target`.
+    pub(super) fn restore_options(&self, target: &Path) -> RestoreOptions {
+        RestoreOptions {
+            path: self.src(),
+            target: target.to_owned(),
+            overwrite: Overwrite::Never,
+            owner: true,
+            privileged: true,
+            sparse: false,
+            verify: true,
+        }
+    }
+
+    /// Restores the source as that backup saw it into a fresh directory.
+    pub(super) fn restore(&self, backup: &BackupResult, name: &str) -> (PathBuf, RestoreResult) {
+        let (target, result, monitor) = self.restore_from(backup, name, None);
+        assert_eq!(monitor.problems().1, []);
+        (target, result)
+    }
+
+    pub(super) fn restore_from(
+        &self,
+        backup: &BackupResult,
+        name: &str,
+        source: Option<&dyn PackSource>,
+    ) -> (PathBuf, RestoreResult, Monitor) {
+        let (target, monitor) = (self.dir.path().join(name), Monitor::default());
+        let options = self.restore_options(&target);
+        let result = restore(&self.vault, &self.snapshot(backup), &options, source, &monitor).unwrap();
+        (target, result, monitor)
+    }
+
+    pub(super) fn verify(&self) -> VerifyResult {
+        let monitor = Monitor::default();
+        verify(self.store(), Some(&self.vault), VerifyOptions::default(), 2, &monitor).unwrap()
+    }
+
+    /// Pack files by id, and where they lie.
+    pub(super) fn packs(&self) -> Vec<(PackId, PathBuf)> {
+        let path = |id: PackId| self.store().dir().join(format!("packs/{:02x}/{id}", id.as_bytes()[0]));
+        self.store().pack_files().unwrap().into_iter().map(|id| (id, path(id))).collect()
+    }
+}
+
+/// Bytes that do not shrink, the same for the same seed.
+pub(super) fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+/// Runs `work` on a thread of its own; fails when it takes longer than a minute.
+pub(super) fn watched<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done_in, done_out) = mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        let value = work();
+        let _ = done_in.send(());
+        value
+    });
+    if let Err(mpsc::RecvTimeoutError::Timeout) = done_out.recv_timeout(Duration::from_secs(60)) {
+        panic!("still running after 60 s");
+    }
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// How a holder behaves.
+#[derive(Copy, Clone, PartialEq, Eq)]
+pub(super) enum Manner {
+    Honest,
+    WrongBytes,
+    Absent,
+}
+
+/// Holders in memory, each with a copy of a store's packs.
+pub(super) struct Holders {
+    packs: HashMap<PackId, Vec<u8>>,
+    manners: Vec<Manner>,
+    /// Cells asked of each pack.
+    pub(super) asked: Mutex<Vec<(PackId, usize)>>,
+    pub(super) blamed: Mutex<Vec<PeerId>>,
+}
+
+pub(super) fn holder(at: usize) -> PeerId {
+    PeerId::new([at as u8 + 1; 32])
+}
+
+impl Holders {
+    pub(super) fn of(fixture: &Fixture, manners: &[Manner]) -> Self {
+        let packs = fixture.packs().into_iter().map(|(id, path)| (id, std::fs::read(path).unwrap()));
+        Self {
+            packs: packs.collect(),
+            manners: manners.to_vec(),
+            asked: Mutex::default(),
+            blamed: Mutex::default(),
+        }
+    }
+
+    /// Cells asked of a pack so far, ascending.
+    pub(super) fn cells(&self, pack: PackId) -> Vec<usize> {
+        let asked = self.asked.lock().unwrap();
+        let mut cells: Vec<_> = asked.iter().filter(|(id, _)| *id == pack).map(|(_, cell)| *cell).collect();
+        cells.sort_unstable();
+        cells
+    }
+}
+
+impl PackSource for Holders {
+    fn holders(&self, _: PackId) -> Vec<PeerId> {
+        (0..self.manners.len()).map(holder).collect()
+    }
+
+    fn fetch(
+        &self,
+        who: PeerId,
+        pack: PackId,
+        ranges: &[CellRange],
+        each: &mut dyn FnMut(usize, Result<PulledSlice, FetchFailure>) -> bool,
+    ) {
+        let manner = self.manners[usize::from(who.as_bytes()[0]) - 1];
+        let Some(bytes) = self.packs.get(&pack).filter(|_| manner != Manner::Absent) else {
+            each(0, Err(FetchFailure::NotFound));
+            return;
+        };
+        let (_, outboard) = Outboard::of(bytes);
+        for (at, range) in ranges.iter().enumerate() {
+            self.asked.lock().unwrap().extend((range.first..range.end).map(|cell| (pack, cell)));
+            let start = range.first * limit::CELL_BYTES;
+            let end = (range.end * limit::CELL_BYTES).min(bytes.len());
+            let mut data = bytes[start..end].to_vec();
+            if manner == Manner::WrongBytes {
+                data[0] ^= 1;
+            }
+            if !each(at, Ok(PulledSlice { data, proof: outboard.proof(*range) })) {
+                return;
+            }
+        }
+    }
+
+    fn misbehaved(&self, who: PeerId, _: PackId) {
+        self.blamed.lock().unwrap().push(who);
+    }
+}

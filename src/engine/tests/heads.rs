@@ -1,0 +1,274 @@
+//! Heads, references to snapshots, receipts and copies.
+
+use super::fixture::{Fixture, noise};
+use crate::base::{Code, Coded, HeadId, Moment, PeerId, SnapshotId, limit};
+use crate::crypto::NodeKey;
+use crate::engine::heads::store_head;
+use crate::engine::{
+    EngineError, HeadNews, Monitor, VaultView, adopt_head, copy_counts, head_packs, newest_heads, next_head,
+    publish_next_head, record_receipt, resolve, verify_known_receipts,
+};
+use crate::snapshot::{Head, HeadDraft, SignedHead, sign_receipt};
+
+fn sign(fixture: &Fixture, draft: HeadDraft) -> (Head, Vec<u8>) {
+    let keyring = &fixture.vault.keyring;
+    SignedHead::sign(draft, &keyring.device, &keyring.certificate).unwrap()
+}
+
+fn newest(fixture: &Fixture) -> Vec<Head> {
+    newest_heads(fixture.store(), fixture.vault.id()).unwrap()
+}
+
+#[test]
+fn every_backup_adds_one_link_to_the_chain_and_lists_every_pack() {
+    let fixture = Fixture::new();
+    let mut previous: Option<Head> = None;
+    for round in 0..4u64 {
+        fixture.write(&round.to_string(), &noise(round, 300_000));
+        let done = fixture.backup();
+        let heads = newest(&fixture);
+        let [head] = heads.as_slice() else { panic!("one head") };
+        assert_eq!(head.draft.seq, round + 1);
+        assert_eq!(head.draft.predecessor, previous.as_ref().map(|head| head.id));
+        assert_eq!(head.draft.snapshots.len(), round as usize + 1);
+        assert_eq!(head.draft.snapshots.last(), Some(&done.snapshot));
+        let mut listed: Vec<_> =
+            head_packs(fixture.store(), head).unwrap().into_iter().map(|(id, _)| id).collect();
+        listed.sort_unstable();
+        assert_eq!(listed, fixture.store().pack_files().unwrap());
+        previous = Some(head.clone());
+    }
+}
+
+#[test]
+fn a_lost_piece_of_the_pack_list_is_written_anew_with_the_next_head() {
+    let fixture = Fixture::new();
+    fixture.write("a", b"a");
+    fixture.backup();
+    for list in std::fs::read_dir(fixture.store().dir().join("lists")).unwrap() {
+        std::fs::remove_file(list.unwrap().path()).unwrap();
+    }
+    let result = fixture.verify();
+    assert!(!result.is_sound() && result.records.len() == 1, "{:?}", result.records);
+    assert!(head_packs(fixture.store(), &newest(&fixture)[0]).is_err());
+    fixture.write("b", b"b");
+    fixture.backup();
+    let listed = head_packs(fixture.store(), &newest(&fixture)[0]).unwrap();
+    assert_eq!(listed.len(), fixture.packs().len());
+    assert!(fixture.verify().is_sound());
+}
+
+/// Of two heads with one number only the one with the larger id counted; the other's snapshots were gone from every
+/// list, and the next head forgot them for good.
+#[test]
+fn branches_of_one_chain_are_reported_and_joined() {
+    let fixture = Fixture::new();
+    fixture.write("a", b"a");
+    let first = fixture.backup();
+    let rolled_back = next_head(&fixture.vault, &[], &[]).unwrap();
+    fixture.write("b", b"b");
+    let second = fixture.backup();
+    // The same device elsewhere, or before its disk was rolled back: another head with the same number.
+    let other_snapshot = SnapshotId::new([7; 32]);
+    let mut draft = rolled_back;
+    draft.snapshots.push(other_snapshot);
+    let (branch, bytes) = sign(&fixture, draft);
+    assert_eq!(adopt_head(fixture.store(), &branch, &bytes).unwrap(), HeadNews::Forked);
+    assert_eq!(adopt_head(fixture.store(), &branch, &bytes).unwrap(), HeadNews::Known);
+    let view = fixture.view();
+    assert_eq!(view.heads.len(), 2);
+    let ids: Vec<_> = view.snapshots.iter().map(|snapshot| snapshot.id).collect();
+    assert_eq!(ids, [first.snapshot, second.snapshot]);
+    assert_eq!(view.broken.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [other_snapshot]);
+    let joined = publish_next_head(&fixture.vault, &[], &[]).unwrap();
+    assert_eq!(joined.draft.seq, branch.draft.seq + 1);
+    for id in [first.snapshot, second.snapshot, other_snapshot] {
+        assert_eq!(joined.draft.snapshots.iter().filter(|listed| **listed == id).count(), 1);
+    }
+    assert_eq!(newest(&fixture), [joined]);
+}
+
+#[test]
+fn heads_from_elsewhere_are_adopted_in_order_only() {
+    let (fixture, holder) = (Fixture::new(), Fixture::new());
+    let mut sent = Vec::new();
+    for round in 0..3u64 {
+        fixture.write(&round.to_string(), b"x");
+        fixture.backup();
+        let head = newest(&fixture).remove(0);
+        let (vault, device) = (head.vault(), head.device());
+        let bytes = fixture.store().read_head(vault, device, head.draft.seq, head.id).unwrap().unwrap();
+        sent.push((head, bytes));
+    }
+    let adopt = |at: usize| adopt_head(holder.store(), &sent[at].0, &sent[at].1).unwrap();
+    assert_eq!(adopt(0), HeadNews::Adopted);
+    assert_eq!(adopt(2), HeadNews::Adopted, "a gap is no fork");
+    assert_eq!((adopt(1), adopt(0), adopt(2)), (HeadNews::Known, HeadNews::Known, HeadNews::Known));
+    assert_eq!(newest_heads(holder.store(), fixture.vault.id()).unwrap(), [sent[2].0.clone()]);
+}
+
+#[test]
+fn with_its_newest_head_damaged_the_one_before_counts_and_verify_says_so() {
+    let fixture = Fixture::new();
+    fixture.write("a", b"a");
+    let first = fixture.backup();
+    fixture.write("b", b"b");
+    fixture.backup();
+    let head = newest(&fixture).remove(0);
+    let name = format!("{:016x}-{}", head.draft.seq, head.id);
+    let path = fixture.store().dir().join(format!("heads/{}/{}", head.vault(), head.device())).join(name);
+    let whole = std::fs::read(&path).unwrap();
+    let mut bad = whole.clone();
+    bad[whole.len() / 2] ^= 1;
+    let huge = vec![0; limit::HEAD_BYTES_MAX + 1];
+    for content in [bad.as_slice(), &whole[..100], &[], &huge] {
+        std::fs::write(&path, content).unwrap();
+        let view = fixture.view();
+        assert_eq!(view.heads[0].draft.seq, 1);
+        assert_eq!(view.snapshots.iter().map(|s| s.id).collect::<Vec<_>>(), [first.snapshot]);
+        let result = fixture.verify();
+        assert!(!result.is_sound() && result.records.len() == 1, "{:?}", result.records);
+    }
+    // A holder still has it.
+    assert_eq!(adopt_head(fixture.store(), &head, &whole).unwrap(), HeadNews::Adopted);
+    assert_eq!(fixture.view().snapshots.len(), 2);
+    assert!(fixture.verify().is_sound());
+}
+
+/// The newest snapshot was cut off a full head, and the backup reported success.
+#[test]
+fn a_head_that_is_full_fails_the_backup_instead_of_dropping_it() {
+    let fixture = Fixture::new();
+    let mut draft = next_head(&fixture.vault, &[], &[]).unwrap();
+    let id = |i: usize| SnapshotId::new(*blake3::hash(&i.to_le_bytes()).as_bytes());
+    draft.snapshots = (0..limit::HEAD_SNAPSHOTS_MAX).map(id).collect();
+    store_head(&fixture.vault, draft).unwrap();
+    fixture.write("a", b"a");
+    assert!(fixture.try_backup(&Monitor::default()).is_err());
+    assert_eq!(newest(&fixture)[0].draft.seq, 1);
+}
+
+#[test]
+fn references_name_one_snapshot_or_none() {
+    let fixture = Fixture::new();
+    let mut taken = Vec::new();
+    for round in 0..3u64 {
+        fixture.write("a", &noise(round, 10));
+        taken.push(fixture.backup().snapshot);
+    }
+    let mut view = fixture.view();
+    let found = |view: &VaultView, text: &str| resolve(view, text).map(|snapshot| snapshot.id);
+    assert_eq!(found(&view, "latest").unwrap(), taken[2]);
+    assert_eq!(found(&view, "latest~0").unwrap(), taken[2]);
+    assert_eq!(found(&view, "latest~2").unwrap(), taken[0]);
+    let text = taken[1].to_string();
+    for length in [8, 12, 64] {
+        assert_eq!(found(&view, &text[..length]).unwrap(), taken[1]);
+        assert_eq!(found(&view, &text[..length].to_uppercase()).unwrap(), taken[1]);
+    }
+    let nonsense = [
+        "",
+        "lat",
+        "latest~",
+        "latest~3",
+        "latest~-1",
+        "latest~+1",
+        "latest~18446744073709551615",
+        "latest~99999999999999999999",
+        "latestt",
+        "abc",
+        "zzzz",
+        "....",
+        "é́éé",
+        "0000000000000",
+    ];
+    for text in nonsense.into_iter().chain([text[..3].to_owned(), format!("{text}0")].iter().map(|s| &**s)) {
+        let error = resolve(&view, text).unwrap_err();
+        assert_eq!(error.code(), Code::SnapshotNotFound, "{text:?}");
+    }
+    for (last, snapshot) in view.snapshots.iter_mut().enumerate() {
+        let mut id = [0xab; 32];
+        id[31] = last as u8;
+        snapshot.id = SnapshotId::new(id);
+    }
+    match resolve(&view, "ABAB") {
+        Err(EngineError::SnapshotAmbiguous { candidates, .. }) => assert_eq!(candidates.len(), 3),
+        other => panic!("{:?}", other.map(|snapshot| snapshot.id)),
+    }
+}
+
+#[test]
+fn copies_are_receipts_of_distinct_holders_for_everything() {
+    let fixture = Fixture::new();
+    fixture.write("a", &noise(1, 700_000));
+    let done = fixture.backup();
+    let (store, vault) = (fixture.store(), fixture.vault.id());
+    let head = newest(&fixture).remove(0);
+    let packs = store.pack_files().unwrap();
+    assert!(packs.len() >= 2);
+    let copies =
+        |fixture: &Fixture| copy_counts(&fixture.vault, &fixture.view()).unwrap().of_snapshot(done.snapshot);
+    let keys: Vec<NodeKey> = (0..3).map(|_| NodeKey::generate()).collect();
+    let receive = |key: &NodeKey, head: Option<HeadId>, packs: &[_]| {
+        let signed = sign_receipt(key, vault, head, packs, Moment::from_millis(5));
+        record_receipt(store, vault, key.peer_id(), &signed)
+    };
+    assert_eq!(copies(&fixture), 0);
+    receive(&keys[0], Some(head.id), &packs[..1]).unwrap();
+    assert_eq!(copies(&fixture), 0, "one pack is not there");
+    receive(&keys[1], None, &packs).unwrap();
+    assert_eq!(copies(&fixture), 1, "the packs with one, the records with the other");
+    receive(&keys[0], None, &packs[1..]).unwrap();
+    assert_eq!(copies(&fixture), 1, "the second holder lacks the records");
+    receive(&keys[1], Some(head.id), &[]).unwrap();
+    assert_eq!(copies(&fixture), 2);
+    receive(&keys[1], Some(head.id), &packs).unwrap();
+    assert_eq!(copies(&fixture), 2, "the same holder twice is one");
+    // A head that is not known counts for nothing.
+    receive(&keys[2], Some(HeadId::new([1; 32])), &packs).unwrap();
+    assert_eq!(copies(&fixture), 2);
+    // Someone else's receipt, or for another vault.
+    let signed = sign_receipt(&keys[0], vault, None, &packs, Moment::default());
+    assert!(record_receipt(store, vault, PeerId::new([9; 32]), &signed).is_err());
+    assert!(record_receipt(store, crate::base::VaultId::new([9; 32]), keys[0].peer_id(), &signed).is_err());
+    // Receipts are files: the index can be lost.
+    for key in &keys {
+        store.drop_receipts(key.peer_id()).unwrap();
+    }
+    assert_eq!(copies(&fixture), 0);
+    assert_eq!(verify_known_receipts(store).unwrap(), Vec::<String>::new());
+    assert_eq!(copies(&fixture), 2);
+    // A new snapshot has no copies yet; the old one keeps its own.
+    fixture.write("b", &noise(2, 1000));
+    let next = fixture.backup();
+    let counts = copy_counts(&fixture.vault, &fixture.view()).unwrap();
+    assert_eq!((counts.of_snapshot(done.snapshot), counts.of_snapshot(next.snapshot)), (2, 0));
+}
+
+/// One missing pack of one snapshot made the copies of all snapshots unknown.
+#[test]
+fn copies_can_be_counted_while_packs_are_missing() {
+    use crate::engine::rebuild_index;
+    use crate::store::Store;
+    let fixture = Fixture::new();
+    fixture.write("a", &noise(1, 1000));
+    let first = fixture.backup();
+    let kept = fixture.store().pack_files().unwrap();
+    fixture.write("b", &noise(2, 1000));
+    let second = fixture.backup();
+    // A fresh index does not know yet what the snapshots need.
+    let fixture = fixture.reopened(|_| {}, |path| Store::rebuild(path).unwrap());
+    rebuild_index(fixture.store(), Some(&fixture.vault.keyring.vault), &Monitor::default()).unwrap();
+    let key = NodeKey::generate();
+    let (vault, head) = (fixture.vault.id(), newest(&fixture).remove(0));
+    let packs = fixture.store().pack_files().unwrap();
+    let signed = sign_receipt(&key, vault, Some(head.id), &packs, Moment::from_millis(5));
+    record_receipt(fixture.store(), vault, key.peer_id(), &signed).unwrap();
+    for (id, path) in fixture.packs() {
+        if !kept.contains(&id) {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+    let counts = copy_counts(&fixture.vault, &fixture.view()).unwrap();
+    assert_eq!((counts.of_snapshot(first.snapshot), counts.of_snapshot(second.snapshot)), (1, 0));
+}

@@ -1,0 +1,13 @@
+//! What the engine promises, told by tests over a real store in a temporary directory.
+
+mod damage;
+mod failure;
+mod fixture;
+mod flow;
+mod heads;
+mod healing;
+mod history;
+mod hostile;
+mod rebuilding;
+mod round_trip;
+mod tree_of;

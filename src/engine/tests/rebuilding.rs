@@ -1,0 +1,135 @@
+//! Packs without rows, and an index made anew.
+
+use std::path::Path;
+
+use super::fixture::{Fixture, noise, watched};
+use super::tree_of::assert_same;
+use crate::engine::{Monitor, adopt_unindexed, rebuild_index};
+use crate::store::Store;
+
+fn rebuilt(fixture: Fixture) -> Fixture {
+    fixture.reopened(|_| {}, |path| Store::rebuild(path).unwrap())
+}
+
+/// What a kill between publishing packs and committing their rows leaves: packs, but no rows, no snapshot, no head.
+fn interrupted() -> Fixture {
+    let fixture = Fixture::new();
+    fixture.write("large", &noise(1, 6 << 20));
+    fixture.write("small", &noise(2, 600));
+    fixture.backup();
+    let forget = |store: &Path| {
+        for name in ["heads", "snapshots", "lists"] {
+            std::fs::remove_dir_all(store.join(name)).unwrap();
+            std::fs::create_dir(store.join(name)).unwrap();
+        }
+    };
+    fixture.reopened(forget, |path| Store::rebuild(path).unwrap())
+}
+
+#[test]
+fn packs_that_a_crash_left_without_rows_are_used_by_the_next_backup() {
+    watched(|| {
+        let fixture = interrupted();
+        let left = fixture.packs().len();
+        let done = fixture.backup();
+        assert_eq!(done.counts.files_new, 2);
+        assert!(done.counts.data_added < 20_000, "{}", done.counts.data_added);
+        assert!(fixture.packs().len() <= left + 1);
+        let (target, _) = fixture.restore(&done, "out");
+        assert_same(&fixture.src(), &target);
+        assert!(fixture.verify().is_sound());
+        assert_eq!(adopt_unindexed(&fixture.vault, &Monitor::default()).unwrap(), 0);
+    });
+}
+
+/// A pack with a readable directory was taken in whatever its chunks looked like, and a new backup relied on them.
+#[test]
+fn a_damaged_pack_without_rows_is_not_relied_upon() {
+    watched(|| {
+        let fixture = interrupted();
+        for (_, path) in fixture.packs() {
+            let mut bytes = std::fs::read(&path).unwrap();
+            bytes[500] ^= 1;
+            std::fs::write(&path, bytes).unwrap();
+        }
+        let done = fixture.backup();
+        assert!(done.counts.data_added > 6 << 20);
+        let (target, _) = fixture.restore(&done, "out");
+        assert_same(&fixture.src(), &target);
+        assert!(fixture.verify().is_sound());
+    });
+}
+
+/// Without keys the node's own packs were entered as another vault's: no chunk rows, and no later backup found them.
+#[test]
+fn an_index_rebuilt_without_keys_leaves_own_packs_to_be_taken_in_later() {
+    watched(|| {
+        let fixture = Fixture::new();
+        fixture.write("large", &noise(1, 3 << 20));
+        let done = fixture.backup();
+        let fixture = rebuilt(fixture);
+        let result = rebuild_index(fixture.store(), None, &Monitor::default()).unwrap();
+        assert_eq!((result.packs, result.unreadable.len(), result.heads), (0, 0, 1));
+        assert_eq!(fixture.store().pack_counts().unwrap().foreign_packs, 0);
+        let packs = fixture.packs().len() as u64;
+        assert_eq!(adopt_unindexed(&fixture.vault, &Monitor::default()).unwrap(), packs);
+        let (target, _) = fixture.restore(&done, "out");
+        assert_same(&fixture.src(), &target);
+        assert!(fixture.verify().is_sound());
+    });
+}
+
+#[test]
+fn a_damaged_pack_is_in_the_rebuilt_index_so_that_it_can_be_repaired() {
+    watched(|| {
+        let fixture = Fixture::new();
+        fixture.write("large", &noise(1, 3 << 20));
+        fixture.backup();
+        let chunks = fixture.store().pack_counts().unwrap();
+        for (_, path) in fixture.packs() {
+            let mut bytes = std::fs::read(&path).unwrap();
+            bytes[500] ^= 1;
+            std::fs::write(&path, bytes).unwrap();
+        }
+        let fixture = rebuilt(fixture);
+        let keys = Some(&fixture.vault.keyring.vault);
+        let result = rebuild_index(fixture.store(), keys, &Monitor::default()).unwrap();
+        assert_eq!(result.unreadable, Vec::<String>::new());
+        assert_eq!(fixture.store().pack_counts().unwrap(), chunks);
+        assert_eq!(fixture.verify().damages.len(), fixture.packs().len());
+    });
+}
+
+#[test]
+fn foreign_packs_come_back_without_keys() {
+    use crate::engine::{forward_packs, head_packs, held_packs, newest_heads, store_list};
+    use crate::pack::Outboard;
+    watched(|| {
+        let (owner, holder) = (Fixture::new(), Fixture::new());
+        owner.write("large", &noise(1, 3 << 20));
+        owner.backup();
+        let vault = owner.vault.id();
+        let head = newest_heads(owner.store(), vault).unwrap().remove(0);
+        for list in &head.draft.lists {
+            let bytes = owner.store().read_list(list.id).unwrap().unwrap();
+            store_list(holder.store(), list.id, &bytes).unwrap();
+        }
+        let bytes = owner.store().read_head(vault, head.device(), 1, head.id).unwrap().unwrap();
+        holder.store().publish_head(vault, head.device(), 1, head.id, &bytes).unwrap();
+        let packs: Vec<_> =
+            head_packs(holder.store(), &head).unwrap().into_iter().map(|(id, _)| id).collect();
+        for (id, path) in owner.packs() {
+            let bytes = std::fs::read(path).unwrap();
+            forward_packs(holder.store(), vault, id, &bytes, &Outboard::of(&bytes).1).unwrap();
+        }
+        assert_eq!(held_packs(holder.store(), vault, &packs).unwrap(), packs);
+        let result = holder.verify();
+        assert_eq!((result.packs, result.damages.len()), (packs.len() as u64, 0));
+        assert_eq!(result.records.len(), 1, "the snapshot record did not come: {:?}", result.records);
+        let usage = holder.store().foreign_usage().unwrap();
+        let holder = rebuilt(holder);
+        rebuild_index(holder.store(), None, &Monitor::default()).unwrap();
+        assert_eq!(holder.store().foreign_usage().unwrap(), usage);
+        assert_eq!(held_packs(holder.store(), vault, &packs).unwrap(), packs);
+    });
+}

@@ -1,0 +1,134 @@
+//! Damage that peers mend.
+
+use std::fs;
+
+use super::mesh::{holders, owner};
+use super::node::{Node, flip, text, until};
+use super::tree::{self, assert_same};
+
+#[test]
+fn an_owner_mends_damage_from_a_holder_and_pulls_little() {
+    let owner = owner(1);
+    let [holder] = holders(&owner);
+    let source = owner.path("source");
+    tree::plain(&source, 1, 60, 200_000);
+    owner.replicate(&source);
+    let packs = owner.packs();
+    let largest = packs.iter().max_by_key(|pack| fs::metadata(pack).unwrap().len()).unwrap();
+    flip(largest);
+    owner.run(&["verify"]).exits(5);
+    let planned = owner.run(&["repair", "--dry-run"]).json();
+    assert_eq!(planned["plan"].as_array().map(Vec::len), Some(1), "{planned}");
+    let mended = owner.run(&["verify", "--repair"]).exits(0).json();
+    let report = &mended["repair"];
+    // Eight bytes in one cell were wrong: not the whole pack is pulled.
+    let fetched = report["bytes_fetched"].as_u64().unwrap();
+    assert!(fetched > 0 && fetched <= 4 * 65536, "{report}");
+    assert_eq!(report["repaired_packs"], 1, "{report}");
+    assert!(report["sources"].get(holder.peer_id()).is_some(), "{report}");
+    assert!(mended["repaired_chunks"].as_u64().unwrap() > 0, "{mended}");
+
+    fs::remove_file(&packs[0]).unwrap();
+    fs::write(packs.last().unwrap(), b"short").unwrap();
+    owner.run(&["verify"]).exits(5);
+    let report = owner.run(&["repair"]).exits(0).json();
+    assert_eq!(report["unrepaired_chunks"], 0, "{report}");
+    owner.run(&["verify"]).exits(0);
+    assert_eq!(owner.packs(), packs);
+    let target = owner.path("target");
+    let reference = format!("latest:{}", text(&source));
+    owner.run(&["restore", &reference, "--target", text(&target)]).exits(0);
+    assert_same(&source, &target);
+    // Damaged files are set aside, not deleted.
+    assert!(!owner.files("quarantine/").is_empty());
+}
+
+#[test]
+fn a_restore_pulls_damaged_pieces_from_a_holder_by_itself() {
+    let owner = owner(1);
+    let [_holder] = holders(&owner);
+    let source = owner.path("source");
+    tree::plain(&source, 1, 20, 200_000);
+    owner.replicate(&source);
+    for (at, pack) in owner.packs().iter().enumerate() {
+        if at % 2 == 0 { flip(pack) } else { fs::remove_file(pack).unwrap() }
+    }
+    let target = owner.path("target");
+    let reference = format!("latest:{}", text(&source));
+    let done = owner.run(&["restore", &reference, "--target", text(&target)]).exits(0).json();
+    assert!(done["bytes_fetched"].as_u64().unwrap() > 0, "{done}");
+    assert_same(&source, &target);
+}
+
+#[test]
+fn a_holder_without_keys_mends_its_packs_from_whoever_has_them() {
+    let mut owner = owner(2);
+    let holders: [Node; 2] = holders(&owner);
+    let source = owner.path("source");
+    tree::plain(&source, 1, 30, 200_000);
+    owner.replicate(&source);
+    let [first, second] = &holders;
+    let packs = first.packs();
+    let largest = packs.iter().max_by_key(|pack| fs::metadata(pack).unwrap().len()).unwrap();
+    let sound = fs::read(largest).unwrap();
+    flip(largest);
+    first.run(&["verify"]).exits(5);
+    // From the owner.
+    first.run(&["verify", "--repair"]).exits(0);
+    assert_eq!(fs::read(largest).unwrap(), sound);
+    fs::remove_file(largest).unwrap();
+    first.run(&["repair"]).exits(0);
+    assert_eq!(fs::read(largest).unwrap(), sound);
+
+    // From another holder, when the owner is away.
+    super::node::pair(first, second);
+    owner.kill();
+    until("the owner is gone", &[first], || {
+        (first.status()["peers"].as_array()?.iter().filter(|peer| peer["connected"] == true).count() == 1)
+            .then_some(())
+    });
+    flip(largest);
+    let report = first.run(&["repair"]).exits(0).json();
+    assert!(report["sources"].get(second.peer_id()).is_some(), "{report}");
+    assert_eq!(fs::read(largest).unwrap(), sound);
+    first.run(&["verify"]).exits(0);
+}
+
+#[test]
+fn a_holder_with_rot_is_passed_over_for_a_sound_one() {
+    let owner = owner(2);
+    let holders: [Node; 2] = holders(&owner);
+    let source = owner.path("source");
+    tree::plain(&source, 1, 10, 200_000);
+    owner.replicate(&source);
+    // All packs of one holder are rotten, all of the owner's are lost.
+    holders[0].packs().iter().for_each(|pack| flip(pack));
+    let packs = owner.packs();
+    packs.iter().for_each(|pack| fs::remove_file(pack).unwrap());
+    let report = owner.run(&["repair"]).exits(0).json();
+    assert_eq!(report["repaired_packs"], packs.len(), "{report}");
+    owner.run(&["verify"]).exits(0);
+    let target = owner.path("target");
+    owner.run(&["restore", &format!("latest:{}", text(&source)), "--target", text(&target)]).exits(0);
+    assert_same(&source, &target);
+}
+
+#[test]
+fn damage_that_nobody_can_mend_stays_told() {
+    let mut owner = owner(1);
+    let [mut holder] = holders(&owner);
+    let source = owner.path("source");
+    tree::plain(&source, 1, 10, 200_000);
+    owner.replicate(&source);
+    let pack = owner.packs().remove(0);
+    let name = pack.file_name().unwrap().to_owned();
+    fs::remove_file(&pack).unwrap();
+    holder.packs().iter().filter(|pack| pack.file_name() == Some(&name)).for_each(|pack| flip(pack));
+    let report = owner.run(&["verify", "--repair"]).exits(5).json();
+    assert_eq!(report["success"].as_bool().unwrap_or(false), false);
+    assert_eq!(owner.run(&["status"]).exits(1).json()["verdict"], "at-risk");
+    holder.kill();
+    owner.run(&["repair"]).exits(5);
+    owner.terminate();
+    owner.run(&["verify"]).exits(5);
+}
