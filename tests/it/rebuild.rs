@@ -17,7 +17,7 @@ fn counts(node: &Node) -> [Value; 5] {
 fn rebuild(node: &mut Node) -> Value {
     node.terminate();
     fs::remove_file(node.repo().join("index.redb")).unwrap();
-    node.run(&["status"]).exits(5);
+    node.run(&["verify"]).exits(5);
     let done = node.run(&["rebuild-index"]).exits(0).json();
     node.start();
     done
