@@ -96,6 +96,9 @@ pub const DOOR_NONCE_LIFE: Duration = Duration::from_secs(60);
 /// Wrong answers after which a peer is asked last and given no new packs.
 pub const MISBEHAVIOUR_MAX: u32 = 3;
 
+/// A head is published this often during a long backup, so that holders can begin to pull.
+pub const CHECKPOINT_EVERY: Duration = Duration::from_secs(300);
+
 // ---- Store -----------------------------------------------------------------------------------------------
 
 /// redb's page cache. The default is 1 GiB, which would break the memory budget.

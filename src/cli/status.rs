@@ -145,7 +145,8 @@ fn backups(status: &Status) -> String {
     let mut text = count(status.snapshots, "snapshot");
     match &status.last_snapshot {
         Some(last) => text += &format!(", newest {} from {}", escape(&last.short_id), local_time(&last.time)),
-        None => text += "; `shadowvault backup PATH` makes the first",
+        None if status.snapshots == 0 => text += "; `shadowvault backup PATH` makes the first",
+        None => {}
     }
     text
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use prost::Message;
 
 use super::error::EngineError;
-use super::heads::VaultView;
+use super::heads::{VaultView, newest_heads};
 use super::monitor::Monitor;
 use super::reader::ChunkReader;
 use super::tree::for_each_reference;
@@ -62,6 +62,14 @@ pub struct CopyCounts {
 }
 
 impl CopyCounts {
+    fn set_needs(&mut self, id: SnapshotId, packs: Vec<PackNumber>) {
+        self.needs.insert(id, packs);
+    }
+
+    fn forget(&mut self, id: SnapshotId) {
+        self.records.remove(&id);
+    }
+
     /// Distinct holders of one pack.
     pub fn of_pack(&self, number: PackNumber) -> u32 {
         self.packs.get(&number).copied().unwrap_or(0)
@@ -75,16 +83,51 @@ impl CopyCounts {
     }
 }
 
-/// Counts receipts. Works out which packs a snapshot needs where that is not known yet (after `rebuild-index` or
-/// `recover`); a snapshot whose trees cannot be read counts as having none.
+/// Counts receipts for all snapshots of an open vault. Works out which packs a snapshot needs where that is not known
+/// yet (after `rebuild-index` or `recover`); a snapshot whose trees cannot be read counts as having none.
 pub fn copy_counts(vault: &Vault, view: &VaultView) -> Result<CopyCounts, EngineError> {
-    let store = &vault.store;
+    let mut counts = counts_of_records(&vault.store, vault.id())?;
+    for snapshot in &view.snapshots {
+        match packs_of(vault, snapshot) {
+            Ok(packs) => counts.set_needs(snapshot.id, packs),
+            Err(EngineError::Store(error @ (StoreError::IndexDamaged(_) | StoreError::Poisoned))) => {
+                return Err(error.into());
+            }
+            Err(_) => counts.forget(snapshot.id),
+        }
+    }
+    Ok(counts)
+}
+
+/// Counts receipts for the snapshots that the heads of `vault` list, without any key; one whose packs are not known
+/// counts as having none. Also returns those snapshots.
+pub fn locked_copy_counts(
+    store: &Store,
+    vault: VaultId,
+) -> Result<(CopyCounts, Vec<SnapshotId>), EngineError> {
+    let mut counts = counts_of_records(store, vault)?;
+    let mut snapshots: Vec<SnapshotId> = Vec::new();
+    for head in newest_heads(store, vault)? {
+        snapshots
+            .extend(head.draft.snapshots.iter().filter(|id| !snapshots.contains(id)).collect::<Vec<_>>());
+    }
+    for id in &snapshots {
+        match store.snapshot_packs(*id)? {
+            Some(packs) => counts.set_needs(*id, packs),
+            None => counts.forget(*id),
+        }
+    }
+    Ok((counts, snapshots))
+}
+
+/// Who has which packs and records; what the snapshots need is still to be said.
+fn counts_of_records(store: &Store, vault: VaultId) -> Result<CopyCounts, EngineError> {
     let packs = store.receipt_counts()?;
     let mut records: HashMap<SnapshotId, HashSet<PeerId>> = HashMap::new();
     let mut listed: HashMap<HeadId, Vec<SnapshotId>> = HashMap::new();
     for (holder, device, seq, id) in store.head_receipts()? {
         if let std::collections::hash_map::Entry::Vacant(entry) = listed.entry(id) {
-            let bytes = store.read_head(vault.id(), device, seq, id)?;
+            let bytes = store.read_head(vault, device, seq, id)?;
             let head = bytes.and_then(|bytes| SignedHead::verify(&bytes).ok());
             entry.insert(head.map_or_else(Vec::new, |head| head.draft.snapshots));
         }
@@ -92,21 +135,7 @@ pub fn copy_counts(vault: &Vault, view: &VaultView) -> Result<CopyCounts, Engine
             records.entry(*snapshot).or_default().insert(holder);
         }
     }
-    let mut needs = HashMap::new();
-    for snapshot in &view.snapshots {
-        match packs_of(vault, snapshot) {
-            Ok(packs) => {
-                needs.insert(snapshot.id, packs);
-            }
-            Err(EngineError::Store(error @ (StoreError::IndexDamaged(_) | StoreError::Poisoned))) => {
-                return Err(error.into());
-            }
-            Err(_) => {
-                records.remove(&snapshot.id);
-            }
-        }
-    }
-    Ok(CopyCounts { packs, records, needs })
+    Ok(CopyCounts { packs, records, needs: HashMap::new() })
 }
 
 /// The packs that a snapshot needs.

@@ -263,6 +263,13 @@ pub fn publish_next_head(
     store_head(vault, draft)
 }
 
+/// Signs a head in the middle of a backup: no new snapshot, but all packs so far.
+pub(super) fn publish_checkpoint(vault: &Vault, holders: &[PeerAddress]) -> Result<Head, EngineError> {
+    let _chain = vault.head_lock.lock().expect("no panic while held");
+    let draft = HeadDraft { checkpoint: true, ..next_head(vault, &[], holders)? };
+    store_head(vault, draft)
+}
+
 /// Signs the first head of a device that has just joined the vault; as heir it carries on another device's snapshots.
 pub fn publish_first_head(
     vault: &Vault,
@@ -285,7 +292,7 @@ pub fn publish_first_head(
 }
 
 /// Signs and durably stores a head; the caller holds the chain's lock or is alone.
-fn store_head(vault: &Vault, draft: HeadDraft) -> Result<Head, EngineError> {
+pub(super) fn store_head(vault: &Vault, draft: HeadDraft) -> Result<Head, EngineError> {
     let (head, bytes) = SignedHead::sign(draft, &vault.keyring.device, &vault.keyring.certificate)?;
     vault.store.publish_head(vault.id(), vault.device(), head.draft.seq, head.id, &bytes)?;
     Ok(head)

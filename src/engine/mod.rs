@@ -25,7 +25,7 @@ mod verify;
 mod tests;
 
 pub use backup::{BackupOptions, BackupResult, backup};
-pub use copies::{CopyCounts, copy_counts, place_packs, record_receipt};
+pub use copies::{CopyCounts, copy_counts, locked_copy_counts, place_packs, record_receipt};
 pub use enrol::{enrol_device, make_node, unlock};
 pub use error::EngineError;
 pub use heads::{

@@ -15,7 +15,7 @@ use crate::api::{
     SnapshotInfo, SnapshotQuery, Status, TreeQuery, VerifyAllReport, VerifyOutcomeShape, VerifyReport,
     VerifyRequest, VerifySnapshotReport, WaitFor,
 };
-use crate::base::{Code, PeerId, SnapshotId};
+use crate::base::{Code, PeerId, SnapshotId, limit};
 use crate::crypto::Passphrase;
 use crate::engine::{
     self, BackupOptions, Monitor, PackSource, RestoreOptions, Vault, VaultView, VerifyOptions, VerifyResult,
@@ -163,6 +163,7 @@ async fn backup(core: &Arc<Core>, request: BackupRequest, monitor: Arc<Monitor>)
                 one_file_system: request.one_file_system,
                 force: request.force,
                 holders: core.holder_addresses(),
+                checkpoint_every: Some(limit::CHECKPOINT_EVERY),
             };
             engine::backup(&vault, &options, &monitor).map_err(failed)
         })

@@ -11,7 +11,7 @@ use crate::api::{
     ApiError, EntryInfo, Health, Identity, JobState, PeerInfo, SnapshotInfo, SnapshotQuery, Status,
     StorageStatus, Verdict,
 };
-use crate::base::{ByteSize, Moment, PeerId};
+use crate::base::{ByteSize, Moment, PeerId, SnapshotId};
 use crate::engine::{self, CopyCounts, TreeEntry, Vault, VaultView};
 use crate::net::Net;
 use crate::snapshot::Snapshot;
@@ -83,7 +83,9 @@ pub(super) fn status(core: &Arc<Core>) -> Result<Status, ApiError> {
     };
     if let Ok(vault) = core.vault() {
         vault_status(core, &vault, &mut status)?;
-    } else if core.vault_id().is_some() {
+    } else if let Some(vault) = core.vault_id() {
+        let (copies, snapshots) = engine::locked_copy_counts(&core.store, vault).map_err(failed)?;
+        count_copies(core, &copies, &snapshots, &mut status)?;
         status.verdict = Verdict::Locked;
         status.problems.push("the vault is locked: no backups are made (`shadowvault unlock`)".to_owned());
     }
@@ -98,11 +100,24 @@ pub(super) fn status(core: &Arc<Core>) -> Result<Status, ApiError> {
 fn vault_status(core: &Arc<Core>, vault: &Vault, status: &mut Status) -> Result<(), ApiError> {
     let view = VaultView::load(vault).map_err(failed)?;
     let copies = engine::copy_counts(vault, &view).map_err(failed)?;
+    status.last_snapshot = view.snapshots.last().map(|s| info(&view, &copies, status.copies_wanted, s));
+    for (id, why) in &view.broken {
+        status.problems.push(format!("snapshot {}: {why} (`shadowvault repair`)", id.short()));
+    }
+    let snapshots: Vec<SnapshotId> = view.snapshots.iter().map(|snapshot| snapshot.id).collect();
+    count_copies(core, &copies, &snapshots, status)
+}
+
+/// What copies there are, and what is missing; needs no key.
+fn count_copies(
+    core: &Arc<Core>,
+    copies: &CopyCounts,
+    snapshots: &[SnapshotId],
+    status: &mut Status,
+) -> Result<(), ApiError> {
     let wanted = status.copies_wanted;
-    status.snapshots = view.snapshots.len() as u64;
-    let safe = view.snapshots.iter().filter(|s| copies.of_snapshot(s.id) >= wanted);
-    status.snapshots_safe = safe.count() as u64;
-    status.last_snapshot = view.snapshots.last().map(|s| info(&view, &copies, wanted, s));
+    status.snapshots = snapshots.len() as u64;
+    status.snapshots_safe = snapshots.iter().filter(|id| copies.of_snapshot(**id) >= wanted).count() as u64;
     core.store
         .for_each_pack(true, |row| {
             if copies.of_pack(row.number) < wanted {
@@ -111,9 +126,6 @@ fn vault_status(core: &Arc<Core>, vault: &Vault, status: &mut Status) -> Result<
             true
         })
         .map_err(failed)?;
-    for (id, why) in &view.broken {
-        status.problems.push(format!("snapshot {}: {why} (`shadowvault repair`)", id.short()));
-    }
     let unsafe_count = status.snapshots - status.snapshots_safe;
     if unsafe_count > 0 {
         let bytes = ByteSize(status.under_replicated_bytes);

@@ -18,7 +18,7 @@ mod survey;
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
 use prost::Message;
@@ -36,7 +36,7 @@ use crate::store::PackNumber;
 use crate::wire;
 use assemble::{Assembled, Assembler, TreeSealer};
 use feed::Feeder;
-use packer::Packer;
+use packer::{Checkpoint, Packer};
 use survey::Survey;
 
 /// Entries between walk and assembler; a node is a few hundred bytes.
@@ -61,6 +61,8 @@ pub struct BackupOptions {
     pub force: bool,
     /// Where the vault's holders can be dialled; goes into the head.
     pub holders: Vec<PeerAddress>,
+    /// How often a head is published while the backup runs, so that holders can begin; never when absent.
+    pub checkpoint_every: Option<Duration>,
 }
 
 /// A finished backup.
@@ -99,7 +101,7 @@ pub fn backup(
     let list_id = listed.as_ref().map(|listed| vault.keyring.vault.chunk_id(Kind::Tree, listed));
     let paths = if listed.is_some() { Vec::new() } else { paths };
     let parent = view.parent_for(&options.hostname, &paths, list_id);
-    let done = run_pipeline(vault, walk, parent, options.force, monitor, |sealer, assembled| {
+    let done = run_pipeline(vault, walk, parent, options, monitor, |sealer, assembled| {
         Ok((assembled, listed.as_ref().map(|listed| sealer.seal(listed)).transpose()?))
     })?;
     let (assembled, paths_list) = done.value;
@@ -160,10 +162,12 @@ fn run_pipeline<T: Send>(
     vault: &Vault,
     walk: Walk,
     parent: Option<&Snapshot>,
-    force: bool,
+    options: &BackupOptions,
     monitor: &Monitor,
     close: impl FnOnce(&mut TreeSealer<'_>, Assembled) -> Result<T, EngineError> + Send,
 ) -> Result<PipelineResult<T>, EngineError> {
+    let checkpoint = Checkpoint { every: options.checkpoint_every, holders: &options.holders };
+    let force = options.force;
     let workers = vault.options.workers.max(1);
     // A batch is 1 MiB and at most one largest chunk; two for each worker and two around them keep all busy.
     let tokens = workers * 2 + 2;
@@ -185,7 +189,7 @@ fn run_pipeline<T: Send>(
     let tree_sealer = TreeSealer::new(vault, &packer)?;
     let outcome = std::thread::scope(|scope| {
         let packer = &packer;
-        let writer = scope.spawn(move || packer.write(&packs_out, &pack_buffers_in));
+        let writer = scope.spawn(move || packer.write(&packs_out, &pack_buffers_in, &checkpoint));
         let survey = scope
             .spawn(move || Survey::new(vault, monitor, force).run(walk, parent_tree, &jobs_in, &events_in));
         let feeder =

@@ -6,20 +6,31 @@
 use std::collections::HashSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 
 use crate::base::{ChunkId, limit};
 use crate::crypto::{Kind, Salt, SealedAs};
 use crate::engine::error::EngineError;
+use crate::engine::heads::publish_checkpoint;
 use crate::engine::vault::Vault;
 use crate::pack::{PackBuilder, SealedPack, pack_sizes_for};
+use crate::snapshot::PeerAddress;
 use crate::store::{NewPack, PackNumber};
 
 /// Open data packs: chunks are dealt over them at random, so that a pack's order tells little.
 const DATA_LANES: usize = 2;
 /// The last lane takes tree chunks, which go to packs of their own.
 const TREE_LANE: usize = DATA_LANES;
+
+/// Heads in the middle of a long backup: holders pull only what a head lists, and need not wait for its end.
+#[derive(Clone, Copy)]
+pub(super) struct Checkpoint<'a> {
+    /// How often; never when absent.
+    pub(super) every: Option<Duration>,
+    pub(super) holders: &'a [PeerAddress],
+}
 
 /// Where sealed chunks go.
 pub(super) struct Packer<'a> {
@@ -174,10 +185,12 @@ impl<'a> Packer<'a> {
         &self,
         packs: &Receiver<SealedPack>,
         buffers: &Sender<Vec<u8>>,
+        checkpoint: &Checkpoint<'_>,
     ) -> Result<HashSet<PackNumber>, EngineError> {
         let mut numbers = HashSet::new();
         let mut waiting: Vec<NewPack> = Vec::new();
         let mut result = Ok(());
+        let mut last = self.vault.clock.now();
         for pack in packs {
             result = self.vault.store.publish_pack(pack.id, &pack.bytes, &pack.outboard);
             if result.is_err() {
@@ -187,8 +200,15 @@ impl<'a> Packer<'a> {
             waiting.push(NewPack { id: pack.id, bytes, epoch: pack.epoch, own: true, entries: pack.entries });
             // With the last pack on its way nobody takes buffers any more.
             let _ = buffers.try_send(pack.bytes);
-            if waiting.iter().map(|pack| pack.entries.len()).sum::<usize>() >= limit::INDEX_ROWS_PENDING_MAX {
+            let now = self.vault.clock.now();
+            let due = checkpoint.every.is_some_and(|every| now.since(last) >= every);
+            let rows: usize = waiting.iter().map(|pack| pack.entries.len()).sum();
+            if due || rows >= limit::INDEX_ROWS_PENDING_MAX {
                 self.commit(&mut waiting, &mut numbers)?;
+            }
+            if due {
+                publish_checkpoint(self.vault, checkpoint.holders)?;
+                last = now;
             }
         }
         let committed = self.commit(&mut waiting, &mut numbers);

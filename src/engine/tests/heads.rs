@@ -1,12 +1,14 @@
 //! Heads, references to snapshots, receipts and copies.
 
+use std::time::Duration;
+
 use super::fixture::{Fixture, noise};
 use crate::base::{Code, Coded, HeadId, Moment, PeerId, SnapshotId, limit};
 use crate::crypto::NodeKey;
 use crate::engine::heads::store_head;
 use crate::engine::{
-    EngineError, HeadNews, Monitor, VaultView, adopt_head, copy_counts, head_packs, newest_heads, next_head,
-    publish_next_head, record_receipt, resolve, verify_known_receipts,
+    BackupOptions, EngineError, HeadNews, Monitor, VaultView, adopt_head, backup, copy_counts, head_packs,
+    newest_heads, next_head, publish_next_head, record_receipt, resolve, verify_known_receipts,
 };
 use crate::snapshot::{Head, HeadDraft, SignedHead, sign_receipt};
 
@@ -271,4 +273,27 @@ fn copies_can_be_counted_while_packs_are_missing() {
     }
     let counts = copy_counts(&fixture.vault, &fixture.view()).unwrap();
     assert_eq!((counts.of_snapshot(first.snapshot), counts.of_snapshot(second.snapshot)), (1, 0));
+}
+
+/// Holders pull only what a head lists: without heads on the way, the first copy of a long backup could begin only
+/// at its end.
+#[test]
+fn a_long_backup_publishes_heads_on_the_way() {
+    let fixture = Fixture::new();
+    fixture.write("random", &noise(1, 40 << 20));
+    let options = BackupOptions { checkpoint_every: Some(Duration::ZERO), ..fixture.options() };
+    let done = backup(&fixture.vault, &options, &Monitor::default()).unwrap();
+    let (vault, device) = (fixture.vault.id(), fixture.vault.device());
+    let names = fixture.store().head_names(vault, device).unwrap();
+    let read = |(seq, id): &(u64, HeadId)| {
+        SignedHead::verify(&fixture.store().read_head(vault, device, *seq, *id).unwrap().unwrap()).unwrap()
+    };
+    let heads: Vec<Head> = names.iter().map(read).collect();
+    let (last, before) = heads.split_first().unwrap();
+    assert!(!last.draft.checkpoint && last.draft.snapshots == [done.snapshot]);
+    assert!(before.iter().any(|head| head.draft.checkpoint));
+    for head in before {
+        assert!(head.draft.snapshots.is_empty());
+        assert_eq!(head.draft.checkpoint, !head_packs(fixture.store(), head).unwrap().is_empty());
+    }
 }
