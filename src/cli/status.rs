@@ -57,7 +57,12 @@ async fn look(session: &Session<'_>) -> Result<u8, ApiError> {
         Ok(node) => node,
         Err(error) if error.kind() == Code::VaultNotFound => return Err(error),
         Err(error) => {
-            session.output.note(&format!("nothing is known here either: {}", escape(&error.message)));
+            let hint = error.hint.map(|hint| format!(" ({hint})")).unwrap_or_default();
+            session.output.note(&format!(
+                "nothing is known here either: {}{}",
+                escape(&error.message),
+                escape(&hint)
+            ));
             return Err(down);
         }
     };

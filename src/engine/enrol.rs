@@ -6,8 +6,8 @@ use crate::crypto::{
     DeviceKeys, KdfCost, KeyFileError, Keyring, NodeKey, Passphrase, Phrase, Secret, open_keyring, open_slot,
     seal_keyring, seal_slot,
 };
-use crate::snapshot::issue_certificate;
-use crate::store::Store;
+use crate::snapshot::{Certificate, issue_certificate};
+use crate::store::{Store, StoreError};
 
 /// Gives a new store its node key.
 pub fn make_node(store: &Store) -> Result<NodeKey, EngineError> {
@@ -51,11 +51,20 @@ pub fn unlock(store: &Store, passphrase: &Passphrase) -> Result<Keyring, EngineE
     let mut failure = KeyFileError::Damaged("there is no key slot");
     for slot in store.read_slots()? {
         match open_slot(&slot, passphrase) {
-            Ok(key) => return Ok(open_keyring(&file, &key)?),
+            Ok(key) => return checked(store, open_keyring(&file, &key)?),
             Err(KeyFileError::WrongPassphrase) => failure = KeyFileError::WrongPassphrase,
             Err(other) if failure != KeyFileError::WrongPassphrase => failure = other,
             Err(_) => {}
         }
     }
     Err(failure.into())
+}
+
+/// The device's certificate names its node: another node key is a damaged or foreign one.
+fn checked(store: &Store, keyring: Keyring) -> Result<Keyring, EngineError> {
+    let damaged = || StoreError::DamagedFile("node.key".to_owned());
+    let seed = store.read_node_key()?.and_then(|seed| <[u8; 32]>::try_from(seed).ok()).ok_or_else(damaged)?;
+    let peer = NodeKey::from_seed(&Secret::new(seed)).peer_id();
+    let certificate = Certificate::verify(&keyring.certificate)?;
+    if certificate.peer == peer { Ok(keyring) } else { Err(damaged().into()) }
 }

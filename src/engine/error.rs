@@ -82,6 +82,9 @@ pub enum EngineError {
     /// A path that is not in the snapshot.
     #[error("{} is not in that snapshot", .0.display())]
     NotInSnapshot(PathBuf),
+    /// Nothing tells which snapshots there are; a holder has the heads as well.
+    #[error("every head of the vault is missing or damaged here")]
+    HeadsLost,
     /// A tree nests too deeply or refers to itself.
     #[error("the snapshot's trees nest too deeply")]
     TooDeep,
@@ -115,6 +118,7 @@ impl Coded for EngineError {
             Self::SnapshotAmbiguous { .. } => Code::SnapshotInvalid,
             Self::NotInSnapshot(_) => Code::PathNotFound,
             Self::TooDeep => Code::SnapshotCorrupted,
+            Self::HeadsLost => Code::StorageCorrupted,
             Self::Cancelled => Code::Cancelled,
             Self::Stopped => Code::Internal,
         }
@@ -132,6 +136,10 @@ impl Coded for EngineError {
             Self::SnapshotUnknown(_) | Self::SnapshotAmbiguous { .. } => {
                 Some("`shadowvault snapshots` lists them; `latest` and `latest~N` work too".to_owned())
             }
+            Self::HeadsLost => Some(
+                "the daemon takes them from a holder once it is connected; or `shadowvault recover` into a new directory"
+                    .to_owned(),
+            ),
             Self::NotInSnapshot(_) => Some("`shadowvault ls REF -R` lists what is there".to_owned()),
             _ => None,
         }

@@ -120,6 +120,10 @@ impl VaultView {
 
     fn read(store: &Store, vault: VaultId, keys: &VaultKeys) -> Result<Self, EngineError> {
         let heads = newest_heads(store, vault)?;
+        if heads.is_empty() {
+            // Every vault has a head from its first moment: without one this is damage, not an empty vault.
+            return Err(EngineError::HeadsLost);
+        }
         let mut view = Self { heads, snapshots: Vec::new(), broken: Vec::new(), names: HashMap::new() };
         let mut seen = HashSet::new();
         for head in &view.heads {
@@ -191,6 +195,10 @@ pub fn next_head(
     let heads = newest_heads(&vault.store, vault.id())?;
     let (mine, others): (Vec<&Head>, Vec<&Head>) =
         heads.iter().partition(|head| head.device() == vault.device());
+    if mine.is_empty() && !vault.store.head_names(vault.id(), vault.device())?.is_empty() {
+        // A second chain would hide what the damaged one lists.
+        return Err(EngineError::HeadsLost);
+    }
     let previous = mine.first().map(|head| &head.draft);
     // Branches of this device's own chain are joined here.
     let present = mine.iter().flat_map(|head| &head.draft.snapshots);

@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::core::{Core, workers};
+use super::core::{Core, log_failure, workers};
 use super::error::failed;
 use super::jobs::Ended;
+use super::owning::index_listed;
 use super::source::Mesh;
 use super::{Mode, Node, status};
 use crate::api::{
@@ -247,6 +248,7 @@ async fn restore(core: &Arc<Core>, request: RestoreRequest, monitor: Arc<Monitor
         }
     };
     let began = Instant::now();
+    know_listed_packs(core).await;
     let source = core.source();
     core.blocking(move |core| {
         let vault = core.vault()?;
@@ -286,7 +288,18 @@ async fn restore(core: &Arc<Core>, request: RestoreRequest, monitor: Arc<Monitor
     .await
 }
 
+/// Before work that packs of peers may help: those that a head lists and a rebuilt index could not read are entered,
+/// so that they count as lost here and can be pulled.
+async fn know_listed_packs(core: &Arc<Core>) {
+    if let (Ok(net), Some(vault)) = (core.net(), core.vault_id()) {
+        log_failure(index_listed(core, net, vault).await, "reading directories of listed packs");
+    }
+}
+
 async fn verify(core: &Arc<Core>, request: VerifyRequest, monitor: Arc<Monitor>) -> Ended {
+    if request.repair {
+        know_listed_packs(core).await;
+    }
     let source = core.source();
     core.blocking(move |core| {
         let began = Instant::now();
@@ -415,6 +428,7 @@ fn counted(mut report: RepairReport, before: &VerifyResult, after: &VerifyResult
 }
 
 async fn repair(core: &Arc<Core>, request: RepairRequest, monitor: Arc<Monitor>) -> Ended {
+    know_listed_packs(core).await;
     let source = core.source();
     core.blocking(move |core| {
         let (found, _) = examine(core, request.snapshot.as_deref(), false, &monitor)?;

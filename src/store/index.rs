@@ -1,6 +1,7 @@
 //! The redb index: chunks, packs, receipts, what snapshots and foreign vaults need. All tables are here.
 
 use std::collections::{HashMap, HashSet};
+use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
@@ -78,6 +79,10 @@ pub struct PackCounts {
 /// redb's errors as ours: full disks told from damage.
 fn wrong(error: impl Into<redb::Error>) -> StoreError {
     match error.into() {
+        // Not the disk's refusal but redb's: the file is empty, too short or not redb's.
+        redb::Error::Io(e) if matches!(e.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof) => {
+            StoreError::IndexDamaged(e.to_string())
+        }
         redb::Error::Io(e) => StoreError::io("writing the index", e),
         redb::Error::PreviousIo => StoreError::Poisoned,
         other => StoreError::IndexDamaged(other.to_string()),

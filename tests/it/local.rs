@@ -43,7 +43,8 @@ fn an_unchanged_source_is_not_stored_again_and_older_snapshots_stay() {
     let first = node.backup(&source);
     let again = node.run(&["backup", text(&source)]).exits(0).json();
     assert_eq!((&again["files_unmodified"], &again["files_new"]), (&5.into(), &0.into()), "{again}");
-    assert_eq!(again["data_added"], 0, "{again}");
+    // At most the directories above the source, whose times change with every file beside it.
+    assert!(again["data_added"].as_u64().unwrap() < 4096, "{again}");
     let before = node.path("before");
     assert!(std::process::Command::new("cp").arg("-a").args([&source, &before]).status().unwrap().success());
     fs::write(source.join("file-0"), b"changed").unwrap();
@@ -100,17 +101,29 @@ fn restore_overwrites_only_what_it_is_told_to() {
 }
 
 #[test]
-fn unreadable_and_changing_things_do_not_stop_a_backup() {
+fn an_unreadable_file_is_named_and_does_not_stop_a_backup() {
     let node = Node::init();
     let source = node.path("source");
     tree::plain(&source, 1, 2, 1000);
-    let absent = node.path("absent");
-    // One of two paths is missing: the other is backed up, and the end says that something lacks.
-    let output = node.run(&["backup", text(&source), text(&absent)]).exits(3);
+    // Mode 0200 for all but root, whom only the kernel's own write-only files refuse.
+    let mut unreadable = text(&source.join("file-1")).to_owned();
+    fs::set_permissions(&unreadable, std::os::unix::fs::PermissionsExt::from_mode(0o200)).unwrap();
+    if fs::File::open(&unreadable).is_ok() {
+        fs::set_permissions(&unreadable, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+        "/sys/bus/platform/drivers_probe".clone_into(&mut unreadable);
+    }
+    if !Path::new(&unreadable).exists() || fs::File::open(&unreadable).is_ok() {
+        eprintln!("skipped: every file can be read here");
+        return;
+    }
+    let output = node.run(&["backup", text(&source), &unreadable]).exits(3);
     assert_eq!(output.failure()["code"], "INCOMPLETE");
-    assert!(output.stdout.contains(text(&absent)) || output.stderr.contains(text(&absent)), "{output:?}");
+    assert_eq!(output.json()["unreadable"], 1);
+    let told = output.stdout.lines().any(|line| line.contains("\"error\"") && line.contains(&unreadable));
+    assert!(told, "{output:?}");
     assert_eq!(node.snapshots()[0]["complete"], false);
-    assert_same(&source, &restore(&node, &within("latest", &source), "target"));
+    let target = restore(&node, &within("latest", &source), "target");
+    assert_eq!(fs::read(target.join("file-0")).unwrap(), fs::read(source.join("file-0")).unwrap());
 }
 
 #[test]

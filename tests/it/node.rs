@@ -6,6 +6,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -192,9 +193,17 @@ impl Node {
         let mut command = self.command();
         command.arg("daemon").stdout(Stdio::null()).stderr(log);
         self.daemon = Some(command.spawn().expect("the program starts"));
-        until("the daemon answers", &[self], || {
-            let id = self.run(&["id"]);
-            (id.code == 0 && !id.json()["addresses"].as_array()?.is_empty()).then_some(())
+        // A command before that would open the store itself, and keep the daemon out.
+        let mut daemon = self.daemon.take().expect("it was just started");
+        until("the daemon listens on its socket", &[self], || {
+            let ended = daemon.try_wait().expect("a child can be waited for");
+            assert!(ended.is_none(), "the daemon ended: {ended:?}\n{}", self.log_tail());
+            UnixStream::connect(self.socket()).ok()
+        });
+        self.daemon = Some(daemon);
+        until("the daemon knows its address", &[self], || {
+            let id = self.run(&["id"]).exits(0).json();
+            (!id["addresses"].as_array()?.is_empty()).then_some(())
         });
         self
     }
