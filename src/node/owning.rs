@@ -228,18 +228,29 @@ fn own_head(core: &Arc<Core>, vault: VaultId) -> Result<Option<Head>, ApiError> 
 async fn learn_heads(core: &Arc<Core>, net: &Net, peer: PeerId, vault: VaultId) -> Result<(), ApiError> {
     let (theirs, _) = heads_of(net, peer, vault).await?;
     let mine = core.blocking(move |core| engine::newest_heads(&core.store, vault).map_err(failed)).await?;
+    let me = core.key.peer_id();
+    let own = mine.iter().find(|head| head.certificate.peer == me);
     let mut news = false;
     for head in theirs {
         let known = mine.iter().any(|mine| mine.device() == head.device && mine.draft.seq >= head.seq);
-        if known {
+        let rolled_back = own.is_some_and(|own| own.device() == head.device);
+        if known || (rolled_back && core.vault().is_err()) {
+            // A newer head of this very device is taken over only when its branch and ours can be joined at once.
             continue;
         }
         let (head, came) = pull_head(core, net, peer, vault, head.id).await?;
-        if head.certificate.peer == core.key.peer_id() && came == HeadNews::Adopted {
-            tracing::warn!(target: "replicate", peer = %peer.short(), seq = head.draft.seq,
-                "a holder has a newer head of this device than this disk: an old copy of the disk is in use");
-        }
         news |= came != HeadNews::Known;
+        if let (true, Some(own)) = (rolled_back && came != HeadNews::Known, own) {
+            tracing::warn!(target: "replicate", peer = %peer.short(), seq = head.draft.seq, ours = own.draft.seq,
+                "a holder has a newer head of this device than this disk: an old copy of the disk is in use; joining both");
+            let snapshots = own.draft.snapshots.clone();
+            core.blocking(move |core| {
+                let holders = core.holder_addresses();
+                let vault = core.vault()?;
+                engine::publish_next_head(&vault, &snapshots, &holders).map_err(failed)
+            })
+            .await?;
+        }
     }
     if news {
         index_listed(core, net, vault).await?;

@@ -1,6 +1,7 @@
 //! The workers: hash, look up, compress, seal, and hand on what became of each item.
 
 use std::collections::HashSet;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use crossbeam_channel::{Receiver, Sender};
 
@@ -41,15 +42,22 @@ pub(super) fn run(
     let mut used = HashSet::new();
     let mut worker = Worker { vault, packer, sealer: Sealer::new(vault.options.level)?, sealed: Vec::new() };
     for batch in batches {
-        let result = monitor.go_on().and_then(|()| worker.batch(&batch, &mut used, monitor));
+        // Even a panic is reported for this batch: a number that never came would keep the assembler waiting.
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            monitor.go_on().and_then(|()| worker.batch(&batch, &mut used, monitor))
+        }));
         let (steps, failure) = match result {
-            Ok(steps) => (Some(steps), None),
-            Err(error) => (None, Some(error)),
+            Ok(Ok(steps)) => (Some(steps), None),
+            Ok(Err(error)) => (None, Some(Ok(error))),
+            Err(panic) => (None, Some(Err(panic))),
         };
-        // Sent in any case: a number that never came would keep the assembler waiting.
         let message = Done { number: batch.number, steps, buffer: batch.buffer };
-        done.send(message).map_err(|_| EngineError::Stopped)?;
-        failure.map_or(Ok(()), Err)?;
+        let sent = done.send(message);
+        match failure {
+            None => sent.map_err(|_| EngineError::Stopped)?,
+            Some(Ok(error)) => return Err(error),
+            Some(Err(panic)) => resume_unwind(panic),
+        }
     }
     Ok(used)
 }
