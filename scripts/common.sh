@@ -12,6 +12,8 @@ for name in $(compgen -e SHADOWVAULT_) RUNTIME_DIRECTORY CREDENTIALS_DIRECTORY; 
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/shadowvault-$(basename "$0" .sh).XXXXXX")
 export XDG_CONFIG_HOME=$work/config XDG_RUNTIME_DIR=$work SHADOWVAULT_PASSPHRASE_FILE=$work/passphrase
+export SHADOWVAULT_LISTEN_PORT=0 SHADOWVAULT_REPLICATION__COPIES="${copies:-2}"
+export SHADOWVAULT_MONITORING__LOG_LEVEL=warn SHADOWVAULT_MONITORING__LOG_FORMAT=text
 (umask 077 && echo 'correct horse battery staple' >"$work/passphrase")
 declare -A pids=()
 
@@ -42,18 +44,18 @@ die() {
     exit 1
 }
 
-# node NAME ARGUMENT...: one command of a node, with its own data directory, configuration and settings.
+# node NAME ARGUMENT...: one command of a node, with its own data directory and configuration.
 node() {
     local name=$1
     shift
-    SHADOWVAULT_LISTEN_PORT=0 SHADOWVAULT_REPLICATION__COPIES=${copies:-2} SHADOWVAULT_MONITORING__LOG_LEVEL=warn \
-        SHADOWVAULT_MONITORING__LOG_FORMAT=text "$program" -c "$work/$name.yaml" --repo "$work/$name" --no-input "$@"
+    "$program" -c "$work/$name.yaml" --repo "$work/$name" --no-input "$@"
 }
 
 # start NAME: runs a node's daemon until the script ends.
 start() {
     local name=$1
-    node "$name" daemon >"$work/$name-daemon.log" 2>&1 &
+    # The pid must be the daemon's own, not that of a shell around it, and the daemon must not hold our messages open.
+    (exec "$program" -c "$work/$name.yaml" --repo "$work/$name" --no-input daemon) </dev/null >"$work/$name-daemon.log" 2>&1 3>&- &
     pids[$name]=$!
     for _ in $(seq 200); do
         kill -0 "${pids[$name]}" 2>/dev/null || die "the daemon of $name ended"

@@ -115,6 +115,7 @@ step_name='lose the owner'
 lose() {
     kill -9 "${pids[owner]}"
     wait "${pids[owner]}" 2>/dev/null || true
+    ! kill -0 "${pids[owner]}" 2>/dev/null || die 'the owner still runs'
     unset 'pids[owner]'
     rm -rf "$work/owner" "$work/owner.yaml"
 }
