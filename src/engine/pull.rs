@@ -232,7 +232,7 @@ mod tests {
 
     #[test]
     fn every_bad_peer_is_passed_over_for_a_good_one() {
-        use Manner::*;
+        use Manner::{Absent, HalfOnly, Honest, OtherLength, Silent, WrongBytes};
         for bad in [WrongBytes, OtherLength, Silent, HalfOnly, Absent] {
             let (source, id) = fake(&[bad, Honest]);
             let (bytes, _, given) = pull_pack(&source, id, 4 << 20, &Monitor::default()).unwrap();

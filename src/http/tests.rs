@@ -11,7 +11,12 @@ use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 
 use super::{Client, bind, serve};
-use crate::api::*;
+use crate::api::{
+    AddPeer, ApiError, BackupRequest, EntryInfo, Health, Identity, JobId, JobInfo, JobKind, JobOutcome,
+    JobRequest, JobState, PathProblem, PeerInfo, Progress, RepairReport, RepairRequest, Reply,
+    RestoreRequest, Service, SnapshotInfo, SnapshotQuery, Status, StorageStatus, TreeQuery, Verdict,
+    VerifyAllReport, VerifyOutcomeShape, VerifyReport, VerifyRequest, VerifySnapshotReport,
+};
 use crate::base::{ChunkId, Code, PackId, PeerId, SnapshotId, limit};
 
 #[derive(Default)]
