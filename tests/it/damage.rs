@@ -8,6 +8,9 @@ use std::process::Command;
 use super::node::{Node, flip, text};
 use super::tree::{self, assert_only_right_bytes, assert_same};
 
+/// What happens to a file.
+type Damage = fn(&Path);
+
 /// A node with two snapshots of one source.
 fn backed_up() -> (Node, PathBuf) {
     let node = Node::init();
@@ -40,7 +43,7 @@ fn largest(node: &Node) -> PathBuf {
 
 #[test]
 fn damaged_packs_are_found_and_never_become_wrong_files() {
-    let damages: [(&str, fn(&Path)); 4] = [
+    let damages: [(&str, Damage); 4] = [
         ("altered", |pack| flip(pack)),
         ("truncated", |pack| {
             let length = fs::metadata(pack).unwrap().len();
