@@ -26,6 +26,8 @@ use crate::engine::{self, Vault, VaultOptions};
 use crate::net::{Members, Net, NetConfig, NetEvent};
 use crate::store::{PeerBook, PeerEntry, Store, StoreError};
 
+/// How long a starting daemon waits for the store's lock.
+const LOCK_PATIENCE: Duration = Duration::from_secs(3);
 /// How long a short-lived node waits for peers that it knows.
 const DIAL_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -62,7 +64,7 @@ impl Core {
         passphrase: Option<Passphrase>,
         mode: Mode,
     ) -> Result<Arc<Self>, ApiError> {
-        let store = Arc::new(Store::open(&settings.repository_path).map_err(failed)?);
+        let store = Arc::new(open_store(&settings, mode).map_err(failed)?);
         let seed = store.read_node_key().map_err(failed)?;
         let seed: [u8; 32] = seed.and_then(|seed| seed.try_into().ok()).ok_or_else(|| {
             failed(StoreError::DamagedFile("node.key".to_owned())).with_hint(
@@ -345,6 +347,19 @@ impl Core {
 
     pub(super) fn now(&self) -> Moment {
         self.clock.now()
+    }
+}
+
+/// Opens the store. A daemon waits for a short command that has it open; two daemons still part clearly.
+fn open_store(settings: &Settings, mode: Mode) -> Result<Store, StoreError> {
+    let began = Instant::now();
+    loop {
+        match Store::open(&settings.repository_path) {
+            Err(StoreError::Busy(_)) if mode == Mode::Daemon && began.elapsed() < LOCK_PATIENCE => {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            other => return other,
+        }
     }
 }
 
