@@ -72,6 +72,7 @@ class Source:
             content = file.read()
         with open(victim, "wb") as file:
             file.write(self.dice.randbytes(self.dice.randrange(1, 5000)) + content)
+        self.picture = picture(self.top)
 
 
 class Ledger:
@@ -109,11 +110,11 @@ class Ledger:
 
 
 def acknowledge(ledger, source, process):
-    """Waits for a backup's client; enters its snapshot if it says that it is done."""
+    """Waits for a backup's client; enters its snapshot if it says that it is done. The picture was taken before."""
     out, err = process.communicate(timeout=300)
     if process.returncode == 0:
         summary = json.loads(out.strip().splitlines()[-1])
-        ledger.snapshots[summary["snapshot_id"]] = (source.top, picture(source.top))
+        ledger.snapshots[summary["snapshot_id"]] = (source.top, source.picture)
         return summary["snapshot_id"]
     return None
 
