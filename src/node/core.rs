@@ -413,9 +413,11 @@ pub(super) fn net_config(settings: &Settings, key: &NodeKey, listen: Vec<String>
         requests_per_second: if limited { settings.security.requests_per_second } else { 0 },
         burst: settings.security.burst_size,
         peer_bytes_per_second: if limited { p2p.peer_bytes_per_second } else { 0 },
+        // Twice what the daemon should ever need: the last resort against a flood of connections, not a way to
+        // lock members out while a backup uses its buffers.
         memory_bytes_max: usize::try_from(settings.storage.memory_limit)
             .unwrap_or(usize::MAX)
-            .saturating_mul(2)
-            .saturating_add(64 * limit::MIB),
+            .saturating_mul(4)
+            .saturating_add(128 * limit::MIB),
     }
 }

@@ -1,7 +1,9 @@
 //! The redb index: chunks, packs, receipts, what snapshots and foreign vaults need. All tables are here.
 
 use std::collections::{HashMap, HashSet};
+use std::fs::OpenOptions;
 use std::io::ErrorKind;
+use std::os::unix::fs::OpenOptionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
@@ -101,6 +103,9 @@ fn guarded<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreEr
 
 impl Index {
     pub(super) fn create(path: &Path, token: &str) -> Result<Self, StoreError> {
+        // Made here so that its mode is ours; redb takes an empty file for a new database.
+        let made = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
+        made.map_err(|e| StoreError::io("making the index", e))?;
         Self::fill(token, |builder| builder.create(path))
     }
 

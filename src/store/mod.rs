@@ -13,6 +13,7 @@ mod peers;
 mod records;
 mod rows;
 
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
@@ -132,6 +133,7 @@ fn lock(dir: &Path) -> Result<std::fs::File, StoreError> {
         .write(true)
         .create(true)
         .truncate(false)
+        .mode(0o600)
         .open(&path)
         .map_err(|e| StoreError::io("opening the lock file", e))?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -222,6 +224,20 @@ mod tests {
         drop(Store::open(&at).unwrap());
         std::fs::remove_file(at.join(MARKER)).unwrap();
         assert!(matches!(Store::open(&at), Err(StoreError::MarkerLost(_))));
+    }
+
+    /// A data directory that others may list must not show them anything.
+    #[test]
+    fn every_file_is_for_its_owner_only() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let store = Store::create(dir.path()).unwrap();
+        store.publish_node_key(&[1; 32]).unwrap();
+        for entry in std::fs::read_dir(dir.path()).unwrap() {
+            let entry = entry.unwrap();
+            assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o077, 0, "{:?}", entry.file_name());
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::crypto::{KdfCost, Passphrase, Phrase};
 use crate::engine::{
     BackupOptions, BackupResult, EngineError, FetchFailure, Monitor, PackSource, PulledSlice, RestoreOptions,
     RestoreResult, Vault, VaultOptions, VaultView, VerifyOptions, VerifyResult, backup, enrol_device,
-    make_node, restore, unlock, verify,
+    make_node, publish_first_head, restore, unlock, verify,
 };
 use crate::fs::Overwrite;
 use crate::pack::{CellRange, Outboard};
@@ -72,6 +72,8 @@ impl Fixture {
             enrol_device(&store, &phrase, node.peer_id(), "desk", &passphrase(), cost, clock.now()).unwrap();
         std::fs::create_dir(dir.path().join("src")).unwrap();
         let vault = Vault::new(Arc::new(store), keyring, Arc::new(clock), options);
+        // As `init` does: a vault has a head from its first moment.
+        publish_first_head(&vault, None, &[]).unwrap();
         Self { dir, vault }
     }
 
