@@ -25,6 +25,8 @@ const PULLS_MAX: usize = 3;
 const OWNERS_MAX: usize = 8;
 /// Packs after which a receipt is sent even though more are coming.
 const RECEIPT_PACKS: usize = 16;
+/// Vaults of one owner that may wait at one time: each wish holds up to 512 KiB of pack ids.
+const WISHES_PER_OWNER_MAX: usize = 4;
 /// A receipt is sent at least this often while packs come in.
 const RECEIPT_PAUSE: Duration = Duration::from_secs(2);
 
@@ -55,6 +57,10 @@ impl HoldQueue {
 
     fn add(&self, owner: PeerId, vault: VaultId, head: HeadSummary, packs: Vec<PackId>) -> u32 {
         let mut wishes = self.wishes.lock().expect("no panic while held");
+        let waiting = wishes.keys().filter(|key| key.0 == owner && key.1 != vault).count();
+        if waiting >= WISHES_PER_OWNER_MAX {
+            return 0;
+        }
         let wish = wishes.entry((owner, vault)).or_insert_with(|| Wish { head, packs: VecDeque::new() });
         wish.head = head;
         let known: HashSet<PackId> = wish.packs.iter().copied().collect();
@@ -287,4 +293,24 @@ async fn confirm(
         ask(net, owner, Ask::Receipt(signed)).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::DeviceId;
+
+    /// A member that named ever new vaults could have filled the memory with wishes.
+    #[test]
+    fn one_owner_cannot_fill_the_queue() {
+        let queue = HoldQueue::default();
+        let head = HeadSummary { device: DeviceId::new([1; 32]), seq: 1, id: HeadId::new([2; 32]) };
+        let add = |owner: u8, vault: u8| {
+            let pack = PackId::new([vault; 32]);
+            queue.add(PeerId::new([owner; 32]), VaultId::new([vault; 32]), head, vec![pack])
+        };
+        let accepted: Vec<u32> = (0..6).map(|vault| add(1, vault)).collect();
+        assert_eq!(accepted, [1, 1, 1, 1, 0, 0]);
+        assert_eq!((add(1, 0), add(2, 9)), (1, 1));
+    }
 }
