@@ -211,7 +211,7 @@ pub fn next_head(
         seen: others.iter().map(|head| head.summary()).collect::<Vec<HeadSummary>>(),
         snapshots,
         lists: next_lists(vault, previous.map_or(&[], |draft| &draft.lists))?,
-        copies: vault.options.copies,
+        copies: vault.options().copies,
         holders: holders.iter().take(limit::HEAD_HOLDERS_MAX).cloned().collect(),
         time: vault.clock.now(),
         epoch: vault.keyring.vault.newest_epoch(),

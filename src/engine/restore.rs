@@ -208,7 +208,7 @@ pub fn restore(
     let (jobs_in, jobs_out) = bounded::<Job<'_>>(JOBS_MAX);
     let walked = std::thread::scope(|scope| {
         let shared = &shared;
-        let workers: Vec<_> = (0..vault.options.workers.max(1))
+        let workers: Vec<_> = (0..vault.options().workers.max(1))
             .map(|_| {
                 let jobs = jobs_out.clone();
                 scope.spawn(move || work(vault, source, shared, &jobs))

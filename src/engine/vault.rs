@@ -1,6 +1,6 @@
 //! An open vault: the store, the keys, and how to write to it.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use crate::base::{Clock, DeviceId, PackId, VaultId};
 use crate::chunker::{ChunkSizes, Cutter};
@@ -32,9 +32,7 @@ pub struct Vault {
     pub keyring: Keyring,
     /// Where the time comes from.
     pub clock: Arc<dyn Clock>,
-    /// How to write.
-    pub options: VaultOptions,
-    pub(super) cutter: Cutter,
+    options: RwLock<Arc<VaultOptions>>,
     /// Taken while a head is made: heads of one device are a chain.
     pub(super) head_lock: Mutex<()>,
     /// Taken while a pack is healed, by its first byte, so that threads that miss the same one pull it once.
@@ -47,16 +45,29 @@ const HEAL_LOCKS: usize = 64;
 impl Vault {
     /// Puts a vault together.
     pub fn new(store: Arc<Store>, keyring: Keyring, clock: Arc<dyn Clock>, options: VaultOptions) -> Self {
-        let cutter = Cutter::new(options.sizes, keyring.vault.chunker_seed().expose());
         Self {
             store,
             keyring,
             clock,
-            options,
-            cutter,
+            options: RwLock::new(Arc::new(options)),
             head_lock: Mutex::new(()),
             heal_locks: [const { Mutex::new(()) }; HEAL_LOCKS],
         }
+    }
+
+    /// How to write, as things are now. An operation asks once, at its start.
+    pub fn options(&self) -> Arc<VaultOptions> {
+        self.options.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Writes otherwise from now on; operations under way end as they began.
+    pub fn configure(&self, options: VaultOptions) {
+        *self.options.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(options);
+    }
+
+    /// Cuts as `options` say, at places that only this vault's key tells.
+    pub(super) fn cutter(&self, options: &VaultOptions) -> Cutter {
+        Cutter::new(options.sizes, self.keyring.vault.chunker_seed().expose())
     }
 
     /// Held while a pack is healed.

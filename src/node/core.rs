@@ -32,7 +32,7 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(3);
 const DIAL_PATIENCE: Duration = Duration::from_secs(5);
 
 pub(super) struct Core {
-    pub(super) settings: Settings,
+    settings: RwLock<Arc<Settings>>,
     pub(super) store: Arc<Store>,
     pub(super) key: NodeKey,
     pub(super) clock: Arc<dyn Clock>,
@@ -94,7 +94,7 @@ impl Core {
             doors: Doors::default(),
             served: Served::default(),
             misbehaved: Mutex::default(),
-            settings,
+            settings: RwLock::new(Arc::new(settings)),
         });
         if let Some(vault_id) = vault_id {
             let _ = core.vault_id.set(vault_id);
@@ -112,11 +112,16 @@ impl Core {
         if keyring.vault.vault != vault_id {
             return Err(failed(StoreError::DamagedFile("vault.id".to_owned())));
         }
-        let options = vault_options(&self.settings)?;
+        let options = vault_options(&self.settings())?;
         let vault = Vault::new(self.store.clone(), keyring, self.clock.clone(), options);
         *self.vault.write().expect("no panic while held") = Some(Arc::new(vault));
         self.changed.notify_one();
         Ok(())
+    }
+
+    /// The settings in force. Work that must not see them change asks once.
+    pub(super) fn settings(&self) -> Arc<Settings> {
+        self.settings.read().expect("no panic while held").clone()
     }
 
     /// This node's vault, if it has one.
@@ -137,11 +142,12 @@ impl Core {
         if mode == Mode::Offline {
             return Ok(());
         }
+        let settings = self.settings();
         let listen = match mode {
-            Mode::Daemon => listen_addresses(&self.settings),
+            Mode::Daemon => listen_addresses(&settings),
             _ => vec!["/ip4/0.0.0.0/tcp/0".to_owned()],
         };
-        let config = net_config(&self.settings, &self.key, listen);
+        let config = net_config(&settings, &self.key, listen);
         let server = Arc::new(super::serve::Answers::new(&self));
         let (net, events) = Net::start(config, self.members.clone(), server).await.map_err(failed)?;
         let _ = self.net.set(net.clone());
@@ -153,7 +159,7 @@ impl Core {
                 }
             }
         }
-        for bootstrap in &self.settings.peer_bootstrap {
+        for bootstrap in &settings.peer_bootstrap {
             let added = net.add_address(bootstrap.peer, bootstrap.address.as_str()).await;
             if let Err(error) = added {
                 tracing::warn!(target: "peers", peer = %bootstrap.peer.short(), %error, "a bootstrap peer is not usable");

@@ -89,7 +89,7 @@ impl HoldQueue {
 /// What others may still store here: what is lent minus what they have stored, and never more than the disk has.
 fn free_bytes(core: &Arc<Core>) -> Result<u64, ApiError> {
     let counts = core.store.pack_counts().map_err(failed)?;
-    let lent = core.settings.replication.lend.saturating_sub(counts.foreign_bytes);
+    let lent = core.settings().replication.lend.saturating_sub(counts.foreign_bytes);
     Ok(lent.min(core.store.disk_free().saturating_sub(limit::RESERVE_BYTES)))
 }
 
@@ -114,7 +114,7 @@ pub(super) async fn answer_offer(
         // Another device of this node's own vault: it is no holder.
         return Ok(Some(Answer::Offer(wire::OfferAnswer { free_bytes: 0, accepted: 0 })));
     }
-    if core.settings.replication.lend == 0 {
+    if core.settings().replication.lend == 0 {
         return Err(ApiError::new(Code::StorageFull, "this node lends nothing"));
     }
     let free_bytes = core.blocking(free_bytes).await?;

@@ -137,7 +137,7 @@ async fn round(core: &Arc<Core>, vault: VaultId) -> Result<(), ApiError> {
     let placed = core
         .blocking(move |core| {
             let lacking = lacking(core, vault, &under_way)?;
-            Ok(engine::place_packs(&lacking, &free, core.settings.replication.copies))
+            Ok(engine::place_packs(&lacking, &free, core.settings().replication.copies))
         })
         .await?;
     for (peer, packs) in placed {
@@ -175,7 +175,7 @@ fn lacking(
         })
         .map_err(failed)?;
     let mut out = Vec::new();
-    let copies = core.settings.replication.copies as usize;
+    let copies = core.settings().replication.copies as usize;
     core.store
         .for_each_pack(true, |row| {
             let mut have = holders.remove(&row.number).unwrap_or_default();

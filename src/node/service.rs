@@ -171,7 +171,7 @@ async fn backup(core: &Arc<Core>, request: BackupRequest, monitor: Arc<Monitor>)
         .await?
     };
     core.changed.notify_one();
-    let wanted = core.settings.replication.copies;
+    let wanted = core.settings().replication.copies;
     let snapshot = done.snapshot;
     let copies = if waits {
         await_copies(core, snapshot, wanted, patience, &monitor).await?
@@ -262,7 +262,7 @@ async fn restore(core: &Arc<Core>, request: RestoreRequest, monitor: Arc<Monitor
             owner: !request.no_owner,
             privileged: !request.no_privileged,
             sparse: request.sparse,
-            verify: request.verify.unwrap_or(core.settings.storage.verify_on_restore),
+            verify: request.verify.unwrap_or(core.settings().storage.verify_on_restore),
         };
         let source = source.as_ref().map(|source| source as &dyn PackSource);
         let done = engine::restore(&vault, snapshot, &options, source, &monitor).map_err(failed)?;

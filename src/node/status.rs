@@ -67,14 +67,14 @@ pub(super) fn status(core: &Arc<Core>) -> Result<Status, ApiError> {
         snapshots_safe: 0,
         last_snapshot: None,
         under_replicated_bytes: 0,
-        copies_wanted: core.settings.replication.copies,
+        copies_wanted: core.settings().replication.copies,
         last_verify: None,
         storage: StorageStatus {
             own_packs: counts.own_packs,
             own_bytes: counts.own_bytes,
             foreign_packs: counts.foreign_packs,
             foreign_bytes: counts.foreign_bytes,
-            lend: core.settings.replication.lend,
+            lend: core.settings().replication.lend,
             chunks: counts.chunks,
             disk_free: core.store.disk_free(),
         },
@@ -223,7 +223,7 @@ pub(super) fn peers(core: &Arc<Core>) -> Result<Vec<PeerInfo>, ApiError> {
         info.last_seen = Some(pending.seen.to_rfc3339());
         out.push(info);
     }
-    for bootstrap in &core.settings.peer_bootstrap {
+    for bootstrap in &core.settings().peer_bootstrap {
         if !out.iter().any(|info| info.id == bootstrap.peer) {
             out.push(describe(bootstrap.peer, "bootstrap"));
         }
@@ -251,7 +251,7 @@ pub(super) fn snapshots(
     query: &SnapshotQuery,
 ) -> Result<Vec<SnapshotInfo>, ApiError> {
     let copies = engine::copy_counts(vault, view).map_err(failed)?;
-    let wanted = vault.options.copies;
+    let wanted = vault.options().copies;
     let all = view.snapshots.iter().map(|snapshot| info(view, &copies, wanted, snapshot));
     let mut chosen: Vec<SnapshotInfo> = all
         .filter(|s| query.host.as_ref().is_none_or(|host| *host == s.hostname))

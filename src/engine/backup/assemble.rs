@@ -72,7 +72,7 @@ pub(super) struct TreeSealer<'a> {
 
 impl<'a> TreeSealer<'a> {
     pub(super) fn new(vault: &'a Vault, packer: &'a Packer<'a>) -> Result<Self, EngineError> {
-        let sealer = Sealer::new(vault.options.level)?;
+        let sealer = Sealer::new(packer.options.level)?;
         Ok(Self { vault, packer, sealer, sealed: Vec::new(), used: HashSet::new() })
     }
 

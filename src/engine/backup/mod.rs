@@ -168,7 +168,7 @@ fn run_pipeline<T: Send>(
 ) -> Result<PipelineResult<T>, EngineError> {
     let checkpoint = Checkpoint { every: options.checkpoint_every, holders: &options.holders };
     let force = options.force;
-    let workers = vault.options.workers.max(1);
+    let workers = vault.options().workers.max(1);
     // A batch is 1 MiB and at most one largest chunk; two for each worker and two around them keep all busy.
     let tokens = workers * 2 + 2;
     let (packs_in, packs_out) = bounded(PACKS_UNDER_WAY_MAX);
@@ -185,15 +185,16 @@ fn run_pipeline<T: Send>(
         pack_buffers_in.send(Vec::new()).map_err(|_| EngineError::Stopped)?;
     }
     let packer = Packer::new(vault, packs_in, pack_buffers_out);
+    let cutter = vault.cutter(&packer.options);
     let parent_tree = parent.map(|parent| parent.tree);
     let tree_sealer = TreeSealer::new(vault, &packer)?;
     let outcome = std::thread::scope(|scope| {
-        let packer = &packer;
+        let (packer, cutter) = (&packer, &cutter);
         let writer = scope.spawn(move || packer.write(&packs_out, &pack_buffers_in, &checkpoint));
         let survey = scope
             .spawn(move || Survey::new(vault, monitor, force).run(walk, parent_tree, &jobs_in, &events_in));
         let feeder =
-            scope.spawn(move || Feeder::new(&vault.cutter, monitor, batches_in, buffers_out)?.run(&jobs_out));
+            scope.spawn(move || Feeder::new(cutter, monitor, batches_in, buffers_out)?.run(&jobs_out));
         let sealing: Vec<_> = (0..workers)
             .map(|_| {
                 let (batches, done) = (batches_out.clone(), done_in.clone());

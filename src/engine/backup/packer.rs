@@ -4,8 +4,8 @@
 //! until its row is committed, so that nobody seals it twice.
 
 use std::collections::HashSet;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
@@ -14,7 +14,7 @@ use crate::base::{ChunkId, limit};
 use crate::crypto::{Kind, Salt, SealedAs};
 use crate::engine::error::EngineError;
 use crate::engine::heads::publish_checkpoint;
-use crate::engine::vault::Vault;
+use crate::engine::vault::{Vault, VaultOptions};
 use crate::pack::{PackBuilder, SealedPack, pack_sizes_for};
 use crate::snapshot::PeerAddress;
 use crate::store::{NewPack, PackNumber};
@@ -42,6 +42,8 @@ pub(super) struct Packer<'a> {
     /// back when its pack is on the disk, so that packs under way never need more than so many times 16 MiB.
     buffers: Receiver<Vec<u8>>,
     claimed: Mutex<HashSet<ChunkId>>,
+    /// How this backup writes, whatever is configured meanwhile.
+    pub(super) options: Arc<VaultOptions>,
     /// Plaintext bytes sealed.
     pub(super) added: AtomicU64,
     /// Bytes of packs published.
@@ -51,6 +53,7 @@ pub(super) struct Packer<'a> {
 impl<'a> Packer<'a> {
     pub(super) fn new(vault: &'a Vault, finished: Sender<SealedPack>, buffers: Receiver<Vec<u8>>) -> Self {
         Self {
+            options: vault.options(),
             vault,
             lanes: (0..=DATA_LANES).map(|_| Mutex::new(PackBuilder::new())).collect(),
             finished: Mutex::new(Some(finished)),
@@ -70,7 +73,7 @@ impl<'a> Packer<'a> {
         ids: &[ChunkId],
         used: &mut HashSet<PackNumber>,
     ) -> Result<Vec<bool>, EngineError> {
-        if !self.vault.options.deduplicate && kind == Kind::Data {
+        if !self.options.deduplicate && kind == Kind::Data {
             // A known chunk keeps its place in the index and is read from there, so that pack is needed as well.
             used.extend(self.vault.store.lookup_many(ids)?.into_iter().flatten().map(|place| place.pack));
             return Ok(vec![true; ids.len()]);

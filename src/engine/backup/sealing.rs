@@ -40,7 +40,7 @@ pub(super) fn run(
     done: &Sender<Done>,
 ) -> Result<HashSet<PackNumber>, EngineError> {
     let mut used = HashSet::new();
-    let mut worker = Worker { vault, packer, sealer: Sealer::new(vault.options.level)?, sealed: Vec::new() };
+    let mut worker = Worker { vault, packer, sealer: Sealer::new(packer.options.level)?, sealed: Vec::new() };
     for batch in batches {
         // Even a panic is reported for this batch: a number that never came would keep the assembler waiting.
         let result = catch_unwind(AssertUnwindSafe(|| {

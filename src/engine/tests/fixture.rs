@@ -80,7 +80,8 @@ impl Fixture {
     /// Closes the store, lets `change` loose on its directory, and opens it with `open`.
     pub(super) fn reopened(self, change: impl FnOnce(&Path), open: fn(&Path) -> Store) -> Self {
         let Self { dir, vault } = self;
-        let Vault { store, clock, options, .. } = vault;
+        let options = (*vault.options()).clone();
+        let Vault { store, clock, .. } = vault;
         let path = store.dir().to_owned();
         assert_eq!(Arc::strong_count(&store), 1);
         drop(store);
