@@ -139,10 +139,24 @@ pub enum JobKind {
     Repair,
 }
 
+impl JobKind {
+    /// Lower-case name, as in JSON.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Backup => "backup",
+            Self::Restore => "restore",
+            Self::Verify => "verify",
+            Self::Repair => "repair",
+        }
+    }
+}
+
 /// Where a job stands.
 #[derive(Copy, Clone, PartialEq, Eq, Debug, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum JobState {
+    /// Accepted; waits for its turn.
+    Queued,
     /// At work.
     Running,
     /// Ended; the outcome tells how.
@@ -151,6 +165,15 @@ pub enum JobState {
     Failed,
     /// Stopped on request.
     Cancelled,
+    /// Under way when the node ended without a word.
+    Interrupted,
+}
+
+impl JobState {
+    /// Whether it will change no more.
+    pub fn is_final(self) -> bool {
+        !matches!(self, Self::Queued | Self::Running)
+    }
 }
 
 /// How far a job is; restic's field names.
@@ -198,6 +221,10 @@ pub struct JobInfo {
     pub kind: JobKind,
     /// State.
     pub state: JobState,
+    /// When it was accepted, RFC 3339.
+    pub started: String,
+    /// When it ended, RFC 3339.
+    pub ended: Option<String>,
     /// How far it is.
     pub progress: Progress,
     /// Files that could not be handled; the first thousand.

@@ -4,6 +4,7 @@
 //! command implement it alike. Types only: no I/O, no decisions.
 
 mod error;
+mod event;
 mod job;
 mod report;
 
@@ -11,14 +12,15 @@ use std::future::Future;
 use std::pin::Pin;
 
 pub use error::ApiError;
+pub use event::{Event, EventStream, Happening};
 pub use job::{
     BackupRequest, JobId, JobInfo, JobKind, JobOutcome, JobRequest, JobState, Progress, RepairRequest,
     RestoreRequest, VerifyRequest, WaitFor,
 };
 pub use report::{
-    AddPeer, BackupSummary, EntryInfo, Health, Identity, PathProblem, PeerInfo, RebuildSummary, RepairReport,
-    RestoreSummary, SnapshotInfo, SnapshotQuery, Status, StorageStatus, TreeQuery, Verdict, VerifyAllReport,
-    VerifyOutcomeShape, VerifyReport, VerifySnapshotReport,
+    AddPeer, BackupSummary, ConfigRow, EntryInfo, Health, Identity, PathProblem, PeerInfo, RebuildSummary,
+    Reloaded, RepairReport, RestoreSummary, SnapshotInfo, SnapshotQuery, Status, StorageStatus, TreeQuery,
+    Verdict, VerifyAllReport, VerifyOutcomeShape, VerifyReport, VerifySnapshotReport,
 };
 
 /// A boxed answer, so that the trait can be used as an object.
@@ -50,6 +52,12 @@ pub trait Service: Send + Sync {
     fn jobs(&self) -> Reply<'_, Vec<JobInfo>>;
     /// Asks a job to stop; what it has done is kept.
     fn cancel(&self, id: JobId) -> Reply<'_, ()>;
+    /// What happens from now on, or since the event with this id; a [`Happening::Gap`] where some are forgotten.
+    fn events(&self, since: Option<u64>) -> Reply<'_, EventStream>;
+    /// Every setting in force, with where it comes from.
+    fn config(&self) -> Reply<'_, Vec<ConfigRow>>;
+    /// Reads the configuration again; what can change while the node runs, counts from now on.
+    fn reload(&self) -> Reply<'_, Reloaded>;
     /// Opens the vault's keys in a node that runs locked.
     fn unlock(&self, passphrase: String) -> Reply<'_, ()>;
 }

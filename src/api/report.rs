@@ -379,3 +379,24 @@ pub struct RebuildSummary {
     /// Keys were at hand, so that own chunks are indexed.
     pub with_keys: bool,
 }
+
+/// One setting.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigRow {
+    /// The key's path, such as `p2p.max_peers`.
+    pub key: String,
+    /// The value as one would write it.
+    pub value: String,
+    /// Where it comes from, for people.
+    pub origin: String,
+}
+
+/// What a reload of the configuration changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Reloaded {
+    /// Keys that changed and count now.
+    pub changed: Vec<String>,
+    /// Keys that changed and count at the next start.
+    pub restart: Vec<String>,
+}

@@ -154,6 +154,10 @@ codes! {
     RateLimitExceeded "RATE_LIMIT_EXCEEDED" Resource Later 429 11;
     /// No daemon answers on the control socket.
     DaemonUnreachable "DAEMON_UNREACHABLE" Network Later 503 13;
+    /// The node is stopping.
+    ShuttingDown "SHUTTING_DOWN" Resource Later 503 11;
+    /// No job by that number, or one that is forgotten.
+    JobNotFound "JOB_NOT_FOUND" Config Never 404 1;
     /// The operation was cancelled.
     Cancelled "CANCELLED" Resource Never 409 130;
     /// A read or write of an ordinary file failed.

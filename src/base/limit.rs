@@ -221,3 +221,38 @@ pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 pub const PASSPHRASE_BYTES_MAX: usize = 4 * KIB;
 /// How long a node may take to stop.
 pub const SHUTDOWN: Duration = Duration::from_secs(10);
+// ---- Jobs and events of a node -----------------------------------------------------------------------------
+
+/// Jobs at work at one time.
+pub const JOBS_RUNNING_MAX: usize = 4;
+/// Jobs that wait for their turn.
+pub const JOBS_QUEUED_MAX: usize = 64;
+/// Ended jobs that are remembered.
+pub const JOBS_REMEMBERED_MAX: usize = 100;
+/// Files that a remembered job names after a restart.
+pub const JOB_PROBLEMS_SAVED_MAX: usize = 10;
+/// A remembered job in bytes; what makes one longer is left out.
+pub const JOB_SAVED_BYTES_MAX: usize = 5 * KIB;
+/// Events that a reader can still catch up on.
+pub const EVENTS_REMEMBERED_MAX: usize = 1024;
+/// A line of an event stream in bytes: the longest event names every key of the configuration.
+pub const EVENT_LINE_BYTES_MAX: usize = 64 * KIB;
+/// After the last job has ended its caller has this long to look; commands look every 250 ms.
+pub const LAST_LOOK: Duration = Duration::from_millis(400);
+/// How long ending the jobs may take: a backup packs what it has sealed.
+pub const SHUTDOWN_JOBS: Duration = Duration::from_secs(6);
+/// How long the rest may take after them, together.
+pub const SHUTDOWN_REST: Duration = Duration::from_secs(3);
+
+/// Packs that reading pulls from peers at one time: each takes up to 16 MiB.
+pub const PACKS_HEALED_MAX: usize = 2;
+/// The least memory, in bytes, with which chunks of up to `chunk_bytes` can be backed up: half of it is what one backup
+/// gets when another job is at work, and holds a few chunks in each of its stages beside the smallest packs.
+pub const fn memory_bytes_min(chunk_bytes: usize) -> usize {
+    28 * MIB + 8 * chunk_bytes
+}
+
+// The state file of jobs is read up to 1 MiB.
+const _: () =
+    assert!((JOBS_REMEMBERED_MAX + JOBS_RUNNING_MAX + JOBS_QUEUED_MAX) * (JOB_SAVED_BYTES_MAX + 16) < MIB);
+const _: () = assert!(SHUTDOWN_JOBS.as_secs() + SHUTDOWN_REST.as_secs() < SHUTDOWN.as_secs());

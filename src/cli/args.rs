@@ -100,6 +100,8 @@ pub(super) enum Command {
     Config(config::ConfigArgs),
     /// List, show and cancel the daemon's jobs
     Jobs(jobs::JobsArgs),
+    /// Follow what happens in the daemon
+    Events(jobs::EventsArgs),
     /// Give a locked daemon the passphrase
     Unlock,
     /// Show the version

@@ -157,6 +157,8 @@ mod tests {
             id,
             kind,
             state: JobState::Done,
+            started: String::new(),
+            ended: None,
             progress,
             problems: vec![],
             outcome: None,

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::output::{Paint, escape};
 use super::session::Session;
-use crate::api::ApiError;
+use crate::api::{ApiError, Reloaded, Service};
 use crate::config::{self, Effective, Origin};
 
 #[derive(Args)]
@@ -23,6 +23,8 @@ enum Verb {
     Show(Show),
     /// Show a JSON Schema of the configuration file
     Schema,
+    /// Have the daemon read the configuration again
+    Reload,
 }
 
 #[derive(Args, Default)]
@@ -35,7 +37,7 @@ struct Show {
     origin: bool,
 }
 
-pub(super) fn run(args: ConfigArgs, session: &Session<'_>) -> Result<u8, ApiError> {
+pub(super) async fn run(args: ConfigArgs, session: &Session<'_>) -> Result<u8, ApiError> {
     match args.verb.unwrap_or(Verb::Show(Show::default())) {
         Verb::Validate => {
             let loaded = session.load()?;
@@ -50,6 +52,10 @@ pub(super) fn run(args: ConfigArgs, session: &Session<'_>) -> Result<u8, ApiErro
             rows.retain(|row| show.effective || row.origin != Origin::Default);
             session.output.show(&document(&rows), |_, paint| render(&rows, show.origin, paint));
         }
+        Verb::Reload => {
+            let done = session.daemon().await?.reload().await?;
+            session.output.show(&done, reloaded);
+        }
         Verb::Schema => session.output.text(&format!("{:#}\n", config::schema())),
     }
     Ok(0)
@@ -59,6 +65,17 @@ pub(super) fn version(session: &Session<'_>) -> Result<u8, ApiError> {
     let version = env!("CARGO_PKG_VERSION");
     session.output.show(&json!({ "version": version }), |_, _| format!("shadowvault {version}\n"));
     Ok(0)
+}
+
+fn reloaded(done: &Reloaded, paint: Paint) -> String {
+    let mut text = match done.changed.as_slice() {
+        [] => "nothing changed that counts at once\n".to_owned(),
+        keys => format!("{}: {}\n", paint.good("in force"), keys.join(", ")),
+    };
+    if !done.restart.is_empty() {
+        text += &format!("counts after a restart of the daemon: {}\n", done.restart.join(", "));
+    }
+    text
 }
 
 fn document(rows: &[Effective]) -> Value {

@@ -88,7 +88,7 @@ async fn watch(
             Err(error) => return Err(error),
         };
         failures = 0;
-        if job.state == JobState::Running {
+        if !job.state.is_final() {
             meter.update(&job);
         } else {
             meter.finish(&job);
@@ -102,9 +102,11 @@ fn fault(job: &JobInfo) -> Option<ApiError> {
     match job.state {
         JobState::Done => job.error.clone().or_else(|| job.outcome.as_ref().and_then(damage)),
         JobState::Cancelled => Some(job.error.clone().unwrap_or_else(cancelled)),
-        JobState::Failed | JobState::Running => Some(job.error.clone().unwrap_or_else(|| {
-            ApiError::new(Code::Internal, "the job ended without a result and without a reason")
-        })),
+        JobState::Failed | JobState::Interrupted | JobState::Queued | JobState::Running => {
+            Some(job.error.clone().unwrap_or_else(|| {
+                ApiError::new(Code::Internal, "the job ended without a result and without a reason")
+            }))
+        }
     }
 }
 
@@ -176,7 +178,9 @@ mod tests {
     fn job(state: JobState, outcome: Option<JobOutcome>, error: Option<Code>) -> JobInfo {
         let error = error.map(|code| ApiError::new(code, "why"));
         let progress = Progress::default();
-        JobInfo { id: JobId(1), kind: JobKind::Backup, state, progress, problems: vec![], outcome, error }
+        let (started, ended) = (String::new(), None);
+        let (id, kind, problems) = (JobId(1), JobKind::Backup, vec![]);
+        JobInfo { id, kind, state, started, ended, progress, problems, outcome, error }
     }
 
     fn verified(success: bool, signature_valid: bool, repair: Option<RepairReport>) -> JobOutcome {

@@ -1,11 +1,13 @@
 //! `jobs` and `unlock`: what only a running daemon has.
 
 use clap::{Args, Subcommand};
+use futures::StreamExt;
+use serde_json::Value;
 
 use super::output::{Paint, Table, escape};
 use super::progress;
 use super::session::Session;
-use crate::api::{ApiError, JobId, JobInfo, JobState, Service};
+use crate::api::{ApiError, Event, JobId, JobInfo, JobState, Service};
 
 #[derive(Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -41,6 +43,42 @@ pub(super) async fn run(args: JobsArgs, session: &Session<'_>) -> Result<u8, Api
         }
     }
     Ok(0)
+}
+
+#[derive(Args)]
+pub(super) struct EventsArgs {
+    /// Also what happened after the event with this number
+    #[arg(long, value_name = "ID")]
+    since: Option<u64>,
+}
+
+/// Prints events until the daemon stops or a signal comes.
+pub(super) async fn events(args: EventsArgs, session: &Session<'_>) -> Result<u8, ApiError> {
+    let mut events = session.daemon().await?.events(args.since).await?;
+    while let Some(event) = events.next().await {
+        let event = event?;
+        if session.output.json {
+            session.output.document(&serde_json::to_value(&event).expect("events are plain data"));
+        } else {
+            session.output.text(&line(&event));
+        }
+    }
+    Ok(0)
+}
+
+/// An event as `number  time  what  key=value…`.
+fn line(event: &Event) -> String {
+    let what = serde_json::to_value(&event.what).expect("events are plain data");
+    let mut text = format!("{}  {}", event.id, escape(&event.time));
+    for (name, value) in what.as_object().into_iter().flatten() {
+        match value {
+            Value::String(word) if name == "event" => text += &format!("  {}", escape(word)),
+            Value::Null => {}
+            Value::String(word) => text += &format!("  {name}={}", escape(word)),
+            other => text += &format!("  {name}={}", escape(&other.to_string())),
+        }
+    }
+    text + "\n"
 }
 
 pub(super) async fn unlock(session: &Session<'_>) -> Result<u8, ApiError> {
@@ -88,10 +126,12 @@ fn detail(job: &JobInfo) -> String {
 
 fn state(state: JobState) -> &'static str {
     match state {
+        JobState::Queued => "queued",
         JobState::Running => "running",
         JobState::Done => "done",
         JobState::Failed => "failed",
         JobState::Cancelled => "cancelled",
+        JobState::Interrupted => "interrupted",
     }
 }
 
@@ -107,6 +147,8 @@ mod tests {
             id: JobId(12),
             kind: JobKind::Backup,
             state: JobState::Running,
+            started: "2026-11-22T10:00:00.000Z".into(),
+            ended: None,
             progress: Progress { files_done: 3, ..Progress::default() },
             problems: vec![PathProblem { path: "/a\x1b".into(), reason: "denied".into() }],
             outcome: None,

@@ -12,6 +12,7 @@ mod daemon;
 mod init;
 mod job;
 mod jobs;
+mod logging;
 mod output;
 mod passphrase;
 mod peers;
@@ -82,7 +83,7 @@ async fn dispatch(cli: Cli, output: &Output) -> Result<u8, ApiError> {
     let Cli { globals, command } = cli;
     let session = Session::new(globals, output);
     if !matches!(command, Command::Daemon) {
-        daemon::log_for_command(&session.globals);
+        logging::for_command(&session.globals);
     }
     match command {
         Command::Init(args) => init::run(args, &session).await,
@@ -98,8 +99,9 @@ async fn dispatch(cli: Cli, output: &Output) -> Result<u8, ApiError> {
         Command::Repair(args) => verify::repair(args, &session).await,
         Command::Recover(args) => recover::run(args, &session).await,
         Command::RebuildIndex => recover::rebuild_index(&session).await,
-        Command::Config(args) => config::run(args, &session),
+        Command::Config(args) => config::run(args, &session).await,
         Command::Jobs(args) => jobs::run(args, &session).await,
+        Command::Events(args) => jobs::events(args, &session).await,
         Command::Unlock => jobs::unlock(&session).await,
         Command::Version => config::version(&session),
     }

@@ -10,7 +10,7 @@ use crate::api::{ApiError, Service};
 use crate::base::Code;
 use crate::config::{self, Environment, Loaded, Overrides};
 use crate::http::Client;
-use crate::node::{self, Mode, Node};
+use crate::node::{self, Loader, Mode, Node};
 
 /// How often a mistyped passphrase may be typed again.
 const TRIES_MAX: u32 = 3;
@@ -42,6 +42,12 @@ impl<'a> Session<'a> {
     /// Settings from flags, environment and file.
     pub fn load(&self) -> Result<Loaded, ApiError> {
         config::load(&self.overrides(), &Environment::of_process()).map_err(|error| ApiError::from(&error))
+    }
+
+    /// Reads the settings again, as they are then.
+    pub fn loader(&self) -> Loader {
+        let overrides = self.overrides();
+        Arc::new(move || config::load(&overrides, &Environment::of_process()))
     }
 
     pub fn passphrases(&self) -> Sources<'_> {

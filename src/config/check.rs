@@ -3,7 +3,7 @@
 use super::key::{Key, State};
 use super::mistake::Fault;
 use super::table::Settings;
-use crate::base::format_duration;
+use crate::base::{format_duration, limit};
 
 /// A value that does not fit another one.
 pub(super) struct Conflict {
@@ -16,7 +16,8 @@ pub(super) struct Conflict {
 
 /// Every broken rule between keys.
 pub(super) fn conflicts(settings: &Settings) -> Vec<Conflict> {
-    let Settings { snapshot, security, p2p, .. } = settings;
+    let Settings { snapshot, security, p2p, storage, .. } = settings;
+    let chunk_bytes = usize::try_from(snapshot.max_chunk_size).unwrap_or(usize::MAX / 16);
     let rules = [
         (
             snapshot.min_chunk_size <= snapshot.avg_chunk_size,
@@ -29,6 +30,12 @@ pub(super) fn conflicts(settings: &Settings) -> Vec<Conflict> {
             ("snapshot.max_chunk_size", snapshot.max_chunk_size.to_string()),
             "at least",
             ("snapshot.avg_chunk_size", snapshot.avg_chunk_size.to_string()),
+        ),
+        (
+            storage.memory_limit >= limit::memory_bytes_min(chunk_bytes) as u64,
+            ("storage.memory_limit", storage.memory_limit.to_string()),
+            "at least 28 MiB and eight times",
+            ("snapshot.max_chunk_size", snapshot.max_chunk_size.to_string()),
         ),
         (
             security.requests_per_second <= security.burst_size,

@@ -74,6 +74,8 @@ pub struct Key {
     pub state: State,
     pub(super) set: fn(&Key, &mut Settings, &Node) -> Result<(), Vec<Wrong>>,
     pub(super) show: fn(&Settings) -> String,
+    /// Takes this key's value from one to the other.
+    pub(super) copy: fn(&Settings, &mut Settings),
 }
 
 /// A value that a key cannot have: the part of the value, what was found there, what is allowed.

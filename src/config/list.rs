@@ -131,3 +131,24 @@ impl Scalar for AdminKey {
         super::kind::quoted(&base64::engine::general_purpose::STANDARD.encode(value.as_bytes()))
     }
 }
+
+/// A level for one target of the log, such as `net=debug`.
+pub(super) struct TargetLevel;
+
+impl Scalar for TargetLevel {
+    type Value = String;
+    const SHAPE: Shape = Shape::Text;
+    fn expected() -> String {
+        "a target and its level (such as net=debug; off, error, warn, info, debug or trace)".to_owned()
+    }
+    fn parse(text: &str) -> Option<String> {
+        let (target, level) = text.split_once('=')?;
+        let named =
+            !target.is_empty() && target.chars().all(|c| c.is_ascii_alphanumeric() || "_:".contains(c));
+        let known = ["off", "error", "warn", "info", "debug", "trace"].contains(&level);
+        (named && known).then(|| text.to_owned())
+    }
+    fn print(value: &String) -> String {
+        super::kind::quoted(value)
+    }
+}

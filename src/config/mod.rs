@@ -74,17 +74,33 @@ impl Loaded {
     }
 }
 
+impl Loaded {
+    /// Takes over what `new` says of keys that can change while the node runs. Returns the keys that changed now, and
+    /// those that differ and keep their old value until the next start.
+    pub fn adopt(&mut self, new: Self) -> (Vec<String>, Vec<String>) {
+        let (mut changed, mut restart) = (Vec::new(), Vec::new());
+        for (index, key) in KEYS.iter().enumerate() {
+            let differs = (key.show)(&self.settings) != (key.show)(&new.settings);
+            match key.change {
+                Change::Live => {
+                    (key.copy)(&new.settings, &mut self.settings);
+                    self.origins[index] = new.origins[index].clone();
+                    changed.extend(differs.then(|| key.path()));
+                }
+                Change::Restart if differs => restart.push(key.path()),
+                Change::Restart => self.origins[index] = new.origins[index].clone(),
+            }
+        }
+        self.file = new.file;
+        (changed, restart)
+    }
+}
+
 /// Reads the file that counts and the environment, and checks everything.
 ///
 /// [`ConfigError::Missing`] only for a file named in `overrides`; the usual files may be absent.
 pub fn load(overrides: &Overrides, environment: &Environment) -> Result<Loaded, ConfigError> {
     load_with(overrides, environment, Path::new(SYSTEM_FILE))
-}
-
-/// The keys whose values differ, each with when the change counts.
-pub fn changes(old: &Settings, new: &Settings) -> Vec<(String, Change)> {
-    let changed = KEYS.iter().filter(|key| (key.show)(old) != (key.show)(new));
-    changed.map(|key| (key.path(), key.change)).collect()
 }
 
 fn load_with(overrides: &Overrides, environment: &Environment, system: &Path) -> Result<Loaded, ConfigError> {

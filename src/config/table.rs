@@ -17,7 +17,7 @@ use super::kind::{
     Absolute, Directory, Filled, Ip, Kind, LocalCopy, LogFormat, LogLevel, Maybe, Number, Size, Socket, Span,
     Switch, Text,
 };
-use super::list::{Address, AdminKey, List, PeerAddress};
+use super::list::{Address, AdminKey, List, PeerAddress, TargetLevel};
 use super::sets::{BackupSet, Sets};
 use crate::base::VaultId;
 
@@ -68,6 +68,7 @@ macro_rules! table {
                     Ok(())
                 },
                 show: |settings| <$tkind as Kind>::show(&settings.$top),
+                copy: |from, to| to.$top = from.$top.clone(),
             },)+
             $($(Key {
                 section: stringify!($section), name: stringify!($name), shape: <$kind as Kind>::SHAPE,
@@ -77,6 +78,7 @@ macro_rules! table {
                     Ok(())
                 },
                 show: |settings| <$kind as Kind>::show(&settings.$section.$name),
+                copy: |from, to| to.$section.$name = from.$section.$name.clone(),
             },)+)+
         ];
 
@@ -233,6 +235,8 @@ table! {
         health_check_port: u16 = Number<u16>, "8080", Between(0, 65_535), Restart, NotYet;
         /// The least important log lines that are written.
         log_level: LogLevel = LogLevel, "info", Any, Live, Built;
+        /// Levels of single targets, such as net=debug; over log_level for those.
+        log_filter: Vec<String> = List<TargetLevel>, "[]", Any, Live, Built;
         /// json for machines, text for people.
         log_format: LogFormat = LogFormat, "json", Any, Restart, Built;
         /// Serve CPU profiles at profiling_port.

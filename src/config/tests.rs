@@ -419,13 +419,23 @@ fn the_schema_has_every_key_and_no_other() {
 }
 
 #[test]
-fn changes_name_the_keys_that_differ_and_whether_they_wait_for_a_restart() {
-    let old = Settings::default();
-    let mut new = old.clone();
-    assert_eq!(changes(&old, &new), []);
-    new.listen_port = 1;
-    new.replication.copies = 5;
-    let expected =
-        [("listen_port".to_owned(), Change::Restart), ("replication.copies".to_owned(), Change::Live)];
-    assert_eq!(changes(&old, &new), expected);
+fn a_reload_takes_what_can_change_and_names_what_waits_for_a_restart() {
+    let load = |text: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("config.yaml");
+        std::fs::write(&file, text).unwrap();
+        let overrides = Overrides { config: Some(file), ..Overrides::default() };
+        load_with(&overrides, &Environment::default(), Path::new("/nowhere")).unwrap()
+    };
+    let mut loaded = load("listen_port: 1\nreplication: { copies: 3 }");
+    assert_eq!(loaded.adopt(loaded.clone()), (vec![], vec![]));
+    let new = load("listen_port: 2\nreplication: { copies: 5 }\nmonitoring: { log_level: debug }");
+    let (changed, restart) = loaded.adopt(new);
+    assert_eq!(changed, ["replication.copies", "monitoring.log_level"]);
+    assert_eq!(restart, ["listen_port"]);
+    assert_eq!((loaded.settings.replication.copies, loaded.settings.listen_port), (5, 1));
+    // What is no longer in the file falls back to its default.
+    let (changed, _) = loaded.adopt(load("listen_port: 1"));
+    assert_eq!(changed, ["replication.copies", "monitoring.log_level"]);
+    assert_eq!(loaded.settings.replication.copies, Settings::default().replication.copies);
 }

@@ -4,6 +4,7 @@
 //! ([`PackSource`]). Plans are pure; runs do the I/O. Never imports `net`.
 
 mod backup;
+mod budget;
 mod copies;
 mod enrol;
 mod error;

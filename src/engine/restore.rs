@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use prost::Message;
 
+use super::budget::restore_workers;
 use super::error::EngineError;
 use super::monitor::Monitor;
 use super::parent::{Cursor, tree_of};
@@ -38,6 +39,8 @@ pub struct RestoreOptions {
     pub path: PathBuf,
     /// Where to.
     pub target: PathBuf,
+    /// What the buffers may take, in bytes.
+    pub memory_bytes: usize,
     /// What happens to files that are there.
     pub overwrite: Overwrite,
     /// Give entries their owners.
@@ -203,12 +206,12 @@ pub fn restore(
             sparse: options.sparse,
         },
     )?;
-    let tally = Tally::default();
+    let (write, tally) = (vault.options(), Tally::default());
     let shared = Shared { monitor, tally: &tally, verify: options.verify, fatal: Mutex::new(None) };
     let (jobs_in, jobs_out) = bounded::<Job<'_>>(JOBS_MAX);
     let walked = std::thread::scope(|scope| {
         let shared = &shared;
-        let workers: Vec<_> = (0..vault.options().workers.max(1))
+        let workers: Vec<_> = (0..restore_workers(options.memory_bytes, write.workers, write.sizes.max()))
             .map(|_| {
                 let jobs = jobs_out.clone();
                 scope.spawn(move || work(vault, source, shared, &jobs))

@@ -1,8 +1,8 @@
 //! An open vault: the store, the keys, and how to write to it.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 
-use crate::base::{Clock, DeviceId, PackId, VaultId};
+use crate::base::{Clock, DeviceId, PackId, VaultId, limit};
 use crate::chunker::{ChunkSizes, Cutter};
 use crate::crypto::Keyring;
 use crate::store::Store;
@@ -16,8 +16,6 @@ pub struct VaultOptions {
     pub level: Option<i32>,
     /// Whether known chunks are reused.
     pub deduplicate: bool,
-    /// Buffers of one operation, in bytes.
-    pub memory_bytes: usize,
     /// Wished number of holders.
     pub copies: u32,
     /// Worker threads.
@@ -35,12 +33,24 @@ pub struct Vault {
     options: RwLock<Arc<VaultOptions>>,
     /// Taken while a head is made: heads of one device are a chain.
     pub(super) head_lock: Mutex<()>,
-    /// Taken while a pack is healed, by its first byte, so that threads that miss the same one pull it once.
-    heal_locks: [Mutex<()>; HEAL_LOCKS],
+    /// Packs that are being healed: threads that miss the same one pull it once.
+    healed: Mutex<Vec<PackId>>,
+    heal_ended: Condvar,
 }
 
-/// Enough that two packs rarely share one.
-const HEAL_LOCKS: usize = 64;
+/// A pack that is being healed, until this is dropped.
+pub(super) struct Healing<'a> {
+    vault: &'a Vault,
+    pack: PackId,
+}
+
+impl Drop for Healing<'_> {
+    fn drop(&mut self) {
+        let mut healed = self.vault.healed.lock().unwrap_or_else(PoisonError::into_inner);
+        healed.retain(|pack| *pack != self.pack);
+        self.vault.heal_ended.notify_all();
+    }
+}
 
 impl Vault {
     /// Puts a vault together.
@@ -51,7 +61,8 @@ impl Vault {
             clock,
             options: RwLock::new(Arc::new(options)),
             head_lock: Mutex::new(()),
-            heal_locks: [const { Mutex::new(()) }; HEAL_LOCKS],
+            healed: Mutex::default(),
+            heal_ended: Condvar::new(),
         }
     }
 
@@ -70,10 +81,14 @@ impl Vault {
         Cutter::new(options.sizes, self.keyring.vault.chunker_seed().expose())
     }
 
-    /// Held while a pack is healed.
-    pub(super) fn healing(&self, pack: PackId) -> MutexGuard<'_, ()> {
-        let lock = &self.heal_locks[usize::from(pack.as_bytes()[0]) % HEAL_LOCKS];
-        lock.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Held while a pack is healed. Waits while others heal it, or while as many are being healed as memory allows.
+    pub(super) fn healing(&self, pack: PackId) -> Healing<'_> {
+        let mut healed = self.healed.lock().unwrap_or_else(PoisonError::into_inner);
+        while healed.contains(&pack) || healed.len() >= limit::PACKS_HEALED_MAX {
+            healed = self.heal_ended.wait(healed).unwrap_or_else(PoisonError::into_inner);
+        }
+        healed.push(pack);
+        Healing { vault: self, pack }
     }
 
     /// The vault's name.

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 
 use crossbeam_channel::bounded;
 
+use super::budget::verify_workers;
 use super::error::EngineError;
 use super::heads::{VaultView, newest_heads, read_head};
 use super::holder::missing_records;
@@ -13,7 +14,7 @@ use super::reader::ChunkReader;
 use super::repair::Damage;
 use super::tree::for_each_reference;
 use super::vault::Vault;
-use crate::base::{ChunkId, SnapshotId, VaultId};
+use crate::base::{ChunkId, SnapshotId, VaultId, limit};
 use crate::crypto::{Kind, Opener, VaultKeys};
 use crate::pack::read_pack;
 use crate::snapshot::Snapshot;
@@ -26,6 +27,8 @@ pub struct VerifyOptions {
     pub snapshot: Option<SnapshotId>,
     /// Presence and lengths only.
     pub quick: bool,
+    /// What the buffers may take, in bytes.
+    pub memory_bytes: usize,
 }
 
 /// One snapshot's state.
@@ -125,6 +128,8 @@ pub fn verify(
     monitor.enter("verifying packs");
     let mut result = VerifyResult { packs: rows.len() as u64, bytes: total_bytes, ..Default::default() };
     let keys = vault.map(|vault| &vault.keyring.vault);
+    let chunk_bytes = vault.map_or(limit::CHUNK_BYTES_MAX, |vault| vault.options().sizes.max());
+    let workers = verify_workers(options.memory_bytes, workers, chunk_bytes);
     let mut bad = check_packs(store, keys, rows, options.quick, workers, monitor, &mut result)?;
     lost_chunks(store, vault, &result.damages, options.quick, monitor, &mut bad)?;
     result.bad_chunks = bad.len() as u64;

@@ -4,21 +4,24 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use axum::http::{Method, Request, StatusCode, header};
+use axum::http::{Method, Request, Response, StatusCode, header};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
+use tokio_util::task::AbortOnDropHandle;
 
+use super::events;
 use super::problem;
 use super::router::{Accepted, Unlock};
 use super::socket::{Place, is_own};
 use crate::api::{
-    AddPeer, ApiError, EntryInfo, Health, Identity, JobId, JobInfo, JobRequest, PeerInfo, Reply, Service,
-    SnapshotInfo, SnapshotQuery, Status, TreeQuery,
+    AddPeer, ApiError, ConfigRow, EntryInfo, EventStream, Health, Identity, JobId, JobInfo, JobRequest,
+    PeerInfo, Reloaded, Reply, Service, SnapshotInfo, SnapshotQuery, Status, TreeQuery,
 };
 use crate::base::{Code, limit};
 
@@ -80,12 +83,7 @@ impl Client {
         within: Duration,
     ) -> Result<T, ApiError> {
         let answer = tokio::time::timeout(within, self.exchange(method, target, body));
-        let (status, body) = answer.await.map_err(|_| {
-            ApiError::new(
-                Code::NetworkTimeout,
-                format!("the daemon did not answer within {} s", within.as_secs()),
-            )
-        })??;
+        let (status, body) = answer.await.map_err(|_| silent(within))??;
         if !status.is_success() {
             return Err(problem::read(status, &body));
         }
@@ -102,10 +100,19 @@ impl Client {
         target: &str,
         body: Bytes,
     ) -> Result<(StatusCode, Bytes), ApiError> {
-        let broken = |what: &dyn std::fmt::Display| {
-            ApiError::new(Code::DaemonUnreachable, format!("the connection to the daemon broke: {what}"))
-                .with_hint("see its log; `shadowvault status` tells whether it runs")
-        };
+        let (response, _driver) = self.send(method, target, body).await?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), limit::HTTP_ANSWER_BYTES_MAX).collect().await;
+        Ok((status, body.map_err(|error| broken(&error))?.to_bytes()))
+    }
+
+    /// Sends a request on a connection of its own; the answer's body comes as long as the driver lives.
+    async fn send(
+        &self,
+        method: Method,
+        target: &str,
+        body: Bytes,
+    ) -> Result<(Response<Incoming>, Driver), ApiError> {
         let stream = self.dial().await?;
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
@@ -116,17 +123,23 @@ impl Client {
         let request = request
             .body(Full::new(body))
             .map_err(|error| ApiError::new(Code::UsageInvalid, format!("not a request: {error}")))?;
-        let driver = tokio::spawn(connection);
-        let answer = async {
-            let response = sender.send_request(request).await.map_err(|error| broken(&error))?;
-            let status = response.status();
-            let body = Limited::new(response.into_body(), limit::HTTP_ANSWER_BYTES_MAX).collect().await;
-            Ok((status, body.map_err(|error| broken(&error))?.to_bytes()))
-        }
-        .await;
-        driver.abort();
-        answer
+        let driver = AbortOnDropHandle::new(tokio::spawn(connection));
+        let response = sender.send_request(request).await.map_err(|error| broken(&error))?;
+        Ok((response, driver))
     }
+}
+
+/// What moves a connection's bytes; dropping it closes the connection.
+pub(super) type Driver = AbortOnDropHandle<hyper::Result<()>>;
+
+pub(super) fn broken(what: &dyn std::fmt::Display) -> ApiError {
+    ApiError::new(Code::DaemonUnreachable, format!("the connection to the daemon broke: {what}"))
+        .with_hint("see its log; `shadowvault status` tells whether it runs")
+}
+
+fn silent(within: Duration) -> ApiError {
+    let seconds = within.as_secs();
+    ApiError::new(Code::NetworkTimeout, format!("the daemon did not answer within {seconds} s"))
 }
 
 impl Service for Client {
@@ -205,6 +218,34 @@ impl Service for Client {
         Box::pin(async move {
             let target = format!("/api/v1/jobs/{id}/cancel");
             self.call(Method::POST, &target, Bytes::new(), limit::HTTP_SHORT_CALL).await
+        })
+    }
+
+    fn events(&self, since: Option<u64>) -> Reply<'_, EventStream> {
+        let mut target = Target::new("/api/v1/events");
+        let since = since.map(|id| id.to_string());
+        target.add("since", since.as_deref());
+        Box::pin(async move {
+            let opened = self.send(Method::GET, &target.0, Bytes::new());
+            let (response, driver) = tokio::time::timeout(limit::HTTP_SHORT_CALL, opened)
+                .await
+                .map_err(|_| silent(limit::HTTP_SHORT_CALL))??;
+            let status = response.status();
+            if !status.is_success() {
+                let body = Limited::new(response.into_body(), limit::HTTP_ANSWER_BYTES_MAX).collect().await;
+                return Err(problem::read(status, &body.map(|body| body.to_bytes()).unwrap_or_default()));
+            }
+            Ok(events::read(response.into_body(), driver))
+        })
+    }
+
+    fn config(&self) -> Reply<'_, Vec<ConfigRow>> {
+        Box::pin(self.get("/api/v1/config", limit::HTTP_SHORT_CALL))
+    }
+
+    fn reload(&self) -> Reply<'_, Reloaded> {
+        Box::pin(async move {
+            self.call(Method::POST, "/api/v1/config/reload", Bytes::new(), limit::HTTP_SHORT_CALL).await
         })
     }
 

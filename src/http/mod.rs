@@ -7,6 +7,7 @@
 //! [`Service`]: crate::api::Service
 
 mod client;
+mod events;
 mod extract;
 mod problem;
 mod router;

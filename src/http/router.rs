@@ -6,18 +6,19 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::{IntoResponse, Response, sse};
 use axum::routing::{delete, get, post};
+use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
 use super::extract::{Body, Named, Params};
 use super::problem::{Problem, reply};
 use crate::api::{
-    AddPeer, BackupRequest, Health, JobId, JobRequest, RepairRequest, RestoreRequest, Service, SnapshotQuery,
-    TreeQuery, VerifyRequest,
+    AddPeer, ApiError, BackupRequest, Health, JobId, JobRequest, RepairRequest, RestoreRequest, Service,
+    SnapshotQuery, TreeQuery, VerifyRequest,
 };
-use crate::base::limit;
+use crate::base::{Code, limit};
 
 /// What every handler has at hand.
 struct Shared {
@@ -53,6 +54,13 @@ struct TreePlace {
     recursive: bool,
 }
 
+/// Where an event stream is taken up.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct EventsQuery {
+    since: Option<u64>,
+}
+
 /// Options of a verification whose snapshot stands in the path.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -83,6 +91,9 @@ pub(super) fn router(service: Arc<dyn Service>) -> Router {
         .route("/jobs", get(jobs))
         .route("/jobs/{id}", get(job))
         .route("/jobs/{id}/cancel", post(cancel))
+        .route("/events", get(events))
+        .route("/config", get(config))
+        .route("/config/reload", post(reload))
         .route("/unlock", post(unlock));
     Router::new()
         .nest("/api/v1", v1)
@@ -216,6 +227,33 @@ async fn job(State(node): Node, Named(id): Named<JobId>) -> Response {
 async fn cancel(State(node): Node, Named(id): Named<JobId>) -> Answer {
     node.service.cancel(id).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// Server-sent events: as `id` the event's number, as `data` the event. `Last-Event-ID` (or `since`) takes a stream up.
+async fn events(State(node): Node, headers: HeaderMap, Params(query): Params<EventsQuery>) -> Answer {
+    let since = match headers.get("last-event-id") {
+        None => query.since,
+        Some(value) => Some(value.to_str().ok().and_then(|id| id.parse().ok()).ok_or_else(|| {
+            Problem::usage(StatusCode::BAD_REQUEST, "Last-Event-ID is a number that an event had")
+        })?),
+    };
+    let stream = node.service.events(since).await?;
+    let lines = stream.map(|event| {
+        let event = event?;
+        let text = serde_json::to_string(&event)
+            .map_err(|error| ApiError::new(Code::Internal, error.to_string()))?;
+        Ok::<_, ApiError>(sse::Event::default().id(event.id.to_string()).data(text))
+    });
+    // A comment now and then tells both sides that the other is still there.
+    Ok(sse::Sse::new(lines).keep_alive(sse::KeepAlive::default()).into_response())
+}
+
+async fn config(State(node): Node) -> Response {
+    reply(StatusCode::OK, node.service.config().await)
+}
+
+async fn reload(State(node): Node) -> Response {
+    reply(StatusCode::OK, node.service.reload().await)
 }
 
 async fn unlock(State(node): Node, Body(request): Body<Unlock>) -> Answer {

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+use futures::StreamExt;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -12,10 +13,11 @@ use tokio::sync::oneshot;
 
 use super::{Client, bind, serve};
 use crate::api::{
-    AddPeer, ApiError, BackupRequest, EntryInfo, Health, Identity, JobId, JobInfo, JobKind, JobOutcome,
-    JobRequest, JobState, PathProblem, PeerInfo, Progress, RepairReport, RepairRequest, Reply,
-    RestoreRequest, Service, SnapshotInfo, SnapshotQuery, Status, StorageStatus, TreeQuery, Verdict,
-    VerifyAllReport, VerifyOutcomeShape, VerifyReport, VerifyRequest, VerifySnapshotReport,
+    AddPeer, ApiError, BackupRequest, ConfigRow, EntryInfo, Event, EventStream, Happening, Health, Identity,
+    JobId, JobInfo, JobKind, JobOutcome, JobRequest, JobState, PathProblem, PeerInfo, Progress, Reloaded,
+    RepairReport, RepairRequest, Reply, RestoreRequest, Service, SnapshotInfo, SnapshotQuery, Status,
+    StorageStatus, TreeQuery, Verdict, VerifyAllReport, VerifyOutcomeShape, VerifyReport, VerifyRequest,
+    VerifySnapshotReport,
 };
 use crate::base::{ChunkId, Code, PackId, PeerId, SnapshotId, limit};
 
@@ -92,6 +94,8 @@ fn job(id: JobId) -> JobInfo {
         id,
         kind: JobKind::Verify,
         state: JobState::Done,
+        started: "2026-11-22T10:00:00.000Z".into(),
+        ended: Some("2026-11-22T10:00:01.000Z".into()),
         progress: Progress { percent_done: 0.5, ..Progress::default() },
         problems: vec![PathProblem { path: "/a".into(), reason: "no".into() }],
         outcome: Some(JobOutcome::Verify(VerifyReport {
@@ -110,6 +114,18 @@ fn job(id: JobId) -> JobInfo {
         })),
         error: Some(ApiError::new(Code::CopiesMissing, "one copy is missing").with_hint("wait")),
     }
+}
+
+fn event_list() -> Vec<Event> {
+    let event = |id, what| Event { id, time: "2026-11-22T10:00:00.000Z".into(), what };
+    let (job, kind) = (JobId(4), JobKind::Backup);
+    let code = Some("INCOMPLETE".to_owned());
+    vec![
+        event(7, Happening::Gap),
+        event(8, Happening::JobEnded { job, kind, state: JobState::Done, code }),
+        event(9, Happening::PeerConnected { peer: PeerId::new([1; 32]) }),
+        event(10, Happening::ConfigRejected { message: "line 1\nline 2: \u{1b}".into() }),
+    ]
 }
 
 impl Service for Fake {
@@ -152,6 +168,21 @@ impl Service for Fake {
     }
     fn cancel(&self, id: JobId) -> Reply<'_, ()> {
         self.note(format!("cancel {id}"), Ok(()))
+    }
+    fn events(&self, since: Option<u64>) -> Reply<'_, EventStream> {
+        let events = event_list().into_iter().filter(move |event| since.is_none_or(|seen| event.id > seen));
+        let stream: EventStream = Box::pin(futures::stream::iter(events.map(Ok)));
+        self.note(format!("events {since:?}"), Ok(stream))
+    }
+    fn config(&self) -> Reply<'_, Vec<ConfigRow>> {
+        let row = ConfigRow { key: "listen_port".into(), value: "9000".into(), origin: "default".into() };
+        self.note("config".into(), Ok(vec![row]))
+    }
+    fn reload(&self) -> Reply<'_, Reloaded> {
+        self.note(
+            "reload".into(),
+            Ok(Reloaded { changed: vec!["replication.copies".into()], restart: vec![] }),
+        )
     }
     fn unlock(&self, passphrase: String) -> Reply<'_, ()> {
         let right = passphrase == "right";
@@ -234,6 +265,28 @@ fn every_call_of_the_client_reaches_the_service_unchanged() {
         assert_eq!(client.jobs().await.unwrap().len(), 2);
         client.cancel(JobId(9)).await.unwrap();
         client.unlock("right".into()).await.unwrap();
+        assert_eq!(client.config().await.unwrap()[0].key, "listen_port");
+        assert_eq!(client.reload().await.unwrap().changed, ["replication.copies"]);
+    });
+}
+
+#[test]
+fn events_stream_and_are_taken_up_by_their_number() {
+    served(|fake, socket| async move {
+        let client = Client::connect(&socket).await.unwrap();
+        for (since, from) in [(None, 0), (Some(7), 1), (Some(10), 4)] {
+            let stream = client.events(since).await.unwrap();
+            let events: Vec<Event> = stream.map(Result::unwrap).collect().await;
+            assert_eq!(events, event_list()[from..]);
+            assert_eq!(fake.asked(), [format!("events {since:?}")]);
+        }
+        let request =
+            |head: &str| format!("GET /api/v1/events HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{head}\r\n");
+        let (head, _) = raw(&socket, &request("Last-Event-ID: 9\r\n")).await;
+        assert!(head.contains("content-type: text/event-stream"), "{head}");
+        assert_eq!(fake.asked(), ["events Some(9)"]);
+        let (head, problem) = raw(&socket, &request("Last-Event-ID: x\r\n")).await;
+        assert!(head.starts_with("http/1.1 400") && problem["code"] == "USAGE_INVALID", "{problem}");
     });
 }
 

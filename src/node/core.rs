@@ -5,19 +5,23 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use zeroize::Zeroizing;
 
+use super::Mode;
 use super::door::Doors;
+use super::ending::{Hook, Hooks};
 use super::error::{failed, locked, no_network, panicked};
+use super::events::Events;
 use super::holding::HoldQueue;
 use super::jobs::Jobs;
 use super::owning::Owning;
+use super::reload::Configured;
+use super::resources::Resources;
 use super::serve::Served;
-use super::{Mode, SHUTDOWN};
-use crate::api::ApiError;
+use crate::api::{ApiError, Happening};
 use crate::base::{Clock, Code, Moment, PeerId, SystemClock, VaultId, limit};
 use crate::chunker::ChunkSizes;
 use crate::config::Settings;
@@ -31,8 +35,17 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(3);
 /// How long a short-lived node waits for peers that it knows.
 const DIAL_PATIENCE: Duration = Duration::from_secs(5);
 
+/// When what ends: lower ones first.
+pub(super) struct Priority;
+
+impl Priority {
+    pub(super) const WORK: u8 = 10;
+    pub(super) const REQUESTS: u8 = 20;
+    pub(super) const NETWORK: u8 = 30;
+}
+
 pub(super) struct Core {
-    settings: RwLock<Arc<Settings>>,
+    pub(super) settings: watch::Sender<Arc<Settings>>,
     pub(super) store: Arc<Store>,
     pub(super) key: NodeKey,
     pub(super) clock: Arc<dyn Clock>,
@@ -42,6 +55,11 @@ pub(super) struct Core {
     pub(super) members: Arc<Members>,
     net: OnceLock<Net>,
     pub(super) jobs: Jobs,
+    pub(super) events: Arc<Events>,
+    pub(super) resources: Resources,
+    pub(super) hooks: Hooks,
+    /// Where the settings come from, in a node that can read them again.
+    pub(super) configured: Mutex<Option<Configured>>,
     pub(super) started: Instant,
     pub(super) mode: Mode,
     pub(super) stop: CancellationToken,
@@ -94,13 +112,20 @@ impl Core {
             doors: Doors::default(),
             served: Served::default(),
             misbehaved: Mutex::default(),
-            settings: RwLock::new(Arc::new(settings)),
+            events: Arc::new(Events::new(SystemClock.now())),
+            resources: Resources::new(settings.storage.memory_limit),
+            hooks: Hooks::default(),
+            configured: Mutex::default(),
+            settings: watch::Sender::new(Arc::new(settings)),
         });
         if let Some(vault_id) = vault_id {
             let _ = core.vault_id.set(vault_id);
             if let Some(passphrase) = passphrase {
                 core.unlock(&passphrase)?;
             }
+        }
+        if mode == Mode::Daemon {
+            core.load_jobs();
         }
         Ok(core)
     }
@@ -115,13 +140,14 @@ impl Core {
         let options = vault_options(&self.settings())?;
         let vault = Vault::new(self.store.clone(), keyring, self.clock.clone(), options);
         *self.vault.write().expect("no panic while held") = Some(Arc::new(vault));
+        self.tell(Happening::Unlocked);
         self.changed.notify_one();
         Ok(())
     }
 
     /// The settings in force. Work that must not see them change asks once.
     pub(super) fn settings(&self) -> Arc<Settings> {
-        self.settings.read().expect("no panic while held").clone()
+        self.settings.borrow().clone()
     }
 
     /// This node's vault, if it has one.
@@ -197,18 +223,21 @@ impl Core {
                 None => return,
                 Some(NetEvent::Connected(peer)) => {
                     tracing::info!(target: "peers", peer = %peer.short(), "connected");
+                    self.tell(Happening::PeerConnected { peer });
                     self.clone().note_seen(peer).await;
                     self.owning.forget_offers(peer);
                     self.changed.notify_one();
                 }
                 Some(NetEvent::Disconnected(peer)) => {
                     tracing::info!(target: "peers", peer = %peer.short(), "disconnected");
+                    self.tell(Happening::PeerDisconnected { peer });
                     self.owning.forget_offers(peer);
                     self.holding.forget(peer);
                     self.changed.notify_one();
                 }
                 Some(NetEvent::Stranger { peer, addresses }) => {
                     tracing::info!(target: "peers", peer = %peer.short(), "a stranger knocked; listed as pending");
+                    self.tell(Happening::PeerPending { peer });
                     let now = self.clock.now();
                     let noted = self.edit_book(move |book| book.knock(peer, addresses, now)).await;
                     log_failure(noted, "noting a stranger");
@@ -292,8 +321,9 @@ impl Core {
         self: &Arc<Self>,
         work: impl FnOnce(&Arc<Self>) -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
-        let core = self.clone();
-        tokio::task::spawn_blocking(move || work(&core)).await.map_err(panicked)?
+        let (core, span) = (self.clone(), tracing::Span::current());
+        let work = move || span.in_scope(|| work(&core));
+        tokio::task::spawn_blocking(work).await.map_err(panicked)?
     }
 
     /// The unlocked vault.
@@ -327,24 +357,43 @@ impl Core {
         states.iter().filter(|s| s.connected && s.member && s.serves_us).map(|s| s.id).collect()
     }
 
-    /// Ends everything in bounded time.
-    pub(super) async fn shutdown(&self) -> Result<(), ApiError> {
-        let deadline = Instant::now() + SHUTDOWN;
+    /// Ends everything in bounded time: no new work, then the jobs, then those who ask about them, then the network.
+    pub(super) async fn shutdown(self: &Arc<Self>) -> Result<(), ApiError> {
+        self.tell(Happening::ShuttingDown);
         self.stop.cancel();
-        self.jobs.cancel_all();
+        let live = self.jobs.cancel_all();
         self.tasks.close();
-        let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
-        let mut late = Vec::new();
-        if tokio::time::timeout(left(deadline), self.tasks.wait()).await.is_err() {
-            late.push("tasks");
+        let core = self.clone();
+        self.hooks.add(Hook {
+            name: "jobs and tasks",
+            priority: Priority::WORK,
+            time: limit::SHUTDOWN_JOBS,
+            run: Box::pin(async move {
+                core.tasks.wait().await;
+                if live > 0 {
+                    // Whoever waits for a job looks once more and hears how it ended.
+                    tokio::time::sleep(limit::LAST_LOOK).await;
+                }
+                Ok(())
+            }),
+        });
+        if let Some(net) = self.net.get().cloned() {
+            self.hooks.add(Hook {
+                name: "network",
+                priority: Priority::NETWORK,
+                time: limit::NET_SHUTDOWN,
+                run: Box::pin(async move {
+                    net.shutdown().await;
+                    Ok(())
+                }),
+            });
         }
-        if let Some(net) = self.net.get() {
-            net.clone().shutdown().await;
-        }
-        if late.is_empty() {
-            return Ok(());
-        }
-        Err(ApiError::new(Code::Internal, format!("still at work after {SHUTDOWN:?}: {}", late.join(", "))))
+        self.hooks.run(tokio::time::Instant::now() + limit::SHUTDOWN_JOBS + limit::SHUTDOWN_REST).await
+    }
+
+    /// Notes for all who follow that something happened.
+    pub(super) fn tell(&self, what: Happening) {
+        self.events.tell(self.now(), what);
     }
 
     pub(super) fn uptime(&self) -> u64 {
@@ -389,7 +438,6 @@ pub(super) fn vault_options(settings: &Settings) -> Result<VaultOptions, ApiErro
         sizes,
         level: cut.compression.then_some(i32::from(cut.compression_level)),
         deduplicate: settings.storage.enable_deduplication,
-        memory_bytes: size(settings.storage.memory_limit),
         copies: settings.replication.copies,
         workers: workers(),
     })

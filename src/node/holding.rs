@@ -87,6 +87,7 @@ impl HoldQueue {
 }
 
 /// What others may still store here: what is lent minus what they have stored, and never more than the disk has.
+/// Packs on their way are not counted: [`Resources::disk`](super::resources::Resources) knows of them.
 fn free_bytes(core: &Arc<Core>) -> Result<u64, ApiError> {
     let counts = core.store.pack_counts().map_err(failed)?;
     let lent = core.settings().replication.lend.saturating_sub(counts.foreign_bytes);
@@ -117,7 +118,7 @@ pub(super) async fn answer_offer(
     if core.settings().replication.lend == 0 {
         return Err(ApiError::new(Code::StorageFull, "this node lends nothing"));
     }
-    let free_bytes = core.blocking(free_bytes).await?;
+    let free_bytes = core.blocking(free_bytes).await?.saturating_sub(core.resources.disk.promised());
     let accepted = core.holding.add(from, vault, head, packs);
     Ok(Some(Answer::Offer(wire::OfferAnswer { free_bytes, accepted })))
 }
@@ -211,15 +212,7 @@ async fn pull_packs(
     head: HeadId,
     wanted: Vec<(PackId, PackSize)>,
 ) -> Result<(), ApiError> {
-    let mut room = core.blocking(free_bytes).await?;
-    let mut fitting = Vec::new();
-    for (id, size) in wanted {
-        if size.bytes() <= room {
-            room -= size.bytes();
-            fitting.push((id, size));
-        }
-    }
-    let pulls = fitting.into_iter().map(|(id, size)| {
+    let pulls = wanted.into_iter().map(|(id, size)| {
         let (core, net) = (core.clone(), net.clone());
         async move {
             let Ok(_place) = core.holding.pulls.acquire().await else {
@@ -261,7 +254,8 @@ async fn pull_packs(
     failure.map_or(Ok(()), Err)
 }
 
-/// Pulls one pack, stores it durably. Blocking.
+/// Pulls one pack, stores it durably. Its room is promised first, so that owners who are served at the same time do
+/// not fill the same bytes. Blocking.
 fn pull(
     core: &Arc<Core>,
     net: Net,
@@ -270,6 +264,10 @@ fn pull(
     id: PackId,
     size: PackSize,
 ) -> Result<(), ApiError> {
+    let promise = core.resources.disk.promise(size.bytes(), || free_bytes(core))?;
+    let _promise = promise.ok_or_else(|| {
+        ApiError::new(Code::StorageFull, "what this node lends, or its disk, has no room for the pack")
+    })?;
     let source = Mesh::new(core.clone(), net, Some(owner));
     let monitor = Monitor::default();
     let (bytes, outboard, _) = engine::pull_pack(&source, id, size.bytes(), &monitor).map_err(failed)?;

@@ -1,151 +1,374 @@
-//! Long operations: each runs on a blocking thread, writes to its monitor, and is remembered for a while.
+//! Long operations: accepted, queued, at work, ended, and remembered for a while, over restarts too.
+//!
+//! A job waits for a place and for memory ([`super::resources`]), writes to its monitor while it works, and ends with
+//! an outcome, an error, or both. What a daemon remembers lies in a state file: what was under way when it died is
+//! shown as interrupted. Nothing is started again by itself; a backup that is started again finds what the first one
+//! has packed.
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use crate::api::{ApiError, JobId, JobInfo, JobKind, JobOutcome, JobState, PathProblem, Progress};
-use crate::base::Code;
+use futures::FutureExt;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+use super::core::{Core, log_failure};
+use super::error::failed;
+use super::resources::{Place, Share};
+use crate::api::{
+    ApiError, Happening, JobId, JobInfo, JobKind, JobOutcome, JobRequest, JobState, PathProblem, Progress,
+};
+use crate::base::{Code, Moment, limit};
 use crate::engine::Monitor;
 
-/// Jobs at work at one time; each may use the memory limit's buffers.
-const RUNNING_MAX: usize = 4;
-/// Ended jobs that are remembered.
-const REMEMBERED_MAX: usize = 100;
+const FILE: &str = "jobs.json";
+const VERSION: u32 = 1;
 
 /// How a job ended: an outcome, and why it is less than was asked for.
 pub(super) type Ended = Result<(JobOutcome, Option<ApiError>), ApiError>;
 
-struct Job {
-    kind: JobKind,
-    monitor: Arc<Monitor>,
-    began: Instant,
-    ended: Option<(Ended, f64)>,
+enum Job {
+    Live(Live),
+    /// Ended, in this run of the node or an earlier one.
+    Past(Box<JobInfo>),
 }
 
-/// All jobs of this run of the node.
+struct Live {
+    kind: JobKind,
+    accepted: Moment,
+    /// When it came to work; absent while it waits.
+    began: Option<Instant>,
+    monitor: Arc<Monitor>,
+    cancel: CancellationToken,
+}
+
+/// All jobs that this node remembers.
 #[derive(Default)]
 pub(super) struct Jobs {
     table: Mutex<Table>,
+    /// Woken whenever a job ends.
+    ended: Notify,
+    /// Held while the state file is written, so that an older state never replaces a newer one.
+    saving: Mutex<()>,
 }
 
 #[derive(Default)]
 struct Table {
-    next: u64,
+    last: u64,
     jobs: BTreeMap<JobId, Job>,
 }
 
+/// The state file.
+#[derive(Serialize, Deserialize)]
+struct Saved {
+    version: u32,
+    jobs: Vec<JobInfo>,
+}
+
 impl Jobs {
-    /// Enters a new job.
+    /// Enters a new job, which waits.
     ///
     /// # Errors
-    /// [`Code::ResourceExhausted`] when enough are at work.
-    pub(super) fn begin(&self, kind: JobKind) -> Result<(JobId, Arc<Monitor>), ApiError> {
+    /// [`Code::ResourceExhausted`] when enough are waiting or at work.
+    fn enter(
+        &self,
+        kind: JobKind,
+        now: Moment,
+    ) -> Result<(JobId, Arc<Monitor>, CancellationToken), ApiError> {
         let mut table = self.table.lock().expect("no panic while held");
-        let running = table.jobs.values().filter(|job| job.ended.is_none()).count();
-        if running >= RUNNING_MAX {
-            return Err(ApiError::new(
-                Code::ResourceExhausted,
-                format!("{running} jobs are at work already"),
-            )
-            .with_hint("`shadowvault jobs` shows them; wait for one or cancel it"));
+        let live = table.jobs.values().filter(|job| matches!(job, Job::Live(_))).count();
+        if live >= limit::JOBS_RUNNING_MAX + limit::JOBS_QUEUED_MAX {
+            let text = format!("{live} jobs are waiting or at work already");
+            let hint = "`shadowvault jobs` shows them; wait for one or cancel it";
+            return Err(ApiError::new(Code::ResourceExhausted, text).with_hint(hint));
         }
-        let surplus = table.jobs.len().saturating_sub(REMEMBERED_MAX);
-        let old: Vec<JobId> = table
-            .jobs
-            .iter()
-            .filter(|(_, job)| job.ended.is_some())
-            .map(|(id, _)| *id)
-            .take(surplus)
-            .collect();
-        for id in old {
-            table.jobs.remove(&id);
-        }
-        table.next += 1;
-        let id = JobId(table.next);
-        let monitor = Arc::new(Monitor::default());
-        let job = Job { kind, monitor: monitor.clone(), began: Instant::now(), ended: None };
-        table.jobs.insert(id, job);
-        Ok((id, monitor))
+        table.last += 1;
+        let id = JobId(table.last);
+        let (monitor, cancel) = (Arc::new(Monitor::default()), CancellationToken::new());
+        monitor.enter("waiting for its turn");
+        let job = Live { kind, accepted: now, began: None, monitor: monitor.clone(), cancel: cancel.clone() };
+        table.jobs.insert(id, Job::Live(job));
+        Ok((id, monitor, cancel))
     }
 
-    /// Notes how a job ended.
-    pub(super) fn end(&self, id: JobId, ended: Ended) {
+    /// Notes that a job is at work.
+    fn begin(&self, id: JobId) {
         let mut table = self.table.lock().expect("no panic while held");
-        if let Some(job) = table.jobs.get_mut(&id) {
-            let kind = job.kind;
-            match &ended {
-                Ok((_, None)) => tracing::info!(target: "jobs", job = id.0, ?kind, "done"),
-                Ok((_, Some(error))) => {
-                    tracing::warn!(target: "jobs", job = id.0, ?kind, code = error.code, "done, with less than asked");
-                }
-                Err(error) => {
-                    tracing::warn!(target: "jobs", job = id.0, ?kind, code = error.code, "failed");
-                }
-            }
-            job.ended = Some((ended, job.began.elapsed().as_secs_f64()));
+        if let Some(Job::Live(job)) = table.jobs.get_mut(&id) {
+            job.began = Some(Instant::now());
+            job.monitor.enter("starting");
         }
+    }
+
+    /// Notes how a job ended, and forgets the oldest that are too many.
+    fn end(&self, id: JobId, ended: Ended, now: Moment) -> Option<JobInfo> {
+        let mut table = self.table.lock().expect("no panic while held");
+        let Some(Job::Live(job)) = table.jobs.get(&id) else { return None };
+        let mut info = job.describe(id);
+        info.ended = Some(now.to_rfc3339());
+        (info.state, info.outcome, info.error) = match ended {
+            Ok((outcome, error)) => (JobState::Done, Some(outcome), error),
+            Err(error) if matches!(error.kind(), Code::Cancelled | Code::ShuttingDown) => {
+                (JobState::Cancelled, None, Some(error))
+            }
+            Err(error) => (JobState::Failed, None, Some(error)),
+        };
+        table.jobs.insert(id, Job::Past(Box::new(info.clone())));
+        table.forget_surplus();
+        drop(table);
+        self.ended.notify_waiters();
+        Some(info)
     }
 
     /// A job as it is now.
     pub(super) fn info(&self, id: JobId) -> Result<JobInfo, ApiError> {
         let table = self.table.lock().expect("no panic while held");
-        let job = table.jobs.get(&id).ok_or_else(|| unknown(id))?;
-        Ok(describe(id, job))
+        table.jobs.get(&id).map(|job| job.describe(id)).ok_or_else(|| unknown(id))
     }
 
     /// All jobs, newest first.
     pub(super) fn all(&self) -> Vec<JobInfo> {
         let table = self.table.lock().expect("no panic while held");
-        table.jobs.iter().rev().map(|(id, job)| describe(*id, job)).collect()
+        table.jobs.iter().rev().map(|(id, job)| job.describe(*id)).collect()
     }
 
-    /// Asks a job to stop.
+    /// A job once it has ended.
+    pub(super) async fn ended(&self, id: JobId) -> Result<JobInfo, ApiError> {
+        loop {
+            let ended = self.ended.notified();
+            tokio::pin!(ended);
+            // Registered before looking: a job that ends in between is not missed.
+            ended.as_mut().enable();
+            let info = self.info(id)?;
+            if info.state.is_final() {
+                return Ok(info);
+            }
+            ended.await;
+        }
+    }
+
+    /// Asks a job to stop; one that has ended stays as it is.
     pub(super) fn cancel(&self, id: JobId) -> Result<(), ApiError> {
         let table = self.table.lock().expect("no panic while held");
-        table.jobs.get(&id).ok_or_else(|| unknown(id))?.monitor.cancel();
+        if let Job::Live(job) = table.jobs.get(&id).ok_or_else(|| unknown(id))? {
+            job.cancel();
+        }
         Ok(())
     }
 
-    /// Asks every job to stop.
-    pub(super) fn cancel_all(&self) {
+    /// Asks every job to stop; how many there are.
+    pub(super) fn cancel_all(&self) -> usize {
         let table = self.table.lock().expect("no panic while held");
-        table.jobs.values().for_each(|job| job.monitor.cancel());
+        let live = table.jobs.values().filter_map(|job| match job {
+            Job::Live(job) => Some(job),
+            Job::Past(_) => None,
+        });
+        live.inspect(|job| job.cancel()).count()
+    }
+
+    /// Takes over what an earlier run of the node remembered.
+    fn remember(&self, saved: Vec<JobInfo>) {
+        let mut table = self.table.lock().expect("no panic while held");
+        for mut info in saved {
+            if !info.state.is_final() {
+                info.state = JobState::Interrupted;
+                let text = "the node ended while this was under way";
+                let error = ApiError::new(Code::Cancelled, text);
+                info.error =
+                    Some(error.with_hint("start it again: what is stored already is not stored anew"));
+            }
+            table.last = table.last.max(info.id.0);
+            table.jobs.insert(info.id, Job::Past(Box::new(info)));
+        }
+        table.forget_surplus();
+    }
+}
+
+impl Table {
+    fn forget_surplus(&mut self) {
+        let past = |job: &Job| matches!(job, Job::Past(_));
+        let surplus =
+            self.jobs.values().filter(|job| past(job)).count().saturating_sub(limit::JOBS_REMEMBERED_MAX);
+        let old: Vec<JobId> =
+            self.jobs.iter().filter(|(_, job)| past(job)).map(|(id, _)| *id).take(surplus).collect();
+        for id in old {
+            self.jobs.remove(&id);
+        }
+    }
+}
+
+impl Job {
+    fn describe(&self, id: JobId) -> JobInfo {
+        match self {
+            Self::Live(job) => job.describe(id),
+            Self::Past(info) => (**info).clone(),
+        }
+    }
+}
+
+impl Live {
+    fn cancel(&self) {
+        self.monitor.cancel();
+        self.cancel.cancel();
+    }
+
+    fn describe(&self, id: JobId) -> JobInfo {
+        let monitor = &self.monitor;
+        let (total, done) = (monitor.bytes_total.load(Relaxed), monitor.bytes_done.load(Relaxed));
+        let (error_count, problems) = monitor.problems();
+        JobInfo {
+            id,
+            kind: self.kind,
+            state: if self.began.is_some() { JobState::Running } else { JobState::Queued },
+            started: self.accepted.to_rfc3339(),
+            ended: None,
+            progress: Progress {
+                seconds_elapsed: self.began.map_or(0.0, |began| began.elapsed().as_secs_f64()),
+                percent_done: if total == 0 { 0.0 } else { (done as f64 / total as f64).min(1.0) },
+                total_files: monitor.files_total.load(Relaxed),
+                files_done: monitor.files_done.load(Relaxed),
+                total_bytes: total,
+                bytes_done: done,
+                error_count,
+                stage: monitor.stage().to_owned(),
+            },
+            problems: problems.into_iter().map(|p| PathProblem { path: p.path, reason: p.reason }).collect(),
+            outcome: None,
+            error: None,
+        }
     }
 }
 
 fn unknown(id: JobId) -> ApiError {
-    ApiError::new(Code::UsageInvalid, format!("there is no job {id}"))
+    ApiError::new(Code::JobNotFound, format!("there is no job {id}"))
         .with_hint("`shadowvault jobs` lists them")
 }
 
-fn describe(id: JobId, job: &Job) -> JobInfo {
-    use std::sync::atomic::Ordering::Relaxed;
-    let monitor = &job.monitor;
-    let elapsed = job.ended.as_ref().map_or_else(|| job.began.elapsed().as_secs_f64(), |(_, took)| *took);
-    let (total, done) = (monitor.bytes_total.load(Relaxed), monitor.bytes_done.load(Relaxed));
-    let (error_count, problems) = monitor.problems();
-    let percent_done = if total == 0 { 0.0 } else { (done as f64 / total as f64).min(1.0) };
-    let progress = Progress {
-        seconds_elapsed: elapsed,
-        percent_done,
-        total_files: monitor.files_total.load(Relaxed),
-        files_done: monitor.files_done.load(Relaxed),
-        total_bytes: total,
-        bytes_done: done,
-        error_count,
-        stage: monitor.stage().to_owned(),
-    };
-    let (state, outcome, error) = match &job.ended {
-        None => (JobState::Running, None, None),
-        Some((Ok((outcome, error)), _)) => (JobState::Done, Some(outcome.clone()), error.clone()),
-        Some((Err(error), _)) if error.kind() == Code::Cancelled => {
-            (JobState::Cancelled, None, Some(error.clone()))
+impl Core {
+    /// Accepts a job; it runs as soon as there is room for it.
+    ///
+    /// # Errors
+    /// [`Code::ShuttingDown`]; [`Code::ResourceExhausted`] when too many wait.
+    pub(super) fn start_job(self: &Arc<Self>, request: JobRequest) -> Result<JobId, ApiError> {
+        if self.stop.is_cancelled() {
+            return Err(ApiError::new(Code::ShuttingDown, "the node is shutting down"));
         }
-        Some((Err(error), _)) => (JobState::Failed, None, Some(error.clone())),
+        let kind = request.kind();
+        let (id, monitor, cancel) = self.jobs.enter(kind, self.now())?;
+        self.tell(Happening::JobQueued { job: id, kind });
+        let span = tracing::info_span!(target: "jobs", "job", id = id.0, kind = kind.name());
+        let core = self.clone();
+        self.tasks.spawn(
+            async move {
+                let work = core.conduct(id, request, monitor, cancel);
+                let ended = AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| {
+                    Err(ApiError::new(Code::Internal, "the job panicked; what was committed is safe"))
+                });
+                core.job_ended(id, ended).await;
+            }
+            .instrument(span),
+        );
+        Ok(id)
+    }
+
+    async fn conduct(
+        self: &Arc<Self>,
+        id: JobId,
+        request: JobRequest,
+        monitor: Arc<Monitor>,
+        cancel: CancellationToken,
+    ) -> Ended {
+        let kind = request.kind();
+        let share = if kind == JobKind::Backup { Share::Writer } else { Share::Reader };
+        self.save_jobs().await;
+        let place: Place = tokio::select! {
+            place = self.resources.job(share) => place,
+            () = cancel.cancelled() => return Err(ApiError::new(Code::Cancelled, "cancelled before it began")),
+        };
+        self.jobs.begin(id);
+        tracing::info!(target: "jobs", "started");
+        self.tell(Happening::JobStarted { job: id, kind });
+        super::service::run(self, request, monitor, place.memory_bytes()).await
+    }
+
+    async fn job_ended(self: &Arc<Self>, id: JobId, mut ended: Ended) {
+        if let Err(error) = &mut ended
+            && error.kind() == Code::Cancelled
+            && self.stop.is_cancelled()
+        {
+            *error = ApiError::new(Code::ShuttingDown, "the node was stopped before this ended")
+                .with_hint("start it again: what is stored already is not stored anew");
+        }
+        let Some(info) = self.jobs.end(id, ended, self.now()) else { return };
+        let (seconds, code) =
+            (info.progress.seconds_elapsed, info.error.as_ref().map(|error| error.code.clone()));
+        match (info.state, &code) {
+            (JobState::Done, None) => tracing::info!(target: "jobs", seconds, "done"),
+            (JobState::Done, Some(code)) => {
+                tracing::warn!(target: "jobs", seconds, code, "done, with less than asked")
+            }
+            (JobState::Cancelled, _) => tracing::info!(target: "jobs", seconds, "cancelled"),
+            _ => tracing::warn!(target: "jobs", seconds, code, "failed"),
+        }
+        if let Some(JobOutcome::Backup(summary)) = &info.outcome
+            && let Ok(snapshot) = summary.snapshot_id.parse()
+        {
+            self.tell(Happening::SnapshotCreated { snapshot });
+        }
+        self.tell(Happening::JobEnded { job: id, kind: info.kind, state: info.state, code });
+        self.save_jobs().await;
+    }
+
+    /// Reads what an earlier run of the daemon remembered. Blocking.
+    pub(super) fn load_jobs(&self) {
+        let read = self.store.read_state(FILE).map_err(failed).and_then(|bytes| {
+            let Some(bytes) = bytes else { return Ok(Vec::new()) };
+            let saved: Saved = serde_json::from_slice(&bytes)
+                .map_err(|error| ApiError::new(Code::StorageCorrupted, format!("members/{FILE}: {error}")))?;
+            Ok(saved.jobs)
+        });
+        match read {
+            Ok(saved) => self.jobs.remember(saved),
+            // A history is no reason to stay down.
+            Err(error) => {
+                tracing::warn!(target: "jobs", code = error.code, %error, "the list of past jobs is lost")
+            }
+        }
+    }
+
+    /// Writes what is to be remembered; only a daemon's jobs outlive their caller.
+    async fn save_jobs(self: &Arc<Self>) {
+        if self.mode != super::Mode::Daemon {
+            return;
+        }
+        let saved = self.blocking(|core| {
+            let _turn = core.jobs.saving.lock().expect("no panic while held");
+            let jobs = core.jobs.all().into_iter().map(brief).collect();
+            let bytes = serde_json::to_vec(&Saved { version: VERSION, jobs }).expect("plain data");
+            core.store.publish_state(FILE, &bytes).map_err(failed)
+        });
+        log_failure(saved.await, "remembering jobs");
+    }
+}
+
+/// A job without what would make the state file long.
+fn brief(mut info: JobInfo) -> JobInfo {
+    info.problems.truncate(limit::JOB_PROBLEMS_SAVED_MAX);
+    let long = |info: &JobInfo| {
+        serde_json::to_vec(info).map_or(true, |text| text.len() > limit::JOB_SAVED_BYTES_MAX)
     };
-    let problems = problems.into_iter().map(|p| PathProblem { path: p.path, reason: p.reason }).collect();
-    JobInfo { id, kind: job.kind, state, progress, problems, outcome, error }
+    if long(&info) {
+        info.problems.clear();
+    }
+    if long(&info) {
+        info.outcome = None;
+    }
+    info
 }
 
 #[cfg(test)]
@@ -153,25 +376,73 @@ mod tests {
     use super::*;
     use crate::api::RepairReport;
 
+    const NOW: Moment = Moment::from_millis(1_700_000_000_000);
+
+    fn outcome() -> Ended {
+        Ok((JobOutcome::Repair(RepairReport::default()), None))
+    }
+
+    fn entered(jobs: &Jobs, kind: JobKind) -> JobId {
+        jobs.enter(kind, NOW).unwrap().0
+    }
+
     #[test]
     fn jobs_are_bounded_remembered_and_told_apart() {
         let jobs = Jobs::default();
-        let ids: Vec<JobId> = (0..RUNNING_MAX).map(|_| jobs.begin(JobKind::Repair).unwrap().0).collect();
-        assert_eq!(jobs.begin(JobKind::Repair).unwrap_err().kind(), Code::ResourceExhausted);
-        jobs.end(ids[0], Ok((JobOutcome::Repair(RepairReport::default()), None)));
-        jobs.end(ids[1], Err(ApiError::new(Code::Cancelled, "cancelled")));
-        jobs.end(ids[2], Err(ApiError::new(Code::StorageFull, "full")));
+        let most = limit::JOBS_RUNNING_MAX + limit::JOBS_QUEUED_MAX;
+        let ids: Vec<JobId> = (0..most).map(|_| entered(&jobs, JobKind::Repair)).collect();
+        assert_eq!(jobs.enter(JobKind::Repair, NOW).map(|_| ()).unwrap_err().kind(), Code::ResourceExhausted);
+        jobs.begin(ids[3]);
+        jobs.end(ids[0], outcome(), NOW);
+        jobs.end(ids[1], Err(ApiError::new(Code::Cancelled, "cancelled")), NOW);
+        jobs.end(ids[2], Err(ApiError::new(Code::StorageFull, "full")), NOW);
         let state = |id| jobs.info(id).unwrap().state;
-        assert_eq!(
-            ids.iter().map(|id| state(*id)).collect::<Vec<_>>(),
-            [JobState::Done, JobState::Cancelled, JobState::Failed, JobState::Running]
-        );
+        let expected =
+            [JobState::Done, JobState::Cancelled, JobState::Failed, JobState::Running, JobState::Queued];
+        assert_eq!(ids[..5].iter().map(|id| state(*id)).collect::<Vec<_>>(), expected);
         assert!(jobs.info(JobId(99)).is_err() && jobs.cancel(JobId(99)).is_err());
-        for _ in 0..2 * REMEMBERED_MAX {
-            let (id, _) = jobs.begin(JobKind::Verify).unwrap();
-            jobs.end(id, Ok((JobOutcome::Repair(RepairReport::default()), None)));
+        for _ in 0..2 * limit::JOBS_REMEMBERED_MAX {
+            jobs.end(entered(&jobs, JobKind::Verify), outcome(), NOW);
         }
-        assert!(jobs.all().len() <= REMEMBERED_MAX + RUNNING_MAX);
-        assert_eq!(jobs.info(ids[3]).unwrap().state, JobState::Running);
+        assert_eq!(jobs.all().len(), most - 3 + limit::JOBS_REMEMBERED_MAX);
+        assert_eq!(state(ids[3]), JobState::Running);
+        assert!(jobs.info(ids[0]).is_err(), "the oldest is forgotten");
+    }
+
+    #[test]
+    fn what_was_under_way_when_the_node_died_is_interrupted() {
+        let before = Jobs::default();
+        let ids = [(); 3].map(|()| entered(&before, JobKind::Backup));
+        before.begin(ids[1]);
+        before.end(ids[2], outcome(), NOW);
+        let after = Jobs::default();
+        after.remember(before.all().into_iter().map(brief).collect());
+        let states = ids.map(|id| after.info(id).unwrap().state);
+        assert_eq!(states, [JobState::Interrupted, JobState::Interrupted, JobState::Done]);
+        assert_eq!(entered(&after, JobKind::Backup), JobId(4), "numbers are not used again");
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_a_job_hears_of_its_end() {
+        let jobs = Arc::new(Jobs::default());
+        let id = entered(&jobs, JobKind::Verify);
+        let waiter = jobs.clone();
+        let waiting = tokio::spawn(async move { waiter.ended(id).await });
+        tokio::task::yield_now().await;
+        jobs.end(id, outcome(), NOW);
+        assert_eq!(waiting.await.unwrap().unwrap().state, JobState::Done);
+        assert_eq!(jobs.ended(id).await.unwrap().state, JobState::Done, "and at once when it is over");
+    }
+
+    #[test]
+    fn a_remembered_job_is_short_whatever_it_met() {
+        let jobs = Jobs::default();
+        let (id, monitor, _) = jobs.enter(JobKind::Backup, NOW).unwrap();
+        (0..1000).for_each(|n| monitor.problem(format!("/{n}/{}", "x".repeat(3000)), "denied"));
+        let plan = vec!["y".repeat(1000); 100];
+        let ended = Ok((JobOutcome::Repair(RepairReport { plan, ..RepairReport::default() }), None));
+        let info = brief(jobs.end(id, ended, NOW).unwrap());
+        assert!(serde_json::to_vec(&info).unwrap().len() <= limit::JOB_SAVED_BYTES_MAX);
+        assert_eq!(info.progress.error_count, 1000);
     }
 }

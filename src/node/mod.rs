@@ -1,16 +1,20 @@
 //! A node: the store, the vault if there is one, the network, and the jobs that join them.
 //!
-//! Owns every task that runs beside a request, and ends them within [`SHUTDOWN`]. The engine knows nothing of the
+//! Owns every task that runs beside a request, and ends them within `limit::SHUTDOWN`. The engine knows nothing of the
 //! network and the network nothing of vaults; here packs pulled by one are handed to the other.
 
 mod core;
 mod door;
+mod ending;
 mod error;
+mod events;
 mod holding;
 mod jobs;
 mod owning;
 mod records;
 mod recover;
+mod reload;
+mod resources;
 mod serve;
 mod service;
 mod setup;
@@ -19,18 +23,21 @@ mod status;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+
+use tokio::sync::watch;
 
 pub use recover::{RecoverRequest, RecoverSummary, recover};
 pub use setup::{InitRequest, InitSummary, init, rebuild_index};
 
-use self::core::Core;
-use crate::api::ApiError;
-use crate::config::Settings;
-use crate::crypto::Passphrase;
+pub use reload::Loader;
 
-/// How long ending may take before what is left is abandoned.
-pub const SHUTDOWN: Duration = Duration::from_secs(8);
+use self::core::{Core, Priority};
+use self::ending::Hook;
+use self::reload::Configured;
+use crate::api::ApiError;
+use crate::base::limit;
+use crate::config::{Loaded, Settings};
+use crate::crypto::Passphrase;
 
 /// How a node is opened.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
@@ -64,7 +71,28 @@ impl Node {
         Ok(Arc::new(Self { core }))
     }
 
-    /// Stops tasks and jobs, then the network. What was committed stays; nothing needs mending at the next start.
+    /// Tells where the settings come from, so that [`reload`](crate::api::Service::reload) can read them again.
+    pub fn configured_by(&self, loaded: Loaded, loader: Loader) {
+        *self.core.configured.lock().expect("no panic while held") = Some(Configured { loaded, loader });
+    }
+
+    /// The settings in force, now and whenever they change.
+    pub fn settings(&self) -> watch::Receiver<Arc<Settings>> {
+        self.core.settings.subscribe()
+    }
+
+    /// Has `requests` end when the node stops: after the jobs, so that their callers hear how they ended, and before
+    /// the network. It may take `limit::SHUTDOWN_REST`.
+    pub fn before_network(&self, requests: impl Future<Output = Result<(), ApiError>> + Send + 'static) {
+        self.core.hooks.add(Hook {
+            name: "requests",
+            priority: Priority::REQUESTS,
+            time: limit::SHUTDOWN_REST,
+            run: Box::pin(requests),
+        });
+    }
+
+    /// Refuses new work, stops jobs and tasks, then requests, then the network. What was committed stays; nothing needs mending at the next start.
     pub async fn shutdown(&self) -> Result<(), ApiError> {
         self.core.shutdown().await
     }

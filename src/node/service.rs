@@ -8,13 +8,14 @@ use super::core::{Core, log_failure, workers};
 use super::error::failed;
 use super::jobs::Ended;
 use super::owning::index_listed;
+use super::reload;
 use super::source::Mesh;
 use super::{Mode, Node, status};
 use crate::api::{
-    AddPeer, ApiError, BackupRequest, BackupSummary, EntryInfo, Health, Identity, JobId, JobInfo, JobOutcome,
-    JobRequest, PeerInfo, RepairReport, RepairRequest, Reply, RestoreRequest, RestoreSummary, Service,
-    SnapshotInfo, SnapshotQuery, Status, TreeQuery, VerifyAllReport, VerifyOutcomeShape, VerifyReport,
-    VerifyRequest, VerifySnapshotReport, WaitFor,
+    AddPeer, ApiError, BackupRequest, BackupSummary, ConfigRow, EntryInfo, EventStream, Health, Identity,
+    JobId, JobInfo, JobOutcome, JobRequest, PeerInfo, Reloaded, RepairReport, RepairRequest, Reply,
+    RestoreRequest, RestoreSummary, Service, SnapshotInfo, SnapshotQuery, Status, TreeQuery, VerifyAllReport,
+    VerifyOutcomeShape, VerifyReport, VerifyRequest, VerifySnapshotReport, WaitFor,
 };
 use crate::base::{Code, PeerId, SnapshotId, limit};
 use crate::crypto::Passphrase;
@@ -81,19 +82,7 @@ impl Service for Node {
     }
 
     fn start(&self, request: JobRequest) -> Reply<'_, JobId> {
-        Box::pin(async {
-            if self.core.stop.is_cancelled() {
-                return Err(ApiError::new(Code::ResourceExhausted, "the node is shutting down"));
-            }
-            let (id, monitor) = self.core.jobs.begin(request.kind())?;
-            tracing::info!(target: "jobs", job = id.0, kind = ?request.kind(), "started");
-            let core = self.core.clone();
-            self.core.tasks.spawn(async move {
-                let ended = run(&core, request, monitor).await;
-                core.jobs.end(id, ended);
-            });
-            Ok(id)
-        })
+        Box::pin(async { self.core.start_job(request) })
     }
 
     fn job(&self, id: JobId) -> Reply<'_, JobInfo> {
@@ -106,6 +95,19 @@ impl Service for Node {
 
     fn cancel(&self, id: JobId) -> Reply<'_, ()> {
         Box::pin(async move { self.core.jobs.cancel(id) })
+    }
+
+    fn events(&self, since: Option<u64>) -> Reply<'_, EventStream> {
+        let core = &self.core;
+        Box::pin(async move { Ok(core.events.follow(since, core.now(), core.stop.clone())) })
+    }
+
+    fn config(&self) -> Reply<'_, Vec<ConfigRow>> {
+        Box::pin(async { reload::rows(&self.core) })
+    }
+
+    fn reload(&self) -> Reply<'_, Reloaded> {
+        Box::pin(self.core.blocking(reload::reload))
     }
 
     fn unlock(&self, passphrase: String) -> Reply<'_, ()> {
@@ -129,12 +131,18 @@ fn split_reference(reference: &str) -> (&str, PathBuf) {
     }
 }
 
-async fn run(core: &Arc<Core>, request: JobRequest, monitor: Arc<Monitor>) -> Ended {
+/// Does a job, with buffers of `memory` bytes.
+pub(super) async fn run(
+    core: &Arc<Core>,
+    request: JobRequest,
+    monitor: Arc<Monitor>,
+    memory: usize,
+) -> Ended {
     match request {
-        JobRequest::Backup(request) => backup(core, request, monitor).await,
-        JobRequest::Restore(request) => restore(core, request, monitor).await,
-        JobRequest::Verify(request) => verify(core, request, monitor).await,
-        JobRequest::Repair(request) => repair(core, request, monitor).await,
+        JobRequest::Backup(request) => backup(core, request, monitor, memory).await,
+        JobRequest::Restore(request) => restore(core, request, monitor, memory).await,
+        JobRequest::Verify(request) => verify(core, request, monitor, memory).await,
+        JobRequest::Repair(request) => repair(core, request, monitor, memory).await,
     }
 }
 
@@ -142,7 +150,7 @@ fn hostname() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-async fn backup(core: &Arc<Core>, request: BackupRequest, monitor: Arc<Monitor>) -> Ended {
+async fn backup(core: &Arc<Core>, request: BackupRequest, monitor: Arc<Monitor>, memory: usize) -> Ended {
     if request.paths.is_empty() {
         return Err(ApiError::new(Code::UsageInvalid, "nothing to back up: no path was given"));
     }
@@ -159,6 +167,7 @@ async fn backup(core: &Arc<Core>, request: BackupRequest, monitor: Arc<Monitor>)
             let options = BackupOptions {
                 paths: request.paths,
                 tags: request.tags,
+                memory_bytes: memory,
                 hostname: request.host.unwrap_or_else(hostname),
                 username: std::env::var("USER").unwrap_or_default(),
                 one_file_system: request.one_file_system,
@@ -233,7 +242,7 @@ async fn await_copies(
     }
 }
 
-async fn restore(core: &Arc<Core>, request: RestoreRequest, monitor: Arc<Monitor>) -> Ended {
+async fn restore(core: &Arc<Core>, request: RestoreRequest, monitor: Arc<Monitor>, memory: usize) -> Ended {
     if !request.target.is_absolute() {
         return Err(ApiError::new(Code::UsageInvalid, "the target must be an absolute path"));
     }
@@ -258,6 +267,7 @@ async fn restore(core: &Arc<Core>, request: RestoreRequest, monitor: Arc<Monitor
         let options = RestoreOptions {
             path,
             target: request.target,
+            memory_bytes: memory,
             overwrite,
             owner: !request.no_owner,
             privileged: !request.no_privileged,
@@ -296,19 +306,19 @@ async fn know_listed_packs(core: &Arc<Core>) {
     }
 }
 
-async fn verify(core: &Arc<Core>, request: VerifyRequest, monitor: Arc<Monitor>) -> Ended {
+async fn verify(core: &Arc<Core>, request: VerifyRequest, monitor: Arc<Monitor>, memory: usize) -> Ended {
     if request.repair {
         know_listed_packs(core).await;
     }
     let source = core.source();
     core.blocking(move |core| {
         let began = Instant::now();
-        let (result, one) = examine(core, request.snapshot.as_deref(), request.quick, &monitor)?;
+        let (result, one) = examine(core, request.snapshot.as_deref(), request.quick, memory, &monitor)?;
         let mut report = report_of(&result, one, began);
         let mut sound = result.is_sound();
         if request.repair && !sound {
             let repair = mend(core, source.as_ref(), &result, &monitor)?;
-            let (again, _) = examine(core, request.snapshot.as_deref(), request.quick, &monitor)?;
+            let (again, _) = examine(core, request.snapshot.as_deref(), request.quick, memory, &monitor)?;
             let bytes = report.bytes_checked;
             report = report_of(&again, one, began);
             report.bytes_checked += bytes;
@@ -339,6 +349,7 @@ fn examine(
     core: &Arc<Core>,
     reference: Option<&str>,
     quick: bool,
+    memory_bytes: usize,
     monitor: &Monitor,
 ) -> Result<(VerifyResult, Option<SnapshotId>), ApiError> {
     let vault: Option<Arc<Vault>> = match (core.vault(), reference) {
@@ -353,7 +364,7 @@ fn examine(
         }
         _ => None,
     };
-    let options = VerifyOptions { snapshot, quick };
+    let options = VerifyOptions { snapshot, quick, memory_bytes };
     let result =
         engine::verify(&core.store, vault.as_deref(), options, workers(), monitor).map_err(failed)?;
     Ok((result, snapshot))
@@ -427,11 +438,11 @@ fn counted(mut report: RepairReport, before: &VerifyResult, after: &VerifyResult
     report
 }
 
-async fn repair(core: &Arc<Core>, request: RepairRequest, monitor: Arc<Monitor>) -> Ended {
+async fn repair(core: &Arc<Core>, request: RepairRequest, monitor: Arc<Monitor>, memory: usize) -> Ended {
     know_listed_packs(core).await;
     let source = core.source();
     core.blocking(move |core| {
-        let (found, _) = examine(core, request.snapshot.as_deref(), false, &monitor)?;
+        let (found, _) = examine(core, request.snapshot.as_deref(), false, memory, &monitor)?;
         if request.dry_run {
             let plan = engine::plan_repair(found.damages.clone()).lines();
             let unrepaired_chunks = found.bad_chunks;
@@ -439,7 +450,7 @@ async fn repair(core: &Arc<Core>, request: RepairRequest, monitor: Arc<Monitor>)
             return Ok((JobOutcome::Repair(report), None));
         }
         let report = mend(core, source.as_ref(), &found, &monitor)?;
-        let (again, _) = examine(core, request.snapshot.as_deref(), false, &monitor)?;
+        let (again, _) = examine(core, request.snapshot.as_deref(), false, memory, &monitor)?;
         let report = counted(report, &found, &again);
         status::note_verified(core, again.is_sound());
         let error = (!again.is_sound()).then(|| {

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::core::{Core, log_failure};
 use super::error::failed;
 use crate::api::{
-    ApiError, EntryInfo, Health, Identity, JobState, PeerInfo, SnapshotInfo, SnapshotQuery, Status,
-    StorageStatus, Verdict,
+    ApiError, EntryInfo, Health, Identity, PeerInfo, SnapshotInfo, SnapshotQuery, Status, StorageStatus,
+    Verdict,
 };
 use crate::base::{ByteSize, Moment, PeerId, SnapshotId};
 use crate::engine::{self, CopyCounts, TreeEntry, Vault, VaultView};
@@ -56,7 +56,7 @@ pub(super) fn health(core: &Arc<Core>) -> Health {
 
 pub(super) fn status(core: &Arc<Core>) -> Result<Status, ApiError> {
     let counts = core.store.pack_counts().map_err(failed)?;
-    let jobs = core.jobs.all().into_iter().filter(|job| job.state == JobState::Running).collect();
+    let jobs = core.jobs.all().into_iter().filter(|job| !job.state.is_final()).collect();
     let mut status = Status {
         verdict: Verdict::Ok,
         problems: Vec::new(),

@@ -9,6 +9,7 @@ mod rebuild;
 mod recovery;
 mod refusal;
 mod repair;
+mod running;
 mod socket;
 mod source;
 mod tree;

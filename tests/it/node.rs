@@ -234,6 +234,13 @@ impl Node {
         panic!("the daemon did not end\n{}", self.log_tail());
     }
 
+    /// Sends the daemon a signal.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let daemon = self.daemon.as_ref().expect("a daemon runs");
+        rustix::process::kill_process(rustix::process::Pid::from_child(daemon), signal)
+            .expect("it is our child");
+    }
+
     fn log(&self) -> PathBuf {
         self.path("daemon.log")
     }

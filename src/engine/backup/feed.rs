@@ -5,15 +5,13 @@ use std::path::PathBuf;
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 
-use crate::base::limit;
 use crate::chunker::Cutter;
+use crate::engine::budget::BATCH_BYTES;
 use crate::engine::error::EngineError;
 use crate::engine::monitor::Monitor;
 use crate::fs::{FileStamp, Segment, SourceFile, open_file};
 use crate::wire;
 
-/// Plaintext in one batch, apart from one largest chunk more.
-const BATCH_BYTES: usize = limit::MIB;
 /// Entries in one batch: keeps batches of empty files from growing without end.
 const BATCH_ITEMS_MAX: usize = 4096;
 /// How often a file that changes while it is read is read again.

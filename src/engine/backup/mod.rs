@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::bounded;
 use prost::Message;
 
+use super::budget::BackupPlan;
 use super::error::EngineError;
 use super::heads::{VaultView, publish_next_head};
 use super::monitor::Monitor;
@@ -41,8 +42,6 @@ use survey::Survey;
 
 /// Entries between walk and assembler; a node is a few hundred bytes.
 const EVENTS_MAX: usize = 1024;
-/// Packs under way to the disk beside those that are being filled.
-const PACKS_UNDER_WAY_MAX: usize = 2;
 
 /// What to back up.
 #[derive(Debug, Clone, Default)]
@@ -55,6 +54,8 @@ pub struct BackupOptions {
     pub hostname: String,
     /// User to record.
     pub username: String,
+    /// What the buffers may take, in bytes.
+    pub memory_bytes: usize,
     /// Do not cross into other file systems.
     pub one_file_system: bool,
     /// Read every file.
@@ -168,10 +169,10 @@ fn run_pipeline<T: Send>(
 ) -> Result<PipelineResult<T>, EngineError> {
     let checkpoint = Checkpoint { every: options.checkpoint_every, holders: &options.holders };
     let force = options.force;
-    let workers = vault.options().workers.max(1);
-    // A batch is 1 MiB and at most one largest chunk; two for each worker and two around them keep all busy.
-    let tokens = workers * 2 + 2;
-    let (packs_in, packs_out) = bounded(PACKS_UNDER_WAY_MAX);
+    let write = vault.options();
+    let plan = BackupPlan::new(options.memory_bytes, write.workers, write.sizes.max());
+    let tokens = plan.batches();
+    let (packs_in, packs_out) = bounded(plan.under_way);
     let (jobs_in, jobs_out) = bounded(EVENTS_MAX);
     let (events_in, events_out) = bounded(EVENTS_MAX);
     let (batches_in, batches_out) = bounded(tokens);
@@ -180,12 +181,12 @@ fn run_pipeline<T: Send>(
     for _ in 0..tokens {
         buffers_in.send(Vec::new()).map_err(|_| EngineError::Stopped)?;
     }
-    let (pack_buffers_in, pack_buffers_out) = bounded(PACKS_UNDER_WAY_MAX);
-    for _ in 0..PACKS_UNDER_WAY_MAX {
+    let (pack_buffers_in, pack_buffers_out) = bounded(plan.under_way);
+    for _ in 0..plan.under_way {
         pack_buffers_in.send(Vec::new()).map_err(|_| EngineError::Stopped)?;
     }
-    let packer = Packer::new(vault, packs_in, pack_buffers_out);
-    let cutter = vault.cutter(&packer.options);
+    let cutter = vault.cutter(&write);
+    let packer = Packer::new(vault, write, plan, packs_in, pack_buffers_out);
     let parent_tree = parent.map(|parent| parent.tree);
     let tree_sealer = TreeSealer::new(vault, &packer)?;
     let outcome = std::thread::scope(|scope| {
@@ -195,7 +196,7 @@ fn run_pipeline<T: Send>(
             .spawn(move || Survey::new(vault, monitor, force).run(walk, parent_tree, &jobs_in, &events_in));
         let feeder =
             scope.spawn(move || Feeder::new(cutter, monitor, batches_in, buffers_out)?.run(&jobs_out));
-        let sealing: Vec<_> = (0..workers)
+        let sealing: Vec<_> = (0..plan.workers)
             .map(|_| {
                 let (batches, done) = (batches_out.clone(), done_in.clone());
                 scope.spawn(move || sealing::run(vault, packer, monitor, &batches, &done))

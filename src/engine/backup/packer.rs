@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, Sender};
 
 use crate::base::{ChunkId, limit};
 use crate::crypto::{Kind, Salt, SealedAs};
+use crate::engine::budget::{BackupPlan, DATA_LANES};
 use crate::engine::error::EngineError;
 use crate::engine::heads::publish_checkpoint;
 use crate::engine::vault::{Vault, VaultOptions};
@@ -19,8 +20,6 @@ use crate::pack::{PackBuilder, SealedPack, pack_sizes_for};
 use crate::snapshot::PeerAddress;
 use crate::store::{NewPack, PackNumber};
 
-/// Open data packs: chunks are dealt over them at random, so that a pack's order tells little.
-const DATA_LANES: usize = 2;
 /// The last lane takes tree chunks, which go to packs of their own.
 const TREE_LANE: usize = DATA_LANES;
 
@@ -44,6 +43,7 @@ pub(super) struct Packer<'a> {
     claimed: Mutex<HashSet<ChunkId>>,
     /// How this backup writes, whatever is configured meanwhile.
     pub(super) options: Arc<VaultOptions>,
+    plan: BackupPlan,
     /// Plaintext bytes sealed.
     pub(super) added: AtomicU64,
     /// Bytes of packs published.
@@ -51,9 +51,16 @@ pub(super) struct Packer<'a> {
 }
 
 impl<'a> Packer<'a> {
-    pub(super) fn new(vault: &'a Vault, finished: Sender<SealedPack>, buffers: Receiver<Vec<u8>>) -> Self {
+    pub(super) fn new(
+        vault: &'a Vault,
+        options: Arc<VaultOptions>,
+        plan: BackupPlan,
+        finished: Sender<SealedPack>,
+        buffers: Receiver<Vec<u8>>,
+    ) -> Self {
         Self {
-            options: vault.options(),
+            options,
+            plan,
             vault,
             lanes: (0..=DATA_LANES).map(|_| Mutex::new(PackBuilder::new())).collect(),
             finished: Mutex::new(Some(finished)),
@@ -128,7 +135,8 @@ impl<'a> Packer<'a> {
         let full = {
             let mut builder = self.lanes[lane].lock().expect("no panic while held");
             // Whoever fills a pack waits here for the disk, and others that need the lane with it.
-            let full = if builder.fits(sealed.len(), limit::PACK_BYTES_MAX) {
+            let most = if lane == TREE_LANE { self.plan.tree_pack_bytes } else { self.plan.pack_bytes };
+            let full = if builder.is_empty() || builder.fits(sealed.len(), most) {
                 None
             } else {
                 Some(std::mem::replace(&mut *builder, self.builder()?))

@@ -33,15 +33,11 @@ pub(super) fn passphrase() -> Passphrase {
     Passphrase::new("correct horse".to_owned())
 }
 
+/// What jobs may take, in bytes.
+const MEMORY: usize = 96 << 20;
+
 pub(super) fn vault_options() -> VaultOptions {
-    VaultOptions {
-        sizes: ChunkSizes::default(),
-        level: Some(3),
-        deduplicate: true,
-        memory_bytes: 96 << 20,
-        copies: 2,
-        workers: 2,
-    }
+    VaultOptions { sizes: ChunkSizes::default(), level: Some(3), deduplicate: true, copies: 2, workers: 2 }
 }
 
 /// A store, its vault, and a directory to back up.
@@ -106,7 +102,12 @@ impl Fixture {
     }
 
     pub(super) fn options(&self) -> BackupOptions {
-        BackupOptions { paths: vec![self.src()], hostname: "host".to_owned(), ..Default::default() }
+        BackupOptions {
+            paths: vec![self.src()],
+            hostname: "host".to_owned(),
+            memory_bytes: MEMORY,
+            ..Default::default()
+        }
     }
 
     pub(super) fn backup(&self) -> BackupResult {
@@ -130,6 +131,7 @@ impl Fixture {
         RestoreOptions {
             path: self.src(),
             target: target.to_owned(),
+            memory_bytes: MEMORY,
             overwrite: Overwrite::Never,
             owner: true,
             privileged: true,
@@ -159,7 +161,14 @@ impl Fixture {
 
     pub(super) fn verify(&self) -> VerifyResult {
         let monitor = Monitor::default();
-        verify(self.store(), Some(&self.vault), VerifyOptions::default(), 2, &monitor).unwrap()
+        verify(
+            self.store(),
+            Some(&self.vault),
+            VerifyOptions { memory_bytes: MEMORY, ..Default::default() },
+            2,
+            &monitor,
+        )
+        .unwrap()
     }
 
     /// Pack files by id, and where they lie.

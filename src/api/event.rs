@@ -1,0 +1,94 @@
+//! What happens in a node, as a stream that can be taken up again.
+
+use std::pin::Pin;
+
+use futures::Stream;
+use serde::{Deserialize, Serialize};
+
+use super::error::ApiError;
+use super::job::{JobId, JobKind, JobState};
+use crate::base::{PeerId, SnapshotId};
+
+/// One thing that happened. Ids grow, across restarts too, so a reader says which one it saw last.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// Its number.
+    pub id: u64,
+    /// When, RFC 3339.
+    pub time: String,
+    /// What.
+    #[serde(flatten)]
+    pub what: Happening,
+}
+
+/// What can happen.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Happening {
+    /// Events after the one that the reader saw last are no longer remembered: look at the state itself.
+    Gap,
+    /// A job was accepted.
+    JobQueued {
+        /// Which.
+        job: JobId,
+        /// Its kind.
+        kind: JobKind,
+    },
+    /// A job is at work.
+    JobStarted {
+        /// Which.
+        job: JobId,
+        /// Its kind.
+        kind: JobKind,
+    },
+    /// A job ended.
+    JobEnded {
+        /// Which.
+        job: JobId,
+        /// Its kind.
+        kind: JobKind,
+        /// How.
+        state: JobState,
+        /// The code of its error, or of what it did not reach.
+        code: Option<String>,
+    },
+    /// A backup is durable on this machine.
+    SnapshotCreated {
+        /// Its id.
+        snapshot: SnapshotId,
+    },
+    /// A member is connected.
+    PeerConnected {
+        /// Who.
+        peer: PeerId,
+    },
+    /// A member is gone.
+    PeerDisconnected {
+        /// Who.
+        peer: PeerId,
+    },
+    /// A stranger knocked.
+    PeerPending {
+        /// Who.
+        peer: PeerId,
+    },
+    /// The configuration was read again.
+    ConfigReloaded {
+        /// Keys that changed and count now.
+        changed: Vec<String>,
+        /// Keys that changed and count at the next start.
+        restart: Vec<String>,
+    },
+    /// The configuration was read again and is wrong; the old one stays in force.
+    ConfigRejected {
+        /// Why.
+        message: String,
+    },
+    /// The vault's keys were opened.
+    Unlocked,
+    /// The node is stopping.
+    ShuttingDown,
+}
+
+/// Events as they happen; ends when the node stops.
+pub type EventStream = Pin<Box<dyn Stream<Item = Result<Event, ApiError>> + Send>>;
