@@ -287,6 +287,7 @@ fn other_value(key: &Key) -> String {
         ("monitoring.listen", _) => "::1".into(),
         ("security.whitelisted_ips", _) => list("10.0.0.1"),
         ("security.api_listen", _) => "127.0.0.1:9443".into(),
+        ("monitoring.log_filter", _) => list("net=debug"),
         ("security.burst_size", _) => "300".into(),
         ("p2p.max_reconnect_backoff" | "storage.gc_interval" | "storage.scrub_interval", _) => "2h".into(),
         ("snapshot.min_chunk_size", _) => "4096".into(),

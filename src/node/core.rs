@@ -322,7 +322,12 @@ impl Core {
         work: impl FnOnce(&Arc<Self>) -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
         let (core, span) = (self.clone(), tracing::Span::current());
-        let work = move || span.in_scope(|| work(&core));
+        // Dropping the caller does not end the thread: shutdown waits for what it writes.
+        let alive = self.tasks.token();
+        let work = move || {
+            let _alive = alive;
+            span.in_scope(|| work(&core))
+        };
         tokio::task::spawn_blocking(work).await.map_err(panicked)?
     }
 

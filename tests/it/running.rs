@@ -8,6 +8,7 @@ use std::process::{Child, Stdio};
 use serde_json::Value;
 
 use super::node::{Node, Output, pair, text, until};
+use super::socket::get;
 use super::tree::{self, assert_same};
 
 /// Large enough that a signal comes while it is read.
@@ -157,15 +158,14 @@ fn events_can_be_followed_and_taken_up_again() {
 
     // The stream ends with the node, and the last event says why.
     let last = all[5]["id"].as_u64().unwrap();
-    let follower = begin(&node, &["events", "--since", &last.to_string()]);
-    until("the follower is connected", &[&node], || {
-        // It holds one end of a second connection to the socket.
-        let sockets = fs::read_to_string("/proc/net/unix").unwrap_or_default();
-        (sockets.matches(text(&node.socket())).count() > 1).then_some(())
-    });
+    let mut follower = begin(&node, &["events", "--since", &(last - 1).to_string()]);
+    let mut lines = BufReader::new(follower.stdout.take().expect("a pipe")).lines();
+    let first = lines.next().expect("an event").expect("text");
+    assert!(first.contains("job_ended"), "{first}");
     assert_eq!(node.terminate().0, 0);
-    let told = end(follower).exits(0);
-    assert!(told.stdout.contains("shutting_down"), "{told:?}");
+    let rest: Vec<String> = lines.map(Result::unwrap).collect();
+    assert!(rest.last().is_some_and(|line| line.contains("shutting_down")), "{rest:?}");
+    end(follower).exits(0);
     node.start();
     let resumed = events(&node, Some(last), 1);
     assert_eq!(resumed[0]["event"], "gap", "events of an earlier run are forgotten: {resumed:?}");
@@ -182,7 +182,8 @@ fn a_reload_changes_what_can_change_and_a_bad_one_changes_nothing() {
     let write = |text: &str| fs::write(&file, text).expect("the configuration is ours");
     write("replication: { copies: 3 }\n");
     node.start();
-    let wanted = |node: &Node| node.status()["copies_wanted"].as_u64().expect("a number");
+    // Past the command line, which reads the file as well.
+    let wanted = |node: &Node| get(node, "/api/v1/status")["copies_wanted"].as_u64().expect("a number");
     assert_eq!(wanted(&node), 3);
 
     write("replication: { copies: 5 }\np2p: { max_peers: 7 }\n");
@@ -192,7 +193,7 @@ fn a_reload_changes_what_can_change_and_a_bad_one_changes_nothing() {
     assert_eq!(wanted(&node), 5);
 
     write("replication: { copies: 6, lent: 1 }\n");
-    let refused = node.run(&["config", "reload"]).exits(16);
+    let refused = node.run(&["config", "reload", "--socket", text(&node.socket())]).exits(16);
     assert!(refused.stderr.contains("lend") && refused.stderr.contains(":1:"), "{refused:?}");
     assert_eq!(wanted(&node), 5, "the old one stays in force");
     hang_up(&node);

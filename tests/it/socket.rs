@@ -30,7 +30,7 @@ fn http(node: &Node, method: &str, path: &str, body: Option<&Value>) -> (u16, St
     (status, head.to_lowercase(), serde_json::from_str(body).unwrap_or(Value::Null))
 }
 
-fn get(node: &Node, path: &str) -> Value {
+pub fn get(node: &Node, path: &str) -> Value {
     let (status, _, body) = http(node, "GET", path, None);
     assert_eq!(status, 200, "{path}: {body}");
     body
