@@ -186,6 +186,8 @@ pub const QUIC_STREAM_WINDOW_BYTES: u32 = 3 << 19;
 pub const QUIC_CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 /// How long `start` waits for its listeners to name their addresses.
 pub const LISTEN_READY: Duration = Duration::from_secs(5);
+/// How long a fetch may wait for its turn under an upload limit before it is told to come again.
+pub const UPLOAD_WAIT: Duration = Duration::from_secs(30);
 /// How long an orderly end of the network may take.
 pub const NET_SHUTDOWN: Duration = Duration::from_secs(2);
 

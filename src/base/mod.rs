@@ -6,6 +6,7 @@
 mod code;
 mod id;
 pub mod limit;
+pub mod meter;
 mod time;
 mod unit;
 

@@ -130,6 +130,15 @@ pub(super) fn is_tcp(address: &Multiaddr) -> bool {
 }
 
 /// The TCP socket address to probe before listening there, when it names one with a port.
+/// The IP address that a multiaddr begins with.
+pub(super) fn ip_of(address: &Multiaddr) -> Option<std::net::IpAddr> {
+    match address.iter().next()? {
+        Protocol::Ip4(ip) => Some(ip.into()),
+        Protocol::Ip6(ip) => Some(ip.into()),
+        _ => None,
+    }
+}
+
 pub(super) fn tcp_socket(address: &Multiaddr) -> Option<std::net::SocketAddr> {
     let mut parts = address.iter();
     let ip = match parts.next()? {

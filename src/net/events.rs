@@ -12,7 +12,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
-use super::address::{from_libp2p, is_credible, is_dialable, strip_peer, to_libp2p, with_peer};
+use super::address::{from_libp2p, ip_of, is_credible, is_dialable, strip_peer, to_libp2p, with_peer};
 use super::behaviour::BehaviourEvent;
 use super::codec::Asked;
 use super::dial::transport_reason;
@@ -21,7 +21,7 @@ use super::peers::Link;
 use super::slots::Slot;
 use super::swarm::{Act, Node};
 use super::{NetError, NetEvent, Tried};
-use crate::base::{Clock, Moment, PeerId, SystemClock, limit};
+use crate::base::{Clock, Moment, PeerId, SystemClock, limit, meter};
 use crate::wire::Status;
 
 /// Pings in a row that a connection may miss.
@@ -312,17 +312,28 @@ impl Node {
                 return self.reply::<P>(id, channel, P::bare(Status::Refused), None);
             }
         };
-        if !P::allows(&self.meter, &self.shared.members, peer, &request) {
+        meter::MESSAGES_RECEIVED.add(1);
+        if !self.is_exempt(peer) && !P::allows(&self.meter, &self.shared.members, peer, &request) {
+            meter::RATE_LIMITED.add("peer", 1);
             return self.reply::<P>(id, channel, P::bare(Status::Busy), None);
         }
         let Some(slot) = P::places(&self.served).try_take(peer) else {
             return self.reply::<P>(id, channel, P::bare(Status::Busy), None);
         };
         let server = Arc::clone(&self.server);
-        let after = P::timeout(&self.shared.config);
+        let (after, paces) = (P::timeout(&self.shared.config), self.shared.paces());
         self.serving.spawn(async move {
+            let paced = async {
+                match P::payload(&request) {
+                    0 => {}
+                    bytes => timeout(limit::UPLOAD_WAIT.min(after / 2), paces.up.take(bytes)).await.ok()?,
+                }
+                Some(P::serve(&server, peer, request).await)
+            };
             // After that time nobody waits any more: dropping the channel closes the stream.
-            let mut response = timeout(after, P::serve(&server, peer, request)).await.ok()?;
+            let response = timeout(after, paced).await.ok()?;
+            let mut response = response.unwrap_or_else(|| P::bare(Status::Busy));
+            meter::SERVE_BYTES.add(P::served(&response));
             let length = response.encoded_len();
             if length > P::RESPONSE.bytes {
                 warn!(target: "net", protocol = P::NAME, length, "an answer of this node is too long to send");
@@ -333,6 +344,14 @@ impl Node {
         });
     }
 
+    /// Whether a peer is connected from whitelisted addresses only.
+    fn is_exempt(&self, peer: PeerId) -> bool {
+        let table = self.shared.table();
+        let exempt = |link: &Link| ip_of(&link.remote).is_some_and(|ip| self.meter.exempts(ip));
+        let links = table.records.get(&peer).map(|record| &record.links);
+        links.is_some_and(|links| !links.is_empty() && links.values().all(exempt))
+    }
+
     /// Sends an answer. Its place stays taken until the last byte is out or the connection is gone.
     fn reply<P: Lane>(
         &mut self,
@@ -341,6 +360,7 @@ impl Node {
         response: P::Response,
         slot: Option<Slot>,
     ) {
+        meter::MESSAGES_SENT.add(1);
         let sent = P::behaviour(self.swarm.behaviour_mut()).send_response(channel, response).is_ok();
         let inward = &mut P::traffic(&mut self.lanes).inward;
         match inward.get_mut(&id) {

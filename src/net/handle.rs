@@ -1,7 +1,7 @@
 //! The handle that the rest of the program holds.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use libp2p::identity::Keypair;
 use prost::Message;
@@ -11,11 +11,12 @@ use zeroize::Zeroizing;
 
 use super::address::{from_libp2p, is_loopback, parse_for, parse_own, with_peer};
 use super::codec::{Door, Fetch, Sync};
-use super::lane::{Lane, Places};
+use super::lane::{Lane, Places, fetch_cost};
+use super::meter::{Limits, Meter, Paces};
 use super::peers::Table;
 use super::swarm::{Act, Node};
 use super::{Members, NetError, NetEvent, PeerState, Server};
-use crate::base::{PeerId, limit};
+use crate::base::{PeerId, limit, meter};
 use crate::wire::{self, Status};
 
 /// What the network needs to know at its start. Times that would make it spin are raised: the intervals and
@@ -41,12 +42,8 @@ pub struct NetConfig {
     pub discovery_interval: Duration,
     /// Bounds one sync or fetch request, from its sending to the last byte of its answer.
     pub fetch_timeout: Duration,
-    /// Sync and door requests of one peer; 0 = unlimited.
-    pub requests_per_second: u32,
-    /// Of those, how many may come at once.
-    pub burst: u32,
-    /// Chunk-fetch bytes served to one peer; 0 = unlimited.
-    pub peer_bytes_per_second: u64,
+    /// How much peers may ask; [`Net::configure`] changes it.
+    pub limits: Limits,
     /// Over this much memory in use by the process, new connections are refused.
     pub memory_bytes_max: usize,
 }
@@ -79,11 +76,18 @@ pub(super) struct Shared {
     pub(super) outgoing: Places,
     pub(super) table: Mutex<Table>,
     announce: Vec<libp2p::Multiaddr>,
+    paces: RwLock<Arc<Paces>>,
 }
 
 impl Shared {
     pub(super) fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shared {
+    pub(super) fn paces(&self) -> Arc<Paces> {
+        self.paces.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -106,6 +110,7 @@ impl Net {
         let (events, events_in) = mpsc::channel(limit::NET_QUEUE_MAX);
         let shared = Arc::new(Shared {
             me,
+            paces: RwLock::new(Arc::new(Paces::new(&config.limits))),
             config,
             members,
             outgoing: Places::outgoing(),
@@ -185,13 +190,26 @@ impl Net {
         self.ask::<Sync>(peer, request).await
     }
 
-    /// Asks a member for ranges of a pack. What comes back is not verified yet.
+    /// Asks a member for ranges of a pack, as soon as the pace of downloads allows. What comes back is not verified yet.
     pub async fn fetch(
         &self,
         peer: PeerId,
         request: wire::FetchRequest,
     ) -> Result<wire::FetchResponse, NetError> {
-        self.ask::<Fetch>(peer, request).await
+        self.shared.paces().down.take(fetch_cost(&request)).await;
+        let began = Instant::now();
+        let response = self.ask::<Fetch>(peer, request).await?;
+        meter::CHUNK_FETCH_SECONDS.note(began.elapsed().as_secs_f64());
+        meter::CHUNKS_FETCHED.add(response.slices.len() as u64);
+        meter::FETCH_BYTES.add(response.slices.iter().map(|slice| slice.data.len() as u64).sum());
+        Ok(response)
+    }
+
+    /// Meters otherwise from now on. What peers have used up of the old rates is forgotten.
+    pub async fn configure(&self, limits: Limits) {
+        *self.shared.paces.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Paces::new(&limits));
+        // An error means that the network has stopped.
+        self.act(move |node| node.meter = Meter::new(&limits)).await.ok();
     }
 
     /// Knocks at a peer's door, whether it knows this node or not. When it answers that this node is admitted
@@ -252,10 +270,12 @@ impl Net {
         self.act(move |node| node.send::<P>(peer, request, slot, reply)).await?;
         let after = P::timeout(&self.shared.config);
         // libp2p's own timeout starts when the stream is open; this one also covers the opening.
+        meter::MESSAGES_SENT.add(1);
         let response = match timeout(after, answer).await {
             Ok(outcome) => outcome.unwrap_or(Err(NetError::Stopped))?,
             Err(_) => return Err(NetError::Timeout { peer, after }),
         };
+        meter::MESSAGES_RECEIVED.add(1);
         if P::status(&response) == i32::from(Status::Busy) {
             return Err(NetError::Busy(peer));
         }

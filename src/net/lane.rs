@@ -115,6 +115,14 @@ pub(super) trait Lane: Protocol {
         from: PeerId,
         request: Self::Request,
     ) -> BoxFuture<'static, Self::Response>;
+    /// Bytes of packs that the answer carries.
+    fn payload(_: &Self::Request) -> u64 {
+        0
+    }
+    /// Of those, how many an answer has.
+    fn served(_: &Self::Response) -> u64 {
+        0
+    }
     /// An answer that is a status and nothing else.
     fn bare(status: Status) -> Self::Response;
     fn status(response: &Self::Response) -> i32;
@@ -191,6 +199,14 @@ impl Lane for Fetch {
         server.fetch(from, request)
     }
 
+    fn payload(request: &wire::FetchRequest) -> u64 {
+        fetch_cost(request)
+    }
+
+    fn served(response: &wire::FetchResponse) -> u64 {
+        response.slices.iter().map(|slice| slice.data.len() as u64).sum()
+    }
+
     fn bare(status: Status) -> wire::FetchResponse {
         wire::FetchResponse { status: status.into(), ..Default::default() }
     }
@@ -241,7 +257,7 @@ impl Lane for Door {
 }
 
 /// Bytes that a fetch makes the server read and send: its ranges widened to whole cells.
-fn fetch_cost(request: &wire::FetchRequest) -> u64 {
+pub(super) fn fetch_cost(request: &wire::FetchRequest) -> u64 {
     let cell = limit::CELL_BYTES as u64;
     let cells = |r: &wire::Range| {
         let end = r.offset.saturating_add(r.length);

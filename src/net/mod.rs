@@ -34,6 +34,7 @@ pub use error::{NetError, Tried};
 pub use handle::{Net, NetConfig};
 pub use lane::{BoxFuture, Server};
 pub use members::Members;
+pub use meter::Limits;
 pub use peers::{AddressState, PeerState, Transport};
 
 use crate::base::PeerId;

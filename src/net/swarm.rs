@@ -69,7 +69,7 @@ impl Node {
         Self {
             me: shared.me,
             swarm,
-            meter: Meter::new(config.requests_per_second, config.burst, config.peer_bytes_per_second),
+            meter: Meter::new(&config.limits),
             dials: HashMap::new(),
             server,
             events,

@@ -91,9 +91,7 @@ fn config(listen: &[&str]) -> NetConfig {
         max_reconnect_backoff: Duration::from_secs(1),
         discovery_interval: Duration::from_secs(300),
         fetch_timeout: Duration::from_secs(5),
-        requests_per_second: 0,
-        burst: 0,
-        peer_bytes_per_second: 0,
+        limits: Limits::default(),
         memory_bytes_max: 8 << 30,
     }
 }
@@ -346,7 +344,7 @@ async fn third_peer_is_found_through_a_common_member() {
 #[tokio::test]
 async fn requests_over_the_rate_are_answered_busy_and_others_are_served() {
     let limited =
-        NetConfig { requests_per_second: 1, burst: 2, peer_bytes_per_second: 65_536, ..config(&[TCP]) };
+        NetConfig { limits: Limits { requests_per_second: 1, burst: 2, peer_bytes_per_second: 65_536, ..Limits::default() }, ..config(&[TCP]) };
     let (one, two) = pair(config(&[]), limited).await;
     let mut other = Peer::start(config(&[])).await;
     two.members.insert(other.id());

@@ -27,7 +27,7 @@ use crate::chunker::ChunkSizes;
 use crate::config::Settings;
 use crate::crypto::{NodeKey, Passphrase, Secret};
 use crate::engine::{self, Vault, VaultOptions};
-use crate::net::{Members, Net, NetConfig, NetEvent};
+use crate::net::{Limits, Members, Net, NetConfig, NetEvent};
 use crate::store::{PeerBook, PeerEntry, Store, StoreError};
 
 /// How long a starting daemon waits for the store's lock.
@@ -455,9 +455,21 @@ fn listen_addresses(settings: &Settings) -> Vec<String> {
     listen
 }
 
+pub(super) fn net_limits(settings: &Settings) -> Limits {
+    let security = &settings.security;
+    let metered = security.enable_rate_limiting;
+    Limits {
+        requests_per_second: if metered { security.requests_per_second } else { 0 },
+        burst: security.burst_size,
+        peer_bytes_per_second: if metered { settings.p2p.peer_bytes_per_second } else { 0 },
+        upload_bytes_per_second: settings.replication.upload_limit,
+        download_bytes_per_second: settings.replication.download_limit,
+        exempt: if security.enable_ip_whitelist { security.whitelisted_ips.clone() } else { Vec::new() },
+    }
+}
+
 pub(super) fn net_config(settings: &Settings, key: &NodeKey, listen: Vec<String>) -> NetConfig {
     let p2p = &settings.p2p;
-    let limited = settings.security.enable_rate_limiting;
     NetConfig {
         node_key: Zeroizing::new(*key.seed().expose()),
         listen,
@@ -469,9 +481,7 @@ pub(super) fn net_config(settings: &Settings, key: &NodeKey, listen: Vec<String>
         max_reconnect_backoff: p2p.max_reconnect_backoff,
         discovery_interval: p2p.discovery_interval,
         fetch_timeout: p2p.chunk_fetch_timeout,
-        requests_per_second: if limited { settings.security.requests_per_second } else { 0 },
-        burst: settings.security.burst_size,
-        peer_bytes_per_second: if limited { p2p.peer_bytes_per_second } else { 0 },
+        limits: net_limits(settings),
         // Twice what the daemon should ever need: the last resort against a flood of connections, not a way to
         // lock members out while a backup uses its buffers.
         memory_bytes_max: usize::try_from(settings.storage.memory_limit)

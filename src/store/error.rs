@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::base::{Code, Coded, PackId};
+use crate::base::{ByteSize, Code, Coded, PackId};
 
 /// A failed store operation.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +41,9 @@ pub enum StoreError {
     /// The disk is full.
     #[error("the disk is full while {0}")]
     Full(&'static str),
+    /// The packs take as much as they may.
+    #[error("the packs here would take more than {0}")]
+    OverLimit(ByteSize),
     /// A flush to disk failed earlier; nothing more is acknowledged.
     #[error("a write to disk failed earlier; the store accepts nothing more until it is opened again")]
     Poisoned,
@@ -85,7 +88,7 @@ impl Coded for StoreError {
             Self::TooNew(_) => Code::StorageTooNew,
             Self::Unavailable { .. } | Self::Poisoned => Code::StorageUnavailable,
             Self::MarkerLost(_) | Self::IndexDamaged(_) | Self::DamagedFile(_) => Code::StorageCorrupted,
-            Self::Full(_) => Code::StorageFull,
+            Self::Full(_) | Self::OverLimit(_) => Code::StorageFull,
             Self::MissingPack(_) | Self::MissingFile(_) => Code::ChunkNotFound,
             Self::Io { .. } => Code::IoFailed,
         }
@@ -106,6 +109,7 @@ impl Coded for StoreError {
                 "`shadowvault rebuild-index` makes it anew from the packs; no data is lost"
             }
             Self::Full(_) => "free some space and run the command again; everything committed so far is kept",
+            Self::OverLimit(_) => "raise storage.disk_limit; everything committed so far is kept",
             Self::Poisoned => "check the disk (dmesg), then restart",
             _ => return None,
         };

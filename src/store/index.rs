@@ -6,13 +6,14 @@ use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 
 use super::Store;
 use super::error::StoreError;
 use super::rows::{ChunkPlace, PLACE_BYTES, PackNumber, PackRow};
-use crate::base::{ChunkId, DeviceId, Epoch, HeadId, Moment, PackId, PeerId, SnapshotId, VaultId, limit};
+use crate::base::{ChunkId, DeviceId, Epoch, HeadId, Moment, PackId, PeerId, SnapshotId, VaultId, limit, meter};
 use crate::pack::PackEntry;
 
 /// `token` ties the index to its store's marker; `next_pack` is the next free pack number.
@@ -38,6 +39,8 @@ type Pair = (&'static [u8; 32], &'static [u8; 32]);
 
 pub(super) struct Index {
     db: Database,
+    /// Once counted; of chunks it knows nothing.
+    totals: Mutex<Option<PackCounts>>,
 }
 
 /// A pack to be entered into the index.
@@ -76,6 +79,23 @@ pub struct PackCounts {
     pub foreign_bytes: u64,
     /// Chunks.
     pub chunks: u64,
+}
+
+impl PackCounts {
+    fn add(&mut self, own: bool, bytes: u64) {
+        let (packs, sum) = if own {
+            (&mut self.own_packs, &mut self.own_bytes)
+        } else {
+            (&mut self.foreign_packs, &mut self.foreign_bytes)
+        };
+        *packs += 1;
+        *sum += bytes;
+    }
+
+    /// Bytes of all packs.
+    pub fn bytes(&self) -> u64 {
+        self.own_bytes + self.foreign_bytes
+    }
 }
 
 /// redb's errors as ours: full disks told from damage.
@@ -121,7 +141,7 @@ impl Index {
         guarded(|| {
             let mut builder = Database::builder();
             let db = create(builder.set_cache_size(limit::INDEX_CACHE_BYTES)).map_err(wrong)?;
-            let index = Self { db };
+            let index = Self { db, totals: Mutex::default() };
             index.write(|tx| {
                 tx.open_table(META).map_err(wrong)?.insert("token", token.as_bytes()).map_err(wrong)?;
                 tx.open_table(CHUNKS).map_err(wrong)?;
@@ -144,7 +164,7 @@ impl Index {
         guarded(|| {
             let opened = Database::builder().set_cache_size(limit::INDEX_CACHE_BYTES).open(path);
             let db = opened.map_err(wrong)?;
-            let index = Self { db };
+            let index = Self { db, totals: Mutex::default() };
             let known = index.read(|tx| {
                 let meta = tx.open_table(META).map_err(wrong)?;
                 Ok(meta.get("token").map_err(wrong)?.is_some_and(|t| t.value() == token.as_bytes()))
@@ -200,7 +220,9 @@ impl Store {
     ///
     /// A chunk that the index has keeps its place. Entering a pack again changes nothing.
     pub fn index_packs(&self, packs: &[NewPack]) -> Result<Vec<IndexedPack>, StoreError> {
-        self.index.write(|tx| {
+        let mut totals = self.index.totals.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut fresh, mut chunks_added) = (PackCounts::default(), 0);
+        let indexed = self.index.write(|tx| {
             let mut rows = tx.open_table(PACKS).map_err(wrong)?;
             let mut numbers = tx.open_table(PACK_NUMBERS).map_err(wrong)?;
             let mut chunks = tx.open_table(CHUNKS).map_err(wrong)?;
@@ -215,17 +237,27 @@ impl Store {
                         PackRow { id: pack.id, number, bytes: pack.bytes, epoch: pack.epoch, own: pack.own };
                     rows.insert(number.0, row.encode().as_slice()).map_err(wrong)?;
                     numbers.insert(pack.id.as_bytes(), number.0).map_err(wrong)?;
+                    fresh.add(pack.own, pack.bytes);
                 }
                 for entry in &pack.entries {
                     if chunks.get(entry.id.as_bytes()).map_err(wrong)?.is_none() {
                         let place = ChunkPlace::of(number, entry).encode();
                         chunks.insert(entry.id.as_bytes(), &place).map_err(wrong)?;
+                        chunks_added += 1;
                     }
                 }
                 out.push(IndexedPack { id: pack.id, number });
             }
             Ok(out)
-        })
+        })?;
+        meter::CHUNKS_STORED.add(chunks_added);
+        if let Some(totals) = totals.as_mut() {
+            totals.own_packs += fresh.own_packs;
+            totals.own_bytes += fresh.own_bytes;
+            totals.foreign_packs += fresh.foreign_packs;
+            totals.foreign_bytes += fresh.foreign_bytes;
+        }
+        Ok(indexed)
     }
 
     /// What the index knows of a pack.
@@ -257,25 +289,31 @@ impl Store {
         })
     }
 
-    /// Totals; reads every pack row (65 thousand for 1 TiB).
+    /// Totals. The first call reads every pack row (65 thousand for 1 TiB), later ones remember.
     pub fn pack_counts(&self) -> Result<PackCounts, StoreError> {
-        let mut counts = PackCounts::default();
-        for own in [true, false] {
-            self.for_each_pack(own, |row| {
-                let (packs, bytes) = if own {
-                    (&mut counts.own_packs, &mut counts.own_bytes)
-                } else {
-                    (&mut counts.foreign_packs, &mut counts.foreign_bytes)
-                };
-                *packs += 1;
-                *bytes += row.bytes;
-                true
-            })?;
-        }
+        // Held while counting: a pack that is entered meanwhile waits, and is added after.
+        let mut totals = self.index.totals.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = match *totals {
+            Some(counts) => counts,
+            None => self.count_packs()?,
+        };
+        *totals = Some(counts);
+        drop(totals);
         counts.chunks = self.index.read(|tx| {
             use redb::ReadableTableMetadata;
             tx.open_table(CHUNKS).map_err(wrong)?.len().map_err(wrong)
         })?;
+        Ok(counts)
+    }
+
+    fn count_packs(&self) -> Result<PackCounts, StoreError> {
+        let mut counts = PackCounts::default();
+        for own in [true, false] {
+            self.for_each_pack(own, |row| {
+                counts.add(own, row.bytes);
+                true
+            })?;
+        }
         Ok(counts)
     }
 

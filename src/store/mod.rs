@@ -25,6 +25,9 @@ pub use peers::{PeerBook, PeerEntry, PendingPeer};
 pub use records::StoredHead;
 pub use rows::{ChunkPlace, PackNumber, PackRow};
 
+use std::sync::Mutex;
+use std::sync::atomic::AtomicU64;
+
 use crate::base::random_bytes;
 use files::Files;
 use index::Index;
@@ -38,6 +41,10 @@ const INDEX: &str = "index.redb";
 pub struct Store {
     files: Files,
     index: Index,
+    /// What packs may take; 0 is no limit.
+    disk_limit: AtomicU64,
+    /// What they take, once counted.
+    disk_used: Mutex<Option<u64>>,
     /// Holds the exclusive lock for as long as the store is open.
     _lock: std::fs::File,
 }
@@ -57,7 +64,7 @@ impl Store {
         let index = Index::create(&dir.join(INDEX), &token)?;
         // The marker comes last: a directory without it was never a store.
         files.publish("", MARKER, &[format!("{MARKER_TEXT}\n{token}\n").as_bytes()])?;
-        Ok(Self { files, index, _lock: lock })
+        Ok(Self::assemble(files, index, lock))
     }
 
     /// Opens the store in `dir`.
@@ -68,7 +75,7 @@ impl Store {
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
         let (files, token, lock) = Self::open_files(dir)?;
         let index = Index::open(&dir.join(INDEX), &token)?;
-        Ok(Self { files, index, _lock: lock })
+        Ok(Self::assemble(files, index, lock))
     }
 
     /// Opens the store in `dir` with a new, empty index; the old one is kept as `index.redb.old`.
@@ -82,14 +89,18 @@ impl Store {
             std::fs::rename(&path, &kept).map_err(|e| StoreError::io("moving the old index aside", e))?;
         }
         let index = Index::create(&path, &token)?;
-        Ok(Self { files, index, _lock: lock })
+        Ok(Self::assemble(files, index, lock))
     }
 
     /// Opens the store in `dir` for its files only, with a throw-away index in memory: to try keys before anything
     /// is changed. Index rows written to it are lost.
     pub fn rebuild_probe(dir: &Path) -> Result<Self, StoreError> {
         let (files, token, lock) = Self::open_files(dir)?;
-        Ok(Self { files, index: Index::in_memory(&token)?, _lock: lock })
+        Ok(Self::assemble(files, Index::in_memory(&token)?, lock))
+    }
+
+    fn assemble(files: Files, index: Index, lock: std::fs::File) -> Self {
+        Self { files, index, disk_limit: AtomicU64::new(0), disk_used: Mutex::default(), _lock: lock }
     }
 
     fn open_files(dir: &Path) -> Result<(Files, String, std::fs::File), StoreError> {

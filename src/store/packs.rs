@@ -3,10 +3,12 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 
 use super::Store;
 use super::error::StoreError;
-use crate::base::{PackId, limit, random_bytes};
+use crate::base::{ByteSize, PackId, limit, meter, random_bytes};
 use crate::pack::Outboard;
 
 /// Ending of an outboard's name.
@@ -57,7 +59,31 @@ impl Store {
         let (dir, name) = (fan_out(id), id.to_string());
         self.files.ensure_dir(&dir)?;
         self.files.publish_lazily(&dir, &format!("{name}{OUTBOARD}"), &outboard.to_bytes())?;
-        self.files.publish(&dir, &name, &[bytes])
+        self.files.publish(&dir, &name, &[bytes])?;
+        meter::BLOCKS_STORED.add(1);
+        if let Some(used) = self.disk_used.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            *used += bytes.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Bytes of pack files here. Looks at every file once, and counts from then on.
+    fn disk_used(&self) -> Result<u64, StoreError> {
+        let mut used = self.disk_used.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(used) = *used {
+            return Ok(used);
+        }
+        let mut bytes = 0;
+        for id in self.pack_files()? {
+            bytes += self.pack_length(id)?.unwrap_or(0);
+        }
+        *used = Some(bytes);
+        Ok(bytes)
+    }
+
+    /// Lets all packs together take `bytes`; 0 is no limit.
+    pub fn limit_disk(&self, bytes: u64) {
+        self.disk_limit.store(bytes, Ordering::Relaxed);
     }
 
     /// Packs stop short of filling the disk: index rows, records and heads of what is published must find room, and
@@ -68,7 +94,14 @@ impl Store {
         };
         // A file system that cannot tell is written to until it refuses.
         let fits = rustix::fs::statvfs(self.files.root()).map_or(true, enough);
-        if fits { Ok(()) } else { Err(StoreError::Full("storing a pack")) }
+        if !fits {
+            return Err(StoreError::Full("storing a pack"));
+        }
+        let allowed = self.disk_limit.load(Ordering::Relaxed);
+        if allowed > 0 && self.disk_used()?.saturating_add(bytes) > allowed {
+            return Err(StoreError::OverLimit(ByteSize(allowed)));
+        }
+        Ok(())
     }
 
     /// Durably puts a verified pack in the place of a damaged or missing one; the damaged file is kept in
