@@ -8,6 +8,7 @@ mod event;
 mod job;
 mod report;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 
@@ -58,6 +59,10 @@ pub trait Service: Send + Sync {
     fn config(&self) -> Reply<'_, Vec<ConfigRow>>;
     /// Reads the configuration again; what can change while the node runs, counts from now on.
     fn reload(&self) -> Reply<'_, Reloaded>;
+    /// Every metric in Prometheus' text format.
+    fn metrics(&self) -> Reply<'_, String>;
+    /// Every metric by name and labels; of histograms the sum and the count.
+    fn metrics_summary(&self) -> Reply<'_, BTreeMap<String, f64>>;
     /// Opens the vault's keys in a node that runs locked.
     fn unlock(&self, passphrase: String) -> Reply<'_, ()>;
 }

@@ -77,14 +77,17 @@ pub struct Status {
     pub storage: StorageStatus,
     /// Peers.
     pub peers: Vec<PeerInfo>,
-    /// Running jobs.
+    /// Jobs that wait or are at work.
     pub jobs: Vec<super::JobInfo>,
+    /// Where the daemon can be asked over TCP, by what for (`metrics`, `health`, `api`).
+    #[serde(default)]
+    pub listeners: BTreeMap<String, String>,
 }
 
 /// `/health`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Health {
-    /// `ok`, `degraded` or `shutting_down`.
+    /// `starting`, `ok`, `degraded`, `failed` or `shutting_down`.
     pub status: String,
     /// Seconds.
     pub uptime: u64,

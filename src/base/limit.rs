@@ -219,6 +219,22 @@ pub const HTTP_LONG_CALL: Duration = Duration::from_secs(120);
 pub const IDEMPOTENCY_KEYS_MAX: usize = 256;
 /// An `Idempotency-Key` in bytes.
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
+/// Client addresses over TCP that have a token bucket at one time; when all are in use new ones wait.
+pub const HTTP_CLIENTS_MAX: usize = 4096;
+/// How often buckets of clients that no longer ask are dropped.
+pub const HTTP_CLIENTS_PRUNED: Duration = Duration::from_secs(30);
+/// How long a client over TCP may take for a request's head.
+pub const HTTP_HEAD_READ: Duration = Duration::from_secs(10);
+/// A request's head over TCP in bytes.
+pub const HTTP_HEAD_BYTES_MAX: usize = 16 * KIB;
+/// How long a request over TCP may take until its answer begins.
+pub const HTTP_REQUEST_LIFE: Duration = Duration::from_secs(150);
+/// How long answers over TCP that are under way may take when the daemon stops.
+pub const HTTP_LAST_ANSWERS: Duration = Duration::from_secs(1);
+/// The API's bearer token in bytes.
+pub const API_TOKEN_BYTES_MIN: usize = 16;
+/// The same, at most.
+pub const API_TOKEN_BYTES_MAX: usize = 4096;
 /// A passphrase or recovery phrase in bytes, as read from a file, a command or a variable.
 pub const PASSPHRASE_BYTES_MAX: usize = 4 * KIB;
 /// How long a node may take to stop.

@@ -13,11 +13,12 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
 use super::logging::Levels;
+use super::ports::Ports;
 use super::passphrase::Text;
 use super::session::Session;
 use crate::api::{ApiError, Identity, Service};
 use crate::base::{Code, limit};
-use crate::http;
+use crate::http::{self, Clients};
 use crate::node::{Mode, Node};
 
 pub(super) async fn run(session: &Session<'_>) -> Result<u8, ApiError> {
@@ -27,7 +28,8 @@ pub(super) async fn run(session: &Session<'_>) -> Result<u8, ApiError> {
     let socket = session.socket(&settings);
     let passphrase = session.passphrases().given()?;
     let ask = passphrase.is_none() && !session.globals.no_input && io::stdin().is_terminal();
-    let opening = Node::open(settings, passphrase.map(Text::into_passphrase), Mode::Daemon);
+    let ports = Ports::bind(&settings).await?;
+    let opening = Node::open(settings.clone(), passphrase.map(Text::into_passphrase), Mode::Daemon);
     let (node, mut signals) = if ask {
         // Signals keep their usual effect while a person types: the terminal waits for an answer, not for us.
         let node = opening.await?;
@@ -45,9 +47,10 @@ pub(super) async fn run(session: &Session<'_>) -> Result<u8, ApiError> {
     };
     node.configured_by(loaded, session.loader());
     let service = serve(&node, &socket)?;
+    let clients = ports.open(&node, &settings)?;
     announce(&node.identity().await?, &socket);
     notify(&[NotifyState::Ready]);
-    attend(&node, &levels, &mut signals).await;
+    attend(&node, &levels, &clients, &mut signals).await;
     notify(&[NotifyState::Stopping]);
     info!(target: "daemon", "node is stopping");
     let deadline = signals.stop.borrow().unwrap_or_else(Instant::now) + limit::SHUTDOWN;
@@ -62,7 +65,7 @@ pub(super) async fn run(session: &Session<'_>) -> Result<u8, ApiError> {
 }
 
 /// Reloads when asked to, and passes changed settings on, until a signal says to stop.
-async fn attend(node: &Arc<Node>, levels: &Levels, signals: &mut Signals) {
+async fn attend(node: &Arc<Node>, levels: &Levels, clients: &Clients, signals: &mut Signals) {
     let mut settings = node.settings();
     loop {
         tokio::select! {
@@ -72,8 +75,9 @@ async fn attend(node: &Arc<Node>, levels: &Levels, signals: &mut Signals) {
                 node.reload().await.ok();
             }
             Ok(()) = settings.changed() => {
-                let monitoring = settings.borrow_and_update().monitoring.clone();
-                levels.set(&monitoring);
+                let settings = settings.borrow_and_update().clone();
+                levels.set(&settings.monitoring);
+                clients.configure(&settings.security);
             }
         }
     }

@@ -16,6 +16,7 @@ mod logging;
 mod output;
 mod passphrase;
 mod peers;
+mod ports;
 mod progress;
 mod recover;
 mod restore;

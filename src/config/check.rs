@@ -44,6 +44,12 @@ pub(super) fn conflicts(settings: &Settings) -> Vec<Conflict> {
             ("security.requests_per_second", security.requests_per_second.to_string()),
         ),
         (
+            security.api_listen.is_none() || security.api_token_file.is_some(),
+            ("security.api_listen", security.api_listen.map(|address| address.to_string()).unwrap_or_default()),
+            "used together with",
+            ("security.api_token_file", "which is not set".to_owned()),
+        ),
+        (
             p2p.reconnect_backoff <= p2p.max_reconnect_backoff,
             ("p2p.max_reconnect_backoff", format_duration(p2p.max_reconnect_backoff)),
             "at least",

@@ -146,9 +146,9 @@ table! {
         /// Disk space lent to peers; 0 stores for nobody.
         lend: u64 = Size, "0", Any, Live, Built;
         /// Bytes per second sent to all peers together; 0 is no limit.
-        upload_limit: u64 = Size, "0", Any, Live, NotYet;
+        upload_limit: u64 = Size, "0", Any, Live, Built;
         /// Bytes per second taken from all peers together; 0 is no limit.
-        download_limit: u64 = Size, "0", Any, Live, NotYet;
+        download_limit: u64 = Size, "0", Any, Live, Built;
     }
 
     /// Which snapshots `forget` keeps on schedule; with no rule, all.
@@ -217,8 +217,8 @@ table! {
         scrub_interval: Duration = Span, "30d", Between(HOUR, 365 * DAY), Live, NotYet;
         /// Memory for the buffers of backup, restore and repair.
         memory_limit: u64 = Size, "96MiB", Between(32 * MIB, 1 << 40), Restart, Built;
-        /// Disk space that the data directory may take; 0 is no limit.
-        disk_limit: u64 = Size, "0", Any, Live, NotYet;
+        /// Disk space that packs, own and kept for others, may take; 0 is no limit.
+        disk_limit: u64 = Size, "0", Any, Live, Built;
         /// full keeps own packs here too; cache keeps max_cache_size of them once enough peers hold them.
         local_copy: LocalCopy = LocalCopy, "full", Any, Live, NotYet;
     }
@@ -226,13 +226,13 @@ table! {
     /// Logs, metrics and health.
     monitoring: Monitoring {
         /// Serve metrics at metrics_port.
-        enable_metrics: bool = Switch, "true", Any, Restart, NotYet;
+        enable_metrics: bool = Switch, "true", Any, Restart, Built;
         /// Address of the metrics and health ports.
-        listen: IpAddr = Ip, "127.0.0.1", Any, Restart, NotYet;
+        listen: IpAddr = Ip, "127.0.0.1", Any, Restart, Built;
         /// Port of /metrics; 0 takes any free one.
-        metrics_port: u16 = Number<u16>, "9090", Between(0, 65_535), Restart, NotYet;
+        metrics_port: u16 = Number<u16>, "9090", Between(0, 65_535), Restart, Built;
         /// Port of /health, /ready and /live; 0 takes any free one.
-        health_check_port: u16 = Number<u16>, "8080", Between(0, 65_535), Restart, NotYet;
+        health_check_port: u16 = Number<u16>, "8080", Between(0, 65_535), Restart, Built;
         /// The least important log lines that are written.
         log_level: LogLevel = LogLevel, "info", Any, Live, Built;
         /// Levels of single targets, such as net=debug; over log_level for those.
@@ -270,14 +270,14 @@ table! {
         /// Requests that may come at once; at least requests_per_second.
         burst_size: u32 = Number<u32>, "200", Between(1, 1_000_000), Live, Built;
         /// Exempt whitelisted_ips from limits. It grants nothing else.
-        enable_ip_whitelist: bool = Switch, "false", Any, Live, NotYet;
+        enable_ip_whitelist: bool = Switch, "false", Any, Live, Built;
         /// IP addresses.
-        whitelisted_ips: Vec<IpAddr> = List<Ip>, "[]", Any, Live, NotYet;
+        whitelisted_ips: Vec<IpAddr> = List<Ip>, "[]", Any, Live, Built;
         /// Bytes in one request to the API.
-        max_request_size: u64 = Size, "100MiB", Between(KIB, 1 << 40), Restart, NotYet;
+        max_request_size: u64 = Size, "100MiB", Between(KIB, 1 << 40), Restart, Built;
         /// Address and port of the API over TCP; empty leaves it to the control socket.
-        api_listen: Option<SocketAddr> = Maybe<Socket>, "", Any, Restart, NotYet;
+        api_listen: Option<SocketAddr> = Maybe<Socket>, "", Any, Restart, Built;
         /// File that holds the API's bearer token.
-        api_token_file: Option<PathBuf> = Maybe<Directory>, "", Any, Restart, NotYet;
+        api_token_file: Option<PathBuf> = Maybe<Directory>, "", Any, Restart, Built;
     }
 }

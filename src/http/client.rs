@@ -1,5 +1,6 @@
 //! A far node as a [`Service`]: one short connection a call.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -237,6 +238,15 @@ impl Service for Client {
             }
             Ok(events::read(response.into_body(), driver))
         })
+    }
+
+    fn metrics(&self) -> Reply<'_, String> {
+        let text = "metrics are text: ask the daemon's metrics_port, or the summary";
+        Box::pin(async move { Err(ApiError::new(Code::UsageInvalid, text)) })
+    }
+
+    fn metrics_summary(&self) -> Reply<'_, BTreeMap<String, f64>> {
+        Box::pin(self.get("/api/v1/metrics/summary", limit::HTTP_SHORT_CALL))
     }
 
     fn config(&self) -> Reply<'_, Vec<ConfigRow>> {

@@ -1,6 +1,6 @@
 //! The routes: each is one call of the service.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use axum::Router;
@@ -14,6 +14,7 @@ use tokio::sync::Mutex;
 
 use super::extract::{Body, Named, Params};
 use super::problem::{Problem, reply};
+use super::tcp::Slot;
 use crate::api::{
     AddPeer, ApiError, BackupRequest, Health, JobId, JobRequest, RepairRequest, RestoreRequest, Service,
     SnapshotQuery, TreeQuery, VerifyRequest,
@@ -74,6 +75,8 @@ type Answer = Result<Response, Problem>;
 
 /// The router over one service.
 pub(super) fn router(service: Arc<dyn Service>) -> Router {
+    let slot = Slot::default();
+    slot.set(service.clone()).ok();
     let v1 = Router::new()
         .route("/status", get(status))
         .route("/id", get(identity))
@@ -92,24 +95,32 @@ pub(super) fn router(service: Arc<dyn Service>) -> Router {
         .route("/jobs/{id}", get(job))
         .route("/jobs/{id}/cancel", post(cancel))
         .route("/events", get(events))
+        .route("/metrics/summary", get(summary))
         .route("/config", get(config))
         .route("/config/reload", post(reload))
         .route("/unlock", post(unlock));
     Router::new()
         .nest("/api/v1", v1)
-        .route("/health", get(ready))
-        .route("/healthz", get(ready))
-        .route("/ready", get(ready))
-        .route("/readyz", get(ready))
-        .route("/live", get(live))
-        .route("/livez", get(live))
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(limit::HTTP_BODY_BYTES_MAX))
         .with_state(Arc::new(Shared { service, started: Mutex::default() }))
+        .merge(health(slot))
 }
 
-async fn unknown_route(uri: Uri) -> Problem {
+/// The routes that tell whether the node runs; they answer before it does.
+pub(super) fn health(slot: Slot) -> Router {
+    Router::new()
+        .route("/health", get(whole))
+        .route("/healthz", get(whole))
+        .route("/ready", get(ready))
+        .route("/readyz", get(ready))
+        .route("/live", get(live))
+        .route("/livez", get(live))
+        .with_state(slot)
+}
+
+pub(super) async fn unknown_route(uri: Uri) -> Problem {
     Problem::usage(StatusCode::NOT_FOUND, format!("there is nothing at {}", uri.path()))
 }
 
@@ -248,6 +259,10 @@ async fn events(State(node): Node, headers: HeaderMap, Params(query): Params<Eve
     Ok(sse::Sse::new(lines).keep_alive(sse::KeepAlive::default()).into_response())
 }
 
+async fn summary(State(node): Node) -> Response {
+    reply(StatusCode::OK, node.service.metrics_summary().await)
+}
+
 async fn config(State(node): Node) -> Response {
     reply(StatusCode::OK, node.service.config().await)
 }
@@ -261,15 +276,30 @@ async fn unlock(State(node): Node, Body(request): Body<Unlock>) -> Answer {
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-/// Whether the node can work: 503 while it starts or stops.
-async fn ready(State(node): Node) -> Response {
-    let health = node.service.health().await;
-    let can_work = |health: &Health| matches!(health.status.as_str(), "ok" | "degraded");
-    let works = health.as_ref().is_ok_and(can_work);
-    reply(if works { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, health)
+/// How the node is, as it says itself; one that is not open yet is starting.
+async fn state_of(slot: &Slot) -> Result<Health, ApiError> {
+    match slot.get() {
+        Some(service) => service.health().await,
+        None => Ok(Health { status: "starting".to_owned(), uptime: 0, components: BTreeMap::new() }),
+    }
+}
+
+fn shown(health: Result<Health, ApiError>, well: &[&str]) -> Response {
+    let good = health.as_ref().is_ok_and(|health| well.contains(&health.status.as_str()));
+    reply(if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, health)
+}
+
+/// How each part does: 503 while the node starts or stops, or when a part failed.
+async fn whole(State(slot): State<Slot>) -> Response {
+    shown(state_of(&slot).await, &["ok", "degraded"])
+}
+
+/// Whether the node takes on work.
+async fn ready(State(slot): State<Slot>) -> Response {
+    shown(state_of(&slot).await, &["ok", "degraded"])
 }
 
 /// Whether the process answers at all; it does.
-async fn live(State(node): Node) -> Response {
-    reply(StatusCode::OK, node.service.health().await)
+async fn live(State(slot): State<Slot>) -> Response {
+    reply(StatusCode::OK, state_of(&slot).await)
 }

@@ -1,6 +1,6 @@
 //! The state that all parts of a node share, and its life from open to shutdown.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::{Duration, Instant};
@@ -15,6 +15,7 @@ use super::door::Doors;
 use super::ending::{Hook, Hooks};
 use super::error::{failed, locked, no_network, panicked};
 use super::events::Events;
+use super::exposition::{self, Looks};
 use super::holding::HoldQueue;
 use super::jobs::Jobs;
 use super::owning::Owning;
@@ -22,7 +23,7 @@ use super::reload::Configured;
 use super::resources::Resources;
 use super::serve::Served;
 use crate::api::{ApiError, Happening};
-use crate::base::{Clock, Code, Moment, PeerId, SystemClock, VaultId, limit};
+use crate::base::{Clock, Code, Moment, PeerId, SystemClock, VaultId, limit, meter};
 use crate::chunker::ChunkSizes;
 use crate::config::Settings;
 use crate::crypto::{NodeKey, Passphrase, Secret};
@@ -58,6 +59,9 @@ pub(super) struct Core {
     pub(super) events: Arc<Events>,
     pub(super) resources: Resources,
     pub(super) hooks: Hooks,
+    pub(super) looks: Looks,
+    /// Where the daemon can be asked over TCP, by what for.
+    pub(super) listeners: Mutex<BTreeMap<String, String>>,
     /// Where the settings come from, in a node that can read them again.
     pub(super) configured: Mutex<Option<Configured>>,
     pub(super) started: Instant,
@@ -115,6 +119,8 @@ impl Core {
             events: Arc::new(Events::new(SystemClock.now())),
             resources: Resources::new(settings.storage.memory_limit),
             hooks: Hooks::default(),
+            looks: Looks::default(),
+            listeners: Mutex::default(),
             configured: Mutex::default(),
             settings: watch::Sender::new(Arc::new(settings)),
         });
@@ -124,7 +130,9 @@ impl Core {
                 core.unlock(&passphrase)?;
             }
         }
+        core.store.limit_disk(core.settings().storage.disk_limit);
         if mode == Mode::Daemon {
+            exposition::start();
             core.load_jobs();
         }
         Ok(core)
@@ -260,6 +268,9 @@ impl Core {
             .collect();
         let edited = self.edit_book(move |book| {
             if let Some(entry) = book.allowed.iter_mut().find(|entry| entry.peer == peer) {
+                if entry.last_seen.is_none() {
+                    meter::PEERS_DISCOVERED.add(1);
+                }
                 entry.last_seen = Some(now);
                 if !good.is_empty() {
                     entry.addresses = good;

@@ -305,6 +305,7 @@ impl Core {
                 .with_hint("start it again: what is stored already is not stored anew");
         }
         let Some(info) = self.jobs.end(id, ended, self.now()) else { return };
+        super::exposition::job_ended(&info, self.now());
         let (seconds, code) =
             (info.progress.seconds_elapsed, info.error.as_ref().map(|error| error.code.clone()));
         match (info.state, &code) {

@@ -8,6 +8,7 @@ mod door;
 mod ending;
 mod error;
 mod events;
+mod exposition;
 mod holding;
 mod jobs;
 mod owning;
@@ -21,6 +22,7 @@ mod setup;
 mod source;
 mod status;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -79,6 +81,11 @@ impl Node {
     /// The settings in force, now and whenever they change.
     pub fn settings(&self) -> watch::Receiver<Arc<Settings>> {
         self.core.settings.subscribe()
+    }
+
+    /// Tells `status` where the daemon can be asked over TCP, by what for (`metrics`, `health`, `api`).
+    pub fn listens(&self, listeners: BTreeMap<String, String>) {
+        *self.core.listeners.lock().expect("no panic while held") = listeners;
     }
 
     /// Has `requests` end when the node stops: after the jobs, so that their callers hear how they ended, and before

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::core::{Core, vault_options};
+use super::core::{Core, net_limits, vault_options};
 use super::error::failed;
 use crate::api::{ApiError, ConfigRow, Happening, Reloaded};
-use crate::base::Code;
+use crate::base::{Code, meter};
 use crate::config::{ConfigError, Loaded};
 
 /// Reads file, environment and flags as they are now. Blocking.
@@ -20,6 +20,8 @@ pub(super) struct Configured {
 /// Takes over what can change while the node runs. A configuration that is wrong anywhere changes nothing. Blocking.
 pub(super) fn reload(core: &Arc<Core>) -> Result<Reloaded, ApiError> {
     let result = read_again(core);
+    meter::CONFIG_RELOADS.add(if result.is_ok() { "success" } else { "failure" }, 1);
+    meter::CONFIG_LAST_RELOAD_SUCCESSFUL.set(if result.is_ok() { 1.0 } else { 0.0 });
     match &result {
         Ok(done) => {
             tracing::info!(target: "config", changed = done.changed.join(" "), restart = done.restart.join(" "), "reloaded");
@@ -52,6 +54,10 @@ fn read_again(core: &Arc<Core>) -> Result<Reloaded, ApiError> {
     if let Ok(vault) = core.vault() {
         vault.configure(options);
     }
+    if let Ok(net) = core.net() {
+        tokio::runtime::Handle::current().block_on(net.configure(net_limits(&next.settings)));
+    }
+    core.store.limit_disk(next.settings.storage.disk_limit);
     core.settings.send_replace(Arc::new(next.settings.clone()));
     configured.loaded = next;
     Ok(Reloaded { changed, restart })

@@ -1,5 +1,6 @@
 //! The node as [`Service`]: what commands and the API ask.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use super::jobs::Ended;
 use super::owning::index_listed;
 use super::reload;
 use super::source::Mesh;
-use super::{Mode, Node, status};
+use super::{Mode, Node, exposition, status};
 use crate::api::{
     AddPeer, ApiError, BackupRequest, BackupSummary, ConfigRow, EntryInfo, EventStream, Health, Identity,
     JobId, JobInfo, JobOutcome, JobRequest, PeerInfo, Reloaded, RepairReport, RepairRequest, Reply,
@@ -39,7 +40,7 @@ impl Service for Node {
     }
 
     fn health(&self) -> Reply<'_, Health> {
-        Box::pin(async { Ok(status::health(&self.core)) })
+        Box::pin(async { Ok(status::health(&self.core).await) })
     }
 
     fn peers(&self) -> Reply<'_, Vec<PeerInfo>> {
@@ -108,6 +109,14 @@ impl Service for Node {
 
     fn reload(&self) -> Reply<'_, Reloaded> {
         Box::pin(self.core.blocking(reload::reload))
+    }
+
+    fn metrics(&self) -> Reply<'_, String> {
+        Box::pin(exposition::text(&self.core))
+    }
+
+    fn metrics_summary(&self) -> Reply<'_, BTreeMap<String, f64>> {
+        Box::pin(exposition::summary(&self.core))
     }
 
     fn unlock(&self, passphrase: String) -> Reply<'_, ()> {

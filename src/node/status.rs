@@ -2,16 +2,18 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::Mode;
 use super::core::{Core, log_failure};
 use super::error::failed;
 use crate::api::{
     ApiError, EntryInfo, Health, Identity, PeerInfo, SnapshotInfo, SnapshotQuery, Status, StorageStatus,
     Verdict,
 };
-use crate::base::{ByteSize, Moment, PeerId, SnapshotId};
+use crate::base::{ByteSize, ChunkId, Code, Moment, PeerId, SnapshotId, limit};
 use crate::engine::{self, CopyCounts, TreeEntry, Vault, VaultView};
 use crate::net::Net;
 use crate::snapshot::Snapshot;
@@ -40,18 +42,49 @@ pub(super) fn identity(core: &Arc<Core>) -> Identity {
     }
 }
 
-pub(super) fn health(core: &Arc<Core>) -> Health {
-    let stopping = core.stop.is_cancelled();
-    let p2p = if core.net().is_ok() { "ok" } else { "off" };
-    let storage = if core.store.disk_free() > 0 { "ok" } else { "full" };
-    let parts = [("database", "ok"), ("p2p", p2p), ("storage", storage), ("scheduler", "off")];
-    let status = match (stopping, storage) {
-        (true, _) => "shutting_down",
-        (false, "ok") => "ok",
-        (false, _) => "degraded",
+/// How long a look at the disk may take before it counts as not answering.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// How each part does, looked at now. Answers in bounded time even when the disk does not.
+pub(super) async fn health(core: &Arc<Core>) -> Health {
+    let database = look(core, |core| core.store.lookup(ChunkId::new([0; 32])).map(|_| "ok").map_err(failed));
+    let storage = look(core, |core| {
+        if core.store.is_poisoned() {
+            return Ok("failed");
+        }
+        std::fs::metadata(core.store.dir()).map_err(|_| ApiError::new(Code::StorageUnavailable, "gone"))?;
+        Ok(if core.store.disk_free() > limit::RESERVE_BYTES { "ok" } else { "full" })
+    });
+    let (database, storage) = tokio::join!(database, storage);
+    let p2p = match core.net() {
+        Ok(net) if net.addresses().is_empty() => "unreachable",
+        Ok(_) => "ok",
+        Err(_) => "off",
+    };
+    let scheduler = if core.mode == Mode::Daemon { "ok" } else { "off" };
+    let parts = [("database", database), ("p2p", p2p), ("storage", storage), ("scheduler", scheduler)];
+    let has = |state: &str| parts.iter().any(|(_, found)| *found == state);
+    let status = if core.stop.is_cancelled() {
+        "shutting_down"
+    } else if has("failed") || has("not answering") {
+        "failed"
+    } else if has("full") || has("unreachable") {
+        "degraded"
+    } else {
+        "ok"
     };
     let components = parts.into_iter().map(|(name, state)| (name.to_owned(), state.to_owned())).collect();
     Health { status: status.to_owned(), uptime: core.uptime(), components }
+}
+
+async fn look(
+    core: &Arc<Core>,
+    work: impl FnOnce(&Arc<Core>) -> Result<&'static str, ApiError> + Send + 'static,
+) -> &'static str {
+    match tokio::time::timeout(LOOK, core.blocking(work)).await {
+        Ok(found) => found.unwrap_or("failed"),
+        Err(_) => "not answering",
+    }
 }
 
 pub(super) fn status(core: &Arc<Core>) -> Result<Status, ApiError> {
@@ -80,6 +113,7 @@ pub(super) fn status(core: &Arc<Core>) -> Result<Status, ApiError> {
         },
         peers: peers(core)?,
         jobs,
+        listeners: core.listeners.lock().expect("no panic while held").clone(),
     };
     if let Ok(vault) = core.vault() {
         vault_status(core, &vault, &mut status)?;

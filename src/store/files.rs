@@ -82,7 +82,7 @@ impl Files {
         if dir.is_empty() { self.root.join(name) } else { self.root.join(dir).join(name) }
     }
 
-    fn sound(&self) -> Result<(), StoreError> {
+    pub(super) fn sound(&self) -> Result<(), StoreError> {
         if self.poisoned.load(Ordering::Acquire) { Err(StoreError::Poisoned) } else { Ok(()) }
     }
 

@@ -132,6 +132,11 @@ impl Store {
         self.files.root()
     }
 
+    /// Whether a flush to disk failed, so that nothing more is accepted.
+    pub fn is_poisoned(&self) -> bool {
+        self.files.sound().is_err()
+    }
+
     /// Free bytes on its file system.
     pub fn disk_free(&self) -> u64 {
         rustix::fs::statvfs(self.files.root()).map_or(0, |stat| stat.f_bavail * stat.f_frsize)
