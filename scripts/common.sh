@@ -12,7 +12,7 @@ for name in $(compgen -e SHADOWVAULT_) RUNTIME_DIRECTORY CREDENTIALS_DIRECTORY; 
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/shadowvault-$(basename "$0" .sh).XXXXXX")
 export XDG_CONFIG_HOME=$work/config XDG_RUNTIME_DIR=$work SHADOWVAULT_PASSPHRASE_FILE=$work/passphrase
-export SHADOWVAULT_LISTEN_PORT=0 SHADOWVAULT_REPLICATION__COPIES="${copies:-2}"
+export SHADOWVAULT_LISTEN_PORT=0 SHADOWVAULT_METRICS_PORT=0 SHADOWVAULT_MONITORING__HEALTH_CHECK_PORT=0 SHADOWVAULT_REPLICATION__COPIES="${copies:-2}"
 export SHADOWVAULT_MONITORING__LOG_LEVEL=warn SHADOWVAULT_MONITORING__LOG_FORMAT=text
 (umask 077 && echo 'correct horse battery staple' >"$work/passphrase")
 declare -A pids=()

@@ -55,6 +55,8 @@ class Node:
             "XDG_RUNTIME_DIR": work,
             "SHADOWVAULT_PASSPHRASE_FILE": secret,
             "SHADOWVAULT_LISTEN_PORT": "0",
+            "SHADOWVAULT_METRICS_PORT": "0",
+            "SHADOWVAULT_MONITORING__HEALTH_CHECK_PORT": "0",
             "SHADOWVAULT_MONITORING__LOG_FORMAT": "text",
             "SHADOWVAULT_MONITORING__LOG_LEVEL": "warn",
             "SHADOWVAULT_P2P__RECONNECT_BACKOFF": "500ms",

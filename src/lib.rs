@@ -12,6 +12,7 @@ pub mod http;
 pub mod net;
 pub mod node;
 pub mod pack;
+pub mod policy;
 pub mod snapshot;
 pub mod store;
 pub mod wire;

@@ -221,6 +221,7 @@ mod tests {
             storage: StorageStatus { own_packs: 1, own_bytes: 1024, ..StorageStatus::default() },
             peers: vec![peer],
             jobs: vec![],
+            listeners: std::collections::BTreeMap::new(),
         }
     }
 

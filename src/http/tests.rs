@@ -75,6 +75,7 @@ fn status() -> Status {
         storage: StorageStatus::default(),
         peers: vec![peer()],
         jobs: vec![job(JobId(4))],
+        listeners: BTreeMap::from([("health".into(), "127.0.0.1:8080".into())]),
     }
 }
 
@@ -174,6 +175,12 @@ impl Service for Fake {
         let stream: EventStream = Box::pin(futures::stream::iter(events.map(Ok)));
         self.note(format!("events {since:?}"), Ok(stream))
     }
+    fn metrics(&self) -> Reply<'_, String> {
+        self.note("metrics".into(), Ok("# HELP a b\n# TYPE a gauge\na 1\n".into()))
+    }
+    fn metrics_summary(&self) -> Reply<'_, BTreeMap<String, f64>> {
+        self.note("summary".into(), Ok(BTreeMap::from([("a{b=\"c\"}".into(), 1.5)])))
+    }
     fn config(&self) -> Reply<'_, Vec<ConfigRow>> {
         let row = ConfigRow { key: "listen_port".into(), value: "9000".into(), origin: "default".into() };
         self.note("config".into(), Ok(vec![row]))
@@ -265,6 +272,7 @@ fn every_call_of_the_client_reaches_the_service_unchanged() {
         assert_eq!(client.jobs().await.unwrap().len(), 2);
         client.cancel(JobId(9)).await.unwrap();
         client.unlock("right".into()).await.unwrap();
+        assert_eq!(client.metrics_summary().await.unwrap()["a{b=\"c\"}"], 1.5);
         assert_eq!(client.config().await.unwrap()[0].key, "listen_port");
         assert_eq!(client.reload().await.unwrap().changed, ["replication.copies"]);
     });

@@ -140,7 +140,8 @@ impl Node {
         command.env_clear().stdin(Stdio::null());
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.env("HOME", self.home.path()).env("XDG_CONFIG_HOME", self.path("config"));
-        command.env("SHADOWVAULT_LISTEN_PORT", "0");
+        command.env("SHADOWVAULT_LISTEN_PORT", "0").env("SHADOWVAULT_METRICS_PORT", "0");
+        command.env("SHADOWVAULT_MONITORING__HEALTH_CHECK_PORT", "0");
         command.env("SHADOWVAULT_P2P__RECONNECT_BACKOFF", "1s");
         command.env("SHADOWVAULT_P2P__MAX_RECONNECT_BACKOFF", "2s");
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
