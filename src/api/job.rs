@@ -43,6 +43,10 @@ pub enum WaitFor {
 pub struct BackupRequest {
     /// Absolute paths.
     pub paths: Vec<PathBuf>,
+    /// A backup set of the configuration: its paths, patterns, tags and hooks are added.
+    pub set: Option<String>,
+    /// Gitignore patterns of what is left out, as if they stood in a file in each backed-up path.
+    pub exclude: Vec<String>,
     /// Labels.
     pub tags: Vec<String>,
     /// Host name to record; the machine's own when absent.

@@ -7,6 +7,7 @@ mod error;
 mod event;
 mod job;
 mod report;
+mod schedule;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -23,6 +24,8 @@ pub use report::{
     Reloaded, RepairReport, RestoreSummary, SnapshotInfo, SnapshotQuery, Status, StorageStatus, TreeQuery,
     Verdict, VerifyAllReport, VerifyOutcomeShape, VerifyReport, VerifySnapshotReport,
 };
+
+pub use schedule::{AddSchedule, EditSchedule, LastRun, ScheduleInfo, ScheduleSource};
 
 /// A boxed answer, so that the trait can be used as an object.
 pub type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, ApiError>> + Send + 'a>>;
@@ -59,6 +62,16 @@ pub trait Service: Send + Sync {
     fn config(&self) -> Reply<'_, Vec<ConfigRow>>;
     /// Reads the configuration again; what can change while the node runs, counts from now on.
     fn reload(&self) -> Reply<'_, Reloaded>;
+    /// All recurring tasks by name.
+    fn schedule(&self) -> Reply<'_, Vec<ScheduleInfo>>;
+    /// Adds a recurring task.
+    fn add_schedule(&self, request: AddSchedule) -> Reply<'_, ScheduleInfo>;
+    /// Changes a recurring task.
+    fn edit_schedule(&self, id: String, edit: EditSchedule) -> Reply<'_, ScheduleInfo>;
+    /// Removes a task that was added.
+    fn remove_schedule(&self, id: String) -> Reply<'_, ()>;
+    /// Runs a task now; nothing happens when it is at work.
+    fn run_schedule(&self, id: String) -> Reply<'_, ScheduleInfo>;
     /// Every metric in Prometheus' text format.
     fn metrics(&self) -> Reply<'_, String>;
     /// Every metric by name and labels; of histograms the sum and the count.

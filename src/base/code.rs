@@ -154,6 +154,10 @@ codes! {
     RateLimitExceeded "RATE_LIMIT_EXCEEDED" Resource Later 429 11;
     /// No daemon answers on the control socket.
     DaemonUnreachable "DAEMON_UNREACHABLE" Network Later 503 13;
+    /// No recurring task by that name.
+    ScheduleNotFound "SCHEDULE_NOT_FOUND" Config Never 404 1;
+    /// A command around a backup failed, hung or is not there.
+    HookFailed "HOOK_FAILED" Config Never 424 1;
     /// The node is stopping.
     ShuttingDown "SHUTTING_DOWN" Resource Later 503 11;
     /// No job by that number, or one that is forgotten.

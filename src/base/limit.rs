@@ -274,3 +274,23 @@ pub const fn memory_bytes_min(chunk_bytes: usize) -> usize {
 const _: () =
     assert!((JOBS_REMEMBERED_MAX + JOBS_RUNNING_MAX + JOBS_QUEUED_MAX) * (JOB_SAVED_BYTES_MAX + 16) < MIB);
 const _: () = assert!(SHUTDOWN_JOBS.as_secs() + SHUTDOWN_REST.as_secs() < SHUTDOWN.as_secs());
+// ---- Recurring tasks ----------------------------------------------------------------------------------------
+
+/// The scheduler looks at the clock this often at least: it may have been set, and the machine may have slept.
+pub const SCHEDULE_LOOK: Duration = Duration::from_secs(30);
+/// The shortest rhythm of a task.
+pub const SCHEDULE_EVERY_MIN: Duration = Duration::from_secs(60);
+/// Tasks that can be added by command.
+pub const SCHEDULE_TASKS_MAX: usize = 256;
+/// A task's name in bytes.
+pub const SCHEDULE_ID_BYTES_MAX: usize = 64;
+/// What is remembered of an error's words.
+pub const SCHEDULE_MESSAGE_CHARS_MAX: usize = 500;
+/// How long a command around a backup may take: dumping a database takes minutes.
+pub const HOOK_LIFE: Duration = Duration::from_secs(3600);
+/// How long a notification's command or request may take.
+pub const NOTICE_LIFE: Duration = Duration::from_secs(30);
+/// What is kept of the output of a hook or notification, in bytes.
+pub const HOOK_OUTPUT_BYTES_MAX: usize = 4 * KIB;
+/// Tries of a webhook.
+pub const WEBHOOK_TRIES: u32 = 3;

@@ -106,7 +106,8 @@ pub enum MetricKind {
 /// Seconds of jobs: from a look at one directory to a first backup of terabytes.
 const JOB_SECONDS: &[f64] = &[0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 86_400.0];
 /// Seconds of one fetch: a LAN answers in milliseconds, a poor line in many seconds; the limit is a minute.
-const FETCH_SECONDS: &[f64] = &[0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+const FETCH_SECONDS: &[f64] =
+    &[0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
 macro_rules! metrics_table {
     (
@@ -215,7 +216,12 @@ mod tests {
         for metric in METRICS {
             assert!(seen.insert(metric.name), "{} twice", metric.name);
             assert!(metric.name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'));
-            assert_eq!(metric.name.ends_with("_total"), metric.kind == MetricKind::Counter, "{}", metric.name);
+            assert_eq!(
+                metric.name.ends_with("_total"),
+                metric.kind == MetricKind::Counter,
+                "{}",
+                metric.name
+            );
             assert!(metric.help.ends_with('.'), "{}", metric.name);
             if let MetricKind::Histogram(buckets) = metric.kind {
                 assert!(buckets.windows(2).all(|pair| pair[0] < pair[1]), "{}", metric.name);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
-use super::{backup, config, init, jobs, peers, recover, restore, snapshots, status, verify};
+use super::{backup, config, init, jobs, peers, recover, restore, schedule, snapshots, status, verify};
 
 /// Peer-to-peer backup: encrypted snapshots, sealed copies on friends' machines, self-repair, recovery from 24 words.
 #[derive(Parser)]
@@ -98,6 +98,8 @@ pub(super) enum Command {
     RebuildIndex,
     /// Check and show the configuration
     Config(config::ConfigArgs),
+    /// List and change what runs again and again
+    Schedule(schedule::ScheduleArgs),
     /// List, show and cancel the daemon's jobs
     Jobs(jobs::JobsArgs),
     /// Follow what happens in the daemon

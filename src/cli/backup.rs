@@ -16,8 +16,14 @@ use crate::node::Mode;
 #[derive(Args)]
 pub(super) struct BackupArgs {
     /// Files and directories
-    #[arg(required = true, value_name = "PATH")]
+    #[arg(required_unless_present = "set", value_name = "PATH")]
     paths: Vec<PathBuf>,
+    /// A backup set of the configuration, with its patterns, tags and hooks
+    #[arg(long, value_name = "ID")]
+    set: Option<String>,
+    /// Leave out what matches this gitignore pattern; may be repeated
+    #[arg(long, value_name = "PATTERN")]
+    exclude: Vec<String>,
     /// Label the snapshot; may be repeated
     #[arg(long = "tag", value_name = "TAG")]
     tags: Vec<String>,
@@ -57,6 +63,8 @@ pub(super) async fn run(args: BackupArgs, session: &Session<'_>) -> Result<u8, A
     };
     let request = BackupRequest {
         paths: sources(&args.paths)?,
+        set: args.set,
+        exclude: args.exclude,
         tags: args.tags,
         host: args.host,
         one_file_system: args.one_file_system,

@@ -13,8 +13,8 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
 use super::logging::Levels;
-use super::ports::Ports;
 use super::passphrase::Text;
+use super::ports::Ports;
 use super::session::Session;
 use crate::api::{ApiError, Identity, Service};
 use crate::base::{Code, limit};

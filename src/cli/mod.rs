@@ -20,6 +20,7 @@ mod ports;
 mod progress;
 mod recover;
 mod restore;
+mod schedule;
 mod session;
 mod snapshots;
 mod status;
@@ -101,6 +102,7 @@ async fn dispatch(cli: Cli, output: &Output) -> Result<u8, ApiError> {
         Command::Recover(args) => recover::run(args, &session).await,
         Command::RebuildIndex => recover::rebuild_index(&session).await,
         Command::Config(args) => config::run(args, &session).await,
+        Command::Schedule(args) => schedule::run(args, &session).await,
         Command::Jobs(args) => jobs::run(args, &session).await,
         Command::Events(args) => jobs::events(args, &session).await,
         Command::Unlock => jobs::unlock(&session).await,

@@ -16,7 +16,7 @@ pub(super) struct Conflict {
 
 /// Every broken rule between keys.
 pub(super) fn conflicts(settings: &Settings) -> Vec<Conflict> {
-    let Settings { snapshot, security, p2p, storage, .. } = settings;
+    let Settings { snapshot, security, p2p, storage, scheduler, .. } = settings;
     let chunk_bytes = usize::try_from(snapshot.max_chunk_size).unwrap_or(usize::MAX / 16);
     let rules = [
         (
@@ -45,9 +45,18 @@ pub(super) fn conflicts(settings: &Settings) -> Vec<Conflict> {
         ),
         (
             security.api_listen.is_none() || security.api_token_file.is_some(),
-            ("security.api_listen", security.api_listen.map(|address| address.to_string()).unwrap_or_default()),
+            (
+                "security.api_listen",
+                security.api_listen.map(|address| address.to_string()).unwrap_or_default(),
+            ),
             "used together with",
             ("security.api_token_file", "which is not set".to_owned()),
+        ),
+        (
+            !scheduler.enable_auto_backup || !scheduler.backup_paths.is_empty(),
+            ("scheduler.enable_auto_backup", "true".to_owned()),
+            "used together with",
+            ("scheduler.backup_paths", "which is empty".to_owned()),
         ),
         (
             p2p.reconnect_backoff <= p2p.max_reconnect_backoff,

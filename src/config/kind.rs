@@ -187,6 +187,26 @@ impl Scalar for Text {
     }
 }
 
+/// An http or https URL.
+pub(super) struct Url;
+
+impl Scalar for Url {
+    type Value = String;
+    const SHAPE: Shape = Shape::Text;
+    fn expected() -> String {
+        "an http:// or https:// URL".to_owned()
+    }
+    fn parse(text: &str) -> Option<String> {
+        let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"))?;
+        let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        let sound = !host.is_empty() && !text.chars().any(|c| c.is_whitespace() || c.is_control());
+        sound.then(|| text.to_owned())
+    }
+    fn print(value: &String) -> String {
+        quoted(value)
+    }
+}
+
 /// A text with something in it.
 pub(super) struct Filled;
 

@@ -33,7 +33,7 @@ pub use node::Mark;
 pub use render::{example, schema};
 pub use sets::{BackupSet, Hooks, When};
 pub use table::{
-    Acl, KEYS, Monitoring, NatTraversal, P2p, Replication, Retention, Scheduler, Security, Settings,
+    Acl, KEYS, Monitoring, NatTraversal, Notify, P2p, Replication, Retention, Scheduler, Security, Settings,
     Snapshot, Storage,
 };
 

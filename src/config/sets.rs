@@ -9,6 +9,8 @@ use super::kind::{Absolute, Filled, Kind, Scalar, Span, wrong};
 use super::list::{List, each};
 use super::mistake::{Fault, nearest};
 use super::node::{Node, Value};
+use crate::base::limit;
+use crate::policy::CronLine;
 
 /// What is backed up together.
 #[derive(Clone, PartialEq, Debug)]
@@ -33,7 +35,7 @@ pub enum When {
     /// This long after it last began.
     Every(Duration),
     /// By a cron expression of five fields, in local time.
-    Cron(String),
+    Cron(CronLine),
 }
 
 /// Commands as argument lists; empty means none.
@@ -85,14 +87,14 @@ fn show_set(set: &BackupSet) -> serde_json::Value {
                    "success": set.hooks.success, "failure": set.hooks.failure } });
     match &set.when {
         When::Every(span) => shown["every"] = Span::print(span).into(),
-        When::Cron(line) => shown["cron"] = line.clone().into(),
+        When::Cron(line) => shown["cron"] = line.to_string().into(),
     }
     shown
 }
 
 fn read_set(node: &Node) -> Result<BackupSet, Vec<Wrong>> {
     let mut fields = Fields::of(node, &["id", "paths", "exclude", "tags", "every", "cron", "hooks"])?;
-    let id = fields.required::<Filled>("id");
+    let id = fields.required::<SetId>("id");
     let paths = fields.required::<List<Absolute>>("paths");
     let exclude = fields.optional::<List<Filled>>("exclude");
     let tags = fields.optional::<List<Filled>>("tags");
@@ -133,6 +135,25 @@ fn read_hooks(node: &Node) -> Result<Hooks, Vec<Wrong>> {
     if fields.mistakes.is_empty() { Ok(hooks) } else { Err(fields.mistakes) }
 }
 
+/// A set's name: a task goes by it as well.
+struct SetId;
+
+impl Scalar for SetId {
+    type Value = String;
+    const SHAPE: Shape = Shape::Text;
+    fn expected() -> String {
+        "a name of letters, digits, - _ and ., at most 64; not auto or scrub".to_owned()
+    }
+    fn parse(text: &str) -> Option<String> {
+        let sound = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        let named = (1..=limit::SCHEDULE_ID_BYTES_MAX).contains(&text.len()) && text.chars().all(sound);
+        (named && !["auto", "scrub"].contains(&text)).then(|| text.to_owned())
+    }
+    fn print(value: &String) -> String {
+        super::kind::quoted(value)
+    }
+}
+
 /// A span that is long enough to be a rhythm.
 struct Every;
 
@@ -150,22 +171,20 @@ impl Scalar for Every {
     }
 }
 
-/// A cron line; the scheduler reads its fields.
+/// A cron line that fires at some time.
 struct Cron;
 
 impl Scalar for Cron {
-    type Value = String;
+    type Value = CronLine;
     const SHAPE: Shape = Shape::Text;
     fn expected() -> String {
-        "a cron expression of five fields (such as \"30 2 * * *\")".to_owned()
+        "a cron expression of five fields that fires at some time (such as \"30 2 * * *\")".to_owned()
     }
-    fn parse(text: &str) -> Option<String> {
-        let sound = |field: &str| field.chars().all(|c| c.is_ascii_alphanumeric() || "*/,-".contains(c));
-        let fields: Vec<_> = text.split_whitespace().collect();
-        (fields.len() == 5 && fields.into_iter().all(sound)).then(|| text.to_owned())
+    fn parse(text: &str) -> Option<CronLine> {
+        CronLine::parse(text).ok()
     }
-    fn print(value: &String) -> String {
-        super::kind::quoted(value)
+    fn print(value: &CronLine) -> String {
+        super::kind::quoted(&value.to_string())
     }
 }
 

@@ -15,7 +15,7 @@ use super::key::Key;
 use super::key::State::{Built, NotYet};
 use super::kind::{
     Absolute, Directory, Filled, Ip, Kind, LocalCopy, LogFormat, LogLevel, Maybe, Number, Size, Socket, Span,
-    Switch, Text,
+    Switch, Text, Url,
 };
 use super::list::{Address, AdminKey, List, PeerAddress, TargetLevel};
 use super::sets::{BackupSet, Sets};
@@ -102,7 +102,7 @@ table! {
         /// Multiaddrs with /p2p/ID that are dialled first. Being listed allows nobody to store here.
         peer_bootstrap: Vec<PeerAddress> = List<PeerAddress>, "[]", Any, Restart, Built;
         /// What is backed up together and when: {id, paths, exclude, tags, every | cron, hooks: {before, after, success, failure}}.
-        backup_sets: Vec<BackupSet> = Sets, "[]", Any, Live, NotYet;
+        backup_sets: Vec<BackupSet> = Sets, "[]", Any, Live, Built;
     }
 
     /// Ways to reach peers, and to be reached, across routers.
@@ -214,7 +214,7 @@ table! {
         /// Days for which packs of others are kept after their owner no longer lists them.
         hold_days: u32 = Number<u32>, "30", Between(1, 3_650), Live, NotYet;
         /// How often every pack is read and checked.
-        scrub_interval: Duration = Span, "30d", Between(HOUR, 365 * DAY), Live, NotYet;
+        scrub_interval: Duration = Span, "30d", Between(HOUR, 365 * DAY), Live, Built;
         /// Memory for the buffers of backup, restore and repair.
         memory_limit: u64 = Size, "96MiB", Between(32 * MIB, 1 << 40), Restart, Built;
         /// Disk space that packs, own and kept for others, may take; 0 is no limit.
@@ -252,13 +252,23 @@ table! {
     /// One plain recurring backup; backup_sets can do more.
     scheduler: Scheduler {
         /// Back up backup_paths every backup_interval.
-        enable_auto_backup: bool = Switch, "false", Any, Live, NotYet;
+        enable_auto_backup: bool = Switch, "false", Any, Live, Built;
         /// The rhythm.
-        backup_interval: Duration = Span, "24h", Between(MINUTE, 365 * DAY), Live, NotYet;
+        backup_interval: Duration = Span, "24h", Between(MINUTE, 365 * DAY), Live, Built;
         /// Absolute paths.
-        backup_paths: Vec<PathBuf> = List<Absolute>, "[]", Any, Live, NotYet;
+        backup_paths: Vec<PathBuf> = List<Absolute>, "[]", Any, Live, Built;
         /// Tries after a backup that failed.
-        max_backup_retries: u32 = Number<u32>, "3", Between(0, 100), Live, NotYet;
+        max_backup_retries: u32 = Number<u32>, "3", Between(0, 100), Live, Built;
+    }
+
+    /// Who is told when a recurring task fails for good, and when it works again.
+    notify: Notify {
+        /// A command as an argument list; it gets the message as JSON on its standard input.
+        command: Vec<String> = List<Filled>, "[]", Any, Live, Built;
+        /// An http or https URL that the message is posted to as JSON.
+        webhook: Option<String> = Maybe<Url>, "", Any, Live, Built;
+        /// Tell of every run that works, too.
+        on_success: bool = Switch, "false", Any, Live, Built;
     }
 
     /// Limits on what others may ask, and the API over TCP.

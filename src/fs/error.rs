@@ -10,6 +10,9 @@ use crate::base::{Code, Coded};
 /// A failed walk or restore step.
 #[derive(Debug, thiserror::Error)]
 pub enum FsError {
+    /// Not a gitignore pattern.
+    #[error("{0:?} is not a pattern: {1}")]
+    Pattern(String, String),
     /// A path to walk that is relative or has `..` in it.
     #[error("{} is not an absolute path without ..", .0.display())]
     NotAbsolute(PathBuf),
@@ -65,7 +68,7 @@ impl FsError {
 impl Coded for FsError {
     fn code(&self) -> Code {
         match self {
-            Self::NotAbsolute(_) => Code::UsageInvalid,
+            Self::NotAbsolute(_) | Self::Pattern(..) => Code::UsageInvalid,
             Self::NotFound(_) => Code::PathNotFound,
             Self::UnsafeName { .. } | Self::Malformed(_) | Self::TooDeep(_) => Code::SnapshotInvalid,
             Self::InTheWay(_) => Code::IoFailed,

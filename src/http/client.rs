@@ -21,8 +21,9 @@ use super::problem;
 use super::router::{Accepted, Unlock};
 use super::socket::{Place, is_own};
 use crate::api::{
-    AddPeer, ApiError, ConfigRow, EntryInfo, EventStream, Health, Identity, JobId, JobInfo, JobRequest,
-    PeerInfo, Reloaded, Reply, Service, SnapshotInfo, SnapshotQuery, Status, TreeQuery,
+    AddPeer, AddSchedule, ApiError, ConfigRow, EditSchedule, EntryInfo, EventStream, Health, Identity, JobId,
+    JobInfo, JobRequest, PeerInfo, Reloaded, Reply, ScheduleInfo, Service, SnapshotInfo, SnapshotQuery,
+    Status, TreeQuery,
 };
 use crate::base::{Code, limit};
 
@@ -237,6 +238,36 @@ impl Service for Client {
                 return Err(problem::read(status, &body.map(|body| body.to_bytes()).unwrap_or_default()));
             }
             Ok(events::read(response.into_body(), driver))
+        })
+    }
+
+    fn schedule(&self) -> Reply<'_, Vec<ScheduleInfo>> {
+        Box::pin(self.get("/api/v1/schedule", limit::HTTP_SHORT_CALL))
+    }
+
+    fn add_schedule(&self, request: AddSchedule) -> Reply<'_, ScheduleInfo> {
+        Box::pin(async move { self.post("/api/v1/schedule", &request, limit::HTTP_SHORT_CALL).await })
+    }
+
+    fn edit_schedule(&self, id: String, edit: EditSchedule) -> Reply<'_, ScheduleInfo> {
+        Box::pin(async move {
+            let target = format!("/api/v1/schedule/{}", escape(&id));
+            let body = serde_json::to_vec(&edit).expect("plain data");
+            self.call(Method::PATCH, &target, body.into(), limit::HTTP_SHORT_CALL).await
+        })
+    }
+
+    fn remove_schedule(&self, id: String) -> Reply<'_, ()> {
+        Box::pin(async move {
+            let target = format!("/api/v1/schedule/{}", escape(&id));
+            self.call(Method::DELETE, &target, Bytes::new(), limit::HTTP_SHORT_CALL).await
+        })
+    }
+
+    fn run_schedule(&self, id: String) -> Reply<'_, ScheduleInfo> {
+        Box::pin(async move {
+            let target = format!("/api/v1/schedule/{}/run", escape(&id));
+            self.call(Method::POST, &target, Bytes::new(), limit::HTTP_SHORT_CALL).await
         })
     }
 

@@ -53,7 +53,9 @@ impl Token {
         let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         let scheme = |text: &str| text.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("bearer "));
         // `Hash` compares in constant time.
-        given.filter(|text| scheme(text)).is_some_and(|text| blake3::hash(text[7..].trim().as_bytes()) == self.0)
+        given
+            .filter(|text| scheme(text))
+            .is_some_and(|text| blake3::hash(text[7..].trim().as_bytes()) == self.0)
     }
 }
 
@@ -61,7 +63,12 @@ impl Token {
 ///
 /// A page in the owner's browser reaches this port too: by another name that leads here (Host), or straight on
 /// (Origin). Neither is let through, with or without a token.
-pub(super) fn check(headers: &HeaderMap, uri: &Uri, local: SocketAddr, token: &Token) -> Result<(), Response> {
+pub(super) fn check(
+    headers: &HeaderMap,
+    uri: &Uri,
+    local: SocketAddr,
+    token: &Token,
+) -> Result<(), Response> {
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
     let host = uri.host().or(host).unwrap_or_default();
     if !is_ours(host, local) {
@@ -130,7 +137,10 @@ mod tests {
         };
         let token = file("good", " 0123456789abcdef\n", 0o600).unwrap();
         let headers = |value: &str| HeaderMap::from_iter([(header::AUTHORIZATION, value.parse().unwrap())]);
-        assert!(token.opens(&headers("Bearer 0123456789abcdef")) && token.opens(&headers("bearer  0123456789abcdef")));
+        assert!(
+            token.opens(&headers("Bearer 0123456789abcdef"))
+                && token.opens(&headers("bearer  0123456789abcdef"))
+        );
         for wrong in ["Bearer 0123456789abcde", "Basic 0123456789abcdef", "0123456789abcdef", "Bearer"] {
             assert!(!token.opens(&headers(wrong)), "{wrong}");
         }

@@ -16,8 +16,8 @@ use super::extract::{Body, Named, Params};
 use super::problem::{Problem, reply};
 use super::tcp::Slot;
 use crate::api::{
-    AddPeer, ApiError, BackupRequest, Health, JobId, JobRequest, RepairRequest, RestoreRequest, Service,
-    SnapshotQuery, TreeQuery, VerifyRequest,
+    AddPeer, AddSchedule, ApiError, BackupRequest, EditSchedule, Health, JobId, JobRequest, RepairRequest,
+    RestoreRequest, Service, SnapshotQuery, TreeQuery, VerifyRequest,
 };
 use crate::base::{Code, limit};
 
@@ -94,6 +94,9 @@ pub(super) fn router(service: Arc<dyn Service>) -> Router {
         .route("/jobs", get(jobs))
         .route("/jobs/{id}", get(job))
         .route("/jobs/{id}/cancel", post(cancel))
+        .route("/schedule", get(schedule).post(add_schedule))
+        .route("/schedule/{id}", axum::routing::patch(edit_schedule).delete(remove_schedule))
+        .route("/schedule/{id}/run", post(run_schedule))
         .route("/events", get(events))
         .route("/metrics/summary", get(summary))
         .route("/config", get(config))
@@ -257,6 +260,31 @@ async fn events(State(node): Node, headers: HeaderMap, Params(query): Params<Eve
     });
     // A comment now and then tells both sides that the other is still there.
     Ok(sse::Sse::new(lines).keep_alive(sse::KeepAlive::default()).into_response())
+}
+
+async fn schedule(State(node): Node) -> Response {
+    reply(StatusCode::OK, node.service.schedule().await)
+}
+
+async fn add_schedule(State(node): Node, Body(request): Body<AddSchedule>) -> Response {
+    reply(StatusCode::CREATED, node.service.add_schedule(request).await)
+}
+
+async fn edit_schedule(
+    State(node): Node,
+    Named(id): Named<String>,
+    Body(edit): Body<EditSchedule>,
+) -> Response {
+    reply(StatusCode::OK, node.service.edit_schedule(id, edit).await)
+}
+
+async fn remove_schedule(State(node): Node, Named(id): Named<String>) -> Answer {
+    node.service.remove_schedule(id).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+async fn run_schedule(State(node): Node, Named(id): Named<String>) -> Response {
+    reply(StatusCode::ACCEPTED, node.service.run_schedule(id).await)
 }
 
 async fn summary(State(node): Node) -> Response {

@@ -73,7 +73,8 @@ impl Port {
                 }
                 _ => format!("change `{key}`"),
             };
-            ApiError::new(Code::ConfigInvalid, format!("{key}: cannot listen on {address}: {error}")).with_hint(hint)
+            ApiError::new(Code::ConfigInvalid, format!("{key}: cannot listen on {address}: {error}"))
+                .with_hint(hint)
         })
     }
 
@@ -108,9 +109,11 @@ impl Port {
         }
         ending.cancel();
         // Dropping the set ends what is still under way after that.
-        tokio::time::timeout(limit::HTTP_LAST_ANSWERS, async { while connections.join_next().await.is_some() {} })
-            .await
-            .ok();
+        tokio::time::timeout(limit::HTTP_LAST_ANSWERS, async {
+            while connections.join_next().await.is_some() {}
+        })
+        .await
+        .ok();
     }
 }
 
@@ -179,9 +182,14 @@ async fn admit(State(door): State<Arc<Door>>, request: Request, next: Next) -> R
     if let Err(refusal) = guard::check(request.headers(), request.uri(), door.local, &door.token) {
         return refusal;
     }
-    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|text| text.to_str().ok()?.parse::<u64>().ok());
+    let length = request
+        .headers()
+        .get(header::CONTENT_LENGTH)
+        .and_then(|text| text.to_str().ok()?.parse::<u64>().ok());
     let chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
-    if length.unwrap_or(0) > door.body_bytes_max || (chunked && door.body_bytes_max < limit::HTTP_BODY_BYTES_MAX as u64) {
+    if length.unwrap_or(0) > door.body_bytes_max
+        || (chunked && door.body_bytes_max < limit::HTTP_BODY_BYTES_MAX as u64)
+    {
         let text = format!("the body may have {} bytes (security.max_request_size)", door.body_bytes_max);
         return Problem::usage(StatusCode::PAYLOAD_TOO_LARGE, text).into_response();
     }

@@ -13,11 +13,11 @@ use tokio::sync::oneshot;
 
 use super::{Client, bind, serve};
 use crate::api::{
-    AddPeer, ApiError, BackupRequest, ConfigRow, EntryInfo, Event, EventStream, Happening, Health, Identity,
-    JobId, JobInfo, JobKind, JobOutcome, JobRequest, JobState, PathProblem, PeerInfo, Progress, Reloaded,
-    RepairReport, RepairRequest, Reply, RestoreRequest, Service, SnapshotInfo, SnapshotQuery, Status,
-    StorageStatus, TreeQuery, Verdict, VerifyAllReport, VerifyOutcomeShape, VerifyReport, VerifyRequest,
-    VerifySnapshotReport,
+    AddPeer, AddSchedule, ApiError, BackupRequest, ConfigRow, EditSchedule, EntryInfo, Event, EventStream,
+    Happening, Health, Identity, JobId, JobInfo, JobKind, JobOutcome, JobRequest, JobState, PathProblem,
+    PeerInfo, Progress, Reloaded, RepairReport, RepairRequest, Reply, RestoreRequest, ScheduleInfo,
+    ScheduleSource, Service, SnapshotInfo, SnapshotQuery, Status, StorageStatus, TreeQuery, Verdict,
+    VerifyAllReport, VerifyOutcomeShape, VerifyReport, VerifyRequest, VerifySnapshotReport,
 };
 use crate::base::{ChunkId, Code, PackId, PeerId, SnapshotId, limit};
 
@@ -117,6 +117,21 @@ fn job(id: JobId) -> JobInfo {
     }
 }
 
+fn task() -> ScheduleInfo {
+    ScheduleInfo {
+        id: "docs".into(),
+        kind: "backup".into(),
+        paths: vec!["/a".into()],
+        rhythm: "every 1d".into(),
+        enabled: true,
+        source: ScheduleSource::Added,
+        running: false,
+        next: None,
+        tries: 1,
+        last: None,
+    }
+}
+
 fn event_list() -> Vec<Event> {
     let event = |id, what| Event { id, time: "2026-11-22T10:00:00.000Z".into(), what };
     let (job, kind) = (JobId(4), JobKind::Backup);
@@ -174,6 +189,21 @@ impl Service for Fake {
         let events = event_list().into_iter().filter(move |event| since.is_none_or(|seen| event.id > seen));
         let stream: EventStream = Box::pin(futures::stream::iter(events.map(Ok)));
         self.note(format!("events {since:?}"), Ok(stream))
+    }
+    fn schedule(&self) -> Reply<'_, Vec<ScheduleInfo>> {
+        self.note("schedule".into(), Ok(vec![task()]))
+    }
+    fn add_schedule(&self, request: AddSchedule) -> Reply<'_, ScheduleInfo> {
+        self.note(format!("{request:?}"), Ok(task()))
+    }
+    fn edit_schedule(&self, id: String, edit: EditSchedule) -> Reply<'_, ScheduleInfo> {
+        self.note(format!("{id} {edit:?}"), Ok(task()))
+    }
+    fn remove_schedule(&self, id: String) -> Reply<'_, ()> {
+        self.note(format!("unschedule {id}"), Ok(()))
+    }
+    fn run_schedule(&self, id: String) -> Reply<'_, ScheduleInfo> {
+        self.note(format!("run {id}"), Ok(task()))
     }
     fn metrics(&self) -> Reply<'_, String> {
         self.note("metrics".into(), Ok("# HELP a b\n# TYPE a gauge\na 1\n".into()))
@@ -272,6 +302,17 @@ fn every_call_of_the_client_reaches_the_service_unchanged() {
         assert_eq!(client.jobs().await.unwrap().len(), 2);
         client.cancel(JobId(9)).await.unwrap();
         client.unlock("right".into()).await.unwrap();
+        assert_eq!(client.schedule().await.unwrap(), [task()]);
+        let add = AddSchedule { id: "docs".into(), every_ms: Some(1), ..AddSchedule::default() };
+        assert_eq!(client.add_schedule(add.clone()).await.unwrap(), task());
+        let edit = EditSchedule { enabled: Some(false) };
+        client.edit_schedule("a b".into(), edit).await.unwrap();
+        client.remove_schedule("docs".into()).await.unwrap();
+        client.run_schedule("docs".into()).await.unwrap();
+        let asked = fake.asked();
+        let expected =
+            [format!("{add:?}"), format!("a b {edit:?}"), "unschedule docs".into(), "run docs".into()];
+        assert_eq!(asked[asked.len() - 4..], expected);
         assert_eq!(client.metrics_summary().await.unwrap()["a{b=\"c\"}"], 1.5);
         assert_eq!(client.config().await.unwrap()[0].key, "listen_port");
         assert_eq!(client.reload().await.unwrap().changed, ["replication.copies"]);

@@ -166,6 +166,9 @@ mod tests {
     fn zero_means_unlimited() {
         let meter = meter(0, 0, 0);
         assert!((0..10_000).all(|_| meter.allows_request(A) && meter.allows_fetch(A, 1 << 30)));
-        assert!(Meter::new(&Limits { peer_bytes_per_second: u64::MAX, ..Limits::default() }).allows_fetch(A, 1 << 20));
+        assert!(
+            Meter::new(&Limits { peer_bytes_per_second: u64::MAX, ..Limits::default() })
+                .allows_fetch(A, 1 << 20)
+        );
     }
 }

@@ -343,8 +343,15 @@ async fn third_peer_is_found_through_a_common_member() {
 
 #[tokio::test]
 async fn requests_over_the_rate_are_answered_busy_and_others_are_served() {
-    let limited =
-        NetConfig { limits: Limits { requests_per_second: 1, burst: 2, peer_bytes_per_second: 65_536, ..Limits::default() }, ..config(&[TCP]) };
+    let limited = NetConfig {
+        limits: Limits {
+            requests_per_second: 1,
+            burst: 2,
+            peer_bytes_per_second: 65_536,
+            ..Limits::default()
+        },
+        ..config(&[TCP])
+    };
     let (one, two) = pair(config(&[]), limited).await;
     let mut other = Peer::start(config(&[])).await;
     two.members.insert(other.id());

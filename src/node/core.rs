@@ -21,6 +21,7 @@ use super::jobs::Jobs;
 use super::owning::Owning;
 use super::reload::Configured;
 use super::resources::Resources;
+use super::schedule::{self, Schedule};
 use super::serve::Served;
 use crate::api::{ApiError, Happening};
 use crate::base::{Clock, Code, Moment, PeerId, SystemClock, VaultId, limit, meter};
@@ -60,6 +61,7 @@ pub(super) struct Core {
     pub(super) resources: Resources,
     pub(super) hooks: Hooks,
     pub(super) looks: Looks,
+    pub(super) schedule: Schedule,
     /// Where the daemon can be asked over TCP, by what for.
     pub(super) listeners: Mutex<BTreeMap<String, String>>,
     /// Where the settings come from, in a node that can read them again.
@@ -120,10 +122,13 @@ impl Core {
             resources: Resources::new(settings.storage.memory_limit),
             hooks: Hooks::default(),
             looks: Looks::default(),
+            schedule: Schedule::default(),
             listeners: Mutex::default(),
             configured: Mutex::default(),
             settings: watch::Sender::new(Arc::new(settings)),
         });
+        // Before the vault is opened: tasks that failed for want of its keys hear of it.
+        schedule::load(&core);
         if let Some(vault_id) = vault_id {
             let _ = core.vault_id.set(vault_id);
             if let Some(passphrase) = passphrase {
@@ -149,6 +154,7 @@ impl Core {
         let vault = Vault::new(self.store.clone(), keyring, self.clock.clone(), options);
         *self.vault.write().expect("no panic while held") = Some(Arc::new(vault));
         self.tell(Happening::Unlocked);
+        self.schedule.unlocked();
         self.changed.notify_one();
         Ok(())
     }
@@ -203,6 +209,7 @@ impl Core {
         self.tasks.spawn(self.clone().own_loop());
         if mode == Mode::Daemon {
             self.tasks.spawn(self.clone().hold_loop());
+            self.tasks.spawn(schedule::run_loop(self.clone()));
         } else {
             self.await_peers(&net, &book).await;
         }

@@ -39,7 +39,8 @@ pub(super) fn start() {
         for metric in METRICS {
             if let MetricKind::Histogram(buckets) = metric.kind {
                 let matcher = Matcher::Full(metric.name.to_owned());
-                builder = builder.set_buckets_for_metric(matcher, buckets).expect("the table has no empty buckets");
+                builder =
+                    builder.set_buckets_for_metric(matcher, buckets).expect("the table has no empty buckets");
             }
         }
         let recorder = builder.build_recorder();
@@ -89,7 +90,11 @@ pub(super) async fn text(core: &Arc<Core>) -> Result<String, ApiError> {
 pub(super) async fn summary(core: &Arc<Core>) -> Result<BTreeMap<String, f64>, ApiError> {
     let text = text(core).await?;
     let samples = text.lines().filter(|line| !line.starts_with('#') && !line.contains("_bucket"));
-    Ok(samples.filter_map(|line| line.rsplit_once(' ').and_then(|(name, v)| Some((name.to_owned(), v.parse().ok()?)))).collect())
+    Ok(samples
+        .filter_map(|line| {
+            line.rsplit_once(' ').and_then(|(name, v)| Some((name.to_owned(), v.parse().ok()?)))
+        })
+        .collect())
 }
 
 fn due(last: &Mutex<Option<Instant>>, every: Duration) -> bool {

@@ -16,6 +16,7 @@ mod records;
 mod recover;
 mod reload;
 mod resources;
+mod schedule;
 mod serve;
 mod service;
 mod setup;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::core::{Core, net_limits, vault_options};
 use super::error::failed;
+use super::schedule;
 use crate::api::{ApiError, ConfigRow, Happening, Reloaded};
 use crate::base::{Code, meter};
 use crate::config::{ConfigError, Loaded};
@@ -59,6 +60,7 @@ fn read_again(core: &Arc<Core>) -> Result<Reloaded, ApiError> {
     }
     core.store.limit_disk(next.settings.storage.disk_limit);
     core.settings.send_replace(Arc::new(next.settings.clone()));
+    schedule::configure(core);
     configured.loaded = next;
     Ok(Reloaded { changed, restart })
 }

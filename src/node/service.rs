@@ -10,13 +10,15 @@ use super::error::failed;
 use super::jobs::Ended;
 use super::owning::index_listed;
 use super::reload;
+use super::schedule::{self, HookFacts, HookKind};
 use super::source::Mesh;
 use super::{Mode, Node, exposition, status};
 use crate::api::{
-    AddPeer, ApiError, BackupRequest, BackupSummary, ConfigRow, EntryInfo, EventStream, Health, Identity,
-    JobId, JobInfo, JobOutcome, JobRequest, PeerInfo, Reloaded, RepairReport, RepairRequest, Reply,
-    RestoreRequest, RestoreSummary, Service, SnapshotInfo, SnapshotQuery, Status, TreeQuery, VerifyAllReport,
-    VerifyOutcomeShape, VerifyReport, VerifyRequest, VerifySnapshotReport, WaitFor,
+    AddPeer, AddSchedule, ApiError, BackupRequest, BackupSummary, ConfigRow, EditSchedule, EntryInfo,
+    EventStream, Health, Identity, JobId, JobInfo, JobOutcome, JobRequest, PeerInfo, Reloaded, RepairReport,
+    RepairRequest, Reply, RestoreRequest, RestoreSummary, ScheduleInfo, Service, SnapshotInfo, SnapshotQuery,
+    Status, TreeQuery, VerifyAllReport, VerifyOutcomeShape, VerifyReport, VerifyRequest,
+    VerifySnapshotReport, WaitFor,
 };
 use crate::base::{Code, PeerId, SnapshotId, limit};
 use crate::crypto::Passphrase;
@@ -111,6 +113,26 @@ impl Service for Node {
         Box::pin(self.core.blocking(reload::reload))
     }
 
+    fn schedule(&self) -> Reply<'_, Vec<ScheduleInfo>> {
+        Box::pin(async { schedule::list(&self.core) })
+    }
+
+    fn add_schedule(&self, request: AddSchedule) -> Reply<'_, ScheduleInfo> {
+        Box::pin(self.core.blocking(|core| schedule::add(core, request)))
+    }
+
+    fn edit_schedule(&self, id: String, edit: EditSchedule) -> Reply<'_, ScheduleInfo> {
+        Box::pin(self.core.blocking(move |core| schedule::edit(core, &id, edit)))
+    }
+
+    fn remove_schedule(&self, id: String) -> Reply<'_, ()> {
+        Box::pin(self.core.blocking(move |core| schedule::remove(core, &id)))
+    }
+
+    fn run_schedule(&self, id: String) -> Reply<'_, ScheduleInfo> {
+        Box::pin(schedule::run_now(&self.core, id))
+    }
+
     fn metrics(&self) -> Reply<'_, String> {
         Box::pin(exposition::text(&self.core))
     }
@@ -148,7 +170,7 @@ pub(super) async fn run(
     memory: usize,
 ) -> Ended {
     match request {
-        JobRequest::Backup(request) => backup(core, request, monitor, memory).await,
+        JobRequest::Backup(request) => backup_with_hooks(core, request, monitor, memory).await,
         JobRequest::Restore(request) => restore(core, request, monitor, memory).await,
         JobRequest::Verify(request) => verify(core, request, monitor, memory).await,
         JobRequest::Repair(request) => repair(core, request, monitor, memory).await,
@@ -157,6 +179,56 @@ pub(super) async fn run(
 
 fn hostname() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// A backup, with what its set says around it.
+async fn backup_with_hooks(
+    core: &Arc<Core>,
+    mut request: BackupRequest,
+    monitor: Arc<Monitor>,
+    memory: usize,
+) -> Ended {
+    let Some(id) = request.set.take() else { return backup(core, request, monitor, memory).await };
+    let settings = core.settings();
+    let set = settings.backup_sets.iter().find(|set| set.id == id).ok_or_else(|| {
+        let known: Vec<&str> = settings.backup_sets.iter().map(|set| set.id.as_str()).collect();
+        let hint = match known.as_slice() {
+            [] => "backup_sets in the configuration has none".to_owned(),
+            known => format!("there are {}", known.join(", ")),
+        };
+        ApiError::new(Code::UsageInvalid, format!("there is no backup set {id:?}")).with_hint(hint)
+    })?;
+    request.paths.extend(set.paths.iter().cloned());
+    request.exclude.extend(set.exclude.iter().cloned());
+    request
+        .tags
+        .extend(set.tags.iter().filter(|tag| !request.tags.contains(tag)).cloned().collect::<Vec<_>>());
+    let mut facts = HookFacts { set: id, ..HookFacts::default() };
+    monitor.enter("running the before hook");
+    let mut ended = match schedule::hook(core, &set.hooks, HookKind::Before, &facts).await {
+        Ok(()) => backup(core, request, monitor.clone(), memory).await,
+        Err(error) => Err(error),
+    };
+    let (done, error) = match &ended {
+        Ok((JobOutcome::Backup(summary), error)) => (Some(summary.snapshot_id.clone()), error.clone()),
+        Ok((_, error)) => (None, error.clone()),
+        Err(error) => (None, Some(error.clone())),
+    };
+    facts.snapshot = done.unwrap_or_default();
+    if let Some(error) = error {
+        (facts.code, facts.message) = (error.code, error.message);
+    }
+    monitor.enter("running hooks");
+    let kind = if facts.snapshot.is_empty() { HookKind::Failure } else { HookKind::Success };
+    for kind in [kind, HookKind::After] {
+        // The backup is what it is; a hook that fails after it is worth a word, and keeps it from being a full success.
+        if let Err(failure) = schedule::hook(core, &set.hooks, kind, &facts).await
+            && let Ok((_, error @ None)) = &mut ended
+        {
+            *error = Some(failure);
+        }
+    }
+    ended
 }
 
 async fn backup(core: &Arc<Core>, request: BackupRequest, monitor: Arc<Monitor>, memory: usize) -> Ended {
@@ -175,6 +247,7 @@ async fn backup(core: &Arc<Core>, request: BackupRequest, monitor: Arc<Monitor>,
             let vault = core.vault()?;
             let options = BackupOptions {
                 paths: request.paths,
+                exclude: request.exclude,
                 tags: request.tags,
                 memory_bytes: memory,
                 hostname: request.host.unwrap_or_else(hostname),

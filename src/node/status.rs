@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::Mode;
 use super::core::{Core, log_failure};
 use super::error::failed;
+use super::schedule;
 use crate::api::{
     ApiError, EntryInfo, Health, Identity, PeerInfo, SnapshotInfo, SnapshotQuery, Status, StorageStatus,
     Verdict,
@@ -61,7 +62,11 @@ pub(super) async fn health(core: &Arc<Core>) -> Health {
         Ok(_) => "ok",
         Err(_) => "off",
     };
-    let scheduler = if core.mode == Mode::Daemon { "ok" } else { "off" };
+    let scheduler = match (core.schedule.is_sound(), core.mode == Mode::Daemon) {
+        (false, _) => "failed",
+        (true, true) => "ok",
+        (true, false) => "off",
+    };
     let parts = [("database", database), ("p2p", p2p), ("storage", storage), ("scheduler", scheduler)];
     let has = |state: &str| parts.iter().any(|(_, found)| *found == state);
     let status = if core.stop.is_cancelled() {
@@ -124,6 +129,7 @@ pub(super) fn status(core: &Arc<Core>) -> Result<Status, ApiError> {
         status.problems.push("the vault is locked: no backups are made (`shadowvault unlock`)".to_owned());
     }
     verified(core, &mut status)?;
+    scheduled(core, &mut status);
     for peer in status.peers.iter().filter(|peer| peer.standing == "pending") {
         let line = format!("{} would like to join (`shadowvault peers add ADDRESS` if you know it)", peer.id);
         status.problems.push(line);
@@ -174,6 +180,25 @@ fn count_copies(
         status.verdict = Verdict::AtRisk;
     }
     Ok(())
+}
+
+/// Recurring tasks whose last run failed, or that cannot be read.
+fn scheduled(core: &Arc<Core>, status: &mut Status) {
+    let lines: Vec<String> = match schedule::list(core) {
+        Ok(tasks) => {
+            let failed = tasks.into_iter().filter_map(|task| {
+                let last = task.last.filter(|last| !last.success && task.enabled)?;
+                let code = last.code.unwrap_or_default();
+                Some(format!("the last run of {:?} failed: {code} (`shadowvault schedule list`)", task.id))
+            });
+            failed.collect()
+        }
+        Err(error) => vec![format!("{error} ({})", error.hint.clone().unwrap_or_default())],
+    };
+    if !lines.is_empty() && status.verdict == Verdict::Ok {
+        status.verdict = Verdict::AtRisk;
+    }
+    status.problems.extend(lines);
 }
 
 fn verified(core: &Arc<Core>, status: &mut Status) -> Result<(), ApiError> {

@@ -41,7 +41,8 @@ impl CronLine {
         let line = Self { text: text.to_owned(), cron };
         // In 28 years every combination of date and weekday has been; a century tells of 29 February as well.
         let start = Moment::from_millis(946_684_800_000);
-        let first = line.next_after(start, &TimeZone::UTC).ok_or_else(|| CronError::Never(text.to_owned()))?;
+        let first =
+            line.next_after(start, &TimeZone::UTC).ok_or_else(|| CronError::Never(text.to_owned()))?;
         let century = std::time::Duration::from_secs(100 * 366 * 86_400);
         if first > start.after(century) { Err(CronError::Never(text.to_owned())) } else { Ok(line) }
     }
@@ -86,7 +87,12 @@ mod tests {
         check("30 2 * * *", "UTC", "2026-01-01T02:30:00Z", &["2026-01-02T02:30:00Z"]);
         check("30 2 * * *", "Europe/Berlin", "2026-01-01T00:00:00Z", &["2026-01-01T01:30:00Z"]);
         check("0 0 29 2 *", "UTC", "2026-01-01T00:00:00Z", &["2028-02-29T00:00:00Z"]);
-        check("*/15 * * * *", "UTC", "2026-01-01T00:14:59Z", &["2026-01-01T00:15:00Z", "2026-01-01T00:30:00Z"]);
+        check(
+            "*/15 * * * *",
+            "UTC",
+            "2026-01-01T00:14:59Z",
+            &["2026-01-01T00:15:00Z", "2026-01-01T00:30:00Z"],
+        );
     }
 
     #[test]

@@ -144,7 +144,10 @@ mod tests {
             timing.began(at(0.0));
             assert_eq!(due(&mut timing, &rhythm, at(hours)), expected, "{rhythm:?} after {hours} h");
             timing.began(at(hours));
-            assert!(!due(&mut timing, &rhythm, at(hours + 0.01)), "once is enough: {rhythm:?} after {hours} h");
+            assert!(
+                !due(&mut timing, &rhythm, at(hours + 0.01)),
+                "once is enough: {rhythm:?} after {hours} h"
+            );
         }
     }
 

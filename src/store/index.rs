@@ -13,7 +13,9 @@ use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefi
 use super::Store;
 use super::error::StoreError;
 use super::rows::{ChunkPlace, PLACE_BYTES, PackNumber, PackRow};
-use crate::base::{ChunkId, DeviceId, Epoch, HeadId, Moment, PackId, PeerId, SnapshotId, VaultId, limit, meter};
+use crate::base::{
+    ChunkId, DeviceId, Epoch, HeadId, Moment, PackId, PeerId, SnapshotId, VaultId, limit, meter,
+};
 use crate::pack::PackEntry;
 
 /// `token` ties the index to its store's marker; `next_pack` is the next free pack number.

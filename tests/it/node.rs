@@ -5,6 +5,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -207,6 +208,20 @@ impl Node {
             (!id["addresses"].as_array()?.is_empty()).then_some(())
         });
         self
+    }
+
+    /// Starts the daemon without a passphrase.
+    pub fn start_locked(&mut self) -> &mut Self {
+        self.vault = false;
+        self.start();
+        self.vault = true;
+        self
+    }
+
+    /// Where the daemon listens over TCP for `metrics`, `health` or `api`.
+    pub fn port(&self, what: &str) -> SocketAddr {
+        let status = super::socket::get(self, "/api/v1/status");
+        status["listeners"][what].as_str().and_then(|address| address.parse().ok()).expect("it listens")
     }
 
     /// Ends the daemon as `kill -9` does.

@@ -170,7 +170,13 @@ fn a_daemon_without_a_passphrase_runs_locked_until_it_is_unlocked() {
     // The harness always names the file; an empty environment and no flag is what a locked start looks like.
     let log = fs::File::create(node.path("daemon.log")).unwrap();
     let mut command = std::process::Command::new(super::node::program());
-    command.env_clear().env("SHADOWVAULT_LISTEN_PORT", "0").env("SHADOWVAULT_METRICS_PORT", "0").env("SHADOWVAULT_MONITORING__HEALTH_CHECK_PORT", "0").stdin(std::process::Stdio::null()).stderr(log);
+    command
+        .env_clear()
+        .env("SHADOWVAULT_LISTEN_PORT", "0")
+        .env("SHADOWVAULT_METRICS_PORT", "0")
+        .env("SHADOWVAULT_MONITORING__HEALTH_CHECK_PORT", "0")
+        .stdin(std::process::Stdio::null())
+        .stderr(log);
     command.args(["--no-input", "--repo", text(node.repo()), "daemon"]);
     let mut daemon = command.spawn().unwrap();
     fs::rename(&aside, &passphrase).unwrap();

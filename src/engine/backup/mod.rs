@@ -31,7 +31,7 @@ use super::rebuild::adopt_unindexed;
 use super::vault::Vault;
 use crate::base::{ChunkId, Code, Coded, SnapshotId, limit};
 use crate::crypto::Kind;
-use crate::fs::{Walk, WalkOptions};
+use crate::fs::{Excludes, Walk, WalkOptions};
 use crate::snapshot::{PeerAddress, RecordError, Snapshot, seal_record};
 use crate::store::PackNumber;
 use crate::wire;
@@ -48,6 +48,8 @@ const EVENTS_MAX: usize = 1024;
 pub struct BackupOptions {
     /// Absolute paths.
     pub paths: Vec<PathBuf>,
+    /// Gitignore patterns of what is left out, as if in a file in each path.
+    pub exclude: Vec<String>,
     /// Labels.
     pub tags: Vec<String>,
     /// Host to record.
@@ -90,8 +92,8 @@ pub fn backup(
     let (started, began) = (vault.clock.now(), Instant::now());
     monitor.enter("backing up");
     let skip = vec![vault.store.dir().to_owned()];
-    let walk_options =
-        WalkOptions { one_file_system: options.one_file_system, skip, ..WalkOptions::default() };
+    let filter = Box::new(Excludes::new(&options.paths, &options.exclude)?);
+    let walk_options = WalkOptions { one_file_system: options.one_file_system, skip, filter };
     let walk = Walk::new(&options.paths, walk_options)?;
     adopt_unindexed(vault, monitor)?;
     let view = VaultView::load(vault)?;

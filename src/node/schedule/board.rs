@@ -45,11 +45,15 @@ struct Memory {
     timing: Timing,
     enabled: bool,
     last: Option<LastRun>,
+    /// It was given up, and has not worked since.
+    failing: bool,
+    /// At work when this was written: if it is read again, the node died with it.
+    running: bool,
 }
 
 impl Default for Memory {
     fn default() -> Self {
-        Self { timing: Timing::default(), enabled: true, last: None }
+        Self { timing: Timing::default(), enabled: true, last: None, failing: false, running: false }
     }
 }
 
@@ -80,8 +84,8 @@ pub(super) struct Start {
 #[derive(Debug, PartialEq)]
 pub(super) struct Ended {
     pub(super) verdict: Verdict,
-    /// The run before this one, tries of the same run apart, had failed.
-    pub(super) had_failed: bool,
+    /// It works again after it had been given up.
+    pub(super) recovered: bool,
     pub(super) last: LastRun,
 }
 
@@ -109,6 +113,11 @@ impl Board {
         tasks.extend(own);
         for (id, task) in &tasks {
             let memory = self.saved.tasks.entry(id.clone()).or_default();
+            if std::mem::take(&mut memory.running) && !self.running.contains_key(id) {
+                // Not at once, and not for ever: what it does may be what killed the node.
+                memory.timing.ended(now, Outcome::Retryable, task.retries, 0);
+            }
+            memory.running = self.running.contains_key(id);
             // A backup is wanted as soon as possible; checking everything is not.
             if memory.timing.anchor.is_none() && !runs_at_once(task) {
                 memory.timing.anchor = Some(now);
@@ -154,6 +163,7 @@ impl Board {
         }
         let (task, memory) = (self.tasks.get(id)?, self.saved.tasks.get_mut(id)?);
         memory.timing.began(now);
+        memory.running = true;
         self.running.insert(id.to_owned(), now);
         let request = match &task.work {
             Work::Set => {
@@ -180,6 +190,7 @@ impl Board {
     ) -> Option<Ended> {
         let began = self.running.remove(id)?;
         let (task, memory) = (self.tasks.get(id)?, self.saved.tasks.get_mut(id)?);
+        memory.running = false;
         let outcome = match error {
             None => Outcome::Success,
             // The same files will be unreadable in a minute; the snapshot is there.
@@ -187,18 +198,29 @@ impl Board {
             Some(error) if error.kind().retry() != Retry::Never => Outcome::Retryable,
             Some(_) => Outcome::Permanent,
         };
-        let had_failed = memory.last.as_ref().is_some_and(|last| !last.success);
         let last = LastRun {
             began: began.to_rfc3339(),
             ended: now.to_rfc3339(),
             success: error.is_none(),
             code: error.map(|error| error.code.clone()),
-            message: error.map(|error| error.message.chars().take(limit::SCHEDULE_MESSAGE_CHARS_MAX).collect()),
+            message: error
+                .map(|error| error.message.chars().take(limit::SCHEDULE_MESSAGE_CHARS_MAX).collect()),
             snapshot,
         };
         memory.last = Some(last.clone());
         let verdict = memory.timing.ended(now, outcome, task.retries, seed);
-        Some(Ended { verdict, had_failed, last })
+        let recovered = verdict == Verdict::Done && std::mem::take(&mut memory.failing);
+        memory.failing |= verdict == Verdict::GivenUp;
+        Some(Ended { verdict, recovered, last })
+    }
+
+    /// A run ended because the node stops: it is due at the next start.
+    pub(super) fn interrupted(&mut self, id: &str) {
+        self.running.remove(id);
+        if let Some(memory) = self.saved.tasks.get_mut(id) {
+            memory.running = false;
+            memory.timing.anchor = None;
+        }
     }
 
     /// Forgets that a task failed for want of something that is there now, so that it is due at once.
@@ -215,7 +237,12 @@ impl Board {
     ///
     /// # Errors
     /// A name that is taken or no name, nothing to do, both or neither rhythm, a cron line that never fires.
-    pub(super) fn add(&mut self, added: AddSchedule, settings: &Settings, now: Moment) -> Result<ScheduleInfo, ApiError> {
+    pub(super) fn add(
+        &mut self,
+        added: AddSchedule,
+        settings: &Settings,
+        now: Moment,
+    ) -> Result<ScheduleInfo, ApiError> {
         let id = added.id.clone();
         let sound = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         if id.is_empty() || id.len() > limit::SCHEDULE_ID_BYTES_MAX || !id.chars().all(sound) {
@@ -374,7 +401,8 @@ mod tests {
     fn settings(id: &str, when: When) -> Settings {
         let mut settings = Settings::default();
         let (exclude, tags, hooks) = (vec![], vec![], Hooks::default());
-        settings.backup_sets = vec![BackupSet { id: id.into(), paths: vec!["/a".into()], exclude, tags, when, hooks }];
+        settings.backup_sets =
+            vec![BackupSet { id: id.into(), paths: vec!["/a".into()], exclude, tags, when, hooks }];
         settings
     }
 
@@ -386,9 +414,13 @@ mod tests {
         board.due(now(minutes), &TimeZone::UTC).0.into_iter().map(|start| start.id).collect()
     }
 
-    fn end(board: &mut Board, minutes: u64, error: Option<Code>) -> Verdict {
+    fn ended(board: &mut Board, minutes: u64, error: Option<Code>) -> Ended {
         let error = error.map(|code| ApiError::new(code, "why"));
-        board.ended("docs", now(minutes), None, error.as_ref(), 0).unwrap().verdict
+        board.ended("docs", now(minutes), None, error.as_ref(), 0).unwrap()
+    }
+
+    fn end(board: &mut Board, minutes: u64, error: Option<Code>) -> Verdict {
+        ended(board, minutes, error).verdict
     }
 
     #[test]
@@ -411,22 +443,25 @@ mod tests {
     fn failures_are_tried_again_only_when_that_may_help() {
         let mut board = Board::new(Saved::default(), &hourly(), now(0));
         due(&mut board, 0);
-        for (tried, minutes) in [(0, 1), (1, 3), (4, 8)] {
-            assert_eq!(end(&mut board, tried, Some(Code::StorageFull)), Verdict::Retry(now(minutes - 0)), "{tried}");
-            assert_eq!(due(&mut board, minutes - 1), [""; 0]);
-            let again = [1, 3, 8].into_iter().find(|at| *at == minutes).unwrap();
+        for (ended, again) in [(0, 1), (1, 3), (3, 7)] {
+            assert_eq!(end(&mut board, ended, Some(Code::StorageFull)), Verdict::Retry(now(again)));
+            assert_eq!(due(&mut board, again - 1), [""; 0]);
             assert_eq!(due(&mut board, again), ["docs"]);
-            if tried == 0 {
-                // The second failure comes at minute 1, the third at 4.
-                continue;
-            }
         }
-        assert_eq!(end(&mut board, 9, Some(Code::StorageFull)), Verdict::GivenUp);
-        assert_eq!(due(&mut board, 60), [""; 0]);
-        assert_eq!(due(&mut board, 68), ["docs"], "an hour after the last try began");
+        assert_eq!(end(&mut board, 7, Some(Code::StorageFull)), Verdict::GivenUp);
+        assert_eq!(due(&mut board, 66), [""; 0]);
+        assert_eq!(due(&mut board, 67), ["docs"], "an hour after the last try began");
         assert_eq!(end(&mut board, 68, Some(Code::PathNotFound)), Verdict::GivenUp, "no retry helps");
         let shown = board.info("docs", now(69), &TimeZone::UTC).unwrap();
         assert_eq!(shown.last.unwrap().code.as_deref(), Some("PATH_NOT_FOUND"));
+        for (minutes, recovered) in [(200, true), (300, false)] {
+            due(&mut board, minutes);
+            assert_eq!(
+                ended(&mut board, minutes, None).recovered,
+                recovered,
+                "told once that it works again"
+            );
+        }
     }
 
     #[test]
@@ -439,6 +474,28 @@ mod tests {
         assert_eq!(due(&mut board, 6000), ["docs"]);
         end(&mut board, 6001, None);
         assert_eq!(due(&mut board, 6002), [""; 0]);
+    }
+
+    #[test]
+    fn a_run_that_ended_with_the_node_comes_again_but_does_not_loop() {
+        let again = |board: &Board, minutes| {
+            let saved = serde_json::from_slice(&serde_json::to_vec(board.saved()).unwrap()).unwrap();
+            Board::new(saved, &hourly(), now(minutes))
+        };
+        let mut board = Board::new(Saved::default(), &hourly(), now(0));
+        due(&mut board, 0);
+        board.interrupted("docs");
+        let mut board = again(&board, 1);
+        assert_eq!(due(&mut board, 1), ["docs"], "it was stopped in order");
+        // The node dies with it, four times.
+        for (died, next) in [(2, 3), (3, 5), (5, 9)] {
+            board = again(&board, died);
+            assert_eq!(due(&mut board, next - 1), [""; 0]);
+            assert_eq!(due(&mut board, next), ["docs"]);
+        }
+        board = again(&board, 10);
+        assert_eq!(due(&mut board, 60), [""; 0], "no sooner than by its rhythm");
+        assert_eq!(due(&mut board, 69), ["docs"]);
     }
 
     #[test]
