@@ -87,8 +87,8 @@ pub const SYNC_SERVED_MAX: usize = 16;
 pub const NET_QUEUE_MAX: usize = 256;
 /// Chunk-fetch requests in flight to one peer: 8 MiB covers 60 ms at 130 MB/s.
 pub const FETCH_IN_FLIGHT_PER_PEER_MAX: usize = 8;
-/// Chunk-fetch requests in flight to all peers.
-pub const FETCH_IN_FLIGHT_MAX: usize = 16;
+/// Chunk-fetch requests in flight to all peers, at most: what `p2p.max_concurrent_fetch` may be. Each holds 1 MiB.
+pub const FETCH_IN_FLIGHT_MAX: usize = 64;
 /// How long an idle connection stays open; members keep theirs by pinging.
 pub const IDLE_CONNECTION: Duration = Duration::from_secs(60);
 /// A nonce from the door is good for this long.

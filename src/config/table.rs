@@ -182,7 +182,7 @@ table! {
         /// How often connected members are pinged and compared with.
         heartbeat_interval: Duration = Span, "30s", Between(SECOND, HOUR), Restart, Built;
         /// Range fetches under way at one time.
-        max_concurrent_fetch: u32 = Number<u32>, "10", Between(1, 256), Restart, Built;
+        max_concurrent_fetch: u32 = Number<u32>, "10", Between(1, 64), Restart, Built;
         /// How long one range fetch may take.
         chunk_fetch_timeout: Duration = Span, "60s", Between(SECOND, HOUR), Restart, Built;
         /// First pause before a lost member is dialled again; doubles from there.

@@ -42,6 +42,8 @@ pub struct NetConfig {
     pub discovery_interval: Duration,
     /// Bounds one sync or fetch request, from its sending to the last byte of its answer.
     pub fetch_timeout: Duration,
+    /// Chunk-fetch requests in flight at one time.
+    pub max_concurrent_fetch: usize,
     /// How much peers may ask; [`Net::configure`] changes it.
     pub limits: Limits,
     /// Over this much memory in use by the process, new connections are refused.
@@ -108,12 +110,13 @@ impl Net {
         let swarm = super::behaviour::build(key, &config, Arc::clone(&members))?;
         let (acts, acts_in) = mpsc::channel(limit::NET_QUEUE_MAX);
         let (events, events_in) = mpsc::channel(limit::NET_QUEUE_MAX);
+        let fetches = config.max_concurrent_fetch;
         let shared = Arc::new(Shared {
             me,
             paces: RwLock::new(Arc::new(Paces::new(&config.limits))),
             config,
             members,
-            outgoing: Places::outgoing(),
+            outgoing: Places::outgoing(fetches),
             table: Mutex::default(),
             announce: announce.clone(),
         });

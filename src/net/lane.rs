@@ -74,10 +74,11 @@ pub(super) struct Places {
 
 impl Places {
     /// For requests that this node sends.
-    pub(super) fn outgoing() -> Self {
+    pub(super) fn outgoing(fetches: usize) -> Self {
+        let fetches = fetches.clamp(1, limit::FETCH_IN_FLIGHT_MAX);
         Self {
             sync: Slots::new(limit::SYNC_IN_FLIGHT_MAX, limit::SYNC_IN_FLIGHT_PER_PEER_MAX),
-            fetch: Slots::new(limit::FETCH_IN_FLIGHT_MAX, limit::FETCH_IN_FLIGHT_PER_PEER_MAX),
+            fetch: Slots::new(fetches, fetches.min(limit::FETCH_IN_FLIGHT_PER_PEER_MAX)),
             door: Slots::new(limit::DOOR_IN_FLIGHT_MAX, limit::DOOR_SERVED_PER_PEER_MAX),
         }
     }
@@ -269,6 +270,16 @@ pub(super) fn fetch_cost(request: &wire::FetchRequest) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn fetches_in_flight_are_bounded_as_configured() {
+        for (configured, allowed) in [(0, 1), (1, 1), (3, 3), (1000, limit::FETCH_IN_FLIGHT_MAX)] {
+            let places = Places::outgoing(configured);
+            let peers = (0..=u8::MAX).map(|n| PeerId::new([n; 32]));
+            let taken: Vec<_> = peers.filter_map(|peer| places.fetch.try_take(peer)).collect();
+            assert_eq!(taken.len(), allowed, "{configured}");
+        }
+    }
 
     #[test]
     fn fetch_costs_whole_cells() {

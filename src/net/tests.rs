@@ -91,6 +91,7 @@ fn config(listen: &[&str]) -> NetConfig {
         max_reconnect_backoff: Duration::from_secs(1),
         discovery_interval: Duration::from_secs(300),
         fetch_timeout: Duration::from_secs(5),
+        max_concurrent_fetch: 16,
         limits: Limits::default(),
         memory_bytes_max: 8 << 30,
     }

@@ -499,6 +499,7 @@ pub(super) fn net_config(settings: &Settings, key: &NodeKey, listen: Vec<String>
         max_reconnect_backoff: p2p.max_reconnect_backoff,
         discovery_interval: p2p.discovery_interval,
         fetch_timeout: p2p.chunk_fetch_timeout,
+        max_concurrent_fetch: p2p.max_concurrent_fetch as usize,
         limits: net_limits(settings),
         // Twice what the daemon should ever need: the last resort against a flood of connections, not a way to
         // lock members out while a backup uses its buffers.

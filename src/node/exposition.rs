@@ -12,8 +12,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use super::core::{Core, log_failure};
 use super::error::failed;
 use crate::api::{ApiError, JobInfo, JobKind, JobOutcome, JobState, VerifyOutcomeShape};
-use crate::base::meter::{self, METRICS, MetricKind};
-use crate::base::{Code, Moment};
+use crate::base::{Code, Moment, meter};
 use crate::engine::{self, VaultView};
 use crate::net::Net;
 
@@ -36,8 +35,8 @@ pub(super) struct Looks {
 pub(super) fn start() {
     RECORDER.get_or_init(|| {
         let mut builder = PrometheusBuilder::new();
-        for metric in METRICS {
-            if let MetricKind::Histogram(buckets) = metric.kind {
+        for metric in meter::METRICS {
+            if let meter::MetricKind::Histogram(buckets) = metric.kind {
                 let matcher = Matcher::Full(metric.name.to_owned());
                 builder =
                     builder.set_buckets_for_metric(matcher, buckets).expect("the table has no empty buckets");
@@ -47,7 +46,7 @@ pub(super) fn start() {
         let handle = recorder.handle();
         // Refused only when something else records already; then nothing is counted here.
         metrics::set_global_recorder(recorder).ok();
-        METRICS.iter().for_each(begin);
+        meter::METRICS.iter().for_each(begin);
         metrics::describe_gauge!("shadowvault_build_info", "1, with the version of the program.");
         metrics::gauge!("shadowvault_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         meter::CONFIG_LAST_RELOAD_SUCCESSFUL.set(1.0);
@@ -59,20 +58,20 @@ pub(super) fn start() {
 fn begin(metric: &meter::Metric) {
     let (name, help) = (metric.name, metric.help);
     match (metric.kind, metric.labels) {
-        (MetricKind::Counter, None) => {
+        (meter::MetricKind::Counter, None) => {
             metrics::describe_counter!(name, help);
             metrics::counter!(name).absolute(0);
         }
-        (MetricKind::Counter, Some((label, values))) => {
+        (meter::MetricKind::Counter, Some((label, values))) => {
             metrics::describe_counter!(name, help);
             values.iter().for_each(|value| metrics::counter!(name, label => *value).absolute(0));
         }
-        (MetricKind::Gauge, _) => {
+        (meter::MetricKind::Gauge, _) => {
             metrics::describe_gauge!(name, help);
             metrics::gauge!(name).set(0.0);
         }
-        (MetricKind::GaugeOfPeer, _) => metrics::describe_gauge!(name, help),
-        (MetricKind::Histogram(_), _) => metrics::describe_histogram!(name, help),
+        (meter::MetricKind::GaugeOfPeer, _) => metrics::describe_gauge!(name, help),
+        (meter::MetricKind::Histogram(_), _) => metrics::describe_histogram!(name, help),
     }
 }
 

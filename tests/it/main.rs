@@ -12,6 +12,7 @@ mod refusal;
 mod repair;
 mod running;
 mod schedule;
+mod settings;
 mod socket;
 mod source;
 mod tree;

@@ -88,7 +88,9 @@ fn metrics_tell_what_a_node_has_done() {
     owner.run(&["restore", "latest", "--target", text(&owner.path("target"))]).exits(0);
     owner.run(&["backup", text(&source.join("absent"))]).exits(1);
 
-    let text = scrape(&owner);
+    let text = until("states were looked at again", &[&owner], || {
+        Some(scrape(&owner)).filter(|text| text.contains("shadowvault_peers_connected 1"))
+    });
     let after = samples(&text);
     let table = [
         ("shadowvault_backups_created_total", 2.0, 2.0),
@@ -216,8 +218,10 @@ fn health_tells_how_far_a_node_is_in_every_phase() {
 fn a_port_that_is_taken_is_named_with_its_key() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
-    for key in ["monitoring.metrics_port", "monitoring.health_check_port"] {
-        let node = Node::init().with(key, &port);
+    // The short name of the first, which the tests set for every node.
+    let table = [("metrics_port", "monitoring.metrics_port"); 1].into_iter();
+    for (name, key) in table.chain([("monitoring.health_check_port", "monitoring.health_check_port")]) {
+        let node = Node::init().with(name, &port);
         let refused = node.run(&["daemon"]).exits(16);
         assert!(refused.stderr.contains(key) && refused.stderr.contains(&port), "{refused:?}");
         node.run(&["snapshots"]).exits(0);

@@ -264,6 +264,22 @@ fn a_node_stops_in_time_while_it_pulls_and_while_a_peer_hangs() {
 }
 
 #[test]
+fn a_peer_that_falls_silent_is_noticed_by_the_heartbeat() {
+    let (mut one, mut other) =
+        (Node::init().with("p2p.heartbeat_interval", "1s"), Node::storage_only("1GiB"));
+    one.start();
+    other.start();
+    pair(&one, &other);
+    let id = other.peer_id();
+    other.signal(rustix::process::Signal::STOP);
+    let began = std::time::Instant::now();
+    until("it counts as gone", &[&one], || (one.peer(&id)?["connected"] == false).then_some(()));
+    // By the default of 30 s it would still count as connected.
+    assert!(began.elapsed().as_secs() < 25, "{:?}", began.elapsed());
+    other.signal(rustix::process::Signal::CONT);
+}
+
+#[test]
 fn no_path_shows_in_the_log_above_debug() {
     let mut node = Node::init();
     node.start();
