@@ -9,6 +9,8 @@ BINARY := $(TARGET_DIR)/release/shadowvault
 # Debian packages that tests and the demo use; see `make tools`.
 TOOLS := rsync attr acl
 TOOL_COMMANDS := rsync setfattr setfacl
+# Taken out of its package: installing the package would start a server.
+PROMTOOL_PACKAGE := prometheus
 
 .DEFAULT_GOAL := help
 .PHONY: build test test-integration bench lint demo install clean help tools
@@ -25,7 +27,11 @@ test: tools ## Run every test; installs the few tools that tests use where they 
 	$(CARGO) test --release --locked --doc
 
 test-integration: tools ## Run only the tests of the whole program
-	$(CARGO) test --release --locked --test it
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
+		echo '+ cargo nextest run --test it'; $(CARGO) nextest run --release --locked --test it; \
+	else \
+		echo '+ cargo test --test it'; $(CARGO) test --release --locked --test it; \
+	fi
 
 bench: build ## Compare with other backup tools (see benches/peers/run.sh)
 	SHADOWVAULT=$(abspath $(BINARY)) benches/peers/run.sh
@@ -55,6 +61,13 @@ tools:
 	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
 		{ apt-get install -y -qq $(TOOLS) || { apt-get update -qq && apt-get install -y -qq $(TOOLS); }; } \
 			</dev/null >/dev/null 2>&1 || echo 'note: $(TOOLS) could not be installed'; \
+	fi
+	@if ! command -v promtool >/dev/null 2>&1 && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
+		dir=$$(mktemp -d) && cd "$$dir" && \
+		{ { apt-get download -qq $(PROMTOOL_PACKAGE) || { apt-get update -qq && apt-get download -qq $(PROMTOOL_PACKAGE); }; } && \
+			dpkg-deb -x $(PROMTOOL_PACKAGE)_*.deb . && install -m 0755 usr/bin/promtool /usr/local/bin/; \
+		} </dev/null >/dev/null 2>&1 || echo 'note: promtool could not be installed; metrics are not linted'; \
+		rm -rf "$$dir"; \
 	fi
 
 help: ## List the targets

@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal};
 
 use tracing::Subscriber;
 use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -26,7 +27,8 @@ pub(super) fn for_command(globals: &Globals) {
     };
     let filter = EnvFilter::new(format!("{level},{QUIET_TARGETS}"));
     // A second subscriber (tests run many commands in one process) changes nothing.
-    tracing_subscriber::registry().with(text(io::stderr().is_terminal()).with_filter(filter)).try_init().ok();
+    let lines = text(io::stderr, io::stderr().is_terminal());
+    tracing_subscriber::registry().with(lines.with_filter(filter)).try_init().ok();
 }
 
 /// The daemon's log; tells it other levels when the configuration changes.
@@ -41,7 +43,7 @@ impl Levels {
         let (filter, handle) = reload::Layer::new(filter(monitoring, verbose));
         let lines = match monitoring.log_format {
             LogFormat::Json => fmt::layer().with_writer(io::stderr).json().flatten_event(true).boxed(),
-            LogFormat::Text => text(io::stderr().is_terminal()).boxed(),
+            LogFormat::Text => text(io::stderr, io::stderr().is_terminal()).boxed(),
         };
         tracing_subscriber::registry().with(lines.with_filter(filter)).try_init().ok();
         Self { verbose, handle }
@@ -67,8 +69,9 @@ fn filter(monitoring: &Monitoring, verbose: u8) -> EnvFilter {
 }
 
 /// Lines for people. What others wrote (names, reasons) cannot break out of its line or colour the terminal.
-fn text<S>(colours: bool) -> impl Layer<S>
+fn text<S, W>(writer: W, colours: bool) -> impl Layer<S>
 where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
     let fields = fmt::format::debug_fn(|writer, field, value| {
@@ -79,5 +82,53 @@ where
             name => write!(writer, "{name}={shown}"),
         }
     });
-    fmt::layer().with_writer(io::stderr).with_ansi(colours).fmt_fields(fields.delimited(" "))
+    fmt::layer().with_writer(writer).with_ansi(colours).fmt_fields(fields.delimited(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{Arc, Mutex};
+
+    #[derive(Clone, Default)]
+    struct Kept(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Kept {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_others_wrote_stays_on_its_line_and_colours_nothing() {
+        let kept = Kept::default();
+        let writer = kept.clone();
+        let log = tracing_subscriber::registry().with(text(move || writer.clone(), false));
+        tracing::subscriber::with_default(log, || {
+            let span = tracing::info_span!("job", id = 7, name = "a\nb");
+            let _inside = span.enter();
+            tracing::warn!(target: "peers", reason = %"no\n2026 ERROR fake\u{1b}[31m", name = "x\ry", "refused");
+        });
+        let text = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(text.lines().count(), 1, "{text}");
+        assert!(!text.contains('\u{1b}') && !text.contains('\r'), "{text:?}");
+        for part in ["WARN", "peers", "refused", "reason=no\\n2026 ERROR fake\\u{1b}[31m", "id=7"] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    }
+
+    #[test]
+    fn single_targets_outrank_the_level_and_verbosity_outranks_both_configured_ones() {
+        let mut monitoring = crate::config::Settings::default().monitoring;
+        monitoring.log_filter = vec!["jobs=trace".to_owned(), "net=off".to_owned()];
+        let shown = filter(&monitoring, 0).to_string();
+        for part in ["info", "jobs=trace", "net=off", "libp2p=warn"] {
+            assert!(shown.split(',').any(|directive| directive == part), "{part} in {shown}");
+        }
+        assert!(filter(&monitoring, 1).to_string().split(',').any(|directive| directive == "debug"));
+    }
 }

@@ -5,7 +5,7 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
 use crate::api::ApiError;
-use crate::base::{Code, limit};
+use crate::base::{Code, limit, meter};
 
 /// An error on its way out, with the status it goes out under.
 #[derive(Debug)]
@@ -40,7 +40,11 @@ impl From<ApiError> for Problem {
     fn from(error: ApiError) -> Self {
         // A code that is a success elsewhere (an incomplete job) is none as the answer to a request.
         let status = StatusCode::from_u16(error.kind().http()).ok().filter(|s| !s.is_success());
-        Self { status: status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), error }
+        let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        if status.is_server_error() {
+            meter::ERRORS.add(error.kind().category().name(), 1);
+        }
+        Self { status, error }
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
+use tracing::Instrument;
 
 use super::core::Core;
 use super::error::failed;
@@ -132,7 +133,8 @@ impl Core {
             while served.len() < OWNERS_MAX {
                 let Some((key, wish)) = self.holding.take(&served) else { break };
                 served.insert(key);
-                work.spawn(serve_owner(self.clone(), key, wish));
+                let span = tracing::info_span!(target: "hold", "owner", peer = %key.0.short());
+                work.spawn(serve_owner(self.clone(), key, wish).instrument(span));
             }
             tokio::select! {
                 // Dropping the set ends what is under way; half-pulled packs were never published.

@@ -168,7 +168,9 @@ impl Store {
             return Ok(());
         }
         let aside = format!("{name}.{}", hex::encode(random_bytes::<4>()));
-        self.files.rename((&dir, &name), ("quarantine", &aside))
+        self.files.rename((&dir, &name), ("quarantine", &aside))?;
+        meter::BLOCKS_DELETED.add(1);
+        Ok(())
     }
 
     /// Ids of all pack files, by id.

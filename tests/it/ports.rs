@@ -138,7 +138,7 @@ fn metrics_tell_what_a_node_has_done() {
     lint(&text);
     // Nothing private, and nothing else, on this port.
     assert_eq!(get(1, owner.port("metrics"), "/api/v1/status", "").0, 404);
-    assert!(!text.contains("source"), "no path");
+    assert!(!text.contains("sv-it-"), "no path");
 }
 
 /// Prometheus' own linter, where it is installed.

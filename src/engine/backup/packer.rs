@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 
-use crate::base::{ChunkId, limit};
+use crate::base::{ChunkId, limit, meter};
 use crate::crypto::{Kind, Salt, SealedAs};
 use crate::engine::budget::{BackupPlan, DATA_LANES};
 use crate::engine::error::EngineError;
@@ -107,6 +107,7 @@ impl<'a> Packer<'a> {
                 claimed.remove(id);
             });
         }
+        meter::DEDUPLICATED_CHUNKS.add(fresh.iter().filter(|fresh| !**fresh).count() as u64);
         Ok(fresh)
     }
 
