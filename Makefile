@@ -20,7 +20,7 @@ build: ## Build the program
 
 test: tools ## Run every test; installs the few tools that tests use where they are absent
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
-		echo '+ cargo nextest run'; $(CARGO) nextest run --release --locked; \
+		echo '+ cargo nextest run'; $(CARGO) nextest run --release --locked --no-fail-fast; \
 	else \
 		echo '+ cargo test'; $(CARGO) test --release --locked --lib --bins --tests; \
 	fi

@@ -20,6 +20,9 @@ pub(super) struct BackupPlan {
     pub(super) tree_pack_bytes: usize,
     /// Finished packs on their way to the disk.
     pub(super) under_way: usize,
+    /// Batches of plaintext under way. Two for each worker and two around them keep all busy; one for each worker
+    /// and one more is the least.
+    pub(super) batches: usize,
 }
 
 impl BackupPlan {
@@ -31,22 +34,19 @@ impl BackupPlan {
             let least = if mebibytes > 4 { workers.min(WORKERS_LEAST) } else { 1 };
             (least..=workers).rev().flat_map(move |workers| {
                 let pack_bytes = mebibytes * MIB;
-                let plan = Self { workers, pack_bytes, tree_pack_bytes: pack_bytes / 2, under_way: 2 };
+                let (tree_pack_bytes, batches) = (pack_bytes / 2, workers * 2 + 2);
+                let plan = Self { workers, pack_bytes, tree_pack_bytes, under_way: 2, batches };
                 [plan, Self { under_way: 1, ..plan }]
             })
         });
-        let smallest = Self { workers: 1, pack_bytes: MIB, tree_pack_bytes: MIB / 2, under_way: 1 };
+        let smallest =
+            Self { workers: 1, pack_bytes: MIB, tree_pack_bytes: MIB / 2, under_way: 1, batches: 2 };
         plans.into_iter().find(|plan| plan.bytes(chunk_bytes_max) <= memory).unwrap_or(smallest)
-    }
-
-    /// Batches under way: two for each worker and two around them keep all busy.
-    pub(super) fn batches(&self) -> usize {
-        self.workers * 2 + 2
     }
 
     /// What it takes at most.
     pub(super) fn bytes(&self, chunk_bytes_max: usize) -> usize {
-        let batches = self.batches() * (BATCH_BYTES + chunk_bytes_max);
+        let batches = self.batches * (BATCH_BYTES + chunk_bytes_max);
         // A worker's compressed and sealed chunk.
         let scratch = self.workers * 2 * chunk_bytes_max;
         batches + scratch + (DATA_LANES + self.under_way) * self.pack_bytes + self.tree_pack_bytes
@@ -78,7 +78,7 @@ mod tests {
             (72 * MIB, 16, 256 * KIB, 4, 16, 1),
             (1024 * MIB, 16, 256 * KIB, 16, 16, 2),
             (24 * MIB, 2, 256 * KIB, 2, 4, 1),
-            (16 * MIB, 8, 256 * KIB, 1, 2, 2),
+            (16 * MIB, 8, 256 * KIB, 2, 2, 1),
             (72 * MIB, 2, 8 * MIB, 1, 2, 2),
         ];
         for (memory, workers, chunk, expected, pack, under_way) in table {

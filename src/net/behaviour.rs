@@ -20,6 +20,9 @@ use super::hold::Hold;
 use super::{Members, NetConfig, NetError};
 use crate::base::limit;
 
+/// The least time that a peer has to answer a ping.
+const PING_ANSWER: Duration = Duration::from_secs(5);
+
 /// Everything the node speaks. The order matters: limits refuse first, [`Admission`] decides next, and after it
 /// no behaviour refuses a connection that another one has already taken note of.
 #[derive(NetworkBehaviour)]
@@ -46,11 +49,12 @@ impl Behaviour {
             .with_cache_size(0);
         let ping = ping::Config::new()
             .with_interval(config.heartbeat_interval)
-            .with_timeout(config.connection_timeout.max(Duration::from_secs(1)));
+            // A short heartbeat is there to notice silence soon; a slow line still gets five seconds to answer.
+            .with_timeout(config.connection_timeout.min(config.heartbeat_interval.max(PING_ANSWER)));
         Self {
             limits: connection_limits::Behaviour::new(connection_limits(config)),
             memory: memory_connection_limits::Behaviour::with_max_bytes(config.memory_bytes_max),
-            admission: Admission::new(members, verdict.clone()),
+            admission: Admission::new(members, verdict.clone(), config.max_peers),
             hold: Gate::new(Hold, verdict.clone()),
             identify: Gate::new(identify::Behaviour::new(identify), verdict.clone()),
             ping: Gate::new(ping::Behaviour::new(ping), verdict.clone()),

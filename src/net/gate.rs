@@ -47,6 +47,8 @@ pub(super) enum Refusal {
     Crowded,
     #[error("not a member, and nobody asked to dial it")]
     NotAsked,
+    #[error("as many members are connected as p2p.max_peers allows")]
+    Full,
 }
 
 /// What [`Admission`] knows of one connection.
@@ -62,13 +64,14 @@ pub(super) struct Admitted {
 pub(super) struct Admission {
     members: Arc<Members>,
     verdict: Verdict,
+    members_max: usize,
     connections: HashMap<ConnectionId, Admitted>,
     asked: HashSet<ConnectionId>,
 }
 
 impl Admission {
-    pub(super) fn new(members: Arc<Members>, verdict: Verdict) -> Self {
-        Self { members, verdict, connections: HashMap::new(), asked: HashSet::new() }
+    pub(super) fn new(members: Arc<Members>, verdict: Verdict, members_max: usize) -> Self {
+        Self { members, verdict, members_max, connections: HashMap::new(), asked: HashSet::new() }
     }
 
     /// Lets this dial go out even to a stranger. Kademlia's own dials reach members only.
@@ -101,6 +104,13 @@ impl Admission {
                 || strangers().filter(|a| a.peer == peer).count() >= limit::STRANGER_CONNECTIONS_PER_PEER_MAX
             {
                 return Err(ConnectionDenied::new(Refusal::Crowded));
+            }
+        }
+        if member {
+            let connected: HashSet<PeerId> =
+                self.connections.values().filter(|a| a.member).map(|a| a.peer).collect();
+            if !connected.contains(&peer) && connected.len() >= self.members_max {
+                return Err(ConnectionDenied::new(Refusal::Full));
             }
         }
         self.connections.insert(id, Admitted { peer, member, inbound, since: Instant::now() });

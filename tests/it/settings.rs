@@ -189,8 +189,14 @@ fn chunks_are_cut_and_compressed_as_configured() {
     let node = Node::init();
     let source = node.path("source");
     fs::create_dir(&source).unwrap();
-    let line = "the quick brown fox jumps over the lazy dog; ";
-    let words: String = (0..40_000).map(|n| format!("{n} {line}")).collect();
+    // A text of 64 words at random: a thorough search finds a fifth more than a quick one.
+    let mut dice = 12_345u64;
+    let words: String = std::iter::repeat_with(|| {
+        dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        format!("{:06x}", (dice >> 58).wrapping_mul(0x9e_3779_b97f).wrapping_add(dice >> 58) & 0xff_ffff)
+    })
+    .take(800_000)
+    .collect();
     fs::write(source.join("words"), &words).unwrap();
     let backup = |settings: &str| {
         configure(&node, settings);
@@ -236,7 +242,9 @@ fn peers_over_the_number_wait() {
     let mut node = Node::storage_only("1GiB").with("p2p.max_peers", "1");
     node.start();
     let mut others = [Node::storage_only("1GiB"), Node::storage_only("1GiB")];
-    others.iter_mut().for_each(|other| drop(other.start()));
+    for other in &mut others {
+        other.start();
+    }
     pair(&node, &others[0]);
     node.run(&["peers", "add", &others[1].address()]).exits(0);
     others[1].run(&["peers", "add", &node.address()]).exits(0);

@@ -173,7 +173,7 @@ fn run_pipeline<T: Send>(
     let force = options.force;
     let write = vault.options();
     let plan = BackupPlan::new(options.memory_bytes, write.workers, write.sizes.max());
-    let tokens = plan.batches();
+    let tokens = plan.batches;
     let (packs_in, packs_out) = bounded(plan.under_way);
     let (jobs_in, jobs_out) = bounded(EVENTS_MAX);
     let (events_in, events_out) = bounded(EVENTS_MAX);
