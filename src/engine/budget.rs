@@ -79,7 +79,7 @@ mod tests {
             (1024 * MIB, 16, 256 * KIB, 16, 16, 2),
             (24 * MIB, 2, 256 * KIB, 2, 4, 1),
             (16 * MIB, 8, 256 * KIB, 2, 2, 1),
-            (72 * MIB, 2, 8 * MIB, 1, 2, 2),
+            (72 * MIB, 2, 8 * MIB, 1, 4, 2),
         ];
         for (memory, workers, chunk, expected, pack, under_way) in table {
             let plan = BackupPlan::new(memory, workers, chunk);
