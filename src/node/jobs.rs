@@ -293,7 +293,7 @@ impl Core {
         self.jobs.begin(id);
         tracing::info!(target: "jobs", "started");
         self.tell(Happening::JobStarted { job: id, kind });
-        super::service::run(self, request, monitor, place.memory_bytes()).await
+        super::work::run(self, request, monitor, place.memory_bytes()).await
     }
 
     async fn job_ended(self: &Arc<Self>, id: JobId, mut ended: Ended) {

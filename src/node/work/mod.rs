@@ -1,0 +1,45 @@
+//! What jobs do: each turns a request into the engine's options, and what the engine did into an outcome.
+
+mod backup;
+mod restore;
+mod verify;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::core::{Core, log_failure};
+use super::jobs::Ended;
+use super::owning::index_listed;
+use crate::api::JobRequest;
+use crate::engine::Monitor;
+
+/// Does a job, with buffers of `memory` bytes.
+pub(super) async fn run(
+    core: &Arc<Core>,
+    request: JobRequest,
+    monitor: Arc<Monitor>,
+    memory: usize,
+) -> Ended {
+    match request {
+        JobRequest::Backup(request) => backup::with_hooks(core, request, monitor, memory).await,
+        JobRequest::Restore(request) => restore::restore(core, request, monitor, memory).await,
+        JobRequest::Verify(request) => verify::verify(core, request, monitor, memory).await,
+        JobRequest::Repair(request) => verify::repair(core, request, monitor, memory).await,
+    }
+}
+
+/// `REF` or `REF:PATH`; the path is absolute in the snapshot.
+pub(super) fn split_reference(reference: &str) -> (&str, PathBuf) {
+    match reference.split_once(':') {
+        Some((snapshot, path)) => (snapshot, Path::new("/").join(path)),
+        None => (reference, PathBuf::from("/")),
+    }
+}
+
+/// Before work that packs of peers may help: those that a head lists and a rebuilt index could not read are entered,
+/// so that they count as lost here and can be pulled.
+async fn know_listed_packs(core: &Arc<Core>) {
+    if let (Ok(net), Some(vault)) = (core.net(), core.vault_id()) {
+        log_failure(index_listed(core, net, vault).await, "reading directories of listed packs");
+    }
+}
