@@ -18,6 +18,8 @@ pub const PACK_SIZES: [usize; 8] =
     [128 * KIB, 256 * KIB, 512 * KIB, MIB, 2 * MIB, 4 * MIB, 8 * MIB, 16 * MIB];
 /// The largest pack.
 pub const PACK_BYTES_MAX: usize = PACK_SIZES[7];
+/// Chunks in one pack, so that its directory stays small beside it even with the smallest chunks.
+pub const PACK_CHUNKS_MAX: usize = 32 << 10;
 /// Cells in the largest pack.
 pub const PACK_CELLS_MAX: usize = PACK_BYTES_MAX / CELL_BYTES;
 /// A sealed snapshot record's length in bytes; all have this one.
@@ -264,12 +266,22 @@ pub const SHUTDOWN_REST: Duration = Duration::from_secs(3);
 
 /// Packs that reading pulls from peers at one time: each takes up to 16 MiB.
 pub const PACKS_HEALED_MAX: usize = 2;
-/// The least memory, in bytes, with which chunks of up to `chunk_bytes` can be backed up: half of it is what one backup
-/// gets when another job is at work, and holds a few chunks in each of its stages beside the smallest packs.
+/// Rows of packs that are open, on their way to the disk, or wait for the index, in bytes: 56 for each chunk, and a
+/// directory while it is sealed.
+pub const PACK_ROWS_BYTES: usize = 6 * MIB;
+/// The least memory, in bytes, that one backup with chunks of up to `chunk_bytes` is given: two batches of a MiB and a
+/// chunk, three chunks for the only worker, one more in each of two open packs, and what comes beside.
+pub const fn backup_bytes_min(chunk_bytes: usize) -> usize {
+    9 * MIB + 7 * chunk_bytes
+}
+
+/// The least that `storage.memory_limit` may be: a backup, and a restore beside it.
 pub const fn memory_bytes_min(chunk_bytes: usize) -> usize {
     28 * MIB + 8 * chunk_bytes
 }
 
+const _: () =
+    assert!(backup_bytes_min(CHUNK_BYTES_MAX) + 3 * CHUNK_BYTES_MAX <= memory_bytes_min(CHUNK_BYTES_MAX));
 // The state file of jobs is read up to 1 MiB.
 const _: () =
     assert!((JOBS_REMEMBERED_MAX + JOBS_RUNNING_MAX + JOBS_QUEUED_MAX) * (JOB_SAVED_BYTES_MAX + 16) < MIB);

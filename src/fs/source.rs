@@ -8,7 +8,8 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use rustix::fs::{Advice, CWD, FileType, Mode, OFlags, SeekFrom, Stat, fadvise, fstat, openat, seek};
-use rustix::io::Errno;
+use rustix::buffer::spare_capacity;
+use rustix::io::{Errno, pread};
 
 use super::capture::time;
 use crate::base::limit;
@@ -17,7 +18,7 @@ use crate::wire;
 /// An open regular file. Shared by threads: reading is positional.
 pub struct SourceFile {
     file: File,
-    size: u64,
+    opened: FileStamp,
     sparse: bool,
 }
 
@@ -96,7 +97,12 @@ impl SourceFile {
             // Only advice: reading is right without it.
             let _ = fadvise(&file, 0, None, Advice::Sequential);
         }
-        Ok(Self { file: file.into(), size, sparse: on_disk < size })
+        Ok(Self { file: file.into(), opened: FileStamp::of_stat(&stat), sparse: on_disk < size })
+    }
+
+    /// The file as it was when it was opened.
+    pub fn opened(&self) -> &FileStamp {
+        &self.opened
     }
 
     /// The file as it is now.
@@ -106,7 +112,7 @@ impl SourceFile {
 
     /// Length in bytes when it was opened.
     pub fn size_bytes(&self) -> u64 {
-        self.size
+        self.opened.size
     }
 
     /// Its data and holes, covering exactly [`Self::size_bytes`]. A file without holes, or on a file system
@@ -129,6 +135,29 @@ impl SourceFile {
         Ok(filled)
     }
 
+    /// Appends up to `want` bytes at `offset` to `buffer`, fewer only where the file ends; returns how many.
+    ///
+    /// Into memory that was not filled before: clearing it first costs a tenth of reading from the cache.
+    pub fn append_to(&self, buffer: &mut Vec<u8>, offset: u64, want: usize) -> io::Result<usize> {
+        let start = buffer.len();
+        buffer.reserve(want);
+        while buffer.len() - start < want {
+            let at = offset + (buffer.len() - start) as u64;
+            match pread(&self.file, spare_capacity(buffer), at) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(Errno::INTR) => {}
+                Err(error) => {
+                    buffer.truncate(start);
+                    return Err(error.into());
+                }
+            }
+        }
+        // There may have been more room than was wanted.
+        buffer.truncate(start + want);
+        Ok(buffer.len() - start)
+    }
+
     /// Lets the kernel drop this file from its cache, so that a backup does not push out what others use.
     pub fn forget(&self) {
         let _ = fadvise(&self.file, 0, None, Advice::DontNeed);
@@ -146,8 +175,9 @@ impl Iterator for Segments<'_> {
 
     fn next(&mut self) -> Option<Segment> {
         let Self { source, offset } = *self;
-        let rest = source.size.checked_sub(offset).filter(|rest| *rest > 0)?;
-        let clip = |end: u64| end.clamp(offset + 1, source.size);
+        let size = source.opened.size;
+        let rest = size.checked_sub(offset).filter(|rest| *rest > 0)?;
+        let clip = |end: u64| end.clamp(offset + 1, size);
         let segment = if !source.sparse {
             Segment::Data { offset, len: rest }
         } else {
@@ -158,7 +188,7 @@ impl Iterator for Segments<'_> {
                 Err(_) => Segment::Data { offset, len: rest },
                 Ok(data) if data > offset => Segment::Hole { offset, len: clip(data) - offset },
                 Ok(_) => {
-                    let end = seek(&source.file, SeekFrom::Hole(offset)).unwrap_or(source.size);
+                    let end = seek(&source.file, SeekFrom::Hole(offset)).unwrap_or(size);
                     Segment::Data { offset, len: clip(end) - offset }
                 }
             }

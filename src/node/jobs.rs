@@ -19,7 +19,7 @@ use tracing::Instrument;
 
 use super::core::{Core, log_failure};
 use super::error::failed;
-use super::resources::{Place, Share};
+use super::resources::Place;
 use crate::api::{
     ApiError, Happening, JobId, JobInfo, JobKind, JobOutcome, JobRequest, JobState, PathProblem, Progress,
 };
@@ -284,10 +284,15 @@ impl Core {
         cancel: CancellationToken,
     ) -> Ended {
         let kind = request.kind();
-        let share = if kind == JobKind::Backup { Share::Writer } else { Share::Reader };
+        let least = if kind == JobKind::Backup {
+            let chunk_bytes = self.settings().snapshot.max_chunk_size;
+            limit::backup_bytes_min(usize::try_from(chunk_bytes).unwrap_or(limit::CHUNK_BYTES_MAX)) as u64
+        } else {
+            0
+        };
         self.save_jobs().await;
         let place: Place = tokio::select! {
-            place = self.resources.job(share) => place,
+            place = self.resources.job(least) => place,
             () = cancel.cancelled() => return Err(ApiError::new(Code::Cancelled, "cancelled before it began")),
         };
         self.jobs.begin(id);

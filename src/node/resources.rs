@@ -28,11 +28,14 @@ impl Resources {
         }
     }
 
-    /// Waits for a place among the jobs at work, and for memory.
-    pub(super) async fn job(&self, share: Share) -> Place {
+    /// Waits for a place among the jobs at work, and for memory: an equal share, or `least` bytes where that is more.
+    ///
+    /// Equal shares, so that nobody who has a place waits for memory: a restore begins at once beside two backups and
+    /// a verification.
+    pub(super) async fn job(&self, least: u64) -> Place {
         let task = self.tasks.clone().acquire_owned().await.expect("the semaphore is never closed");
-        let total = self.memory.total;
-        let memory = self.memory.clone().take(share.wish(total), share.least(total)).await;
+        let share = self.memory.total / limit::JOBS_RUNNING_MAX as u64;
+        let memory = self.memory.clone().take(share.max(least)).await;
         Place { memory, _task: task }
     }
 }
@@ -50,34 +53,6 @@ impl Place {
     }
 }
 
-/// How much of the memory a job wants and cannot do without.
-///
-/// A backup leaves a quarter for others, so that a restore never waits for it; two backups at a time would make small
-/// packs, so the second one waits.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub(super) enum Share {
-    /// Of a backup.
-    Writer,
-    /// Of a restore, verification or repair.
-    Reader,
-}
-
-impl Share {
-    fn wish(self, total: u64) -> u64 {
-        match self {
-            Self::Writer => total / 4 * 3,
-            Self::Reader => total / 2,
-        }
-    }
-
-    fn least(self, total: u64) -> u64 {
-        match self {
-            Self::Writer => total / 2,
-            Self::Reader => total / 4,
-        }
-    }
-}
-
 /// A number of bytes that are handed out.
 pub(super) struct Memory {
     total: u64,
@@ -91,27 +66,25 @@ impl Memory {
         *locked(&self.used)
     }
 
-    /// Waits until `least` are free and takes up to `wish`. Whoever needs little may pass one who needs much.
-    async fn take(self: Arc<Self>, wish: u64, least: u64) -> Held {
+    /// Waits until `bytes` are free and takes them. Whoever needs little may pass one who needs much.
+    async fn take(self: Arc<Self>, bytes: u64) -> Held {
         loop {
             let freed = self.freed.notified();
             tokio::pin!(freed);
             // Registered before looking, so that what is given back in between is not missed.
             freed.as_mut().enable();
-            if let Some(bytes) = self.try_take(wish, least) {
+            if self.try_take(bytes) {
                 return Held { memory: self.clone(), bytes };
             }
             freed.await;
         }
     }
 
-    fn try_take(&self, wish: u64, least: u64) -> Option<u64> {
+    fn try_take(&self, bytes: u64) -> bool {
         let mut used = locked(&self.used);
-        let bytes = wish.min(self.total.saturating_sub(*used));
-        (bytes >= least).then(|| {
-            *used += bytes;
-            bytes
-        })
+        let fits = bytes <= self.total.saturating_sub(*used);
+        *used += if fits { bytes } else { 0 };
+        fits
     }
 }
 
@@ -181,36 +154,31 @@ mod tests {
     #[tokio::test]
     async fn memory_is_shared_and_comes_back() {
         let resources = Resources::new(96);
-        let backup = resources.job(Share::Writer).await;
-        assert_eq!(backup.memory_bytes(), 72);
-        let restore = resources.job(Share::Reader).await;
-        assert_eq!((restore.memory_bytes(), resources.memory.used()), (24, 96));
-        let mut second = Box::pin(resources.job(Share::Writer));
-        assert!((&mut second).now_or_never().is_none(), "a second backup waits");
-        drop(restore);
-        assert!((&mut second).now_or_never().is_none(), "24 are not enough for it");
-        let restore = resources.job(Share::Reader).now_or_never().expect("a small one may pass");
-        drop((backup, restore));
+        let small = resources.job(0).await;
+        assert_eq!(small.memory_bytes(), 24);
+        let large = resources.job(60).await;
+        assert_eq!((large.memory_bytes(), resources.memory.used()), (60, 84));
+        let mut second = Box::pin(resources.job(60));
+        assert!((&mut second).now_or_never().is_none(), "a second one of that size waits");
+        drop(small);
+        assert!((&mut second).now_or_never().is_none(), "36 are not enough for it");
+        let small = resources.job(0).now_or_never().expect("a small one may pass");
+        drop((large, small));
         let second = second.now_or_never().expect("all is free");
-        assert_eq!(second.memory_bytes(), 72);
+        assert_eq!(second.memory_bytes(), 60);
         drop(second);
         assert_eq!(resources.memory.used(), 0);
     }
 
+    /// A second backup waited for the first one's memory, and with it whoever came next.
     #[tokio::test]
-    async fn jobs_at_work_are_bounded() {
-        let resources = Resources::new(1 << 40);
-        let mut places = Vec::new();
-        for _ in 0..limit::JOBS_RUNNING_MAX {
-            places.extend(resources.job(Share::Reader).now_or_never());
-            // The guards keep their places, not their memory.
-            *locked(&resources.memory.used) = 0;
-        }
-        assert_eq!(places.len(), limit::JOBS_RUNNING_MAX);
-        assert!(resources.job(Share::Reader).now_or_never().is_none());
-        places.iter_mut().for_each(|place| place.memory.bytes = 0);
-        places.pop();
-        assert!(resources.job(Share::Reader).now_or_never().is_some());
+    async fn as_many_jobs_as_may_work_all_find_memory() {
+        let resources = Resources::new(97);
+        let jobs: Vec<_> = (0..limit::JOBS_RUNNING_MAX).map(|_| resources.job(20).now_or_never()).collect();
+        assert!(jobs.iter().all(Option::is_some));
+        assert!(resources.job(0).now_or_never().is_none(), "one more has no place");
+        drop(jobs);
+        assert!(resources.job(0).now_or_never().is_some());
     }
 
     /// Owners pulled for at the same time each saw the same free room and together took more than was lent.

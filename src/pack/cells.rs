@@ -80,11 +80,33 @@ fn left_cells(cells: usize) -> usize {
     cells.div_ceil(2).next_power_of_two()
 }
 
+/// Hashes a pack that comes piece by piece.
+#[derive(Default)]
+pub(super) struct Cells {
+    cells: Vec<ChainingValue>,
+}
+
+impl Cells {
+    /// Takes the pack's next bytes: whole cells, except at the very end.
+    pub(super) fn append(&mut self, bytes: &[u8]) {
+        let first = self.cells.len();
+        let cells = bytes.chunks(limit::CELL_BYTES).enumerate();
+        self.cells.extend(cells.map(|(i, cell)| cell_value(first + i, cell)));
+    }
+
+    /// The pack's id and outboard; `None` with fewer than two cells.
+    pub(super) fn finish(self) -> Option<(PackId, Outboard)> {
+        let outboard = Outboard { cells: self.cells };
+        outboard.root().map(|id| (id, outboard))
+    }
+}
+
 impl Outboard {
     /// Hashes a whole pack: its id and its outboard. A pack has at least two cells.
     pub fn of(pack: &[u8]) -> (PackId, Self) {
-        let cells = pack.chunks(limit::CELL_BYTES).enumerate().map(|(i, cell)| cell_value(i, cell)).collect();
-        let outboard = Self { cells };
+        let mut cells = Cells::default();
+        cells.append(pack);
+        let outboard = Self { cells: cells.cells };
         let id = outboard.root().unwrap_or_else(|| PackId::new(*blake3::hash(pack).as_bytes()));
         (id, outboard)
     }

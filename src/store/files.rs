@@ -19,6 +19,28 @@ pub(super) struct Files {
     poisoned: AtomicBool,
 }
 
+/// A file that is being written in `tmp/`. Dropped, it leaves nothing.
+pub(super) struct Draft {
+    pub(super) file: File,
+    path: PathBuf,
+}
+
+impl Draft {
+    /// Its path; from now on somebody else answers for it.
+    fn keep(mut self) -> PathBuf {
+        std::mem::take(&mut self.path)
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if !self.path.as_os_str().is_empty() {
+            // What cannot be deleted now is cleared at the next start.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
 fn make_dir(path: &Path) -> Result<(), StoreError> {
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.map_err(|e| match e.kind() {
@@ -120,33 +142,41 @@ impl Files {
     }
 
     fn write_tmp(&self, parts: &[&[u8]], flush: bool) -> Result<PathBuf, StoreError> {
-        self.sound()?;
-        let tmp = self.path("tmp", &hex::encode(random_bytes::<16>()));
-        let fail = |doing, error| {
-            let _ = std::fs::remove_file(&tmp);
-            StoreError::io(doing, error)
-        };
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&tmp)
-            .map_err(|e| StoreError::io("making a file", e))?;
+        let mut draft = self.draft()?;
         for part in parts {
-            file.write_all(part).map_err(|e| fail("writing a file", e))?;
+            draft.file.write_all(part).map_err(|e| StoreError::io("writing a file", e))?;
         }
-        if flush && let Err(e) = file.sync_data() {
-            let _ = std::fs::remove_file(&tmp);
+        if flush {
+            self.flush(&draft.file)?;
+        }
+        Ok(draft.keep())
+    }
+
+    /// A new file in `tmp/`, deleted again unless it is published.
+    pub(super) fn draft(&self) -> Result<Draft, StoreError> {
+        self.sound()?;
+        let path = self.path("tmp", &hex::encode(random_bytes::<16>()));
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create_new(true).mode(0o600).open(&path);
+        file.map(|file| Draft { file, path }).map_err(|e| StoreError::io("making a file", e))
+    }
+
+    /// Durably puts a draft in place, as [`Files::publish`] does.
+    pub(super) fn publish_draft(&self, draft: Draft, dir: &str, name: &str) -> Result<(), StoreError> {
+        self.sound()?;
+        self.flush(&draft.file)?;
+        self.put(&draft.keep(), dir, name)?;
+        self.sync_dir(&self.root.join(dir))
+    }
+
+    /// Flushes a file that nobody was told of yet.
+    fn flush(&self, file: &File) -> Result<(), StoreError> {
+        file.sync_data().map_err(|e| {
             // Delayed allocation reports a full disk only here; nothing was acknowledged, so that alone
             // does not put earlier files in doubt.
             let full = matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
-            return Err(if full {
-                StoreError::io("flushing a file", e)
-            } else {
-                self.poison("flushing a file", e)
-            });
-        }
-        Ok(tmp)
+            if full { StoreError::io("flushing a file", e) } else { self.poison("flushing a file", e) }
+        })
     }
 
     /// Moves a file within the store, durably.

@@ -20,7 +20,7 @@ use rustix::fs::FlockOperation;
 
 pub use error::StoreError;
 pub use index::{IndexedPack, NewPack, PackCounts};
-pub use packs::PackFile;
+pub use packs::{PackDraft, PackFile};
 pub use peers::{PeerBook, PeerEntry, PendingPeer};
 pub use records::StoredHead;
 pub use rows::{ChunkPlace, PackNumber, PackRow};

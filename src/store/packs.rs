@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 
 use super::Store;
 use super::error::StoreError;
+use super::files::Draft;
 use crate::base::{ByteSize, PackId, limit, meter, random_bytes};
 use crate::pack::Outboard;
 
@@ -47,24 +48,72 @@ impl PackFile {
     }
 }
 
+/// A pack that is being written; nobody sees it before it is published. Dropped, it leaves nothing.
+pub struct PackDraft {
+    draft: Draft,
+    length: u64,
+}
+
+impl PackDraft {
+    /// Fills `buffer` from `offset` of what was appended.
+    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), StoreError> {
+        self.draft.file.read_exact_at(buffer, offset).map_err(|e| StoreError::io("reading a pack", e))
+    }
+}
+
 fn fan_out(id: PackId) -> String {
     format!("packs/{:02x}", id.as_bytes()[0])
 }
 
 impl Store {
+    /// Begins a pack that is written piece by piece.
+    pub fn draft_pack(&self) -> Result<PackDraft, StoreError> {
+        Ok(PackDraft { draft: self.files.draft()?, length: 0 })
+    }
+
+    /// Writes the next bytes of a pack. Leaves the reserve free, as publishing does.
+    pub fn append(&self, pack: &mut PackDraft, bytes: &[u8]) -> Result<(), StoreError> {
+        self.keep_reserve(bytes.len() as u64)?;
+        let written = pack.draft.file.write_all_at(bytes, pack.length);
+        written.map_err(|e| StoreError::io("writing a pack", e))?;
+        pack.length += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Durably stores a pack that was written piece by piece; `id` and `outboard` are of what was appended.
+    pub fn publish_draft(&self, pack: PackDraft, id: PackId, outboard: &Outboard) -> Result<(), StoreError> {
+        debug_assert_eq!(outboard.root(), Some(id));
+        let length = pack.length;
+        self.keep_limit(length)?;
+        self.beside_pack(id, outboard)?;
+        self.files.publish_draft(pack.draft, &fan_out(id), &id.to_string())?;
+        self.note_published(length);
+        Ok(())
+    }
+
     /// Durably stores a pack whose bytes were verified against its id.
     pub fn publish_pack(&self, id: PackId, bytes: &[u8], outboard: &Outboard) -> Result<(), StoreError> {
         debug_assert_eq!(outboard.root(), Some(id));
-        self.keep_reserve(bytes.len() as u64)?;
-        let (dir, name) = (fan_out(id), id.to_string());
-        self.files.ensure_dir(&dir)?;
-        self.files.publish_lazily(&dir, &format!("{name}{OUTBOARD}"), &outboard.to_bytes())?;
-        self.files.publish(&dir, &name, &[bytes])?;
+        let length = bytes.len() as u64;
+        self.keep_reserve(length)?;
+        self.keep_limit(length)?;
+        self.beside_pack(id, outboard)?;
+        self.files.publish(&fan_out(id), &id.to_string(), &[bytes])?;
+        self.note_published(length);
+        Ok(())
+    }
+
+    /// Makes the pack's directory, and its outboard there.
+    fn beside_pack(&self, id: PackId, outboard: &Outboard) -> Result<(), StoreError> {
+        self.files.ensure_dir(&fan_out(id))?;
+        self.renew_outboard(id, outboard)
+    }
+
+    fn note_published(&self, bytes: u64) {
         meter::BLOCKS_STORED.add(1);
         if let Some(used) = self.disk_used.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
-            *used += bytes.len() as u64;
+            *used += bytes;
         }
-        Ok(())
     }
 
     /// Bytes of pack files here. Looks at every file once, and counts from then on.
@@ -94,9 +143,11 @@ impl Store {
         };
         // A file system that cannot tell is written to until it refuses.
         let fits = rustix::fs::statvfs(self.files.root()).map_or(true, enough);
-        if !fits {
-            return Err(StoreError::Full("storing a pack"));
-        }
+        if fits { Ok(()) } else { Err(StoreError::Full("storing a pack")) }
+    }
+
+    /// Packs stop short of what they may take all together.
+    fn keep_limit(&self, bytes: u64) -> Result<(), StoreError> {
         let allowed = self.disk_limit.load(Ordering::Relaxed);
         if allowed > 0 && self.disk_used()?.saturating_add(bytes) > allowed {
             return Err(StoreError::OverLimit(ByteSize(allowed)));

@@ -127,9 +127,8 @@ impl<'a> Feeder<'a> {
         &mut self,
         job: &FileJob,
     ) -> Result<std::io::Result<(u64, FileStamp, FileStamp)>, EngineError> {
-        let opened = open_file(&job.path).and_then(|file| Ok((file.stat()?, file)));
-        let (before, file) = match opened {
-            Ok(opened) => opened,
+        let file = match open_file(&job.path) {
+            Ok(file) => file,
             Err(error) => return Ok(Err(error)),
         };
         let mut size = 0;
@@ -145,7 +144,7 @@ impl<'a> Feeder<'a> {
                 },
             }
         }
-        Ok(file.stat().map(|after| (size, before, after)))
+        Ok(file.stat().map(|after| (size, file.opened().clone(), after)))
     }
 
     /// Cuts one run of data; returns the bytes read, fewer when the file was truncated meanwhile.
@@ -161,16 +160,13 @@ impl<'a> Feeder<'a> {
             let pending = self.current.buffer.len() - self.cut;
             let room = BATCH_BYTES.saturating_sub(self.cut).max(look_ahead).saturating_sub(pending);
             let want = room.min(usize::try_from(length - done).unwrap_or(usize::MAX));
-            let start = self.current.buffer.len();
-            self.current.buffer.resize(start + want, 0);
-            let read = match file.read_at(offset + done, &mut self.current.buffer[start..]) {
+            let read = match file.append_to(&mut self.current.buffer, offset + done, want) {
                 Ok(read) => read,
                 Err(error) => {
                     self.current.buffer.truncate(self.cut);
                     return Ok(Err(error));
                 }
             };
-            self.current.buffer.truncate(start + read);
             done += read as u64;
             let ended = done == length || read < want;
             self.cut_chunks(if ended { 1 } else { look_ahead })?;

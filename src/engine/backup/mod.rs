@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::bounded;
 use prost::Message;
 
-use super::budget::BackupPlan;
+use super::budget::{BackupPlan, PACKS_UNDER_WAY};
 use super::error::EngineError;
 use super::heads::{VaultView, publish_next_head};
 use super::monitor::Monitor;
@@ -174,7 +174,7 @@ fn run_pipeline<T: Send>(
     let write = vault.options();
     let plan = BackupPlan::new(options.memory_bytes, write.workers, write.sizes.max());
     let tokens = plan.batches;
-    let (packs_in, packs_out) = bounded(plan.under_way);
+    let (packs_in, packs_out) = bounded(PACKS_UNDER_WAY);
     let (jobs_in, jobs_out) = bounded(EVENTS_MAX);
     let (events_in, events_out) = bounded(EVENTS_MAX);
     let (batches_in, batches_out) = bounded(tokens);
@@ -183,17 +183,13 @@ fn run_pipeline<T: Send>(
     for _ in 0..tokens {
         buffers_in.send(Vec::new()).map_err(|_| EngineError::Stopped)?;
     }
-    let (pack_buffers_in, pack_buffers_out) = bounded(plan.under_way);
-    for _ in 0..plan.under_way {
-        pack_buffers_in.send(Vec::new()).map_err(|_| EngineError::Stopped)?;
-    }
     let cutter = vault.cutter(&write);
-    let packer = Packer::new(vault, write, plan, packs_in, pack_buffers_out);
+    let packer = Packer::new(vault, write, plan.lane_bytes, packs_in);
     let parent_tree = parent.map(|parent| parent.tree);
     let tree_sealer = TreeSealer::new(vault, &packer)?;
     let outcome = std::thread::scope(|scope| {
         let (packer, cutter) = (&packer, &cutter);
-        let writer = scope.spawn(move || packer.write(&packs_out, &pack_buffers_in, &checkpoint));
+        let writer = scope.spawn(move || packer.write(&packs_out, &checkpoint));
         let survey = scope
             .spawn(move || Survey::new(vault, monitor, force).run(walk, parent_tree, &jobs_in, &events_in));
         let feeder =

@@ -10,15 +10,15 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 
-use crate::base::{ChunkId, limit, meter};
+use crate::base::{ChunkId, Epoch, limit, meter};
 use crate::crypto::{Kind, Salt, SealedAs};
-use crate::engine::budget::{BackupPlan, DATA_LANES};
+use crate::engine::budget::DATA_LANES;
 use crate::engine::error::EngineError;
 use crate::engine::heads::publish_checkpoint;
 use crate::engine::vault::{Vault, VaultOptions};
-use crate::pack::{PackBuilder, SealedPack, pack_sizes_for};
+use crate::pack::{PackBuilder, PackEntry, SealedPack, pack_sizes_for};
 use crate::snapshot::PeerAddress;
-use crate::store::{NewPack, PackNumber};
+use crate::store::{NewPack, PackDraft, PackNumber, Store};
 
 /// The last lane takes tree chunks, which go to packs of their own.
 const TREE_LANE: usize = DATA_LANES;
@@ -31,19 +31,62 @@ pub(super) struct Checkpoint<'a> {
     pub(super) holders: &'a [PeerAddress],
 }
 
+/// An open pack: its newest bytes in memory, those before them in a file.
+struct Lane {
+    builder: PackBuilder,
+    draft: Option<PackDraft>,
+}
+
+impl Lane {
+    fn new(epoch: Epoch) -> Self {
+        Self { builder: PackBuilder::new(epoch), draft: None }
+    }
+
+    /// Writes out what can be.
+    fn drain(&mut self, store: &Store) -> Result<(), EngineError> {
+        let draft = match &mut self.draft {
+            Some(draft) => draft,
+            None => self.draft.insert(store.draft_pack()?),
+        };
+        Ok(self.builder.drain(|_, bytes| store.append(draft, bytes))?)
+    }
+
+    /// A chunk's sealed bytes, from memory or, through `buffer`, from the file.
+    fn sealed<'a>(&'a self, entry: &PackEntry, buffer: &'a mut Vec<u8>) -> Result<&'a [u8], EngineError> {
+        let (offset, length) = (entry.offset as usize, entry.sealed_length as usize);
+        if let Some(bytes) = self.builder.in_memory(offset, length) {
+            return Ok(bytes);
+        }
+        buffer.resize(length, 0);
+        // A chunk may begin in the file and end in memory.
+        let drained = (self.builder.drained() - offset).min(length);
+        let draft = self.draft.as_ref().ok_or(EngineError::Stopped)?;
+        draft.read_at(offset as u64, &mut buffer[..drained])?;
+        if drained < length {
+            let rest = self.builder.in_memory(offset + drained, length - drained);
+            buffer[drained..].copy_from_slice(rest.expect("what was not drained is in memory"));
+        }
+        Ok(buffer)
+    }
+}
+
+/// A pack that only has to be flushed and named.
+pub(super) struct Finished {
+    pack: SealedPack,
+    draft: PackDraft,
+}
+
 /// Where sealed chunks go.
 pub(super) struct Packer<'a> {
     vault: &'a Vault,
-    lanes: Vec<Mutex<PackBuilder>>,
+    lanes: Vec<Mutex<Lane>>,
     /// `None` once everything is packed: the writer then ends.
-    finished: Mutex<Option<Sender<SealedPack>>>,
-    /// Buffers for packs: taking one is the right to have another pack beside the open ones. The writer gives each
-    /// back when its pack is on the disk, so that packs under way never need more than so many times 16 MiB.
-    buffers: Receiver<Vec<u8>>,
+    finished: Mutex<Option<Sender<Finished>>>,
     claimed: Mutex<HashSet<ChunkId>>,
     /// How this backup writes, whatever is configured meanwhile.
     pub(super) options: Arc<VaultOptions>,
-    plan: BackupPlan,
+    /// A lane is written out whenever it has this many bytes in memory.
+    lane_bytes: usize,
     /// Plaintext bytes sealed.
     pub(super) added: AtomicU64,
     /// Bytes of packs published.
@@ -54,21 +97,24 @@ impl<'a> Packer<'a> {
     pub(super) fn new(
         vault: &'a Vault,
         options: Arc<VaultOptions>,
-        plan: BackupPlan,
-        finished: Sender<SealedPack>,
-        buffers: Receiver<Vec<u8>>,
+        lane_bytes: usize,
+        finished: Sender<Finished>,
     ) -> Self {
+        let epoch = vault.keyring.vault.newest_epoch();
         Self {
             options,
-            plan,
+            lane_bytes,
             vault,
-            lanes: (0..=DATA_LANES).map(|_| Mutex::new(PackBuilder::new())).collect(),
+            lanes: (0..=DATA_LANES).map(|_| Mutex::new(Lane::new(epoch))).collect(),
             finished: Mutex::new(Some(finished)),
-            buffers,
             claimed: Mutex::new(HashSet::new()),
             added: AtomicU64::new(0),
             packed: AtomicU64::new(0),
         }
+    }
+
+    fn lane_anew(&self) -> Lane {
+        Lane::new(self.vault.keyring.vault.newest_epoch())
     }
 
     /// Of `ids`, those that the caller must seal now; pack numbers of the others are added to `used`.
@@ -119,7 +165,7 @@ impl<'a> Packer<'a> {
     /// The salt to seal with for a lane. A pack that is full meanwhile makes no difference: the salt only has to
     /// be random.
     pub(super) fn salt(&self, lane: usize) -> Salt {
-        self.lanes[lane].lock().expect("no panic while held").salt()
+        self.lanes[lane].lock().expect("no panic while held").builder.salt()
     }
 
     /// Puts a sealed chunk into its lane; a full pack is finished by the caller's thread and handed to the writer.
@@ -134,30 +180,30 @@ impl<'a> Packer<'a> {
     ) -> Result<(), EngineError> {
         self.added.fetch_add(u64::from(length), Ordering::Relaxed);
         let full = {
-            let mut builder = self.lanes[lane].lock().expect("no panic while held");
-            // Whoever fills a pack waits here for the disk, and others that need the lane with it.
-            let most = if lane == TREE_LANE { self.plan.tree_pack_bytes } else { self.plan.pack_bytes };
-            let full = if builder.is_empty() || builder.fits(sealed.len(), most) {
-                None
-            } else {
-                Some(std::mem::replace(&mut *builder, self.builder()?))
-            };
-            builder.push(kind, sealed_as.codec, id, length, sealed);
+            let mut open = self.lanes[lane].lock().expect("no panic while held");
+            let builder = &open.builder;
+            let full = (!builder.is_empty() && !builder.fits(sealed.len(), limit::PACK_BYTES_MAX))
+                .then(|| std::mem::replace(&mut *open, self.lane_anew()));
+            open.builder.push(kind, sealed_as.codec, id, length, sealed);
+            if open.builder.pending() >= self.lane_bytes {
+                open.drain(&self.vault.store)?;
+            }
             full
         };
-        full.map_or(Ok(()), |builder| self.finish(builder))
+        full.map_or(Ok(()), |lane| self.finish(lane))
     }
 
-    fn builder(&self) -> Result<PackBuilder, EngineError> {
-        let buffer = self.buffers.recv().map_err(|_| EngineError::Stopped)?;
-        Ok(PackBuilder::with_buffer(buffer))
-    }
-
-    fn finish(&self, builder: PackBuilder) -> Result<(), EngineError> {
-        let pack = builder.finish(&self.vault.keyring.vault)?;
-        self.packed.fetch_add(pack.bytes.len() as u64, Ordering::Relaxed);
+    /// Writes the end of a pack and hands it to the writer. Whoever fills a pack waits here for the disk.
+    fn finish(&self, lane: Lane) -> Result<(), EngineError> {
+        let store = &self.vault.store;
+        let mut draft = lane.draft.map_or_else(|| store.draft_pack(), Ok)?;
+        let mut pack = lane.builder.finish(&self.vault.keyring.vault)?;
+        store.append(&mut draft, &std::mem::take(&mut pack.rest))?;
+        self.packed.fetch_add(pack.length as u64, Ordering::Relaxed);
         let finished = self.finished.lock().expect("no panic while held").clone();
-        finished.and_then(|finished| finished.send(pack).ok()).ok_or(EngineError::Stopped)
+        finished
+            .and_then(|finished| finished.send(Finished { pack, draft }).ok())
+            .ok_or(EngineError::Stopped)
     }
 
     /// Lets the writer end once it has written what it was handed.
@@ -167,27 +213,33 @@ impl<'a> Packer<'a> {
 
     /// Packs what is left: the data lanes' rests together, so that little is padded.
     pub(super) fn flush(&self) -> Result<(), EngineError> {
-        let take = |lane: usize| std::mem::take(&mut *self.lanes[lane].lock().expect("no panic while held"));
+        let take = |lane: usize| {
+            std::mem::replace(&mut *self.lanes[lane].lock().expect("no panic while held"), self.lane_anew())
+        };
         self.repack((0..DATA_LANES).map(take).collect())?;
         self.repack(vec![take(TREE_LANE)])
     }
 
-    fn repack(&self, rests: Vec<PackBuilder>) -> Result<(), EngineError> {
-        let filled = rests.iter().filter(|rest| !rest.is_empty()).map(PackBuilder::filled).sum();
-        let mut sizes = pack_sizes_for(filled).into_iter();
+    fn repack(&self, rests: Vec<Lane>) -> Result<(), EngineError> {
+        let builders = rests.iter().map(|rest| &rest.builder).filter(|builder| !builder.is_empty());
+        let mut sizes = pack_sizes_for(builders.map(PackBuilder::filled).sum()).into_iter();
         let mut size = sizes.next().unwrap_or(limit::PACK_BYTES_MAX);
-        let mut builder = PackBuilder::new();
-        for rest in rests {
-            for (entry, sealed) in rest.chunks() {
-                if !builder.fits(sealed.len(), size) && !builder.is_empty() {
-                    let full = std::mem::replace(&mut builder, self.builder()?);
-                    self.finish(full)?;
+        let mut open = self.lane_anew();
+        let mut buffer = Vec::new();
+        for rest in &rests {
+            for entry in rest.builder.entries() {
+                let sealed = rest.sealed(entry, &mut buffer)?;
+                if !open.builder.fits(sealed.len(), size) && !open.builder.is_empty() {
+                    self.finish(std::mem::replace(&mut open, self.lane_anew()))?;
                     size = sizes.next().unwrap_or(limit::PACK_BYTES_MAX);
                 }
-                builder.push(entry.kind, entry.codec, entry.id, entry.length, sealed);
+                open.builder.push(entry.kind, entry.codec, entry.id, entry.length, sealed);
+                if open.builder.pending() >= self.lane_bytes {
+                    open.drain(&self.vault.store)?;
+                }
             }
         }
-        if builder.is_empty() { Ok(()) } else { self.finish(builder) }
+        if open.builder.is_empty() { Ok(()) } else { self.finish(open) }
     }
 
     /// The writer's loop: publishes each pack, commits index rows in batches. Returns the numbers of all packs.
@@ -195,23 +247,20 @@ impl<'a> Packer<'a> {
     /// What was published before an error stays, with its rows, so that the next run continues there.
     pub(super) fn write(
         &self,
-        packs: &Receiver<SealedPack>,
-        buffers: &Sender<Vec<u8>>,
+        packs: &Receiver<Finished>,
         checkpoint: &Checkpoint<'_>,
     ) -> Result<HashSet<PackNumber>, EngineError> {
         let mut numbers = HashSet::new();
         let mut waiting: Vec<NewPack> = Vec::new();
         let mut result = Ok(());
         let mut last = self.vault.clock.now();
-        for pack in packs {
-            result = self.vault.store.publish_pack(pack.id, &pack.bytes, &pack.outboard);
+        for Finished { pack, draft } in packs {
+            result = self.vault.store.publish_draft(draft, pack.id, &pack.outboard);
             if result.is_err() {
                 break;
             }
-            let bytes = pack.bytes.len() as u64;
+            let bytes = pack.length as u64;
             waiting.push(NewPack { id: pack.id, bytes, epoch: pack.epoch, own: true, entries: pack.entries });
-            // With the last pack on its way nobody takes buffers any more.
-            let _ = buffers.try_send(pack.bytes);
             let now = self.vault.clock.now();
             let due = checkpoint.every.is_some_and(|every| now.since(last) >= every);
             let rows: usize = waiting.iter().map(|pack| pack.entries.len()).sum();

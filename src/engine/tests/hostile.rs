@@ -7,7 +7,7 @@ use prost::Message;
 
 use super::fixture::{Fixture, noise, watched};
 use super::tree_of::tree_without;
-use crate::base::{ChunkId, Moment, limit};
+use crate::base::{ChunkId, Epoch, Moment, limit};
 use crate::crypto::{Kind, Sealer};
 use crate::engine::{Monitor, Problem, RestoreOptions, RestoreResult, list, restore};
 use crate::fs::Overwrite;
@@ -27,7 +27,7 @@ impl Forge {
     fn new() -> Self {
         let fixture = Fixture::new();
         std::fs::write(fixture.dir.path().join("outside"), b"mine").unwrap();
-        Self { fixture, builder: PackBuilder::new(), sealer: Sealer::new(Some(3)).unwrap() }
+        Self { fixture, builder: PackBuilder::new(Epoch(0)), sealer: Sealer::new(Some(3)).unwrap() }
     }
 
     fn seal(&mut self, kind: Kind, plain: &[u8]) -> ChunkId {
@@ -55,10 +55,10 @@ impl Forge {
 
     fn snapshot(&mut self, tree: ChunkId) -> Snapshot {
         let vault = &self.fixture.vault;
-        let builder = std::mem::take(&mut self.builder);
+        let builder = std::mem::replace(&mut self.builder, PackBuilder::new(Epoch(0)));
         let pack = builder.finish(&vault.keyring.vault).unwrap();
-        vault.store.publish_pack(pack.id, &pack.bytes, &pack.outboard).unwrap();
-        let bytes = pack.bytes.len() as u64;
+        vault.store.publish_pack(pack.id, &pack.rest, &pack.outboard).unwrap();
+        let bytes = pack.length as u64;
         let new = NewPack { id: pack.id, bytes, epoch: pack.epoch, own: true, entries: pack.entries };
         vault.store.index_packs(&[new]).unwrap();
         let info = wire::Snapshot {
