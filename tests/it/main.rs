@@ -2,6 +2,7 @@
 
 mod architecture;
 mod damage;
+mod fidelity;
 mod local;
 mod mesh;
 mod node;
