@@ -251,8 +251,9 @@ impl Sealer {
         Ok(SealedAs { codec, sealed_length: length_u32(out.len() - start) })
     }
 
-    /// Leaves the compressed form in `packed` when it is shorter.
-    fn compress(&mut self, plaintext: &[u8]) -> Result<Codec, SealError> {
+    /// Leaves the compressed form in `packed` when it is shorter. Public for `benches/stages.rs` alone.
+    #[doc(hidden)]
+    pub fn compress(&mut self, plaintext: &[u8]) -> Result<Codec, SealError> {
         let Some(compressor) = &mut self.compressor else { return Ok(Codec::Stored) };
         self.packed.clear();
         self.packed.reserve(zstd::zstd_safe::compress_bound(plaintext.len()));

@@ -17,11 +17,8 @@ fn fidelity(mode: &str) {
     let mut command = Command::new(script);
     command.arg(mode).env("SHADOWVAULT", program()).env("TMPDIR", text(home.path())).env_remove("KEEP");
     let output = command.output().expect("the script starts");
-    let said = format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     if output.status.code() == Some(SKIPPED) {
         eprintln!("{said}");
         return;

@@ -14,6 +14,8 @@ mod repair;
 mod running;
 mod schedule;
 mod settings;
+mod signals;
 mod socket;
 mod source;
+mod together;
 mod tree;

@@ -1,0 +1,129 @@
+//! Ctrl-C: what is done is kept, the next run goes on from there, and the exit code tells which signal it was.
+
+use std::fs;
+use std::path::Path;
+use std::process::Child;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use super::node::{Node, text, until};
+use super::running::{LARGE, at_work, begin, end, jobs, large};
+use super::tree::{self, assert_same};
+
+fn send(child: &Child, signal: Signal) {
+    kill_process(Pid::from_child(child), signal).expect("it is our child");
+}
+
+/// Interrupts a backup when some packs are there, and lets the next one go on.
+fn check_backup(node: &Node, daemon: bool, signal: Signal, exit: i32) {
+    let source = node.path("source");
+    large(&source, 21);
+    let backup = begin(node, &["backup", text(&source)]);
+    until("some packs are there", &[node], || (node.packs().len() >= 2).then_some(()));
+    send(&backup, signal);
+    let told = end(backup).exits(exit);
+    assert_eq!(told.failure()["code"], "CANCELLED", "{told:?}");
+    assert!(node.snapshots().is_empty(), "half a backup is no snapshot");
+    if daemon {
+        assert_eq!(jobs(node)[0]["state"], "cancelled", "the node goes on, the job does not");
+    }
+    node.run(&["verify"]).exits(0);
+    let kept = node.pack_bytes();
+    assert!(kept > 0 && kept < LARGE as u64, "{kept}");
+    let done = node.run(&["backup", text(&source)]).exits(0).json();
+    let added = done["data_added"].as_u64().expect("a number");
+    // A quarter of what was kept may be padding.
+    assert!(added + kept * 3 / 4 <= LARGE as u64, "{added} of {LARGE} again, though {kept} were kept");
+    assert!(node.pack_bytes() < LARGE as u64 * 5 / 4, "nothing is stored twice: {}", node.pack_bytes());
+    let target = node.path("target");
+    let reference = format!("latest:{}", text(&source));
+    node.run(&["restore", &reference, "--target", text(&target)]).exits(0);
+    assert_same(&source, &target);
+}
+
+#[test]
+fn a_backup_that_is_interrupted_keeps_what_it_sealed() {
+    check_backup(&Node::init(), false, Signal::INT, 130);
+}
+
+#[test]
+fn a_backup_of_the_daemon_ends_with_the_command_that_asked_for_it() {
+    let mut node = Node::init();
+    node.start();
+    check_backup(&node, true, Signal::TERM, 143);
+}
+
+/// The files that are whole in `target`.
+fn whole(target: &Path, each: usize) -> usize {
+    let files = fs::read_dir(target).into_iter().flatten().flatten();
+    let lengths = files.filter(|file| file.file_name().as_encoded_bytes().starts_with(b"file-"));
+    lengths.filter(|file| file.metadata().is_ok_and(|there| there.len() == each as u64)).count()
+}
+
+#[test]
+fn a_restore_that_is_interrupted_is_finished_by_the_next_one() {
+    let node = Node::init();
+    let (source, target) = (node.path("source"), node.path("target"));
+    let (files, each) = (100, 3_000_000);
+    tree::plain(&source, 22, files, each);
+    node.backup(&source);
+    let reference = format!("latest:{}", text(&source));
+    let arguments = ["restore", &reference, "--target", text(&target)];
+    let restore = begin(&node, &arguments);
+    until("the first file is there", &[&node], || (whole(&target, each) > 0).then_some(()));
+    send(&restore, Signal::INT);
+    let told = end(restore).exits(130);
+    assert_eq!(told.failure()["code"], "CANCELLED", "{told:?}");
+    let kept = whole(&target, each) as u64;
+    let done = node.run(&arguments).exits(0).json();
+    let restored = done["files_restored"].as_u64().expect("a number");
+    assert!(restored > 0 && restored <= files - kept, "{restored} after {kept} of {files}");
+    // Nothing else either: no half files under other names.
+    assert_same(&source, &target);
+}
+
+#[test]
+fn a_restore_of_the_daemon_is_cancelled_with_its_command() {
+    let mut node = Node::init();
+    node.start();
+    let (source, target) = (node.path("source"), node.path("target"));
+    large(&source, 23);
+    node.backup(&source);
+    let reference = format!("latest:{}", text(&source));
+    let restore = begin(&node, &["restore", &reference, "--target", text(&target)]);
+    at_work(&node, "restore");
+    send(&restore, Signal::INT);
+    end(restore).exits(130);
+    assert_eq!(jobs(&node)[0]["state"], "cancelled");
+    let left: Vec<_> = fs::read_dir(&target).expect("the target").flatten().map(|e| e.file_name()).collect();
+    assert!(left.is_empty(), "half a file is no file: {left:?}");
+}
+
+/// Programs that draw a bar rely on it.
+#[test]
+fn status_lines_only_count_up_and_end_with_one_summary() {
+    let node = Node::init();
+    let source = node.path("source");
+    tree::plain(&source.join("small"), 24, 2000, 1000);
+    large(&source, 25);
+    for arguments in [["backup", text(&source)].as_slice(), &["restore", "latest", "--target", "out"]] {
+        let output = node.run(arguments).exits(0);
+        let lines: Vec<Value> =
+            output.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let (summary, before) = lines.split_last().expect("a summary");
+        assert_eq!(summary["message_type"], "summary");
+        assert!(!before.is_empty(), "{arguments:?} shows how far it is");
+        assert!(before.iter().all(|line| line["message_type"] == "status"), "{before:?}");
+        for name in
+            ["percent_done", "bytes_done", "files_done", "total_bytes", "total_files", "seconds_elapsed"]
+        {
+            let values: Vec<f64> = before.iter().map(|line| line[name].as_f64().expect(name)).collect();
+            assert!(values.is_sorted(), "{arguments:?}: {name} {values:?}");
+            assert!(
+                name != "percent_done" || values.iter().all(|part| (0.0..=1.0).contains(part)),
+                "{values:?}"
+            );
+        }
+    }
+}
