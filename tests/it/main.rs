@@ -7,6 +7,7 @@ mod local;
 mod mesh;
 mod node;
 mod ports;
+mod progress;
 mod rebuild;
 mod recovery;
 mod refusal;

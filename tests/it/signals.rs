@@ -5,7 +5,6 @@ use std::path::Path;
 use std::process::Child;
 
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
 
 use super::node::{Node, text, until};
 use super::running::{LARGE, at_work, begin, end, jobs, large};
@@ -98,32 +97,4 @@ fn a_restore_of_the_daemon_is_cancelled_with_its_command() {
     assert_eq!(jobs(&node)[0]["state"], "cancelled");
     let left: Vec<_> = fs::read_dir(&target).expect("the target").flatten().map(|e| e.file_name()).collect();
     assert!(left.is_empty(), "half a file is no file: {left:?}");
-}
-
-/// Programs that draw a bar rely on it.
-#[test]
-fn status_lines_only_count_up_and_end_with_one_summary() {
-    let node = Node::init();
-    let source = node.path("source");
-    tree::plain(&source.join("small"), 24, 2000, 1000);
-    large(&source, 25);
-    for arguments in [["backup", text(&source)].as_slice(), &["restore", "latest", "--target", "out"]] {
-        let output = node.run(arguments).exits(0);
-        let lines: Vec<Value> =
-            output.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        let (summary, before) = lines.split_last().expect("a summary");
-        assert_eq!(summary["message_type"], "summary");
-        assert!(!before.is_empty(), "{arguments:?} shows how far it is");
-        assert!(before.iter().all(|line| line["message_type"] == "status"), "{before:?}");
-        for name in
-            ["percent_done", "bytes_done", "files_done", "total_bytes", "total_files", "seconds_elapsed"]
-        {
-            let values: Vec<f64> = before.iter().map(|line| line[name].as_f64().expect(name)).collect();
-            assert!(values.is_sorted(), "{arguments:?}: {name} {values:?}");
-            assert!(
-                name != "percent_done" || values.iter().all(|part| (0.0..=1.0).contains(part)),
-                "{values:?}"
-            );
-        }
-    }
 }
