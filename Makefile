@@ -33,7 +33,7 @@ test-integration: tools ## Run only the tests of the whole program
 		echo '+ cargo test --test it'; $(CARGO) test --release --locked --test it; \
 	fi
 
-test-long: ## Thousands of random histories: make test-long [CASES=2000] [SEED=n]
+test-long: ## Thousands of random histories; SEED=n CASES=n choose; TMPDIR=/dev/shm makes it much faster
 	CASES=$(or $(CASES),2000) $(if $(SEED),SEED=$(SEED)) $(CARGO) test --release --locked --lib \
 		every_snapshot_of_a_changing_tree_restores_exactly -- --nocapture
 

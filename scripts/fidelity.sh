@@ -96,11 +96,10 @@ make_odd_holes() {
 
 make_odd_modes() {
     local dir=$1
-    chmod 4755 "$dir/first"
-    chmod 0000 "$dir/-option"
-    chmod 6711 "$dir/large"
+    chmod 0755 "$dir/first"
+    chmod 0400 "$dir/-option"
+    chmod 0711 "$dir/large"
     chmod 1777 "$dir/empty"
-    chmod 2770 "$dir/shared"
     mkdir "$dir/read only"
     printf 'x' >"$dir/read only/file"
     chmod 0400 "$dir/read only/file"
@@ -125,6 +124,11 @@ make_odd_attributes() {
 
 make_odd_as_root() {
     local dir=$1
+    chmod 0000 "$dir/-option"
+    # Nobody else gets these bits back.
+    chmod u+s "$dir/first"
+    chmod ug+s "$dir/large"
+    chmod g+s "$dir/shared"
     chown 12345:54321 "$dir/zeros" "$dir/read only"
     chown 4294967294:4294967294 "$dir/empty file"
     chown -h 7:8 "$dir/long link"
