@@ -3,10 +3,11 @@
 use std::fs;
 use std::path::Path;
 use std::process::Child;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::node::{Node, text, until};
+use super::node::{Node, PATIENCE, text};
 use super::running::{LARGE, at_work, begin, end, jobs, large};
 use super::tree::{self, assert_same};
 
@@ -14,12 +15,21 @@ fn send(child: &Child, signal: Signal) {
     kill_process(Pid::from_child(child), signal).expect("it is our child");
 }
 
+/// Waits with shorter pauses than [`super::node::until`]: most of the work is still to come when it returns.
+fn as_soon_as(what: &str, condition: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !condition() {
+        assert!(began.elapsed() < PATIENCE, "waited in vain: {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 /// Interrupts a backup when some packs are there, and lets the next one go on.
 fn check_backup(node: &Node, daemon: bool, signal: Signal, exit: i32) {
     let source = node.path("source");
     large(&source, 21);
     let backup = begin(node, &["backup", text(&source)]);
-    until("some packs are there", &[node], || (node.packs().len() >= 2).then_some(()));
+    as_soon_as("some packs are there", || node.packs().len() >= 2);
     send(&backup, signal);
     let told = end(backup).exits(exit);
     assert_eq!(told.failure()["code"], "CANCELLED", "{told:?}");
@@ -70,7 +80,7 @@ fn a_restore_that_is_interrupted_is_finished_by_the_next_one() {
     let reference = format!("latest:{}", text(&source));
     let arguments = ["restore", &reference, "--target", text(&target)];
     let restore = begin(&node, &arguments);
-    until("the first file is there", &[&node], || (whole(&target, each) > 0).then_some(()));
+    as_soon_as("the first file is there", || whole(&target, each) > 0);
     send(&restore, Signal::INT);
     let told = end(restore).exits(130);
     assert_eq!(told.failure()["code"], "CANCELLED", "{told:?}");
