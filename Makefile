@@ -13,7 +13,7 @@ TOOL_COMMANDS := rsync setfattr setfacl
 PROMTOOL_PACKAGE := prometheus
 
 .DEFAULT_GOAL := help
-.PHONY: build test test-integration bench lint demo install clean help tools
+.PHONY: build test test-integration test-long bench bench-peers bench-memory lint demo install clean help tools
 
 build: ## Build the program
 	$(CARGO) build --release --locked
@@ -33,8 +33,19 @@ test-integration: tools ## Run only the tests of the whole program
 		echo '+ cargo test --test it'; $(CARGO) test --release --locked --test it; \
 	fi
 
-bench: build ## Compare with other backup tools (see benches/peers/run.sh)
-	SHADOWVAULT=$(abspath $(BINARY)) benches/peers/run.sh
+test-long: ## Thousands of random histories; SEED=n CASES=n choose; TMPDIR=/dev/shm makes it much faster
+	CASES=$(or $(CASES),2000) $(if $(SEED),SEED=$(SEED)) $(CARGO) test --release --locked --lib \
+		every_snapshot_of_a_changing_tree_restores_exactly -- --nocapture
+
+# Each leaves what it printed in docs/BENCHMARKS.md.
+bench: ## Time each stage of a backup beside the library it stands on
+	benches/fill.py docs/BENCHMARKS.md STAGES $(CARGO) bench --locked --bench stages
+
+bench-peers: build ## Compare with other backup tools; an hour and 12 GiB (see benches/peers/run.sh)
+	SHADOWVAULT=$(abspath $(BINARY)) benches/fill.py docs/BENCHMARKS.md PEERS benches/peers/run.sh $(CORPORA)
+
+bench-memory: build ## Measure peak memory over a million files, a 100 GiB sparse file, a disk image
+	SHADOWVAULT=$(abspath $(BINARY)) benches/fill.py docs/BENCHMARKS.md MEMORY scripts/memory.sh
 
 lint: ## Formatting, clippy and documentation, all warnings refused
 	$(CARGO) fmt --all --check

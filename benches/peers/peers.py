@@ -2,9 +2,9 @@
 """Runs one backup tool over one corpus, and tabulates such runs.
 
 usage: peers.py run TOOL CORPUS --corpora DIR --work DIR --out FILE.jsonl [--cold]
-       peers.py table FILE.jsonl
+       peers.py report FILE.jsonl
 
-TOOL is shadowvault, restic, rustic, borg or borg-lz4; CORPUS is src, random, small or vm (see corpus.py). A tool's
+TOOL is shadowvault, restic, rustic, borg or borg-lz4; CORPUS is src, random, small, vm or tiny (see corpus.py). A tool's
 program can be given as SHADOWVAULT=/path, RESTIC=/path and so on.
 
 Steps: init, backup1, backup2 (nothing changed), backup3 (about 1 % changed), restore (the latest, into an empty
@@ -125,18 +125,18 @@ def run(tool, name, corpora, work, cold):
             log.write(f"\n$ {steps[step]}\n".encode())
             log.flush()
             load = round(os.getloadavg()[0], 2)
-            row = {"tool": tool, "corpus": name, "step": step, "cold": cold, "load": load}
-            row.update(timed(steps[step], env, log, cold))
+            measured = {"tool": tool, "corpus": name, "step": step, "cold": cold, "load": load}
+            measured.update(timed(steps[step], env, log, cold))
             size, files = repository_size(repo)
-            row.update(repo_mib=round(size / MIB, 1), repo_files=files)
-            rows.append(row)
-            print(json.dumps(row), file=sys.stderr, flush=True)
+            measured.update(repo_mib=round(size / MIB, 2), repo_files=files)
+            rows.append(measured)
+            print(json.dumps(measured), file=sys.stderr, flush=True)
     restored = out + data if os.path.isdir(out + data) else out
     difference = subprocess.run(["diff", "-rq", "--no-dereference", data, restored], capture_output=True, text=True)
     sound = difference.returncode == 0
-    for row in rows:
-        row["restore_ok"] = sound
-    if sound and all(row["rc"] == 0 for row in rows):
+    for measured in rows:
+        measured["restore_ok"] = sound
+    if sound and all(measured["rc"] == 0 for measured in rows):
         shutil.rmtree(home)
     else:
         shutil.rmtree(out, ignore_errors=True)
@@ -144,40 +144,127 @@ def run(tool, name, corpora, work, cold):
     return rows
 
 
-MEASURES = (("wall", "wall s", 2), ("cpu", "cpu s", 2), ("rss_mib", "peak RSS MiB", 0), ("repo_mib", "repo MiB", 0))
+# What shadowvault ÷ restic may be at most, by step, and by corpus and step where that differs. Names of steps stand for
+# wall time; `size` is the repository after the first backup, `growth` what the changed version adds.
+TARGETS = {"backup1": 1.0, "backup2": 1.0, "backup3": 1.0, "restore": 0.6, "check": 1.0, "size": 1.05, "growth": 1.0}
+CORPUS_TARGETS = {("random", "restore"): 0.55, ("small", "restore"): 0.5}
+# Peak resident memory of any step, in MiB.
+RSS_MIB_MAX = 128
+
+TIMED = STEPS[1:]  # making a repository is done once
+WORDS = {
+    "backup1": "first backup",
+    "backup2": "backup, unchanged",
+    "backup3": "backup, 1 % changed",
+    "restore": "restore",
+    "check": "check",
+    "size": "repository after the first backup",
+    "growth": "growth by the changed version",
+}
+MEASURES = (("wall", "wall s", 2), ("cpu", "cpu s", 2), ("rss_mib", "peak RSS MiB", 0), ("repo_mib", "repo MiB", 1))
 
 
-def table(path):
-    """Medians of every tool, then shadowvault ÷ restic."""
-    with open(path) as file:
-        rows = [json.loads(line) for line in file]
-    groups = {}
-    for row in rows:
-        groups.setdefault((row["corpus"], row["step"], row["tool"]), []).append(row)
-    median = {
-        key: {name: statistics.median(row[name] for row in group) for name, _, _ in MEASURES}
-        for key, group in groups.items()
-    }
-    cells = [(c, s) for c in corpus.NAMES for s in STEPS if any((c, s, t) in groups for t in TOOLS)]
+class Results:
+    """Medians of all runs, by tool, corpus and step."""
 
-    print(f"| corpus | step | tool | runs | {' | '.join(title for _, title, _ in MEASURES)} |")
-    print("|---|---|---|--:|--:|--:|--:|--:|")
-    for name, step in cells:
-        for tool in TOOLS:
-            group = groups.get((name, step, tool))
-            if group:
-                good = all(row["rc"] == 0 and row.get("restore_ok", True) for row in group)
-                values = " | ".join(f"{median[name, step, tool][m]:.{digits}f}" for m, _, digits in MEASURES)
-                print(f"| {name} | {step} | {tool}{'' if good else ' **failed**'} | {len(group)} | {values} |")
+    def __init__(self, path):
+        with open(path) as file:
+            rows = [json.loads(line) for line in file]
+        self.groups = {}
+        for measured in rows:
+            key = measured["tool"], measured["corpus"], measured["step"]
+            self.groups.setdefault(key, []).append(measured)
+        self.tools = [tool for tool in TOOLS if any(key[0] == tool for key in self.groups)]
+        self.corpora = [name for name in corpus.ALL_NAMES if any(key[1] == name for key in self.groups)]
+        self.runs = max(len(group) for group in self.groups.values())
 
-    pairs = [cell for cell in cells if (*cell, "shadowvault") in median and (*cell, "restic") in median]
-    if pairs:
-        print("\nshadowvault ÷ restic (below 1 is better):\n")
-        print("| corpus | step | wall | cpu | peak RSS | repo |\n|---|---|--:|--:|--:|--:|")
-        for cell in pairs:
-            ours, theirs = median[*cell, "shadowvault"], median[*cell, "restic"]
-            ratios = (f"{ours[m] / theirs[m]:.2f}" if theirs[m] else "–" for m, _, _ in MEASURES)
-            print(f"| {cell[0]} | {cell[1]} | {' | '.join(ratios)} |")
+    def good(self, tool, name):
+        """Whether every step of every run succeeded and what was restored equals the data."""
+        groups = [self.groups.get((tool, name, step), []) for step in STEPS]
+        return all(group and all(one["rc"] == 0 and one["restore_ok"] for one in group) for group in groups)
+
+    def median(self, tool, name, step, measure):
+        return statistics.median(one[measure] for one in self.groups[tool, name, step])
+
+    def value(self, tool, name, what):
+        """Seconds of a step, or MiB of `size` and `growth`."""
+        if what == "size":
+            return self.median(tool, name, "backup1", "repo_mib")
+        if what == "growth":
+            before, after = (self.median(tool, name, step, "repo_mib") for step in ("backup2", "backup3"))
+            return after - before
+        return self.median(tool, name, what, "wall")
+
+    def ratio(self, name, what):
+        """shadowvault ÷ restic; None where one of them is absent, failed, or has nothing to divide by."""
+        if not (self.good("shadowvault", name) and self.good("restic", name)):
+            return None
+        theirs = self.value("restic", name, what)
+        return self.value("shadowvault", name, what) / theirs if theirs > 0 else None
+
+    def peak(self, tool, name):
+        return max(self.median(tool, name, step, "rss_mib") for step in TIMED)
+
+
+def row(*cells):
+    print("| " + " | ".join(str(cell) for cell in cells) + " |")
+
+
+def head(*titles, words=1):
+    """The first `words` columns are text."""
+    row(*titles)
+    row(*["---"] * words, *["--:"] * (len(titles) - words))
+
+
+def shown(ratio):
+    return "–" if ratio is None else f"{ratio:.2f}"
+
+
+def report(path):
+    """Ratios first, then targets, then everything that was measured."""
+    results = Results(path)
+    print(f"Medians of {results.runs}.\n\n**shadowvault ÷ restic, wall time** (below 1 is better):\n")
+    head("corpus", *(WORDS[step] for step in TIMED))
+    for name in results.corpora:
+        row(name, *(shown(results.ratio(name, step)) for step in TIMED))
+    print("\n**Peak resident memory**, MiB, of the largest process:\n")
+    head("corpus", "tool", *(WORDS[step] for step in TIMED), words=2)
+    for name, tool in ((name, tool) for name in results.corpora for tool in results.tools):
+        if results.good(tool, name):
+            row(name, tool, *(f"{results.median(tool, name, step, 'rss_mib'):.0f}" for step in TIMED))
+    print("\n**Size of the repository**, MiB:\n")
+    head("corpus", "tool", "after the first backup", "growth by the changed version", words=2)
+    for name, tool in ((name, tool) for name in results.corpora for tool in results.tools):
+        if results.good(tool, name):
+            row(name, tool, *(f"{results.value(tool, name, what):.1f}" for what in ("size", "growth")))
+    targets(results)
+    details(results)
+
+
+def targets(results):
+    print("\n**Targets**:\n")
+    head("corpus", "what", "at most", "measured", "", words=2)
+    for name in results.corpora:
+        for what, limit in TARGETS.items():
+            limit = CORPUS_TARGETS.get((name, what), limit)
+            ratio = results.ratio(name, what)
+            verdict = "not measured" if ratio is None else "ok" if ratio <= limit else "**missed**"
+            row(name, f"{WORDS[what]}, ÷ restic", f"{limit:.2f}", shown(ratio), verdict)
+        if results.good("shadowvault", name):
+            peak = results.peak("shadowvault", name)
+            verdict = "ok" if peak <= RSS_MIB_MAX else "**missed**"
+            row(name, "peak resident memory, MiB", RSS_MIB_MAX, f"{peak:.0f}", verdict)
+
+
+def details(results):
+    print("\n**All of it**:\n")
+    head("corpus", "step", "tool", *(title for _, title, _ in MEASURES), words=3)
+    for name in results.corpora:
+        for step in STEPS:
+            for tool in (tool for tool in results.tools if (tool, name, step) in results.groups):
+                failed = "" if results.good(tool, name) else " **failed**"
+                values = (f"{results.median(tool, name, step, m):.{digits}f}" for m, _, digits in MEASURES)
+                row(name, step, tool + failed, *values)
 
 
 def main():
@@ -185,18 +272,18 @@ def main():
     verbs = parser.add_subparsers(dest="verb", required=True)
     runs = verbs.add_parser("run")
     runs.add_argument("tool", choices=TOOLS)
-    runs.add_argument("corpus", choices=corpus.NAMES)
+    runs.add_argument("corpus", choices=corpus.ALL_NAMES)
     runs.add_argument("--corpora", required=True)
     runs.add_argument("--work", required=True)
     runs.add_argument("--out", required=True)
     runs.add_argument("--cold", action="store_true")
-    verbs.add_parser("table").add_argument("file")
+    verbs.add_parser("report").add_argument("file")
     given = parser.parse_args()
-    if given.verb == "table":
-        return table(given.file)
+    if given.verb == "report":
+        return report(given.file)
     rows = run(given.tool, given.corpus, os.path.abspath(given.corpora), os.path.abspath(given.work), given.cold)
     with open(given.out, "a") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
+        file.writelines(json.dumps(measured) + "\n" for measured in rows)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Compares ShadowVault with other backup tools and prints a Markdown table.
+# Compares ShadowVault with other backup tools and prints the tables of docs/BENCHMARKS.md.
 #
-# usage: benches/peers/run.sh [CORPUS...]        (src random small vm; default: all)
+# usage: benches/peers/run.sh [CORPUS...]        (src random small vm; default: those four; tiny for a trial)
 #   TOOLS="shadowvault restic"   tools, alternating within a round; also rustic, borg, borg-lz4
 #   RUNS=3                       rounds
 #   BENCH_DIR=/var/tmp/...       where corpora and repositories go: about 12 GiB with all corpora
@@ -36,6 +36,19 @@ for corpus in "${corpora[@]}"; do
     fi
 done
 
+# The tools' versions, as each tells its own.
+versions() {
+    local tool name
+    for tool in "${tools[@]}"; do
+        name=${tool%%-*}
+        case $name in
+        shadowvault) "${SHADOWVAULT:-${CARGO_TARGET_DIR:-target}/release/shadowvault}" version ;;
+        restic) "${RESTIC:-restic}" version ;;
+        *) "$name" --version ;;
+        esac 2>/dev/null | head -n 1 | cut -d ' ' -f 1-2
+    done | sort -u | paste -sd ',' | sed 's/,/, /g'
+}
+
 cache=warm
 [ -z "${COLD:-}" ] || cache=dropped
 out="$dir/$(date -u +%Y%m%dT%H%M%SZ).jsonl"
@@ -48,6 +61,5 @@ for ((round = 1; round <= runs; round++)); do
         done
     done
 done
-echo "Measured $(date -u +%F) on $(nproc) cores, $(uname -sr); medians of $runs; page cache $cache."
-echo
-python3 "$here/peers.py" table "$out"
+echo "Measured $(date -u +%F) on $(nproc) cores, $(uname -sr), with $(versions), their defaults and encryption; page cache $cache."
+python3 "$here/peers.py" report "$out"

@@ -186,13 +186,13 @@ impl JobState {
 pub struct Progress {
     /// Seconds since the job began.
     pub seconds_elapsed: f64,
-    /// 0.0 to 1.0; 0 while the total is unknown.
+    /// 0.0 to 1.0, never less than before; 0 while the total is unknown.
     pub percent_done: f64,
-    /// Files in all, as far as known.
+    /// Files in all; 0 while unknown.
     pub total_files: u64,
     /// Files finished.
     pub files_done: u64,
-    /// Bytes in all, as far as known.
+    /// Bytes in all; 0 while unknown.
     pub total_bytes: u64,
     /// Bytes finished.
     pub bytes_done: u64,

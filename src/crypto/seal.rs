@@ -255,8 +255,9 @@ impl Sealer {
         Ok(SealedAs { codec, sealed_length: length_u32(out.len() - start) })
     }
 
-    /// Appends the compressed form, or the plaintext when that is not longer.
-    fn append_payload(&mut self, plaintext: &[u8], out: &mut Vec<u8>) -> Result<Codec, SealError> {
+    /// Appends the compressed form, or the plaintext when that is not longer. Public for `benches/stages.rs`.
+    #[doc(hidden)]
+    pub fn append_payload(&mut self, plaintext: &[u8], out: &mut Vec<u8>) -> Result<Codec, SealError> {
         let start = out.len();
         if let Some(compressor) = &mut self.compressor {
             compressor.append(plaintext, out).map_err(SealError::Compress)?;

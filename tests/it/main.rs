@@ -2,10 +2,12 @@
 
 mod architecture;
 mod damage;
+mod fidelity;
 mod local;
 mod mesh;
 mod node;
 mod ports;
+mod progress;
 mod rebuild;
 mod recovery;
 mod refusal;
@@ -13,6 +15,8 @@ mod repair;
 mod running;
 mod schedule;
 mod settings;
+mod signals;
 mod socket;
 mod source;
+mod together;
 mod tree;

@@ -12,33 +12,33 @@ use super::socket::get;
 use super::tree::{self, assert_same};
 
 /// Large enough that a signal comes while it is read.
-const LARGE: usize = 300_000_000;
+pub const LARGE: usize = 300_000_000;
 
 /// A command that runs while the test goes on.
-fn begin(node: &Node, arguments: &[&str]) -> Child {
+pub fn begin(node: &Node, arguments: &[&str]) -> Child {
     let mut command = node.command();
     command.arg("--json").args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.spawn().expect("the program starts")
 }
 
-fn end(child: Child) -> Output {
+pub fn end(child: Child) -> Output {
     let done = child.wait_with_output().expect("a child can be waited for");
     let read = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Output { code: done.status.code().unwrap_or(-1), stdout: read(&done.stdout), stderr: read(&done.stderr) }
 }
 
 /// A directory with one file that takes a while.
-fn large(dir: &Path, seed: u64) {
+pub fn large(dir: &Path, seed: u64) {
     fs::create_dir_all(dir).expect("a directory of ours");
     fs::write(dir.join("large"), tree::noise(seed, LARGE)).expect("room for it");
 }
 
-fn jobs(node: &Node) -> Vec<Value> {
+pub fn jobs(node: &Node) -> Vec<Value> {
     node.run(&["jobs", "list"]).exits(0).json().as_array().expect("a list").clone()
 }
 
 /// Waits until a job of that kind is at work and has done something.
-fn at_work(node: &Node, kind: &str) {
+pub fn at_work(node: &Node, kind: &str) {
     until("a job is at work", &[node], || {
         let busy =
             |job: &Value| job["progress"]["bytes_done"].as_u64() > Some(0) && job["state"] == "running";

@@ -36,14 +36,20 @@ pub fn get(node: &Node, path: &str) -> Value {
     body
 }
 
-/// Starts a job and follows it to its end.
-fn job(node: &Node, path: &str, body: &Value) -> Value {
+/// Starts a job; its number.
+pub fn start(node: &Node, path: &str, body: &Value) -> u64 {
     let (status, head, accepted) = http(node, "POST", path, Some(body));
     assert_eq!(status, 202, "{accepted}");
-    let id = &accepted["job_id"];
-    let place = format!("/api/v1/jobs/{id}");
-    assert!(head.contains(&format!("location: {place}")), "{head}");
-    until("the job ends", &[node], || Some(get(node, &place)).filter(|job| job["state"] != "running"))
+    let id = accepted["job_id"].as_u64().expect("a number");
+    assert!(head.contains(&format!("location: /api/v1/jobs/{id}\r\n")), "{head}");
+    id
+}
+
+/// Starts a job and follows it to its end.
+fn job(node: &Node, path: &str, body: &Value) -> Value {
+    let place = format!("/api/v1/jobs/{}", start(node, path, body));
+    let ended = |job: &Value| job["state"] != "queued" && job["state"] != "running";
+    until("the job ends", &[node], || Some(get(node, &place)).filter(ended))
 }
 
 #[test]

@@ -56,12 +56,15 @@ pub(super) struct Survey<'a> {
     reader: ChunkReader<'a>,
     force: bool,
     used: HashSet<PackNumber>,
+    /// Files and bytes walked past so far; the totals, once all is walked past.
+    files: u64,
+    bytes: u64,
 }
 
 impl<'a> Survey<'a> {
     pub(super) fn new(vault: &'a Vault, monitor: &'a Monitor, force: bool) -> Self {
         let reader = ChunkReader::new(vault, None, monitor);
-        Self { vault, monitor, reader, force, used: HashSet::new() }
+        Self { vault, monitor, reader, force, used: HashSet::new(), files: 0, bytes: 0 }
     }
 
     /// Walks to the end; returns the packs that unchanged files lie in.
@@ -109,8 +112,8 @@ impl<'a> Survey<'a> {
                     let change = if old.is_some() { Change::Changed } else { Change::New };
                     let old = old.filter(|old| untouched(old, &node) && !old.inconsistent);
                     let is_file = node.r#type() == NodeType::NodeFile;
-                    Monitor::add(&self.monitor.files_total, u64::from(is_file));
-                    Monitor::add(&self.monitor.bytes_total, node.size);
+                    self.files += u64::from(is_file);
+                    self.bytes += node.size;
                     match old {
                         Some(mut old) if !is_file || (!self.force && self.present(&old)?) => {
                             // Device numbers change from boot to boot; one from then could be another disk's now.
@@ -133,6 +136,9 @@ impl<'a> Survey<'a> {
                 }
             }
         }
+        // Not before: against a total that still grows, what is done would shrink.
+        Monitor::add(&self.monitor.files_total, self.files);
+        Monitor::add(&self.monitor.bytes_total, self.bytes);
         Ok(self.used)
     }
 

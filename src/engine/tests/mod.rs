@@ -1,6 +1,7 @@
 //! What the engine promises, told by tests over a real store in a temporary directory.
 
 mod damage;
+mod edits;
 mod failure;
 mod fixture;
 mod flow;

@@ -1,0 +1,40 @@
+//! Everything a file system can hold comes back, in the eyes of tools that know nothing of this program.
+//!
+//! The tree of oddities and the comparison live in `scripts/fidelity.sh`, which makes an ext4 image of its own: there
+//! every kind of entry and attribute works, whatever the tester's disk can do.
+
+use std::path::Path;
+use std::process::Command;
+
+use super::node::{program, text};
+
+/// What the script exits with where images cannot be mounted.
+const SKIPPED: i32 = 77;
+
+fn fidelity(mode: &str) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/fidelity.sh");
+    let home = tempfile::Builder::new().prefix("sv-it-").tempdir().expect("a temporary directory");
+    let mut command = Command::new(script);
+    command.arg(mode).env("SHADOWVAULT", program()).env("TMPDIR", text(home.path())).env_remove("KEEP");
+    let output = command.output().expect("the script starts");
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    if output.status.code() == Some(SKIPPED) {
+        eprintln!("{said}");
+        return;
+    }
+    assert!(output.status.success(), "{said}");
+    let left = std::fs::read_dir(home.path()).expect("the home").count();
+    assert_eq!(left, 0, "the script leaves nothing behind:\n{said}");
+}
+
+#[test]
+fn every_kind_of_entry_comes_back_in_the_eyes_of_other_tools() {
+    fidelity("--loop");
+}
+
+/// Without it, a comparison that looks at nothing would pass as well.
+#[test]
+fn the_comparison_of_the_tools_sees_every_difference() {
+    fidelity("--self-test");
+}
