@@ -42,6 +42,8 @@ pub const CERTIFICATE_BYTES_MAX: usize = 2 * KIB;
 pub const NODE_BYTES_MAX: usize = 4 * MIB;
 /// Nesting of a split tree: leaves of 64 KiB under 40-byte references reach 10^9 entries at depth 3.
 pub const TREE_DEPTH_MAX: usize = 4;
+/// Trees that a visit of a whole snapshot remembers, so that equal directories are visited once: 18 MiB of numbers.
+pub const TREES_REMEMBERED_MAX: usize = 1 << 20;
 /// Nesting of directories that restore follows (PATH_MAX is 4,096, two bytes a level).
 pub const DIRECTORY_DEPTH_MAX: usize = 2048;
 

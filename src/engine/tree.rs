@@ -107,14 +107,19 @@ pub(super) fn for_each_reference(
     each: &mut impl FnMut(Kind, ChunkId),
     broken: &mut impl FnMut(ChunkId, EngineError),
 ) -> Result<(), EngineError> {
-    let mut seen: HashSet<ChunkId> = HashSet::new();
+    // Ids are keyed hashes, so eight bytes of one tell it from all others; a million such numbers is the most that is
+    // kept. Beyond it a directory that stands in several places may be visited again.
+    let mut seen: HashSet<u64> = HashSet::new();
     let mut stack = vec![snapshot.tree];
     for id in [snapshot.unreadable, snapshot.paths_list].into_iter().flatten() {
         each(Kind::Tree, id);
     }
     while let Some(id) = stack.pop() {
         monitor.go_on()?;
-        if !seen.insert(id) {
+        if seen.len() >= limit::TREES_REMEMBERED_MAX {
+            seen.clear();
+        }
+        if !seen.insert(fingerprint(id)) {
             continue;
         }
         each(Kind::Tree, id);
@@ -136,6 +141,11 @@ pub(super) fn for_each_reference(
         }
     }
     Ok(())
+}
+
+fn fingerprint(id: ChunkId) -> u64 {
+    let (first, _) = id.as_bytes().split_first_chunk::<8>().expect("32 bytes");
+    u64::from_le_bytes(*first)
 }
 
 fn pieces(

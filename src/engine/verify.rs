@@ -1,11 +1,11 @@
 //! Verifying: every pack read once and hashed, every own chunk opened, then every snapshot's references checked.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Mutex;
 
 use crossbeam_channel::bounded;
 
-use super::budget::verify_workers;
+use super::budget::{VERIFY_BYTES, verify_workers};
 use super::error::EngineError;
 use super::heads::{VaultView, newest_heads, read_head};
 use super::holder::missing_records;
@@ -14,11 +14,13 @@ use super::reader::ChunkReader;
 use super::repair::Damage;
 use super::tree::for_each_reference;
 use super::vault::Vault;
-use crate::base::{ChunkId, SnapshotId, VaultId, limit};
+use crate::base::{ChunkId, Epoch, SnapshotId, VaultId, limit};
 use crate::crypto::{Kind, Opener, VaultKeys};
-use crate::pack::read_pack;
+use crate::pack::{
+    HEADER_BYTES, Outboard, OutboardBuilder, PackEntry, TRAILER_BYTES, locate_directory, open_directory,
+};
 use crate::snapshot::Snapshot;
-use crate::store::{PackNumber, PackRow, Store};
+use crate::store::{PackFile, PackNumber, PackRow, Store, StoreError};
 
 /// What to verify.
 #[derive(Debug, Clone, Copy, Default)]
@@ -36,7 +38,8 @@ pub struct VerifyOptions {
 pub struct SnapshotFinding {
     /// Which.
     pub id: SnapshotId,
-    /// Distinct chunks it needs, as far as its trees can be read.
+    /// References to chunks in its trees, as far as they can be read; a directory that stands in several places counts
+    /// once.
     pub total: u64,
     /// Chunks that are in no readable pack.
     pub missing: Vec<ChunkId>,
@@ -170,10 +173,10 @@ fn check_packs(
             .map(|_| {
                 let rows = rows_out.clone();
                 scope.spawn(move || -> Result<(), EngineError> {
-                    let mut opener = Opener::new();
+                    let mut scratch = Scratch { opener: Opener::new(), buffer: Vec::new() };
                     for row in rows {
                         monitor.go_on()?;
-                        let (damage, bad) = check_pack(store, keys, &row, quick, &mut opener)?;
+                        let (damage, bad) = check_pack(store, keys, &row, quick, &mut scratch)?;
                         if damage.is_some() || !bad.is_empty() {
                             let mut found = found.lock().expect("no panic while held");
                             found.0.extend(damage);
@@ -205,40 +208,135 @@ fn check_packs(
     Ok(bad)
 }
 
+/// What one worker needs beside a pack's directory.
+struct Scratch {
+    opener: Opener,
+    /// A stretch of the pack, and the chunk that reaches into it.
+    buffer: Vec<u8>,
+}
+
 fn check_pack(
     store: &Store,
     keys: Option<&VaultKeys>,
     row: &PackRow,
     quick: bool,
-    opener: &mut Opener,
+    scratch: &mut Scratch,
 ) -> Result<Examined, EngineError> {
-    if quick {
-        let sound = store.pack_length(row.id)? == Some(row.bytes);
-        let damage = if sound { None } else { Damage::examine(store, row.id, row.bytes)? };
-        return Ok((damage, Vec::new()));
-    }
-    let content = match store.open_pack(row.id).and_then(|file| file.read_all()) {
-        Ok(content) => content,
-        Err(_) => return Ok((Damage::examine(store, row.id, row.bytes)?, Vec::new())),
+    let sound = if quick {
+        (store.pack_length(row.id)? == Some(row.bytes)).then(Vec::new)
+    } else {
+        read_through(store, keys.filter(|_| row.own), row, scratch)
     };
-    let damage = Damage::compare(store, row.id, row.bytes, &content)?;
     // Which chunks of a damaged pack are lost is settled by the index, for all such packs together.
-    let Some(keys) = keys.filter(|_| row.own && damage.is_none()) else { return Ok((damage, Vec::new())) };
-    Ok((None, unreadable_chunks(store, keys, row, &content, opener)?))
+    let Some(bad) = sound else { return Ok((Damage::examine(store, row.id, row.bytes)?, Vec::new())) };
+    Ok((None, bad))
 }
 
-/// Chunks of a pack with the right hash that do not open, or that the index seeks elsewhere in it.
-fn unreadable_chunks(
+/// Reads a pack once, a stretch at a time: hashes it and, with the keys, opens its chunks. `None` when it is not what its
+/// name says; else the chunks that do not open or that the index seeks elsewhere in it.
+fn read_through(
     store: &Store,
-    keys: &VaultKeys,
+    keys: Option<&VaultKeys>,
     row: &PackRow,
-    content: &[u8],
-    opener: &mut Opener,
-) -> Result<Vec<(ChunkId, State)>, EngineError> {
-    let Ok((epoch, entries)) = read_pack(keys, content) else {
-        let chunks = store.chunks_in(&HashSet::from([row.number]))?;
-        return Ok(chunks.into_iter().map(|(id, _)| (id, State::Corrupt)).collect());
+    scratch: &mut Scratch,
+) -> Option<Vec<(ChunkId, State)>> {
+    let file = store.open_pack(row.id).ok()?;
+    let length = usize::try_from(row.bytes).ok().filter(|length| *length <= limit::PACK_BYTES_MAX)?;
+    if file.length() != row.bytes {
+        return None;
+    }
+    let directory = keys.map(|keys| read_directory(&file, keys, length));
+    let mut check = match (keys, &directory) {
+        (Some(keys), Some(Some((epoch, entries)))) => {
+            Some(ChunkCheck { keys, epoch: *epoch, entries, bad: Vec::new() })
+        }
+        _ => None,
     };
+    let mut hasher = OutboardBuilder::default();
+    let (buffer, mut start, mut end) = (&mut scratch.buffer, 0, 0);
+    buffer.clear();
+    while end < length {
+        let (kept, stretch) = (buffer.len(), VERIFY_BYTES.min(length - end));
+        buffer.resize(kept + stretch, 0);
+        file.read_at(end as u64, &mut buffer[kept..]).ok()?;
+        hasher.append(&buffer[kept..]);
+        end += stretch;
+        let done =
+            check.as_mut().map_or(stretch + kept, |check| check.open(start, buffer, &mut scratch.opener));
+        buffer.drain(..done);
+        start += done;
+    }
+    let (id, outboard) = hasher.finish()?;
+    if id != row.id {
+        return None;
+    }
+    renew_lost_outboard(store, row, length, &outboard);
+    let unopened = check.map_or_else(Vec::new, |check| check.bad);
+    match directory {
+        None => Some(Vec::new()),
+        Some(Some((_, entries))) => misplaced(store, row, &entries, &unopened).ok(),
+        // Its own directory does not open: nothing in it can be trusted to be where the index says.
+        Some(None) => {
+            let chunks = store.chunks_in(&HashSet::from([row.number])).ok()?;
+            Some(chunks.into_iter().map(|(id, _)| (id, State::Corrupt)).collect())
+        }
+    }
+}
+
+/// On a full disk the pack is sound all the same; the next look makes it again.
+fn renew_lost_outboard(store: &Store, row: &PackRow, length: usize, outboard: &Outboard) {
+    if !matches!(store.outboard(row.id, length), Ok(None)) {
+        return;
+    }
+    if let Err(error) = store.renew_outboard(row.id, outboard) {
+        tracing::warn!(target: "store", pack = %row.id.short(), %error, "an outboard could not be renewed");
+    }
+}
+
+fn read_directory(file: &PackFile, keys: &VaultKeys, length: usize) -> Option<(Epoch, Vec<PackEntry>)> {
+    let (mut header, mut trailer) = ([0; HEADER_BYTES], [0; TRAILER_BYTES]);
+    file.read_at(0, &mut header).ok()?;
+    file.read_at((length.saturating_sub(TRAILER_BYTES)) as u64, &mut trailer).ok()?;
+    let place = locate_directory(keys, length, &header, &trailer).ok()?;
+    let mut sealed = vec![0; place.length as usize];
+    file.read_at(u64::from(place.offset), &mut sealed).ok()?;
+    Some((place.epoch, open_directory(keys, &place, &sealed).ok()?))
+}
+
+/// Opens the chunks of a pack as its bytes come by.
+struct ChunkCheck<'a> {
+    keys: &'a VaultKeys,
+    epoch: Epoch,
+    /// Those still to come.
+    entries: &'a [PackEntry],
+    /// Offsets of those that do not open.
+    bad: Vec<u32>,
+}
+
+impl ChunkCheck<'_> {
+    /// Opens what lies whole in `bytes`, which begin at `start` of the pack; how many of them are done with.
+    fn open(&mut self, start: usize, bytes: &[u8], opener: &mut Opener) -> usize {
+        while let Some((entry, rest)) = self.entries.split_first() {
+            let at = entry.offset as usize - start;
+            let Some(sealed) = bytes.get(at..at + entry.sealed_length as usize) else {
+                return at.min(bytes.len());
+            };
+            if opener.open(self.keys, &entry.subject(self.epoch), sealed).is_err() {
+                self.bad.push(entry.offset);
+            }
+            self.entries = rest;
+        }
+        bytes.len()
+    }
+}
+
+/// Of a pack with the right hash: chunks that did not open, or that the index seeks elsewhere in it.
+fn misplaced(
+    store: &Store,
+    row: &PackRow,
+    entries: &[PackEntry],
+    unopened: &[u32],
+) -> Result<Vec<(ChunkId, State)>, EngineError> {
     let ids: Vec<ChunkId> = entries.iter().map(|entry| entry.id).collect();
     let mut bad = Vec::new();
     for (entry, place) in entries.iter().zip(store.lookup_many(&ids)?) {
@@ -251,10 +349,7 @@ fn unreadable_chunks(
         }
         let sought = (place.offset, place.sealed_length, place.length, place.kind, place.codec);
         let there = (entry.offset, entry.sealed_length, entry.length, entry.kind, entry.codec);
-        let start = entry.offset as usize;
-        let sealed = content.get(start..start + entry.sealed_length as usize);
-        let opens = sealed.is_some_and(|sealed| opener.open(keys, &entry.subject(epoch), sealed).is_ok());
-        if sought != there || !opens {
+        if sought != there || unopened.contains(&entry.offset) {
             bad.push((entry.id, State::Corrupt));
         }
     }
@@ -339,39 +434,70 @@ fn check_snapshot(
     monitor: &Monitor,
 ) -> Result<SnapshotFinding, EngineError> {
     let mut reader = ChunkReader::new(vault, None, monitor);
-    let mut ids: HashSet<ChunkId> = HashSet::new();
+    let mut found = References {
+        vault,
+        bad,
+        total: 0,
+        waiting: Vec::new(),
+        failure: None,
+        missing: BTreeSet::new(),
+        corrupt: BTreeSet::new(),
+    };
     let mut unread: Vec<ChunkId> = Vec::new();
-    for_each_reference(
-        &mut reader,
-        snapshot,
-        monitor,
-        &mut |_: Kind, id| {
-            ids.insert(id);
-        },
-        &mut |id, _| unread.push(id),
-    )?;
-    let all: Vec<ChunkId> = ids.iter().copied().collect();
-    let (mut missing, mut corrupt) = (Vec::new(), Vec::new());
-    for (id, place) in all.iter().zip(vault.store.lookup_many(&all)?) {
-        match (place, bad.get(id)) {
-            (None, _) | (_, Some(State::Missing)) => missing.push(*id),
-            (_, Some(State::Corrupt)) => corrupt.push(*id),
-            (Some(_), None) => {}
-        }
+    for_each_reference(&mut reader, snapshot, monitor, &mut |_: Kind, id| found.note(id), &mut |id, _| {
+        unread.push(id);
+    })?;
+    found.settle();
+    let References { total, failure, missing, mut corrupt, .. } = found;
+    if let Some(error) = failure {
+        return Err(error.into());
     }
-    for id in unread {
-        if !missing.contains(&id) && !corrupt.contains(&id) {
-            corrupt.push(id);
-        }
-    }
-    missing.sort_unstable();
-    corrupt.sort_unstable();
+    corrupt.extend(unread.into_iter().filter(|id| !missing.contains(id)));
     Ok(SnapshotFinding {
         id: snapshot.id,
-        total: ids.len() as u64,
-        missing,
-        corrupt,
+        total,
+        missing: missing.into_iter().collect(),
+        corrupt: corrupt.into_iter().collect(),
         signed: view.is_certified(snapshot.device),
         broken: None,
     })
+}
+
+/// References of one snapshot, looked up many at a time: a snapshot may have more chunks than fit the memory.
+struct References<'a> {
+    vault: &'a Vault,
+    bad: &'a BadChunks,
+    total: u64,
+    waiting: Vec<ChunkId>,
+    failure: Option<StoreError>,
+    missing: BTreeSet<ChunkId>,
+    corrupt: BTreeSet<ChunkId>,
+}
+
+/// Chunks looked up at one time.
+const LOOKUPS_MAX: usize = 4096;
+
+impl References<'_> {
+    fn note(&mut self, id: ChunkId) {
+        self.total += 1;
+        self.waiting.push(id);
+        if self.waiting.len() >= LOOKUPS_MAX {
+            self.settle();
+        }
+    }
+
+    fn settle(&mut self) {
+        let ids = std::mem::take(&mut self.waiting);
+        let places = match self.vault.store.lookup_many(&ids) {
+            Ok(places) => places,
+            Err(error) => return self.failure = self.failure.take().or(Some(error)),
+        };
+        for (id, place) in ids.iter().zip(places) {
+            match (place, self.bad.get(id)) {
+                (None, _) | (_, Some(State::Missing)) => self.missing.insert(*id),
+                (_, Some(State::Corrupt)) => self.corrupt.insert(*id),
+                (Some(_), None) => continue,
+            };
+        }
+    }
 }

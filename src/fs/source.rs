@@ -7,8 +7,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use rustix::fs::{Advice, CWD, FileType, Mode, OFlags, SeekFrom, Stat, fadvise, fstat, openat, seek};
 use rustix::buffer::spare_capacity;
+use rustix::fs::{Advice, CWD, FileType, Mode, OFlags, SeekFrom, Stat, fadvise, fstat, openat, seek};
 use rustix::io::{Errno, pread};
 
 use super::capture::time;

@@ -1,6 +1,6 @@
 //! Putting sealed chunks together into packs of at most eight sizes.
 
-use super::cells::{Cells, Outboard};
+use super::cells::{Outboard, OutboardBuilder};
 use super::layout::{
     ENTRY_BYTES, HEADER_BYTES, PackEntry, TRAILER_BYTES, header, trailer_plain, write_entry,
 };
@@ -34,7 +34,7 @@ pub struct PackBuilder {
     pending: Vec<u8>,
     /// Bytes handed on so far, whole cells.
     drained: usize,
-    cells: Cells,
+    cells: OutboardBuilder,
     entries: Vec<PackEntry>,
 }
 
@@ -46,7 +46,7 @@ impl PackBuilder {
 
     fn with_salt(epoch: Epoch, salt: Salt) -> Self {
         let pending = header(epoch, &salt).to_vec();
-        Self { epoch, salt, pending, drained: 0, cells: Cells::default(), entries: Vec::new() }
+        Self { epoch, salt, pending, drained: 0, cells: OutboardBuilder::default(), entries: Vec::new() }
     }
 
     /// The salt that chunks for this pack are sealed with.

@@ -82,20 +82,20 @@ fn left_cells(cells: usize) -> usize {
 
 /// Hashes a pack that comes piece by piece.
 #[derive(Default)]
-pub(super) struct Cells {
+pub struct OutboardBuilder {
     cells: Vec<ChainingValue>,
 }
 
-impl Cells {
+impl OutboardBuilder {
     /// Takes the pack's next bytes: whole cells, except at the very end.
-    pub(super) fn append(&mut self, bytes: &[u8]) {
+    pub fn append(&mut self, bytes: &[u8]) {
         let first = self.cells.len();
         let cells = bytes.chunks(limit::CELL_BYTES).enumerate();
         self.cells.extend(cells.map(|(i, cell)| cell_value(first + i, cell)));
     }
 
     /// The pack's id and outboard; `None` with fewer than two cells.
-    pub(super) fn finish(self) -> Option<(PackId, Outboard)> {
+    pub fn finish(self) -> Option<(PackId, Outboard)> {
         let outboard = Outboard { cells: self.cells };
         outboard.root().map(|id| (id, outboard))
     }
@@ -104,7 +104,7 @@ impl Cells {
 impl Outboard {
     /// Hashes a whole pack: its id and its outboard. A pack has at least two cells.
     pub fn of(pack: &[u8]) -> (PackId, Self) {
-        let mut cells = Cells::default();
+        let mut cells = OutboardBuilder::default();
         cells.append(pack);
         let outboard = Self { cells: cells.cells };
         let id = outboard.root().unwrap_or_else(|| PackId::new(*blake3::hash(pack).as_bytes()));

@@ -8,7 +8,7 @@ mod cells;
 mod layout;
 
 pub use builder::{PackBuilder, SealedPack, pack_sizes_for};
-pub use cells::{CellRange, Outboard, ProofError, cell_count, verify_slice};
+pub use cells::{CellRange, Outboard, OutboardBuilder, ProofError, cell_count, verify_slice};
 pub use layout::{
     DirectoryPlace, HEADER_BYTES, PackEntry, PackError, TRAILER_BYTES, locate_directory, open_directory,
     read_pack,

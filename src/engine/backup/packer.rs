@@ -201,9 +201,7 @@ impl<'a> Packer<'a> {
         store.append(&mut draft, &std::mem::take(&mut pack.rest))?;
         self.packed.fetch_add(pack.length as u64, Ordering::Relaxed);
         let finished = self.finished.lock().expect("no panic while held").clone();
-        finished
-            .and_then(|finished| finished.send(Finished { pack, draft }).ok())
-            .ok_or(EngineError::Stopped)
+        finished.and_then(|finished| finished.send(Finished { pack, draft }).ok()).ok_or(EngineError::Stopped)
     }
 
     /// Lets the writer end once it has written what it was handed.
