@@ -116,9 +116,9 @@ impl<'a> Assembler<'a> {
     }
 
     /// Works until the walk has ended.
-    pub(super) fn run(mut self, events: &Receiver<Event>) -> Result<Assembled, EngineError> {
+    pub(super) fn run(mut self, events: &Receiver<Vec<Event>>) -> Result<Assembled, EngineError> {
         let mut root = None;
-        for event in events {
+        for event in events.into_iter().flatten() {
             match event {
                 Event::Enter { node, change } => {
                     self.counts.directories += 1;

@@ -40,8 +40,10 @@ use feed::Feeder;
 use packer::{Checkpoint, Packer};
 use survey::Survey;
 
-/// Entries between walk and assembler; a node is a few hundred bytes.
-const EVENTS_MAX: usize = 1024;
+/// Files between walk and reader: paths.
+const FILES_MAX: usize = 1024;
+/// Batches of entries between walk and assembler; each is bounded by the walk.
+const EVENTS_MAX: usize = 2;
 
 /// What to back up.
 #[derive(Debug, Clone, Default)]
@@ -175,7 +177,7 @@ fn run_pipeline<T: Send>(
     let plan = BackupPlan::new(options.memory_bytes, write.workers, write.sizes.max());
     let tokens = plan.batches;
     let (packs_in, packs_out) = bounded(PACKS_UNDER_WAY);
-    let (jobs_in, jobs_out) = bounded(EVENTS_MAX);
+    let (jobs_in, jobs_out) = bounded(FILES_MAX);
     let (events_in, events_out) = bounded(EVENTS_MAX);
     let (batches_in, batches_out) = bounded(tokens);
     let (done_in, done_out) = bounded(tokens);

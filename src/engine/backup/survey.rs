@@ -1,6 +1,7 @@
 //! Walking: each entry compared with the parent snapshot; what changed goes to the reader, all of it to the assembler.
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 
 use crossbeam_channel::Sender;
 
@@ -14,8 +15,13 @@ use crate::engine::reader::ChunkReader;
 use crate::engine::vault::Vault;
 use crate::fs::{Walk, WalkEvent};
 use crate::snapshot::{Content, decode_pieces, node_content};
-use crate::store::PackNumber;
+use crate::store::{ChunkPlace, PackNumber};
 use crate::wire::{self, NodeType};
+
+/// Entries that wait for one look into the index.
+const WAITING_MAX: usize = 512;
+/// Extended attributes of entries that wait, in bytes; one entry's come on top.
+const WAITING_BYTES_MAX: usize = 256 << 10;
 
 /// How an entry relates to the parent.
 #[derive(Copy, Clone, PartialEq, Eq)]
@@ -59,87 +65,178 @@ pub(super) struct Survey<'a> {
     /// Files and bytes walked past so far; the totals, once all is walked past.
     files: u64,
     bytes: u64,
+    /// What was met and not yet sent on, in walk order.
+    waiting: Vec<Waiting>,
+    waiting_bytes: usize,
+}
+
+/// What waits until the index has been asked about a whole batch: one question for each file costs twice the rest.
+enum Waiting {
+    Ready(Event),
+    /// A file whose content is to be read.
+    Read {
+        path: PathBuf,
+        node: wire::Node,
+        change: Change,
+    },
+    /// A file as the parent has it; to be read after all if one of its chunks is gone.
+    Known {
+        path: PathBuf,
+        node: wire::Node,
+        old: wire::Node,
+    },
+}
+
+impl Waiting {
+    /// What it takes in memory beside a few hundred bytes.
+    fn bytes(&self) -> usize {
+        let node = match self {
+            Self::Ready(Event::Enter { node, .. } | Event::Entry { node, .. }) => node,
+            Self::Read { node, .. } | Self::Known { node, .. } => node,
+            Self::Ready(_) => return 0,
+        };
+        node.xattrs.iter().map(|xattr| xattr.name.len() + xattr.value.len()).sum()
+    }
+}
+
+/// Where the walk's findings go. Events first: whoever reads a file finds that the assembler knows of it already, so that
+/// nobody waits in a circle.
+#[derive(Clone, Copy)]
+struct Outlets<'a> {
+    events: &'a Sender<Vec<Event>>,
+    jobs: &'a Sender<FileJob>,
+}
+
+impl Outlets<'_> {
+    fn send(self, events: Vec<Event>, jobs: Vec<FileJob>) -> Result<(), EngineError> {
+        self.events.send(events).map_err(|_| EngineError::Stopped)?;
+        jobs.into_iter().try_for_each(|job| self.jobs.send(job).map_err(|_| EngineError::Stopped))
+    }
+}
+
+fn read(path: PathBuf, node: wire::Node, change: Change, jobs: &mut Vec<FileJob>) -> Event {
+    let shown = path.to_string_lossy().into_owned();
+    jobs.push(FileJob { stamp: stamp(&node), path });
+    Event::File { path: shown, node, change }
 }
 
 impl<'a> Survey<'a> {
     pub(super) fn new(vault: &'a Vault, monitor: &'a Monitor, force: bool) -> Self {
         let reader = ChunkReader::new(vault, None, monitor);
-        Self { vault, monitor, reader, force, used: HashSet::new(), files: 0, bytes: 0 }
+        let (used, waiting) = (HashSet::new(), Vec::with_capacity(WAITING_MAX));
+        Self { vault, monitor, reader, force, used, files: 0, bytes: 0, waiting, waiting_bytes: 0 }
     }
 
     /// Walks to the end; returns the packs that unchanged files lie in.
     pub(super) fn run(
         mut self,
-        walk: Walk,
+        mut walk: Walk,
         parent: Option<ChunkId>,
         jobs: &Sender<FileJob>,
-        events: &Sender<Event>,
+        events: &Sender<Vec<Event>>,
     ) -> Result<HashSet<PackNumber>, EngineError> {
+        let outlets = Outlets { events, jobs };
         let mut stack: Vec<Cursor> = Vec::new();
-        let send = |event| events.send(event).map_err(|_| EngineError::Stopped);
-        for event in walk {
+        while let Some(event) = walk.next() {
             self.monitor.go_on()?;
-            match event {
-                WalkEvent::Enter { mut node, .. } => {
-                    let old = match stack.last_mut() {
-                        Some(cursor) => self.seek(cursor, &node.name),
-                        // The root directory has no name to look for.
-                        None => parent.map(|tree| wire::Node {
-                            r#type: NodeType::NodeDirectory.into(),
-                            tree: tree.as_bytes().to_vec(),
-                            ..node.clone()
-                        }),
-                    };
-                    let old = old.filter(|old| old.r#type == node.r#type);
-                    let change = match &old {
-                        None => Change::New,
-                        Some(old) if untouched(old, &node) => {
-                            // The access time of a directory changes with every backup; keep the old one.
-                            node.atime = old.atime;
-                            Change::Same
-                        }
-                        Some(_) => Change::Changed,
-                    };
-                    stack.push(old.as_ref().and_then(tree_of).map_or_else(Cursor::empty, Cursor::new));
-                    send(Event::Enter { node, change })?;
-                }
+            let found = match event {
+                WalkEvent::Enter { node, .. } => Waiting::Ready(self.enter(&mut stack, parent, node)),
                 WalkEvent::Leave => {
                     stack.pop();
-                    send(Event::Leave)?;
+                    Waiting::Ready(Event::Leave)
                 }
-                WalkEvent::Entry { path, node } => {
-                    let old = stack.last_mut().and_then(|cursor| self.seek(cursor, &node.name));
-                    let change = if old.is_some() { Change::Changed } else { Change::New };
-                    let old = old.filter(|old| untouched(old, &node) && !old.inconsistent);
-                    let is_file = node.r#type() == NodeType::NodeFile;
-                    self.files += u64::from(is_file);
-                    self.bytes += node.size;
-                    match old {
-                        Some(mut old) if !is_file || (!self.force && self.present(&old)?) => {
-                            // Device numbers change from boot to boot; one from then could be another disk's now.
-                            old.device = node.device;
-                            Monitor::add(&self.monitor.bytes_done, node.size);
-                            send(Event::Entry { node: old, change: Change::Same })?;
-                        }
-                        _ if is_file && node.size > 0 => {
-                            let job = FileJob { stamp: stamp(&node), path };
-                            let path = job.path.to_string_lossy().into_owned();
-                            jobs.send(job).map_err(|_| EngineError::Stopped)?;
-                            send(Event::File { path, node, change })?;
-                        }
-                        _ => send(Event::Entry { node, change })?,
-                    }
-                }
+                WalkEvent::Entry { path, node } => self.entry(&mut stack, path, node),
                 WalkEvent::Failed { path, error } => {
                     let path = path.to_string_lossy().into_owned();
-                    send(Event::Failed { path, reason: error.to_string() })?;
+                    Waiting::Ready(Event::Failed { path, reason: error.to_string() })
                 }
+            };
+            self.waiting_bytes += found.bytes();
+            self.waiting.push(found);
+            if self.waiting.len() >= WAITING_MAX || self.waiting_bytes >= WAITING_BYTES_MAX {
+                self.send_on(outlets)?;
             }
         }
+        self.send_on(outlets)?;
         // Not before: against a total that still grows, what is done would shrink.
         Monitor::add(&self.monitor.files_total, self.files);
         Monitor::add(&self.monitor.bytes_total, self.bytes);
         Ok(self.used)
+    }
+
+    /// A directory begins: with the parent's directory of that name, if it has one, beside it.
+    fn enter(&mut self, stack: &mut Vec<Cursor>, parent: Option<ChunkId>, mut node: wire::Node) -> Event {
+        let old = match stack.last_mut() {
+            Some(cursor) => self.seek(cursor, &node.name),
+            // The root directory has no name to look for.
+            None => parent.map(|tree| wire::Node {
+                r#type: NodeType::NodeDirectory.into(),
+                tree: tree.as_bytes().to_vec(),
+                ..node.clone()
+            }),
+        };
+        let old = old.filter(|old| old.r#type == node.r#type);
+        let change = match &old {
+            None => Change::New,
+            Some(old) if untouched(old, &node) => {
+                // The access time of a directory changes with every backup; keep the old one.
+                node.atime = old.atime;
+                Change::Same
+            }
+            Some(_) => Change::Changed,
+        };
+        stack.push(old.as_ref().and_then(tree_of).map_or_else(Cursor::empty, Cursor::new));
+        Event::Enter { node, change }
+    }
+
+    fn entry(&mut self, stack: &mut [Cursor], path: PathBuf, node: wire::Node) -> Waiting {
+        let old = stack.last_mut().and_then(|cursor| self.seek(cursor, &node.name));
+        let change = if old.is_some() { Change::Changed } else { Change::New };
+        let old = old.filter(|old| untouched(old, &node) && !old.inconsistent);
+        let is_file = node.r#type() == NodeType::NodeFile;
+        self.files += u64::from(is_file);
+        self.bytes += node.size;
+        match old {
+            Some(old) if is_file && !self.force => Waiting::Known { path, node, old },
+            Some(old) if !is_file => Waiting::Ready(self.same(&node, old)),
+            _ if is_file && node.size > 0 => Waiting::Read { path, node, change },
+            _ => Waiting::Ready(Event::Entry { node, change }),
+        }
+    }
+
+    /// An entry that the parent has.
+    fn same(&self, node: &wire::Node, mut old: wire::Node) -> Event {
+        // Device numbers change from boot to boot; one from then could be another disk's now.
+        old.device = node.device;
+        Monitor::add(&self.monitor.bytes_done, node.size);
+        Event::Entry { node: old, change: Change::Same }
+    }
+
+    /// Looks up the chunks of all files that wait, and sends everything on in order.
+    fn send_on(&mut self, outlets: Outlets<'_>) -> Result<(), EngineError> {
+        let mut waiting = std::mem::take(&mut self.waiting);
+        self.waiting_bytes = 0;
+        let (mut events, mut jobs) = (Vec::with_capacity(waiting.len()), Vec::new());
+        let mut ids = Vec::new();
+        for item in &waiting {
+            if let Waiting::Known { old, .. } = item
+                && let Content::Pieces(pieces) = node_content(old)
+            {
+                ids.extend(pieces.iter().filter_map(|piece| ChunkId::try_from(piece.chunk.as_slice()).ok()));
+            }
+        }
+        let mut places = self.vault.store.lookup_many(&ids)?.into_iter();
+        for item in waiting.drain(..) {
+            events.push(match item {
+                Waiting::Ready(event) => event,
+                Waiting::Read { path, node, change } => read(path, node, change, &mut jobs),
+                Waiting::Known { node, old, .. } if self.present(&old, &mut places)? => self.same(&node, old),
+                Waiting::Known { path, node, .. } => read(path, node, Change::Changed, &mut jobs),
+            });
+        }
+        outlets.send(events, jobs)?;
+        self.waiting = waiting;
+        Ok(())
     }
 
     /// A parent that cannot be read is no reason to fail: its files are read again.
@@ -154,10 +251,23 @@ impl<'a> Survey<'a> {
         }
     }
 
-    /// Whether every chunk of the file is still in the index; notes the packs they are in.
-    fn present(&mut self, node: &wire::Node) -> Result<bool, EngineError> {
+    /// Whether every chunk of the file is still in the index; notes the packs they are in. `places` are of the chunks of
+    /// files whose pieces stand in their node, in order.
+    fn present(
+        &mut self,
+        node: &wire::Node,
+        places: &mut impl Iterator<Item = Option<ChunkPlace>>,
+    ) -> Result<bool, EngineError> {
         match node_content(node) {
-            Content::Pieces(pieces) => self.known(Kind::Data, pieces),
+            Content::Pieces(pieces) => {
+                let mut all = true;
+                for piece in pieces.iter().filter(|piece| !piece.chunk.is_empty()) {
+                    let asked = ChunkId::try_from(piece.chunk.as_slice()).is_ok();
+                    let place = if asked { places.next().flatten() } else { None };
+                    all &= self.note(Kind::Data, place);
+                }
+                Ok(all)
+            }
             Content::Lists(lists) => {
                 if !self.known(Kind::Tree, lists)? {
                     return Ok(false);
@@ -175,6 +285,17 @@ impl<'a> Survey<'a> {
         }
     }
 
+    /// Whether that is a place of a chunk of that kind; notes the pack.
+    fn note(&mut self, kind: Kind, place: Option<ChunkPlace>) -> bool {
+        match place {
+            Some(place) if place.kind == kind => {
+                self.used.insert(place.pack);
+                true
+            }
+            _ => false,
+        }
+    }
+
     fn known(&mut self, kind: Kind, pieces: &[wire::Piece]) -> Result<bool, EngineError> {
         let ids: Result<Vec<ChunkId>, _> = pieces
             .iter()
@@ -182,13 +303,8 @@ impl<'a> Survey<'a> {
             .map(|piece| ChunkId::try_from(piece.chunk.as_slice()))
             .collect();
         let Ok(ids) = ids else { return Ok(false) };
-        for place in self.vault.store.lookup_many(&ids)? {
-            match place {
-                Some(place) if place.kind == kind => self.used.insert(place.pack),
-                _ => return Ok(false),
-            };
-        }
-        Ok(true)
+        let places = self.vault.store.lookup_many(&ids)?;
+        Ok(places.into_iter().all(|place| self.note(kind, place)))
     }
 }
 
