@@ -1,6 +1,6 @@
 //! Long operations: start, watch, cancel on a signal, and the exit code at the end.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use serde_json::Value;
@@ -17,7 +17,8 @@ use crate::api::{
 use crate::base::Code;
 use crate::node::Mode;
 
-/// First pause between two looks at a job; doubles up to the last, so that short jobs end at once.
+/// Shortest pause between two looks at a job. It grows with the job's age, so that no more than a twentieth of its time
+/// is waited in vain at its end.
 const LOOK_FIRST: Duration = Duration::from_millis(5);
 /// Longest such pause.
 const LOOK_LAST: Duration = Duration::from_millis(250);
@@ -64,8 +65,9 @@ async fn watch(
     let kind = request.kind();
     let id = service.start(request).await?;
     let mut meter = Meter::new(session.output, id, kind);
-    let (mut pause, mut failures, mut stop) = (LOOK_FIRST, 0, None);
+    let (began, mut failures, mut stop) = (Instant::now(), 0, None);
     loop {
+        let pause = (began.elapsed() / 20).clamp(LOOK_FIRST, LOOK_LAST);
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             Some(signal) = signals.next() => {
@@ -78,7 +80,6 @@ async fn watch(
                 service.cancel(id).await?;
             }
         }
-        pause = (pause * 2).min(LOOK_LAST);
         let job = match service.job(id).await {
             Ok(job) => job,
             Err(error) if error.kind() == Code::NetworkTimeout && failures < LOOKS_FAILED_MAX => {

@@ -6,9 +6,13 @@ use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{
+    Database, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
+    WriteTransaction,
+};
 
 use super::Store;
 use super::error::StoreError;
@@ -43,6 +47,30 @@ pub(super) struct Index {
     db: Database,
     /// Once counted; of chunks it knows nothing.
     totals: Mutex<Option<PackCounts>>,
+    /// Chunks entered since it was opened.
+    entered: AtomicU64,
+}
+
+/// Fewer new rows than this are not worth tidying up after.
+const COMPACT_ROWS_MIN: u64 = 10_000;
+/// Beyond this many rows, a second of work for each million, whoever ends a program would have to wait too long.
+const COMPACT_ROWS_MAX: u64 = 2_000_000;
+
+impl Drop for Index {
+    /// Every commit leaves the pages that it replaced behind: after a first backup half of the file is free. Tidied up
+    /// when most rows are of this run, so that it costs a fraction of what entering them did.
+    fn drop(&mut self) {
+        let entered = *self.entered.get_mut();
+        let rows = || self.read(|tx| tx.open_table(CHUNKS).map_err(wrong)?.len().map_err(wrong));
+        let worth = |rows: u64| rows <= COMPACT_ROWS_MAX && entered >= rows / 2;
+        if entered < COMPACT_ROWS_MIN || !rows().is_ok_and(worth) {
+            return;
+        }
+        let compacted = guarded(|| self.db.compact().map(drop).map_err(wrong));
+        if let Err(error) = compacted {
+            tracing::warn!(target: "store", %error, "the index could not be made smaller");
+        }
+    }
 }
 
 /// A pack to be entered into the index.
@@ -143,7 +171,7 @@ impl Index {
         guarded(|| {
             let mut builder = Database::builder();
             let db = create(builder.set_cache_size(limit::INDEX_CACHE_BYTES)).map_err(wrong)?;
-            let index = Self { db, totals: Mutex::default() };
+            let index = Self { db, totals: Mutex::default(), entered: AtomicU64::new(0) };
             index.write(|tx| {
                 tx.open_table(META).map_err(wrong)?.insert("token", token.as_bytes()).map_err(wrong)?;
                 tx.open_table(CHUNKS).map_err(wrong)?;
@@ -166,7 +194,7 @@ impl Index {
         guarded(|| {
             let opened = Database::builder().set_cache_size(limit::INDEX_CACHE_BYTES).open(path);
             let db = opened.map_err(wrong)?;
-            let index = Self { db, totals: Mutex::default() };
+            let index = Self { db, totals: Mutex::default(), entered: AtomicU64::new(0) };
             let known = index.read(|tx| {
                 let meta = tx.open_table(META).map_err(wrong)?;
                 Ok(meta.get("token").map_err(wrong)?.is_some_and(|t| t.value() == token.as_bytes()))
@@ -253,6 +281,7 @@ impl Store {
             Ok(out)
         })?;
         meter::CHUNKS_STORED.add(chunks_added);
+        self.index.entered.fetch_add(chunks_added, Ordering::Relaxed);
         if let Some(totals) = totals.as_mut() {
             totals.own_packs += fresh.own_packs;
             totals.own_bytes += fresh.own_bytes;
@@ -301,10 +330,7 @@ impl Store {
         };
         *totals = Some(counts);
         drop(totals);
-        counts.chunks = self.index.read(|tx| {
-            use redb::ReadableTableMetadata;
-            tx.open_table(CHUNKS).map_err(wrong)?.len().map_err(wrong)
-        })?;
+        counts.chunks = self.index.read(|tx| tx.open_table(CHUNKS).map_err(wrong)?.len().map_err(wrong))?;
         Ok(counts)
     }
 
