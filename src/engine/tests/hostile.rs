@@ -66,6 +66,7 @@ impl Forge {
             device: vault.device().as_bytes().to_vec(),
             time_ms: Moment::from_millis(5).as_millis(),
             tree: tree.as_bytes().to_vec(),
+            paths: vec![b"/".to_vec()],
             ..Default::default()
         };
         let keyring = &vault.keyring;
@@ -336,5 +337,57 @@ fn hard_links_lead_only_to_what_this_restore_wrote() {
         assert_eq!(result.failed, 2);
         assert_eq!(read("a"), b"older");
         assert!(!target.join("z").exists());
+    });
+}
+
+/// A directory whose entries cannot be read says nothing about what does not belong in it.
+#[test]
+fn deleting_stops_at_directories_that_cannot_be_read() {
+    watched(|| {
+        let mut forge = Forge::new();
+        let good = forge.file(b"good", b"good");
+        let leaf = forge.tree(vec![good.clone()]);
+        let half = forge.inner(&[leaf, ChunkId::new([9; 32])]);
+        let nodes = vec![directory(b"lost", ChunkId::new([9; 32])), directory(b"half", half), good];
+        let tree = forge.tree(nodes);
+        let snapshot = forge.snapshot(tree);
+        let target = forge.fixture.dir.path().join("target");
+        for dir in ["lost", "half", "more"] {
+            std::fs::create_dir_all(target.join(dir)).unwrap();
+            std::fs::write(target.join(dir).join("theirs"), b"x").unwrap();
+        }
+        let options =
+            RestoreOptions { path: "/".into(), delete: true, ..forge.fixture.restore_options(&target) };
+        let monitor = Monitor::default();
+        let result = restore(&forge.fixture.vault, &snapshot, &options, None, &monitor).unwrap();
+        assert_eq!((result.failed, result.damaged, result.deleted), (2, 2, 2), "{:?}", monitor.problems());
+        assert!(target.join("lost/theirs").exists() && target.join("half/theirs").exists());
+        assert!(!target.join("more").exists());
+    });
+}
+
+/// However many names a snapshot gives a file: memory and open directories stay bounded, and every name comes back.
+#[test]
+fn more_linked_files_than_are_remembered_come_back_as_files_of_their_own() {
+    watched(|| {
+        let mut forge = Forge::new();
+        let one = forge.file(b"", b"1");
+        let count = limit::RESTORE_LINKS_MAX as u64 + 100;
+        let name = |way: char, number: u64| format!("{way}{number:05}").into_bytes();
+        let mut nodes = Vec::new();
+        for way in ['a', 'b'] {
+            nodes.extend((0..count).map(|inode| Node {
+                name: name(way, inode),
+                links: 3,
+                device: 1,
+                inode,
+                ..one.clone()
+            }));
+        }
+        let (target, result, problems) = forge.restore(nodes, Overwrite::Never);
+        assert_eq!(problems, []);
+        assert_eq!(result.files + result.others, 2 * count);
+        assert_eq!(result.others, limit::RESTORE_LINKS_MAX as u64);
+        assert_eq!(std::fs::read_dir(&target).unwrap().count() as u64, 2 * count);
     });
 }
