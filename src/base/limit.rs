@@ -149,9 +149,11 @@ pub const RESUMED_FILES_MAX: usize = 64;
 pub const READ_BACK_BYTES: usize = 64 * KIB;
 /// Entries that a restore names as written, overwritten or deleted; the rest is counted.
 pub const RESTORE_CHANGES_MAX: usize = 1000;
-/// Names of hard-linked files that a restore remembers, to give their content its further names; it holds their
-/// directories open. Later ones come back as files of their own.
-pub const RESTORE_LINKS_MAX: usize = 4096;
+/// Hard-linked files that a restore remembers, to give them their further names: some 20 MiB. Later ones come back as
+/// files of their own.
+pub const RESTORE_LINKS_MAX: usize = 65_536;
+/// Of those, such whose directory stays open for that; the others' is opened again.
+pub const RESTORE_LINKS_OPEN_MAX: usize = 256;
 /// What a restore could not set (owners, attributes) that is named one by one; the rest is counted.
 pub const RESTORE_WARNINGS_MAX: usize = 1000;
 

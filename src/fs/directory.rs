@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use rustix::fs::{
@@ -129,6 +129,21 @@ impl TargetDir {
         let fd = open_beneath(self.fd.as_fd(), name, OFlags::RDONLY | OFlags::DIRECTORY)
             .map_err(|e| FsError::io("open", &self.child_path(name), e))?;
         self.child(fd, name, false).map(|child| Some(Arc::new(child)))
+    }
+
+    /// Opens a directory below it again, by a relative path that this restore has come along before. Symlinks that
+    /// someone put in its way meanwhile are refused.
+    pub fn reopen(self: &Arc<Self>, path: &Path) -> Result<Arc<Self>, FsError> {
+        let mut dir = self.clone();
+        for part in path.components() {
+            let Component::Normal(name) = part else { continue };
+            let name = dir.checked(name.as_bytes())?;
+            let flags = OFlags::PATH | OFlags::DIRECTORY;
+            let fd = open_beneath(dir.fd.as_fd(), name, flags)
+                .map_err(|e| FsError::io("open", &dir.child_path(name), e))?;
+            dir = dir.child(fd, name, false).map(Arc::new)?;
+        }
+        Ok(dir)
     }
 
     /// Whether this restore made it.

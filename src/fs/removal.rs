@@ -1,11 +1,12 @@
-//! Deleting what a snapshot does not have: one name at a time through handles, following nothing.
+//! Deleting what a snapshot does not have: one name at a time through handles, following nothing, and never on another
+//! file system: what is mounted in a target is not the target's.
 
 use std::ffi::OsStr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, OFlags, unlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, openat2, unlinkat};
 use rustix::io::Errno;
 
 use super::FsError;
@@ -103,7 +104,10 @@ impl TargetDir {
         if self.depth >= limit::DIRECTORY_DEPTH_MAX {
             return Err(FsError::TooDeep(self.child_path(name)));
         }
-        let fd = open_beneath(self.fd.as_fd(), name, OFlags::RDONLY | OFlags::DIRECTORY).map_err(failed)?;
+        let fd = match open_on_this_mount(self.fd.as_fd(), name) {
+            Err(Errno::XDEV) => return Ok(false),
+            other => other.map_err(failed)?,
+        };
         let inner = match self.child(fd, name, false) {
             Err(FsError::Spared(_)) => return Ok(false),
             other => other?,
@@ -114,6 +118,17 @@ impl TargetDir {
             all &= inner.remove(name.to_bytes(), kind, &path, removal)?;
         }
         Ok(all)
+    }
+}
+
+/// Opens a directory unless something is mounted there (`XDEV`). Kernels before 5.6 cannot tell, and then say `EBUSY`
+/// when the directory itself is to go.
+fn open_on_this_mount(dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    match openat2(dir, name, flags, Mode::empty(), resolve) {
+        Err(Errno::NOSYS | Errno::PERM) => open_beneath(dir, name, flags),
+        other => other,
     }
 }
 

@@ -1,9 +1,11 @@
 //! Files with several names: written under the first one, linked under the others once that is in place.
 //!
-//! Bounded whatever a snapshot claims: a file is forgotten when all its names were met, at most
-//! `limit::RESTORE_LINKS_MAX` are remembered (each keeps a directory open), and few names wait.
+//! Bounded whatever a snapshot claims: at most `limit::RESTORE_LINKS_MAX` files are remembered, those whose names were
+//! all met make room for others, few keep their directory open, and few names wait.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
@@ -13,7 +15,7 @@ use super::making::OpenDir;
 use super::tally::{Shared, count};
 use crate::base::limit;
 use crate::engine::error::EngineError;
-use crate::fs::Outcome;
+use crate::fs::{Outcome, TargetDir};
 use crate::wire;
 
 /// Names that wait at one time.
@@ -21,7 +23,7 @@ const LATER_MAX: usize = 1024;
 
 /// A name under which a hard-linked file is restored first.
 pub(super) struct FirstLink<'a> {
-    dir: Arc<OpenDir<'a>>,
+    dir: Way<'a>,
     name: Vec<u8>,
     /// Of what the file holds: another file's snapshot may name the same inode (numbers are used again).
     content: blake3::Hash,
@@ -45,6 +47,13 @@ impl FirstLink<'_> {
     }
 }
 
+/// How to come to a first name's directory again.
+enum Way<'a> {
+    Open(Arc<OpenDir<'a>>),
+    /// From the target, without following anything.
+    Path(PathBuf),
+}
+
 /// A further name of a file.
 struct LaterLink<'a> {
     first: Arc<FirstLink<'a>>,
@@ -65,42 +74,66 @@ pub(super) enum Met<'a> {
 
 /// Files with several names that a walk has met.
 pub(super) struct Links<'a> {
-    /// By (device, inode), with the names still to come.
+    root: Arc<TargetDir>,
+    /// By (device, inode), with the number of names still to come.
     known: HashMap<(u64, u64), (Arc<FirstLink<'a>>, u64)>,
+    /// Of which no name is to come any more, as far as the snapshot tells.
+    spent: VecDeque<(u64, u64)>,
     later: Vec<LaterLink<'a>>,
-    known_max: usize,
+    /// First names whose directory may still be kept open.
+    open_left: usize,
+    told: bool,
 }
 
 impl<'a> Links<'a> {
     /// `handles`: files that this process may have open, if that is limited.
-    pub(super) fn new(handles: Option<u64>) -> Self {
-        let spare = handles.map_or(usize::MAX, |handles| usize::try_from(handles / 4).unwrap_or(usize::MAX));
-        Self { known: HashMap::new(), later: Vec::new(), known_max: limit::RESTORE_LINKS_MAX.min(spare) }
+    pub(super) fn new(root: Arc<TargetDir>, handles: Option<u64>) -> Self {
+        let spare = handles.map_or(usize::MAX, |handles| usize::try_from(handles / 8).unwrap_or(usize::MAX));
+        let open_left = limit::RESTORE_LINKS_OPEN_MAX.min(spare);
+        let (known, spent, later) = (HashMap::new(), VecDeque::new(), Vec::new());
+        Self { root, known, spent, later, open_left, told: false }
     }
 
     /// Looks an entry up by its file, and remembers it if it is the first.
-    pub(super) fn meet(&mut self, dir: &Arc<OpenDir<'a>>, node: &wire::Node) -> Met<'a> {
+    pub(super) fn meet(&mut self, dir: &Arc<OpenDir<'a>>, node: &wire::Node, shared: &Shared<'_>) -> Met<'a> {
         let (key, content) = ((node.device, node.inode), content_hash(node));
         if let Some((first, left)) = self.known.get_mut(&key).filter(|(first, _)| first.content == content) {
-            let first = first.clone();
             *left = left.saturating_sub(1);
             if *left == 0 {
-                self.known.remove(&key);
+                self.spent.push_back(key);
             }
-            return Met::Further(first);
+            return Met::Further(first.clone());
         }
-        if self.known.len() >= self.known_max && !self.known.contains_key(&key) {
+        if !self.has_room() && !self.known.contains_key(&key) {
+            if !std::mem::replace(&mut self.told, true) {
+                let path = dir.path.join(OsStr::from_bytes(&node.name));
+                let what = "this and further hard-linked files come back as files of their own: too many to remember";
+                shared.monitor.problem(path.to_string_lossy(), what);
+            }
             return Met::TooMany;
         }
-        let first = Arc::new(FirstLink {
-            dir: dir.clone(),
-            name: node.name.clone(),
-            content,
-            there: Mutex::new(None),
-            settled: Condvar::new(),
-        });
+        let way = match self.open_left.checked_sub(1) {
+            Some(left) => {
+                self.open_left = left;
+                Way::Open(dir.clone())
+            }
+            None => Way::Path(dir.path.clone()),
+        };
+        let (there, settled) = (Mutex::new(None), Condvar::new());
+        let first = Arc::new(FirstLink { dir: way, name: node.name.clone(), content, there, settled });
         self.known.insert(key, (first.clone(), node.links - 1));
         Met::First(first)
+    }
+
+    fn has_room(&mut self) -> bool {
+        while self.known.len() >= limit::RESTORE_LINKS_MAX {
+            let Some(key) = self.spent.pop_front() else { return false };
+            // Its number may belong to another file by now.
+            if self.known.get(&key).is_some_and(|(_, left)| *left == 0) {
+                self.known.remove(&key);
+            }
+        }
+        true
     }
 
     /// The next name of that file is a first one again.
@@ -118,23 +151,31 @@ impl<'a> Links<'a> {
         shared: &Shared<'_>,
     ) -> Result<(), EngineError> {
         self.later.push(LaterLink { first, dir, node, path });
-        if self.later.len() < LATER_MAX { Ok(()) } else { make(std::mem::take(&mut self.later), shared) }
+        if self.later.len() < LATER_MAX {
+            return Ok(());
+        }
+        let later = std::mem::take(&mut self.later);
+        make(&self.root, later, shared)
     }
 
     /// Makes the names that are left.
     pub(super) fn make_all(self, shared: &Shared<'_>) -> Result<(), EngineError> {
-        make(self.later, shared)
+        make(&self.root, self.later, shared)
     }
 }
 
-fn make(later: Vec<LaterLink<'_>>, shared: &Shared<'_>) -> Result<(), EngineError> {
+fn make(root: &Arc<TargetDir>, later: Vec<LaterLink<'_>>, shared: &Shared<'_>) -> Result<(), EngineError> {
     for LaterLink { first, dir, node, path } in later {
         shared.go_on()?;
         if !first.is_there() {
             shared.failed(&path, &EngineError::RecordMissing("another name".to_owned()));
             continue;
         }
-        match dir.dir.hard_link(&node.name, (&first.dir.dir, &first.name)) {
+        let there = match &first.dir {
+            Way::Open(open) => Ok(open.dir.clone()),
+            Way::Path(path) => root.reopen(path),
+        };
+        match there.and_then(|there| dir.dir.hard_link(&node.name, (&there, &first.name))) {
             Ok(Outcome::Made) => {
                 count(&shared.tally.others);
                 shared.progressed(&node);

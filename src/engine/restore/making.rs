@@ -71,15 +71,13 @@ pub(super) struct Making<'a> {
 }
 
 impl<'a> Making<'a> {
-    /// `handles`: files that this process may have open, if that is limited.
     pub(super) fn new(
         shared: &'a Shared<'a>,
         jobs: Sender<Job<'a>>,
         surplus: &'a Surplus<'a>,
-        handles: Option<u64>,
+        links: Links<'a>,
         lists: ChunkReader<'a>,
     ) -> Self {
-        let links = Links::new(handles);
         Self { shared, jobs, batch: Batch::default(), links, surplus, lists }
     }
 
@@ -143,7 +141,7 @@ impl<'a> Making<'a> {
 
     /// An entry whose file has several names, or had.
     fn linked(&mut self, dir: &Arc<OpenDir<'a>>, node: wire::Node, path: PathBuf) -> Result<(), EngineError> {
-        let first = match self.links.meet(dir, &node) {
+        let first = match self.links.meet(dir, &node, self.shared) {
             Met::Further(first) => return self.links.add(first, dir.clone(), node, path, self.shared),
             Met::First(first) => Some(first),
             Met::TooMany => None,

@@ -34,6 +34,7 @@ use crate::snapshot::Snapshot;
 use crate::wire::NodeType;
 use batch::{Batch, Scribe};
 use content::{Part, write_part};
+use links::Links;
 use making::Making;
 use surplus::Surplus;
 use tally::{Shared, Tally};
@@ -211,7 +212,8 @@ fn run(
             .collect();
         drop(jobs_out);
         let lists = ChunkReader::new(vault, source, shared.monitor);
-        let mut making = Making::new(shared, jobs_in, surplus, handles, lists);
+        let links = Links::new(target.root(), handles);
+        let mut making = Making::new(shared, jobs_in, surplus, links, lists);
         let walked = making.walk(&mut reader, target, found, selector);
         let rest = making.into_links();
         for worker in workers {

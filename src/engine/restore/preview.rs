@@ -1,5 +1,6 @@
 //! A dry run: what a restore would do, without touching anything.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use super::surplus::Surplus;
 use super::tally::{Shared, count};
 use super::walk::{Visit, walk};
 use super::{RestoreAction, tree_below};
+use crate::base::limit;
 use crate::engine::error::EngineError;
 use crate::engine::monitor::Monitor;
 use crate::engine::reader::ChunkReader;
@@ -24,7 +26,7 @@ pub(super) fn look(
     shared: &Shared<'_>,
     surplus: &Surplus<'_>,
 ) -> Result<(), EngineError> {
-    let mut preview = Preview { shared, surplus };
+    let mut preview = Preview { shared, surplus, linked: HashSet::new() };
     let root = preview.place(target.map(Target::root), Path::new(""), !selector.has_includes())?;
     match (tree_below(&found), found) {
         (Some(tree), _) => walk(reader, selector, &mut preview, root, tree),
@@ -39,6 +41,8 @@ pub(super) fn look(
 struct Preview<'a> {
     shared: &'a Shared<'a>,
     surplus: &'a Surplus<'a>,
+    /// Files with several names that were met: further names are links. As many as a restore remembers.
+    linked: HashSet<(u64, u64)>,
 }
 
 struct Place {
@@ -49,6 +53,14 @@ struct Place {
 }
 
 impl Preview<'_> {
+    fn is_further_name(&mut self, node: &wire::Node) -> bool {
+        let key = (node.device, node.inode);
+        if node.links > 1 && self.linked.len() < limit::RESTORE_LINKS_MAX {
+            return !self.linked.insert(key);
+        }
+        node.links > 1 && self.linked.contains(&key)
+    }
+
     fn place(&self, dir: Option<Arc<TargetDir>>, path: &Path, chosen: bool) -> Result<Place, EngineError> {
         let older = match &dir {
             Some(dir) => self.surplus.older(dir, path)?,
@@ -103,7 +115,7 @@ impl Visit for Preview<'_> {
                 RestoreAction::Overwrite
             }
         };
-        if node.r#type() == NodeType::NodeFile {
+        if node.r#type() == NodeType::NodeFile && !self.is_further_name(&node) {
             count(&tally.files);
             Monitor::add(&tally.bytes, node.size);
         } else {
