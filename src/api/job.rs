@@ -69,13 +69,24 @@ pub struct RestoreRequest {
     pub snapshot: String,
     /// Absolute directory to restore into.
     pub target: PathBuf,
+    /// Gitignore patterns, relative to what is restored, of what is taken; everything when there are none.
+    pub include: Vec<String>,
+    /// Such patterns of what of it is left out.
+    pub exclude: Vec<String>,
     /// `never`, `if-changed`, `if-newer` or `always`; `never` when absent.
     pub overwrite: Option<String>,
+    /// Delete what the snapshot does not have, in restored directories that were backed up as a whole.
+    pub delete: bool,
+    /// `delete` is meant even where the target is `/`.
+    pub confirmed: bool,
+    /// Only tell what would be done.
+    pub dry_run: bool,
     /// Leave owners alone.
     pub no_owner: bool,
     /// No setuid, devices, `security.*`.
     pub no_privileged: bool,
-    /// Read back what was written; the node's configuration when absent.
+    /// Read back what was written; the node's configuration when absent. When asked for here, what was restored is
+    /// also on the disk when the job ends.
     pub verify: Option<bool>,
     /// Also turn long runs of zero bytes into holes.
     pub sparse: bool,

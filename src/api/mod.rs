@@ -21,8 +21,9 @@ pub use job::{
 };
 pub use report::{
     AddPeer, BackupSummary, ConfigRow, EntryInfo, Health, Identity, PathProblem, PeerInfo, RebuildSummary,
-    Reloaded, RepairReport, RestoreSummary, SnapshotInfo, SnapshotQuery, Status, StorageStatus, TreeQuery,
-    Verdict, VerifyAllReport, VerifyOutcomeShape, VerifyReport, VerifySnapshotReport,
+    Reloaded, RepairReport, RestoreChange, RestoreSummary, SnapshotInfo, SnapshotQuery, Status,
+    StorageStatus, TreeQuery, Verdict, VerifyAllReport, VerifyOutcomeShape, VerifyReport,
+    VerifySnapshotReport,
 };
 
 pub use schedule::{AddSchedule, EditSchedule, LastRun, ScheduleInfo, ScheduleSource};

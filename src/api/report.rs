@@ -263,8 +263,12 @@ pub struct BackupSummary {
 pub struct RestoreSummary {
     /// Where from.
     pub snapshot_id: String,
+    /// Nothing was done: this is what would be.
+    pub dry_run: bool,
     /// Files written.
     pub files_restored: u64,
+    /// Of those, such that took the place of something.
+    pub files_overwritten: u64,
     /// Directories made.
     pub dirs_restored: u64,
     /// Symlinks, devices, FIFOs, hard links made.
@@ -275,12 +279,27 @@ pub struct RestoreSummary {
     pub bytes_restored: u64,
     /// Bytes pulled from peers.
     pub bytes_fetched: u64,
+    /// Entries deleted because the snapshot does not have them, with all that was in them.
+    pub deleted: u64,
     /// Entries that could not be restored.
     pub failed: u64,
+    /// Of those, such whose data is missing or damaged.
+    pub damaged: u64,
     /// Files read back and compared.
     pub files_verified: u64,
     /// Seconds.
     pub total_duration: f64,
+    /// What is deleted, and in a dry run everything that would happen; the first thousand.
+    pub changes: Vec<RestoreChange>,
+}
+
+/// What happens to one path in a restore.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoreChange {
+    /// `create`, `overwrite`, `skip` or `delete`.
+    pub action: String,
+    /// Relative to the target, bytes that are not UTF-8 replaced.
+    pub path: String,
 }
 
 /// One snapshot in a verification over all.

@@ -142,6 +142,22 @@ pub const SYMLINK_BYTES_MAX: usize = 4095;
 pub const READ_AHEAD_BYTES_MIN: u64 = MIB as u64;
 /// What `--sparse` leaves out when it is all zeros: the block of nearly every file system.
 pub const SPARSE_BLOCK_BYTES: u64 = 4 * KIB as u64;
+/// Files from this size on that a restore overwrites are changed in their place, without writing what is the same: a
+/// second file of that size may not fit. Smaller ones are written beside the old one, which stays until then.
+pub const PATCH_BYTES_MIN: u64 = 64 * MIB as u64;
+/// Files from this size on are taken up where a restore that died left them; smaller ones are written anew.
+pub const RESUME_BYTES_MIN: u64 = 16 * MIB as u64;
+/// Such files in one directory.
+pub const RESUMED_FILES_MAX: usize = 64;
+/// What is compared at one time when reading back.
+pub const READ_BACK_BYTES: usize = 64 * KIB;
+/// Entries that a restore names as written, overwritten or deleted; the rest is counted.
+pub const RESTORE_CHANGES_MAX: usize = 1000;
+/// Hard-linked files that a restore remembers, to give them their further names: some 20 MiB. Later ones come back as
+/// files of their own.
+pub const RESTORE_LINKS_MAX: usize = 65_536;
+/// Of those, such whose directory stays open for that; the others' is opened again.
+pub const RESTORE_LINKS_OPEN_MAX: usize = 256;
 /// What a restore could not set (owners, attributes) that is named one by one; the rest is counted.
 pub const RESTORE_WARNINGS_MAX: usize = 1000;
 

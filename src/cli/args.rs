@@ -145,6 +145,10 @@ mod tests {
             ("shadowvault peers add /ip4/1.2.3.4/tcp/9000 --name bob", None),
             ("shadowvault config show --effective --origin", None),
             ("shadowvault restore ab12:/etc --target /t --overwrite if-newer --no-owner --sparse", None),
+            (
+                "shadowvault restore ab12 --target /t --include a --include b --exclude c --delete --dry-run",
+                None,
+            ),
         ];
         for (line, code) in table {
             assert_eq!(exit(line), code, "{line}");

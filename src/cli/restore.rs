@@ -9,8 +9,8 @@ use super::backup::absolute;
 use super::job;
 use super::output::{Paint, count, escape, span};
 use super::session::Session;
-use crate::api::{ApiError, JobOutcome, JobRequest, RestoreRequest, RestoreSummary};
-use crate::base::{ByteSize, Code};
+use crate::api::{ApiError, JobOutcome, JobRequest, RestoreChange, RestoreRequest, RestoreSummary};
+use crate::base::{ByteSize, Code, limit};
 use crate::node::Mode;
 
 #[derive(Args)]
@@ -21,16 +21,28 @@ pub(super) struct RestoreArgs {
     /// Directory to restore into
     #[arg(long, value_name = "DIR")]
     target: PathBuf,
-    /// What to do with files that are there already
+    /// Restore only what matches this gitignore pattern, relative to what is restored (repeatable)
+    #[arg(long, value_name = "PATTERN")]
+    include: Vec<String>,
+    /// Leave out what matches this pattern (repeatable)
+    #[arg(long, value_name = "PATTERN")]
+    exclude: Vec<String>,
+    /// What to do with files that are there already [default: never]
     #[arg(long, value_name = "WHEN", value_parser = ["never", "if-changed", "if-newer", "always"])]
     overwrite: Option<String>,
+    /// Delete what the snapshot does not have, in restored directories that were backed up as a whole
+    #[arg(long)]
+    delete: bool,
+    /// Only show what would be written, overwritten, skipped and deleted
+    #[arg(long)]
+    dry_run: bool,
     /// Leave owners alone
     #[arg(long)]
     no_owner: bool,
     /// No setuid, no devices, no security attributes
     #[arg(long)]
     no_privileged: bool,
-    /// Read back what was written and compare
+    /// Read back what was written and compare, and have it on the disk at the end
     #[arg(long)]
     verify: bool,
     /// Turn long runs of zero bytes into holes
@@ -42,7 +54,12 @@ pub(super) async fn run(args: RestoreArgs, session: &Session<'_>) -> Result<u8, 
     let request = RestoreRequest {
         snapshot: args.snapshot,
         target: target(args.target)?,
+        include: args.include,
+        exclude: args.exclude,
         overwrite: args.overwrite,
+        delete: args.delete,
+        confirmed: session.globals.yes,
+        dry_run: args.dry_run,
         no_owner: args.no_owner,
         no_privileged: args.no_privileged,
         verify: args.verify.then_some(true),
@@ -66,7 +83,9 @@ fn target(path: PathBuf) -> Result<PathBuf, ApiError> {
 
 fn render(summary: &RestoreSummary, paint: Paint) -> String {
     let short: String = summary.snapshot_id.chars().take(8).collect();
-    let mut text = paint.bold(&format!("snapshot {} restored", escape(&short))) + "\n";
+    let mut text = changes(summary, paint);
+    let done = if summary.dry_run { "would be restored so" } else { "restored" };
+    text += &(paint.bold(&format!("snapshot {} {done}", escape(&short))) + "\n");
     let mut line = |name: &str, value: String| {
         writeln!(text, "  {name:<8} {value}").expect("writing to a string works");
     };
@@ -74,17 +93,41 @@ fn render(summary: &RestoreSummary, paint: Paint) -> String {
     let dirs = if dirs == 1 { "1 directory".to_owned() } else { format!("{dirs} directories") };
     line("files", format!("{}, {dirs}, {} other", count(files, "file"), summary.others_restored));
     let (bytes, fetched) = (ByteSize(summary.bytes_restored), ByteSize(summary.bytes_fetched));
-    line("bytes", format!("{bytes}, {fetched} from peers"));
+    line("bytes", if summary.dry_run { bytes.to_string() } else { format!("{bytes}, {fetched} from peers") });
+    if summary.files_overwritten > 0 {
+        line("replaced", format!("{} that were there", count(summary.files_overwritten, "file")));
+    }
     if summary.files_verified > 0 {
         line("verified", format!("{} read back", count(summary.files_verified, "file")));
     }
     if summary.skipped > 0 {
         line("skipped", format!("{} that were there already (see --overwrite)", summary.skipped));
     }
+    if summary.deleted > 0 {
+        line("deleted", format!("{} that the snapshot does not have", summary.deleted));
+    }
     if summary.failed > 0 {
         line("failed", paint.bad(&format!("{} could not be restored", summary.failed)));
     }
     line("time", span(summary.total_duration));
+    text
+}
+
+/// One line for each path of which something is to be told.
+fn changes(summary: &RestoreSummary, paint: Paint) -> String {
+    let mut text = String::new();
+    for RestoreChange { action, path } in &summary.changes {
+        let line = format!("{action:<9} {}", escape(path));
+        let line = if action == "delete" { paint.warning(&line) } else { line };
+        writeln!(text, "{line}").expect("writing to a string works");
+    }
+    let written = summary.files_restored + summary.dirs_restored + summary.others_restored;
+    let all = if summary.dry_run { written + summary.skipped + summary.deleted } else { summary.deleted };
+    let more = all.saturating_sub(summary.changes.len() as u64);
+    // Directories that are there already are not told.
+    if summary.changes.len() == limit::RESTORE_CHANGES_MAX && more > 0 {
+        writeln!(text, "and up to {more} more").expect("writing to a string works");
+    }
     text
 }
 

@@ -1,5 +1,6 @@
 //! How an operation's buffers are cut from the memory that it may take.
 
+use super::reader::SPAN_BYTES_MAX;
 use crate::base::limit::{self, CELL_BYTES, KIB, MIB, PACK_BYTES_MAX};
 
 /// Open packs of data chunks, over which chunks are dealt at random.
@@ -46,9 +47,16 @@ impl BackupPlan {
     }
 }
 
-/// Workers that restore from packs on this disk: each has a chunk sealed and in plain, and a write under way.
+/// What a restore's walk and the jobs that wait take, in bytes: trees on the way down, records of entries.
+const RESTORE_WALK_BYTES: usize = 8 * MIB;
+/// Plaintext of small files that one worker of a restore writes together, in bytes.
+const RESTORE_BATCH_BYTES: usize = MIB;
+
+/// Workers that restore from packs on this disk: each has a chunk sealed, decrypted and in plain, neighbours in a pack
+/// that are read together, and a batch of small files.
 pub(super) fn restore_workers(memory: usize, workers: usize, chunk_bytes_max: usize) -> usize {
-    (memory / 2 / (3 * chunk_bytes_max)).clamp(1, workers.max(1))
+    let each = 3 * chunk_bytes_max + SPAN_BYTES_MAX + RESTORE_BATCH_BYTES;
+    (memory.saturating_sub(RESTORE_WALK_BYTES) / each).clamp(1, workers.max(1))
 }
 
 /// Workers that check packs: each has a stretch of the pack, a directory of up to an eighth of it, sealed and open, and a

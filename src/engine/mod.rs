@@ -42,7 +42,7 @@ pub use pull::{FetchFailure, Given, PackSource, PulledSlice, pull_pack};
 pub use rebuild::{Rebuilt, adopt_unindexed, rebuild_index, renew_snapshot_packs, verify_known_receipts};
 pub use recover::index_remote_pack;
 pub use repair::{Damage, RepairPlan, RepairResult, plan_repair, run_repair};
-pub use restore::{RestoreOptions, RestoreResult, restore};
+pub use restore::{RestoreAction, RestoreChange, RestoreOptions, RestoreResult, restore};
 pub use tree::{TreeEntry, list};
 pub use vault::{Vault, VaultOptions};
 pub use verify::{SnapshotFinding, VerifyOptions, VerifyResult, verify};

@@ -11,32 +11,60 @@ use crate::wire;
 
 /// Nodes of one directory in name order, read leaf by leaf.
 pub(super) struct Cursor {
-    /// Parts still to be read, the next one first, with their depth.
-    parts: VecDeque<(ChunkId, usize)>,
+    /// Parts still to be read, the next one first.
+    parts: VecDeque<Part>,
     leaf: VecDeque<wire::Node>,
+    /// Where the leaf came from, `skip` being all of its nodes.
+    current: Option<Part>,
+}
+
+struct Part {
+    id: ChunkId,
+    depth: usize,
+    /// Nodes that are through already.
+    skip: usize,
 }
 
 impl Cursor {
     /// Over the directory whose tree is `tree`.
     pub(super) fn new(tree: ChunkId) -> Self {
-        Self { parts: VecDeque::from([(tree, 0)]), leaf: VecDeque::new() }
+        Self { parts: VecDeque::from([Part { id: tree, depth: 0, skip: 0 }]), ..Self::empty() }
     }
 
     /// Over nothing: a directory that the parent does not have.
     pub(super) fn empty() -> Self {
-        Self { parts: VecDeque::new(), leaf: VecDeque::new() }
+        Self { parts: VecDeque::new(), leaf: VecDeque::new(), current: None }
+    }
+
+    /// Nodes that it holds in memory.
+    pub(super) fn held(&self) -> usize {
+        self.leaf.len()
+    }
+
+    /// Gives its memory back; what is left of the leaf is read again when its turn comes.
+    pub(super) fn fold(&mut self) {
+        if let Some(part) = self.current.take().filter(|_| !self.leaf.is_empty()) {
+            let skip = part.skip.saturating_sub(self.leaf.len());
+            self.parts.push_front(Part { skip, ..part });
+            self.leaf = VecDeque::new();
+        }
     }
 
     /// The next node.
     pub(super) fn next(&mut self, reader: &mut ChunkReader<'_>) -> Result<Option<wire::Node>, EngineError> {
         while self.leaf.is_empty() {
-            let Some((id, depth)) = self.parts.pop_front() else { return Ok(None) };
-            match decode_tree(reader.read(Kind::Tree, id)?)? {
-                Tree::Leaf(nodes) => self.leaf = nodes.into(),
-                Tree::Inner(_) if depth >= limit::TREE_DEPTH_MAX => return Err(EngineError::TooDeep),
+            let Some(part) = self.parts.pop_front() else { return Ok(None) };
+            match decode_tree(reader.read(Kind::Tree, part.id)?)? {
+                Tree::Leaf(nodes) => {
+                    self.leaf = nodes.into();
+                    let all = self.leaf.len();
+                    self.leaf.drain(..part.skip.min(all));
+                    self.current = Some(Part { skip: all, ..part });
+                }
+                Tree::Inner(_) if part.depth >= limit::TREE_DEPTH_MAX => return Err(EngineError::TooDeep),
                 Tree::Inner(ids) => {
                     for id in ids.into_iter().rev() {
-                        self.parts.push_front((id, depth + 1));
+                        self.parts.push_front(Part { id, depth: part.depth + 1, skip: 0 });
                     }
                 }
             }

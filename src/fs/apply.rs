@@ -18,7 +18,7 @@ use super::target::{Lost, Shared};
 use crate::wire;
 
 const ACL_ACCESS: &[u8] = b"system.posix_acl_access";
-const ACL_DEFAULT: &[u8] = b"system.posix_acl_default";
+pub(super) const ACL_DEFAULT: &[u8] = b"system.posix_acl_default";
 
 /// The entry in hand. Never a path: whatever happens to its name, this entry and no other is changed.
 #[derive(Copy, Clone)]
@@ -29,12 +29,37 @@ pub(super) enum Subject<'a> {
     Handle(BorrowedFd<'a>),
 }
 
+/// What is known of an entry that was just made, so that setting it again can be spared. Only where nobody else could
+/// have changed it since.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(super) struct Born {
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    /// It was made with exactly these permission bits; `None` when it was not, or is not known.
+    pub(super) mode: Option<u32>,
+    /// It may have taken over an ACL.
+    pub(super) acl: bool,
+}
+
 /// Applies everything that `node` says and the options allow.
-pub(super) fn apply(shared: &Shared, path: &Path, subject: Subject<'_>, node: &wire::Node) {
+pub(super) fn apply(
+    shared: &Shared,
+    path: &Path,
+    subject: Subject<'_>,
+    node: &wire::Node,
+    born: Option<Born>,
+) {
     let warn = |lost, error: Errno| shared.warn(path.to_owned(), lost, error);
     let options = shared.options;
-    let owned = !options.owner || set_owner(subject, node).map_err(|error| warn(Lost::Owner, error)).is_ok();
-    drop_inherited_acls(subject, node);
+    // With setuid or setgid the owner is set whatever is known: it decides whose rights they give.
+    let is_owned =
+        born.is_some_and(|born| (born.uid, born.gid) == (node.uid, node.gid)) && node.mode & 0o6000 == 0;
+    let owned = !options.owner
+        || is_owned
+        || set_owner(subject, node).map_err(|error| warn(Lost::Owner, error)).is_ok();
+    if born.is_none_or(|born| born.acl) {
+        drop_inherited_acls(subject, node);
+    }
     for xattr in node.xattrs.iter().filter(|xattr| options.privileged || !grants_rights(&xattr.name)) {
         if let Err(error) = set_xattr(subject, xattr) {
             warn(Lost::Attribute(xattr.name.clone()), error);
@@ -44,7 +69,8 @@ pub(super) fn apply(shared: &Shared, path: &Path, subject: Subject<'_>, node: &w
         // Setuid for whoever happens to own the file instead would hand out the wrong rights.
         let keep_special = options.owner && options.privileged && owned;
         let mode = node.mode & if keep_special { 0o7777 } else { 0o1777 };
-        if let Err(error) = set_mode(subject, Mode::from_raw_mode(mode)) {
+        let is_set = node.xattrs.is_empty() && born.is_some_and(|born| born.mode == Some(mode));
+        if !is_set && let Err(error) = set_mode(subject, Mode::from_raw_mode(mode)) {
             warn(Lost::Mode, error);
         }
     }

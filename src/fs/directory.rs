@@ -2,21 +2,21 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Component, Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat, linkat, mkdirat, openat, openat2,
-    renameat, renameat_with, statat, unlinkat,
+    AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, fgetxattr, fstat, mkdirat, openat, openat2, statat,
+    unlinkat,
 };
 use rustix::io::Errno;
 
-use super::apply::{self, Subject};
+use super::FsError;
+use super::apply::{self, ACL_DEFAULT, Subject};
 use super::listing::Names;
 use super::source::SourceFile;
-use super::target::{Shared, may_replace};
-use super::{FsError, Overwrite};
-use crate::base::{limit, random_bytes};
+use super::target::{Shared, SkipReason, may_replace};
+use crate::base::limit;
 use crate::wire;
 
 /// An open directory below a restore's target; shared among threads. Holds one handle.
@@ -25,14 +25,68 @@ pub struct TargetDir {
     /// For messages only; nothing is opened by it.
     pub(super) path: PathBuf,
     pub(super) shared: Arc<Shared>,
-    depth: usize,
+    pub(super) depth: usize,
     /// Made by this restore, so that nothing in it is older.
     made: bool,
+    /// Only this user can put things in it or change it.
+    pub(super) guarded: bool,
+    /// What new files in it get, once one was made.
+    pub(super) legacy: OnceLock<Legacy>,
+    /// Large temporaries of a restore that died, by name.
+    pub(super) leftovers: Mutex<Vec<Vec<u8>>>,
+}
+
+/// What a new file gets from the directory it is made in.
+#[derive(Copy, Clone)]
+pub(super) struct Legacy {
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    /// The directory has a default ACL.
+    pub(super) acl: bool,
+}
+
+/// What is to become of an entry.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub enum Fate {
+    /// It is made where nothing was.
+    New,
+    /// It takes the place of something.
+    Replace,
+    /// It is not made.
+    Skip(SkipReason),
 }
 
 impl TargetDir {
     pub(super) fn root(fd: OwnedFd, path: PathBuf, shared: Arc<Shared>) -> Self {
-        Self { fd, path, shared, depth: 0, made: false }
+        let guarded = fstat(&fd).is_ok_and(|there| is_guarded(&there, &shared));
+        Self::over(fd, path, shared, 0, (false, guarded))
+    }
+
+    fn over(
+        fd: OwnedFd,
+        path: PathBuf,
+        shared: Arc<Shared>,
+        depth: usize,
+        (made, guarded): (bool, bool),
+    ) -> Self {
+        let (legacy, leftovers) = (OnceLock::new(), Mutex::default());
+        Self { fd, path, shared, depth, made, guarded, legacy, leftovers }
+    }
+
+    /// A directory in this one that was just opened; `made` by this restore, as far as it knows.
+    pub(super) fn child(&self, fd: OwnedFd, name: &[u8], made: bool) -> Result<Self, FsError> {
+        let path = self.child_path(name);
+        let mut facts = (made, made);
+        if !(made && self.guarded) {
+            // Where others can rename, what was opened need not be what was made.
+            let there = fstat(&fd).map_err(|e| FsError::io("look at", &path, e))?;
+            if self.shared.spared == Some((there.st_dev, there.st_ino)) {
+                return Err(FsError::Spared(path));
+            }
+            let guarded = is_guarded(&there, &self.shared);
+            facts = (made && guarded, guarded);
+        }
+        Ok(Self::over(fd, path, self.shared.clone(), self.depth + 1, facts))
     }
 
     /// Makes a directory (mode 0700 until [`Self::finish`]), or opens the one that is there. A symlink or file
@@ -53,13 +107,86 @@ impl TargetDir {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         let fd = open_beneath(self.fd.as_fd(), name, flags)
             .map_err(|e| FsError::io("open", &self.child_path(name), e))?;
-        let path = self.child_path(name);
-        Ok(Arc::new(Self { fd, path, shared: self.shared.clone(), depth: self.depth + 1, made }))
+        let child = self.child(fd, name, made)?;
+        child.claim(child.made);
+        Ok(Arc::new(child))
+    }
+
+    /// Opens a directory that is there, only to look; `None` when nothing is, or what may be replaced.
+    ///
+    /// # Errors
+    /// As of [`Self::make_dir`].
+    pub fn look_into(&self, node: &wire::Node) -> Result<Option<Arc<Self>>, FsError> {
+        let name = self.checked(&node.name)?;
+        match self.look_at(name)? {
+            None => return Ok(None),
+            Some(there) if FileType::from_raw_mode(there.st_mode) != FileType::Directory => {
+                let allowed = may_replace(self.shared.options.overwrite, &there, node);
+                return allowed.map(|()| None).map_err(|_| FsError::InTheWay(self.child_path(name)));
+            }
+            Some(_) => {}
+        }
+        let fd = open_beneath(self.fd.as_fd(), name, OFlags::RDONLY | OFlags::DIRECTORY)
+            .map_err(|e| FsError::io("open", &self.child_path(name), e))?;
+        self.child(fd, name, false).map(|child| Some(Arc::new(child)))
+    }
+
+    /// Opens a directory below it again, by a relative path that this restore has come along before. Symlinks that
+    /// someone put in its way meanwhile are refused.
+    pub fn reopen(self: &Arc<Self>, path: &Path) -> Result<Arc<Self>, FsError> {
+        let mut dir = self.clone();
+        for part in path.components() {
+            let Component::Normal(name) = part else { continue };
+            let name = dir.checked(name.as_bytes())?;
+            let flags = OFlags::PATH | OFlags::DIRECTORY;
+            let fd = open_beneath(dir.fd.as_fd(), name, flags)
+                .map_err(|e| FsError::io("open", &dir.child_path(name), e))?;
+            dir = dir.child(fd, name, false).map(Arc::new)?;
+        }
+        Ok(dir)
+    }
+
+    /// Whether this restore made it.
+    pub fn is_made(&self) -> bool {
+        self.made
+    }
+
+    /// What the overwrite rule says about an entry that is no directory. Costs no call where this restore made the
+    /// directory.
+    ///
+    /// # Errors
+    /// `UnsafeName`, `InTheWay` for a directory of that name, or what the system says.
+    pub fn fate(&self, node: &wire::Node) -> Result<Fate, FsError> {
+        let name = self.checked(&node.name)?;
+        let Some(there) = self.look_for_older(name)? else { return Ok(Fate::New) };
+        if let Err(reason) = may_replace(self.shared.options.overwrite, &there, node) {
+            return Ok(Fate::Skip(reason));
+        }
+        if FileType::from_raw_mode(there.st_mode) == FileType::Directory {
+            return Err(FsError::InTheWay(self.child_path(name)));
+        }
+        Ok(Fate::Replace)
+    }
+
+    /// What new files in it get; `file` is one. Nothing is known where others could change it.
+    pub(super) fn legacy(&self, file: BorrowedFd<'_>) -> Option<Legacy> {
+        if !self.guarded {
+            return None;
+        }
+        if let Some(legacy) = self.legacy.get() {
+            return Some(*legacy);
+        }
+        let there = fstat(file).ok()?;
+        let acl = !matches!(
+            fgetxattr(&self.fd, ACL_DEFAULT, &mut [0u8; 0][..]),
+            Err(Errno::NODATA | Errno::NOTSUP)
+        );
+        Some(*self.legacy.get_or_init(|| Legacy { uid: there.st_uid, gid: there.st_gid, acl }))
     }
 
     /// Owner, extended attributes, mode and times, once everything in the directory is done.
     pub fn finish(&self, node: &wire::Node) -> Result<(), FsError> {
-        apply::apply(&self.shared, &self.path, Subject::Open(self.fd.as_fd()), node);
+        apply::apply(&self.shared, &self.path, Subject::Open(self.fd.as_fd()), node, None);
         Ok(())
     }
 
@@ -69,18 +196,7 @@ impl TargetDir {
         SourceFile::open_at(self.fd.as_fd(), name).map_err(|e| FsError::io("open", &self.child_path(name), e))
     }
 
-    /// Deletes every entry whose name `keep` refuses, with all that is in it, following nothing. Returns how
-    /// many names of this directory went.
-    pub fn remove_others(&self, mut keep: impl FnMut(&[u8]) -> bool) -> Result<u64, FsError> {
-        let mut removed = 0;
-        for name in self.names()?.iter().map(|(name, _)| name.to_bytes()).filter(|name| !keep(name)) {
-            self.remove(name)?;
-            removed += 1;
-        }
-        Ok(removed)
-    }
-
-    fn names(&self) -> Result<Names, FsError> {
+    pub(super) fn names(&self) -> Result<Names, FsError> {
         // A handle of its own, so that listing starts at the beginning.
         let listed =
             openat(&self.fd, c".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
@@ -89,23 +205,6 @@ impl TargetDir {
             (names, None) => Ok(names),
             (_, Some(error)) => Err(FsError::io("list", &self.path, error)),
         }
-    }
-
-    fn remove(&self, name: &[u8]) -> Result<(), FsError> {
-        let failed = |error| FsError::io("delete", &self.child_path(name), error);
-        match unlinkat(&self.fd, name, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => return Ok(()),
-            Err(Errno::ISDIR | Errno::PERM) => {}
-            Err(error) => return Err(failed(error)),
-        }
-        if self.depth >= limit::DIRECTORY_DEPTH_MAX {
-            return Err(FsError::TooDeep(self.child_path(name)));
-        }
-        let fd = open_beneath(self.fd.as_fd(), name, OFlags::RDONLY | OFlags::DIRECTORY).map_err(failed)?;
-        let path = self.child_path(name);
-        let inner = Self { fd, path, shared: self.shared.clone(), depth: self.depth + 1, made: false };
-        inner.remove_others(|_| false)?;
-        unlinkat(&self.fd, name, AtFlags::REMOVEDIR).map_err(failed)
     }
 
     /// What stands where a directory is wanted: a directory stays (`false`), anything else goes if it may (`true`).
@@ -135,9 +234,9 @@ impl TargetDir {
         }
     }
 
-    /// Like [`Self::look_at`], without a call when this restore made the directory: then only
-    /// [`Temporary::place`] decides.
-    pub(super) fn look_for_older(&self, name: &[u8]) -> Result<Option<Stat>, FsError> {
+    /// Like [`Self::look_at`], without a call when this restore made the directory: then only the last rename
+    /// decides.
+    fn look_for_older(&self, name: &[u8]) -> Result<Option<Stat>, FsError> {
         if self.made { Ok(None) } else { self.look_at(name) }
     }
 
@@ -160,67 +259,9 @@ impl TargetDir {
     }
 }
 
-/// An entry under a name of its own until it is complete; deleted if it never is.
-pub(super) struct Temporary {
-    dir: Arc<TargetDir>,
-    name: Option<String>,
-}
-
-impl Temporary {
-    /// Lets `make` make an entry under an unguessable name. `make` must refuse to replace anything.
-    pub(super) fn make<T>(
-        dir: &Arc<TargetDir>,
-        mut make: impl FnMut(BorrowedFd<'_>, &str) -> Result<T, Errno>,
-    ) -> Result<(Self, T), Errno> {
-        let name = format!(".shadowvault-{}.tmp", hex::encode(random_bytes::<16>()));
-        let made = make(dir.fd.as_fd(), &name)?;
-        Ok((Self { dir: dir.clone(), name: Some(name) }, made))
-    }
-
-    /// The handle of its directory, and its name there.
-    pub(super) fn place(&self) -> (BorrowedFd<'_>, &str) {
-        (self.dir.fd.as_fd(), self.name.as_deref().unwrap_or_default())
-    }
-
-    /// Gives the entry its real name, replacing what is there only if the overwrite rule allows any replacing.
-    pub(super) fn publish(mut self, name: &[u8]) -> Result<(), FsError> {
-        let (fd, temporary) = self.place();
-        let renamed = if self.dir.shared.options.overwrite == Overwrite::Never {
-            rename_to_free(fd, temporary, name)
-        } else {
-            renameat(fd, temporary, fd, name)
-        };
-        match renamed {
-            Ok(()) => {
-                self.name = None;
-                Ok(())
-            }
-            Err(Errno::EXIST | Errno::ISDIR | Errno::NOTEMPTY) => {
-                Err(FsError::InTheWay(self.dir.child_path(name)))
-            }
-            Err(error) => Err(FsError::io("rename", &self.dir.child_path(name), error)),
-        }
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        if let Some(name) = &self.name {
-            // What cannot be deleted now is found by its name later.
-            let _ = unlinkat(&self.dir.fd, name.as_str(), AtFlags::empty());
-        }
-    }
-}
-
-/// Renames where nothing is; some network file systems need a link instead.
-fn rename_to_free(fd: BorrowedFd<'_>, from: &str, to: &[u8]) -> Result<(), Errno> {
-    match renameat_with(fd, from, fd, to, RenameFlags::NOREPLACE) {
-        Err(Errno::INVAL | Errno::NOSYS) => {
-            linkat(fd, from, fd, to, AtFlags::empty())?;
-            unlinkat(fd, from, AtFlags::empty())
-        }
-        other => other,
-    }
+/// Whether only this user can put things in a directory or change it. Group bits stand for ACLs, too.
+fn is_guarded(there: &Stat, shared: &Shared) -> bool {
+    there.st_uid == shared.user && there.st_mode & 0o022 == 0
 }
 
 /// Opens one name in `dir` without following a symlink or leaving `dir`.

@@ -36,6 +36,12 @@ pub enum FsError {
     /// Something of another kind is there, and may not be replaced.
     #[error("{} is in the way", .0.display())]
     InTheWay(PathBuf),
+    /// A restore's target that is something else.
+    #[error("{} is not a directory", .0.display())]
+    NotADirectory(PathBuf),
+    /// The directory that must be left alone: the data that is being restored from.
+    #[error("{} is in the node's own data directory", .0.display())]
+    Spared(PathBuf),
     /// The operating system refused.
     #[error("{action} {}", .path.display())]
     Io {
@@ -68,7 +74,9 @@ impl FsError {
 impl Coded for FsError {
     fn code(&self) -> Code {
         match self {
-            Self::NotAbsolute(_) | Self::Pattern(..) => Code::UsageInvalid,
+            Self::NotAbsolute(_) | Self::Pattern(..) | Self::NotADirectory(_) | Self::Spared(_) => {
+                Code::UsageInvalid
+            }
             Self::NotFound(_) => Code::PathNotFound,
             Self::UnsafeName { .. } | Self::Malformed(_) | Self::TooDeep(_) => Code::SnapshotInvalid,
             Self::InTheWay(_) => Code::IoFailed,
@@ -79,6 +87,7 @@ impl Coded for FsError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::InTheWay(_) => Some("move it away, or restore with --overwrite always".to_owned()),
+            Self::NotADirectory(_) | Self::Spared(_) => Some("choose another directory".to_owned()),
             _ => None,
         }
     }

@@ -97,10 +97,15 @@ impl Names {
     }
 
     fn contains(&self, name: &[u8]) -> bool {
+        self.position(name).is_some()
+    }
+
+    /// Where a name stands among all.
+    pub(super) fn position(&self, name: &[u8]) -> Option<usize> {
         let found = self.entries.binary_search_by(|e| {
             self.bytes[e.start as usize..e.start as usize + usize::from(e.length)].cmp(name)
         });
-        found.is_ok()
+        found.ok()
     }
 }
 

@@ -5,7 +5,8 @@
 //! followed stand in paths a person typed (above a root of a walk, and up to a restore's target).
 //!
 //! A restore writes nothing outside its target whatever the snapshot says and whatever others do in the target
-//! meanwhile; a file appears under its name only when it is complete.
+//! meanwhile; a file appears under its name only when it is complete. (Of files over `limit::PATCH_BYTES_MIN` that are
+//! overwritten, only the parts that differ are written, in their place.)
 
 mod accounts;
 mod apply;
@@ -15,10 +16,13 @@ mod error;
 mod file;
 mod ignore;
 mod listing;
+mod removal;
 mod select;
+mod selector;
 mod source;
 mod special;
 mod target;
+mod temporary;
 mod walk;
 
 #[cfg(test)]
@@ -26,11 +30,13 @@ mod restore_test;
 #[cfg(test)]
 mod walk_test;
 
-pub use directory::TargetDir;
+pub use directory::{Fate, TargetDir};
 pub use error::FsError;
 pub use file::{Begin, FileWriter};
 pub use ignore::Excludes;
 pub use listing::Listing;
+pub use removal::{Older, Removal};
+pub use selector::{Choice, Selector};
 pub use source::{FileStamp, Segment, Segments, SourceFile, open_file};
 pub use target::{Lost, Outcome, Overwrite, RestoreOptions, SkipReason, Target, Warning, Warnings};
 pub use walk::{Filter, Item, KeepAll, Walk, WalkEvent, WalkOptions};

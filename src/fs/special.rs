@@ -6,9 +6,10 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, fstat, linkat, mknodat, symlin
 use rustix::io::Errno;
 
 use super::apply::{self, Subject};
-use super::directory::{TargetDir, Temporary, open_beneath};
-use super::target::{Lost, may_replace};
-use super::{FsError, Outcome, Overwrite, SkipReason};
+use super::directory::{TargetDir, open_beneath};
+use super::target::Lost;
+use super::temporary::Temporary;
+use super::{Fate, FsError, Outcome, Overwrite, SkipReason};
 use crate::base::limit;
 use crate::wire::{self, NodeType};
 
@@ -39,13 +40,8 @@ impl TargetDir {
         if (kind == FileType::Symlink && !target_fits) || u32::try_from(node.rdev).is_err() {
             return Err(malformed());
         }
-        if let Some(there) = self.look_for_older(name)? {
-            if let Err(reason) = may_replace(self.shared.options.overwrite, &there, node) {
-                return Ok(Outcome::Skipped(reason));
-            }
-            if FileType::from_raw_mode(there.st_mode) == FileType::Directory {
-                return Err(FsError::InTheWay(self.child_path(name)));
-            }
+        if let Fate::Skip(reason) = self.fate(node)? {
+            return Ok(Outcome::Skipped(reason));
         }
         let made = Temporary::make(self, |dir, temporary| match kind {
             FileType::Symlink => symlinkat(node.target.as_slice(), dir, temporary),
@@ -81,6 +77,7 @@ impl TargetDir {
             &self.child_path(&node.name),
             Subject::Handle(rustix::fd::AsFd::as_fd(&handle)),
             node,
+            None,
         );
         Ok(())
     }

@@ -2,17 +2,19 @@
 
 use std::fs::DirBuilder;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{CWD, Mode, OFlags, Stat, openat, syncfs};
+use rustix::io::Errno;
 
 use super::capture::time;
 use super::directory::TargetDir;
 use super::{FsError, capture};
-use crate::base::limit;
+use crate::base::{limit, random_bytes};
 use crate::wire;
 
 /// What happens to a file that is there already. Directories are always shared, never replaced.
@@ -107,17 +109,44 @@ pub struct Target {
 
 impl Target {
     /// Opens `dir`, making it (mode 0700) with the directories above it if absent. Symlinks in `dir` itself
-    /// are followed: a person chose it.
-    pub fn open(dir: &Path, options: RestoreOptions) -> Result<Self, FsError> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .map_err(|e| FsError::io("create", dir, e))?;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let fd = openat(CWD, dir, flags, Mode::empty()).map_err(|e| FsError::io("open", dir, e))?;
-        let shared = Arc::new(Shared { options, first: Mutex::new(Vec::new()), count: AtomicU64::new(0) });
-        Ok(Self { root: Arc::new(TargetDir::root(fd, dir.to_owned(), shared)) })
+    /// are followed: a person chose it. The directory `spared` is neither entered nor deleted, wherever it lies.
+    ///
+    /// # Errors
+    /// `NotADirectory`, `Spared` when `dir` is or lies in `spared`, or what the system says.
+    pub fn open(dir: &Path, spared: Option<&Path>, options: RestoreOptions) -> Result<Self, FsError> {
+        refuse_spared(dir, spared)?;
+        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|e| unfit("create", dir, e))?;
+        let target = Self::over(open_chosen(dir)?, dir, spared, options);
+        target.root.claim(false);
+        Ok(target)
+    }
+
+    /// The same, only to look: nothing is made, and nothing there is `None`.
+    ///
+    /// # Errors
+    /// As of [`Self::open`].
+    pub fn look(dir: &Path, spared: Option<&Path>, options: RestoreOptions) -> Result<Option<Self>, FsError> {
+        refuse_spared(dir, spared)?;
+        match open_chosen(dir) {
+            Ok(fd) => Ok(Some(Self::over(fd, dir, spared, options))),
+            Err(FsError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn over(fd: OwnedFd, dir: &Path, spared: Option<&Path>, options: RestoreOptions) -> Self {
+        let identity = |path: &Path| path.metadata().ok().map(|there| (there.dev(), there.ino()));
+        let shared = Shared {
+            options,
+            spared: spared.and_then(identity),
+            user: rustix::process::geteuid().as_raw(),
+            umask: umask(),
+            run: random_bytes(),
+            names: AtomicU64::new(0),
+            first: Mutex::new(Vec::new()),
+            count: AtomicU64::new(0),
+        };
+        Self { root: Arc::new(TargetDir::root(fd, dir.to_owned(), Arc::new(shared))) }
     }
 
     /// The directory itself.
@@ -125,7 +154,10 @@ impl Target {
         self.root.clone()
     }
 
-    /// Everything restored so far is on the disk when this returns. Files are not synced one by one.
+    /// Everything restored so far is on the disk when this returns.
+    ///
+    /// Takes as long as the disk needs for all of it, often longer than the restore. What was restored is not the only
+    /// copy, so this is for those who ask; nothing is synced file by file.
     pub fn sync(&self) -> Result<(), FsError> {
         syncfs(&self.root.fd).map_err(|e| FsError::io("sync", &self.root.path, e))
     }
@@ -140,9 +172,50 @@ impl Target {
     }
 }
 
+fn open_chosen(dir: &Path) -> Result<OwnedFd, FsError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat(CWD, dir, flags, Mode::empty()).map_err(|e| unfit("open", dir, e.into()))
+}
+
+/// What is wrong with a target; one that is a file, or below one, is named as such.
+fn unfit(action: &'static str, dir: &Path, error: io::Error) -> FsError {
+    match Errno::from_io_error(&error) {
+        Some(Errno::NOTDIR | Errno::EXIST) => FsError::NotADirectory(dir.to_owned()),
+        _ => FsError::io(action, dir, error),
+    }
+}
+
+/// A restore into the directory that it reads from would destroy it.
+fn refuse_spared(dir: &Path, spared: Option<&Path>) -> Result<(), FsError> {
+    let Some(spared) = spared.and_then(|spared| spared.canonicalize().ok()) else { return Ok(()) };
+    // What is not there yet will lie where the part that is there leads to.
+    let there = dir.ancestors().find_map(|above| above.canonicalize().ok());
+    match there {
+        Some(there) if there.starts_with(&spared) => Err(FsError::Spared(dir.to_owned())),
+        _ => Ok(()),
+    }
+}
+
+/// The bits that new files of this process go without. `None` where the kernel does not tell: asking the usual way
+/// would change them for all threads.
+fn umask() -> Option<u32> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("Umask:"))?;
+    u32::from_str_radix(line.trim(), 8).ok()
+}
+
 /// What all directories of one restore have in common.
 pub(super) struct Shared {
     pub(super) options: RestoreOptions,
+    /// Device and inode of a directory that is left alone.
+    pub(super) spared: Option<(u64, u64)>,
+    /// Who this process is to the file system.
+    pub(super) user: u32,
+    pub(super) umask: Option<u32>,
+    /// Part of every temporary name.
+    pub(super) run: [u8; 16],
+    /// Temporary names given out.
+    pub(super) names: AtomicU64,
     first: Mutex<Vec<Warning>>,
     count: AtomicU64,
 }

@@ -371,6 +371,11 @@ fn brief(mut info: JobInfo) -> JobInfo {
     if long(&info) {
         info.problems.clear();
     }
+    if long(&info)
+        && let Some(JobOutcome::Restore(done)) = &mut info.outcome
+    {
+        done.changes.clear();
+    }
     if long(&info) {
         info.outcome = None;
     }

@@ -12,6 +12,7 @@ mod rebuild;
 mod recovery;
 mod refusal;
 mod repair;
+mod restoring;
 mod running;
 mod schedule;
 mod settings;

@@ -135,8 +135,8 @@ impl Fixture {
             overwrite: Overwrite::Never,
             owner: true,
             privileged: true,
-            sparse: false,
             verify: true,
+            ..Default::default()
         }
     }
 

@@ -66,6 +66,7 @@ impl Forge {
             device: vault.device().as_bytes().to_vec(),
             time_ms: Moment::from_millis(5).as_millis(),
             tree: tree.as_bytes().to_vec(),
+            paths: vec![b"/".to_vec()],
             ..Default::default()
         };
         let keyring = &vault.keyring;
@@ -336,5 +337,58 @@ fn hard_links_lead_only_to_what_this_restore_wrote() {
         assert_eq!(result.failed, 2);
         assert_eq!(read("a"), b"older");
         assert!(!target.join("z").exists());
+    });
+}
+
+/// A directory whose entries cannot be read says nothing about what does not belong in it.
+#[test]
+fn deleting_stops_at_directories_that_cannot_be_read() {
+    watched(|| {
+        let mut forge = Forge::new();
+        let good = forge.file(b"good", b"good");
+        let leaf = forge.tree(vec![good.clone()]);
+        let half = forge.inner(&[leaf, ChunkId::new([9; 32])]);
+        let nodes = vec![directory(b"lost", ChunkId::new([9; 32])), directory(b"half", half), good];
+        let tree = forge.tree(nodes);
+        let snapshot = forge.snapshot(tree);
+        let target = forge.fixture.dir.path().join("target");
+        for dir in ["lost", "half", "more"] {
+            std::fs::create_dir_all(target.join(dir)).unwrap();
+            std::fs::write(target.join(dir).join("theirs"), b"x").unwrap();
+        }
+        let options =
+            RestoreOptions { path: "/".into(), delete: true, ..forge.fixture.restore_options(&target) };
+        let monitor = Monitor::default();
+        let result = restore(&forge.fixture.vault, &snapshot, &options, None, &monitor).unwrap();
+        assert_eq!((result.failed, result.damaged, result.deleted), (2, 2, 2), "{:?}", monitor.problems());
+        assert!(target.join("lost/theirs").exists() && target.join("half/theirs").exists());
+        assert!(!target.join("more").exists());
+    });
+}
+
+/// First names kept their directories open, so that a tree with many of them ran out of handles.
+#[test]
+fn names_of_more_files_than_directories_can_be_open_are_linked() {
+    watched(|| {
+        let mut forge = Forge::new();
+        let one = forge.file(b"a", b"1");
+        let count = limit::RESTORE_LINKS_OPEN_MAX as u64 + 50;
+        let (mut firsts, mut seconds) = (Vec::new(), Vec::new());
+        for inode in 0..count {
+            let name = format!("{inode:04}").into_bytes();
+            let linked = Node { links: 2, device: 1, inode, ..one.clone() };
+            let inside = forge.tree(vec![linked.clone()]);
+            firsts.push(directory(&name, inside));
+            seconds.push(Node { name, ..linked });
+        }
+        let (firsts, seconds) = (forge.tree(firsts), forge.tree(seconds));
+        let nodes = vec![directory(b"1", firsts), directory(b"2", seconds)];
+        let (target, result, problems) = forge.restore(nodes, Overwrite::Never);
+        assert_eq!((problems, result.files, result.others), (vec![], count, count));
+        for inode in 0..count {
+            use std::os::unix::fs::MetadataExt;
+            let ino = |path: String| std::fs::metadata(target.join(path)).unwrap().ino();
+            assert_eq!(ino(format!("1/{inode:04}/a")), ino(format!("2/{inode:04}")));
+        }
     });
 }

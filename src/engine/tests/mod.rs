@@ -10,5 +10,6 @@ mod healing;
 mod history;
 mod hostile;
 mod rebuilding;
+mod restoring;
 mod round_trip;
 mod tree_of;

@@ -1,12 +1,13 @@
 //! Restores.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::{know_listed_packs, split_reference};
-use crate::api::{ApiError, JobOutcome, RestoreRequest, RestoreSummary};
+use crate::api::{ApiError, JobOutcome, RestoreChange, RestoreRequest, RestoreSummary};
 use crate::base::Code;
-use crate::engine::{self, Monitor, PackSource, RestoreOptions, VaultView};
+use crate::engine::{self, Monitor, PackSource, RestoreAction, RestoreOptions, RestoreResult, VaultView};
 use crate::fs::Overwrite;
 use crate::node::core::Core;
 use crate::node::error::failed;
@@ -18,19 +19,8 @@ pub(super) async fn restore(
     monitor: Arc<Monitor>,
     memory: usize,
 ) -> Ended {
-    if !request.target.is_absolute() {
-        return Err(ApiError::new(Code::UsageInvalid, "the target must be an absolute path"));
-    }
-    let overwrite = match request.overwrite.as_deref() {
-        None | Some("never") => Overwrite::Never,
-        Some("if-changed") => Overwrite::IfChanged,
-        Some("if-newer") => Overwrite::IfNewer,
-        Some("always") => Overwrite::Always,
-        Some(other) => {
-            let text = format!("overwrite cannot be {other:?}: never, if-changed, if-newer or always");
-            return Err(ApiError::new(Code::UsageInvalid, text));
-        }
-    };
+    check(&request)?;
+    let overwrite = overwrite(request.overwrite.as_deref())?;
     let began = Instant::now();
     know_listed_packs(core).await;
     let source = core.source();
@@ -43,32 +33,97 @@ pub(super) async fn restore(
             path,
             target: request.target,
             memory_bytes: memory,
+            include: request.include,
+            exclude: request.exclude,
             overwrite,
+            delete: request.delete,
+            dry_run: request.dry_run,
             owner: !request.no_owner,
             privileged: !request.no_privileged,
             sparse: request.sparse,
             verify: request.verify.unwrap_or(core.settings().storage.verify_on_restore),
+            sync: request.verify == Some(true),
         };
         let source = source.as_ref().map(|source| source as &dyn PackSource);
         let done = engine::restore(&vault, snapshot, &options, source, &monitor).map_err(failed)?;
         let fetched = monitor.bytes_fetched.load(std::sync::atomic::Ordering::Relaxed);
+        let error = fault(&done);
         let summary = RestoreSummary {
             snapshot_id: snapshot.id.to_string(),
+            dry_run: request.dry_run,
             files_restored: done.files,
+            files_overwritten: done.overwritten,
             dirs_restored: done.directories,
             others_restored: done.others,
             skipped: done.skipped,
             bytes_restored: done.bytes,
             bytes_fetched: fetched,
+            deleted: done.deleted,
             failed: done.failed,
+            damaged: done.damaged,
             files_verified: done.verified,
             total_duration: began.elapsed().as_secs_f64(),
+            changes: done.changes.into_iter().map(change).collect(),
         };
-        let error = (done.failed > 0).then(|| {
-            ApiError::new(Code::Incomplete, format!("{} entries could not be restored", done.failed))
-                .with_hint("each is named above; `shadowvault repair` may bring missing data back from peers")
-        });
         Ok((JobOutcome::Restore(summary), error))
     })
     .await
+}
+
+fn check(request: &RestoreRequest) -> Result<(), ApiError> {
+    if !request.target.is_absolute() {
+        return Err(ApiError::new(Code::UsageInvalid, "the target must be an absolute path"));
+    }
+    let everything = request.target.canonicalize().is_ok_and(|target| target == Path::new("/"));
+    if request.delete && everything && !request.confirmed && !request.dry_run {
+        let text =
+            "with / as the target, files of this system that the snapshot does not have would be deleted";
+        return Err(ApiError::new(Code::UsageInvalid, text)
+            .with_hint("see what would go with --dry-run; --yes does it"));
+    }
+    Ok(())
+}
+
+fn overwrite(rule: Option<&str>) -> Result<Overwrite, ApiError> {
+    match rule {
+        None | Some("never") => Ok(Overwrite::Never),
+        Some("if-changed") => Ok(Overwrite::IfChanged),
+        Some("if-newer") => Ok(Overwrite::IfNewer),
+        Some("always") => Ok(Overwrite::Always),
+        Some(other) => {
+            let text = format!("overwrite cannot be {other:?}: never, if-changed, if-newer or always");
+            Err(ApiError::new(Code::UsageInvalid, text))
+        }
+    }
+}
+
+fn change(change: engine::RestoreChange) -> RestoreChange {
+    let action = match change.action {
+        RestoreAction::Create => "create",
+        RestoreAction::Overwrite => "overwrite",
+        RestoreAction::Skip => "skip",
+        RestoreAction::Delete => "delete",
+    };
+    RestoreChange { action: action.to_owned(), path: change.path.to_string_lossy().into_owned() }
+}
+
+/// What keeps a restore from being complete: data that is lost weighs more than files that could not be written.
+fn fault(done: &RestoreResult) -> Option<ApiError> {
+    let entries = |n: u64| if n == 1 { "1 entry".to_owned() } else { format!("{n} entries") };
+    match (done.failed, done.damaged) {
+        (0, _) => None,
+        (failed, 0) => {
+            let text = format!("{} could not be restored", entries(failed));
+            Some(ApiError::new(Code::Incomplete, text).with_hint("each is named above"))
+        }
+        (failed, damaged) => {
+            let text = format!(
+                "{} could not be restored; the data of {damaged} is missing or damaged here",
+                entries(failed)
+            );
+            Some(ApiError::new(Code::ChunkNotFound, text).with_hint(
+                "each is named above; `shadowvault repair` may bring missing data back from peers",
+            ))
+        }
+    }
 }

@@ -1,0 +1,187 @@
+//! Large files: opened by the walk, written in parts by all workers, finished by whoever does the last part.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use super::links::FirstLink;
+use super::making::OpenDir;
+use super::tally::{Shared, count};
+use crate::base::{ChunkId, limit};
+use crate::crypto::Kind;
+use crate::engine::error::EngineError;
+use crate::engine::monitor::Monitor;
+use crate::engine::reader::ChunkReader;
+use crate::fs::{FileWriter, FsError};
+use crate::snapshot::TreeError;
+use crate::wire;
+
+/// A file under way.
+pub(super) struct OpenFile<'a> {
+    pub(super) node: wire::Node,
+    writer: RwLock<Option<FileWriter>>,
+    path: PathBuf,
+    /// Held so that the directory's own times are set after this file is in place.
+    _dir: Arc<OpenDir<'a>>,
+    /// Present when further names may be linked to it.
+    first: Option<Arc<FirstLink<'a>>>,
+    replaces: bool,
+    /// Jobs not done yet, and one for the walk while it still adds some.
+    left: AtomicUsize,
+    broken: AtomicBool,
+}
+
+/// One chunk's place in a file.
+pub(super) struct Piece {
+    pub(super) offset: u64,
+    pub(super) id: ChunkId,
+    pub(super) length: u64,
+}
+
+/// A job: pieces of one file. Counts as one of the file's jobs.
+pub(super) struct Part<'a> {
+    pub(super) file: Arc<OpenFile<'a>>,
+    pub(super) pieces: Vec<Piece>,
+}
+
+impl<'a> OpenFile<'a> {
+    pub(super) fn new(
+        writer: FileWriter,
+        node: wire::Node,
+        path: PathBuf,
+        dir: Arc<OpenDir<'a>>,
+        first: Option<Arc<FirstLink<'a>>>,
+        replaces: bool,
+    ) -> Self {
+        Self {
+            node,
+            writer: RwLock::new(Some(writer)),
+            path,
+            _dir: dir,
+            first,
+            replaces,
+            left: AtomicUsize::new(1),
+            broken: AtomicBool::new(false),
+        }
+    }
+
+    /// One more job.
+    pub(super) fn part(self: &Arc<Self>, pieces: Vec<Piece>) -> Part<'a> {
+        self.left.fetch_add(1, Ordering::AcqRel);
+        Part { file: self.clone(), pieces }
+    }
+
+    /// Nothing is to be at that place of the file.
+    pub(super) fn hole(&self, offset: u64, length: u64, shared: &Shared<'_>) -> Result<(), EngineError> {
+        self.write(|writer| writer.clear(offset, length))?;
+        Monitor::add(&shared.monitor.bytes_done, length.min(self.node.size));
+        Ok(())
+    }
+
+    /// The file cannot be restored: told once.
+    pub(super) fn break_off(&self, shared: &Shared<'_>, error: EngineError) {
+        if !self.broken.swap(true, Ordering::AcqRel) {
+            shared.settle(&self.path, error);
+        }
+    }
+
+    fn write<T>(&self, work: impl FnOnce(&FileWriter) -> Result<T, FsError>) -> Result<T, EngineError> {
+        let writer = self.writer.read().unwrap_or_else(PoisonError::into_inner);
+        Ok(work(writer.as_ref().ok_or(EngineError::Stopped)?)?)
+    }
+
+    fn finish(&self, shared: &Shared<'_>) -> Result<(), EngineError> {
+        let writer = self.writer.write().unwrap_or_else(PoisonError::into_inner).take();
+        writer.ok_or(EngineError::Stopped)?.finish(&self.node)?;
+        if let Some(first) = &self.first {
+            first.settle(true);
+        }
+        count(&shared.tally.files);
+        if self.replaces {
+            count(&shared.tally.overwritten);
+        }
+        if shared.verify {
+            count(&shared.tally.verified);
+        }
+        count(&shared.monitor.files_done);
+        Ok(())
+    }
+}
+
+impl Drop for OpenFile<'_> {
+    fn drop(&mut self) {
+        if let Some(first) = &self.first {
+            // Without effect when it was finished.
+            first.settle(false);
+        }
+    }
+}
+
+/// Writes a part, and finishes the file after its last one.
+pub(super) fn write_part(reader: &mut ChunkReader<'_>, shared: &Shared<'_>, part: Part<'_>) {
+    let Part { file, pieces } = part;
+    if !file.broken.load(Ordering::Acquire)
+        && let Err(error) = write_pieces(reader, shared, &file, pieces)
+    {
+        file.break_off(shared, error);
+    }
+    if file.left.fetch_sub(1, Ordering::AcqRel) == 1
+        && !file.broken.load(Ordering::Acquire)
+        && let Err(error) = file.finish(shared)
+    {
+        file.break_off(shared, error);
+    }
+}
+
+fn write_pieces(
+    reader: &mut ChunkReader<'_>,
+    shared: &Shared<'_>,
+    file: &OpenFile<'_>,
+    mut pieces: Vec<Piece>,
+) -> Result<(), EngineError> {
+    if file.write(|writer| Ok(writer.prior_bytes()))? > 0 {
+        pieces = missing(reader, shared, file, pieces)?;
+    }
+    let ids: Vec<ChunkId> = pieces.iter().map(|piece| piece.id).collect();
+    let mut scratch = Vec::new();
+    reader.read_many(Kind::Data, &ids, |at, plain| {
+        shared.go_on()?;
+        let (plain, piece) = (plain?, &pieces[at]);
+        if plain.len() as u64 != piece.length {
+            // It would overwrite its neighbours or leave a gap.
+            return Err(TreeError::Shape.into());
+        }
+        file.write(|writer| {
+            writer.write_at(piece.offset, plain)?;
+            if shared.verify { writer.check(piece.offset, plain, &mut scratch) } else { Ok(()) }
+        })?;
+        Monitor::add(&shared.tally.bytes, piece.length);
+        Monitor::add(&shared.monitor.bytes_done, piece.length);
+        Ok(())
+    })
+}
+
+/// The pieces that are not in their places yet, in a file that had content before.
+fn missing(
+    reader: &ChunkReader<'_>,
+    shared: &Shared<'_>,
+    file: &OpenFile<'_>,
+    pieces: Vec<Piece>,
+) -> Result<Vec<Piece>, EngineError> {
+    let (mut wanted, mut there) = (Vec::new(), Vec::new());
+    for piece in pieces {
+        shared.go_on()?;
+        let length = usize::try_from(piece.length).unwrap_or(usize::MAX);
+        if length > limit::CHUNK_BYTES_MAX {
+            return Err(TreeError::Shape.into());
+        }
+        there.resize(length, 0);
+        let read = file.write(|writer| writer.read_at(piece.offset, &mut there))?;
+        if read == length && reader.is_plaintext_of(piece.id, &there) {
+            Monitor::add(&shared.monitor.bytes_done, piece.length);
+        } else {
+            wanted.push(piece);
+        }
+    }
+    Ok(wanted)
+}

@@ -1,0 +1,154 @@
+//! What a restore counts, tells, and stops at.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use super::{RestoreAction, RestoreChange, RestoreOptions, RestoreResult};
+use crate::base::{Code, Coded, limit};
+use crate::engine::error::EngineError;
+use crate::engine::monitor::Monitor;
+use crate::wire;
+
+/// Counters of one restore, for [`RestoreResult`].
+#[derive(Default)]
+pub(super) struct Tally {
+    pub(super) files: AtomicU64,
+    pub(super) overwritten: AtomicU64,
+    pub(super) directories: AtomicU64,
+    pub(super) others: AtomicU64,
+    pub(super) skipped: AtomicU64,
+    pub(super) deleted: AtomicU64,
+    pub(super) bytes: AtomicU64,
+    pub(super) verified: AtomicU64,
+    failed: AtomicU64,
+    damaged: AtomicU64,
+}
+
+pub(super) fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+/// What all threads of one restore have in common.
+pub(super) struct Shared<'a> {
+    pub(super) monitor: &'a Monitor,
+    pub(super) tally: &'a Tally,
+    pub(super) verify: bool,
+    pub(super) dry_run: bool,
+    pub(super) memory_bytes: usize,
+    changes: Mutex<Vec<RestoreChange>>,
+    /// The first error that ends everything (a full disk).
+    fatal: Mutex<Option<EngineError>>,
+}
+
+impl<'a> Shared<'a> {
+    pub(super) fn new(monitor: &'a Monitor, tally: &'a Tally, options: &RestoreOptions) -> Self {
+        Self {
+            monitor,
+            tally,
+            verify: options.verify,
+            dry_run: options.dry_run,
+            memory_bytes: options.memory_bytes,
+            changes: Mutex::default(),
+            fatal: Mutex::default(),
+        }
+    }
+
+    /// Notes an entry that could not be restored.
+    pub(super) fn failed(&self, path: &Path, error: &(impl Coded + ?Sized)) {
+        count(&self.tally.failed);
+        let lost = [
+            Code::ChunkNotFound,
+            Code::ChunkInvalid,
+            Code::StorageCorrupted,
+            Code::SnapshotCorrupted,
+            Code::DecryptionFailed,
+        ];
+        if lost.contains(&error.code()) {
+            count(&self.tally.damaged);
+        }
+        self.monitor.problem(path.to_string_lossy(), describe(error));
+    }
+
+    /// An error with one entry: noted, unless it means that no other will do better.
+    pub(super) fn settle(&self, path: &Path, error: impl Into<EngineError>) {
+        let error = error.into();
+        match error {
+            // The cause is told elsewhere.
+            EngineError::Stopped => {}
+            error if matches!(error.code(), Code::StorageFull | Code::Cancelled) => {
+                self.fatal.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+            }
+            error => self.failed(path, &error),
+        }
+    }
+
+    /// An entry is left as it is: as far as progress goes, it is done.
+    pub(super) fn skipped(&self, path: &Path, node: &wire::Node) {
+        count(&self.tally.skipped);
+        self.note(RestoreAction::Skip, path);
+        self.progressed(node);
+    }
+
+    /// Progress by a whole file, or by nothing for what is none.
+    pub(super) fn progressed(&self, node: &wire::Node) {
+        if node.r#type() == wire::NodeType::NodeFile {
+            count(&self.monitor.files_done);
+            Monitor::add(&self.monitor.bytes_done, node.size);
+        }
+    }
+
+    /// Remembers what happens to a path: everything in a dry run, else deletions only.
+    pub(super) fn note(&self, action: RestoreAction, path: &Path) {
+        if !self.dry_run && action != RestoreAction::Delete {
+            return;
+        }
+        let mut changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        if changes.len() < limit::RESTORE_CHANGES_MAX {
+            changes.push(RestoreChange { action, path: path.to_owned() });
+        }
+    }
+
+    /// `Err` when nothing more is to be done.
+    pub(super) fn go_on(&self) -> Result<(), EngineError> {
+        self.monitor.go_on()?;
+        let stop = self.fatal.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        if stop { Err(EngineError::Stopped) } else { Ok(()) }
+    }
+
+    /// The error that ended everything.
+    pub(super) fn take_fatal(&self) -> Option<EngineError> {
+        self.fatal.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// What came of it.
+    pub(super) fn result(self) -> Result<RestoreResult, EngineError> {
+        if let Some(fatal) = self.take_fatal() {
+            return Err(fatal);
+        }
+        let (tally, get) = (self.tally, |counter: &AtomicU64| counter.load(Ordering::Relaxed));
+        Ok(RestoreResult {
+            files: get(&tally.files),
+            overwritten: get(&tally.overwritten),
+            directories: get(&tally.directories),
+            others: get(&tally.others),
+            skipped: get(&tally.skipped),
+            deleted: get(&tally.deleted),
+            bytes: get(&tally.bytes),
+            failed: get(&tally.failed),
+            damaged: get(&tally.damaged),
+            verified: get(&tally.verified),
+            changes: self.changes.into_inner().unwrap_or_else(PoisonError::into_inner),
+        })
+    }
+}
+
+fn describe(error: &(impl std::error::Error + ?Sized)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
