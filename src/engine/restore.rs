@@ -260,7 +260,7 @@ struct FirstLink<'a> {
 }
 
 /// What two names of one file have in common.
-fn content_hash(node: &wire::Node) -> blake3::Hash {
+pub(super) fn content_hash(node: &wire::Node) -> blake3::Hash {
     let content = wire::Node {
         r#type: node.r#type,
         size: node.size,
