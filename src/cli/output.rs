@@ -40,6 +40,12 @@ impl Output {
         }
     }
 
+    /// One that says little.
+    #[cfg(test)]
+    pub const fn silent() -> Self {
+        Self { json: false, quiet: true, paint: Paint(false), lost: OnceLock::new() }
+    }
+
     /// A result: as JSON, or as the text that `render` makes of it.
     pub fn show<T: Serialize + ?Sized>(&self, value: &T, render: impl FnOnce(&T, Paint) -> String) {
         if self.json {

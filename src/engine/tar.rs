@@ -235,7 +235,7 @@ mod tests {
 
     #[test]
     fn times_and_attributes_are_pax_records() {
-        let xattrs = vec![wire::Xattr { name: b"user.a".to_vec(), value: b"\0=\n".to_vec() }];
+        let xattrs = vec![wire::Xattr { name: b"user.a".to_vec(), value: b"\0=\xff".to_vec() }];
         let mtime = Some(Time { seconds: -5, nanos: 999_999_999 });
         let odd = wire::Node { xattrs, mtime, ..node(NodeType::NodeFile) };
         let bytes = archive(&[(b"odd", odd, None, b"")]);
@@ -250,7 +250,7 @@ mod tests {
             .collect();
         let expected = [
             (b"mtime".to_vec(), b"-4.000000001".to_vec()),
-            (b"SCHILY.xattr.user.a".to_vec(), b"\0=\n".to_vec()),
+            (b"SCHILY.xattr.user.a".to_vec(), b"\0=\xff".to_vec()),
         ];
         assert_eq!(records, expected);
         assert_eq!(decimal(Time { seconds: 3, nanos: 5 }), "3.000000005");

@@ -261,7 +261,8 @@ fn count(
 }
 
 fn numbers(sums: &Sums) -> Stats {
-    let ratio = |of: u64, to: u64| if to == 0 { 1.0 } else { of as f64 / to as f64 };
+    // To three digits: more would say more than such numbers mean.
+    let ratio = |of: u64, to: u64| if to == 0 { 1.0 } else { (of as f64 / to as f64 * 1e3).round() / 1e3 };
     let distinct = &sums.distinct;
     Stats {
         snapshots_count: sums.snapshots,

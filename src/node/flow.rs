@@ -10,7 +10,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::core::Core;
+use super::core::{Core, log_failure};
 use crate::api::{ApiError, Batches};
 use crate::base::{Code, limit};
 use crate::engine::Monitor;
@@ -133,25 +133,25 @@ where
     let taker = Taker { shared: shared.clone(), monitor: monitor.clone(), _watch: watch };
     let (opened_in, opened_out) = oneshot::channel();
     let work = core.clone();
-    let reading = core.blocking(move |_| {
-        let (_place, sink) = (place, Sink { shared });
-        match open(&work, &monitor) {
-            Err(error) => drop(opened_in.send(Err(error))),
-            Ok((head, finding)) => {
-                // Nobody waits any more: the finding ends at its first look at the monitor.
-                opened_in.send(Ok(head)).ok();
-                let ended = finding(&sink, &monitor);
-                sink.shared.end(whole(&work, &sink, ended));
+    // On a task of its own, which ends with the thread: whoever asked needs the answer to `open` only.
+    tokio::spawn(async move {
+        let reading = work.blocking(move |core| {
+            let (_place, sink) = (place, Sink { shared });
+            match open(core, &monitor) {
+                Err(error) => drop(opened_in.send(Err(error))),
+                Ok((head, finding)) => {
+                    // When nobody waits any more, the finding ends at its first look at the monitor.
+                    opened_in.send(Ok(head)).ok();
+                    let ended = finding(&sink, &monitor);
+                    sink.shared.end(whole(core, &sink, ended));
+                }
             }
-        }
-        Ok(())
+            Ok(())
+        });
+        log_failure(reading.await, "reading snapshots");
     });
-    tokio::pin!(reading);
-    let head = tokio::select! {
-        biased;
-        head = opened_out => head.unwrap_or_else(|_| Err(ApiError::new(Code::Internal, "opening failed"))),
-        ended = &mut reading => Err(ended.err().unwrap_or_else(|| ApiError::new(Code::Internal, "opening failed"))),
-    }?;
+    let panicked = |_| Err(ApiError::new(Code::Internal, "the reading thread failed"));
+    let head = opened_out.await.unwrap_or_else(panicked)?;
     let batches =
         stream::try_unfold(taker, |taker| async move { Ok(taker.take().await?.map(|items| (items, taker))) });
     Ok((head, Box::pin(batches)))
@@ -187,4 +187,56 @@ fn watch<T: Send + 'static>(
         monitor.cancel();
         shared.close();
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pipe(most: usize) -> (Sink<u32>, Taker<u32>) {
+        let state = Mutex::new(State { items: Vec::new(), ended: None, closed: false });
+        let shared = Arc::new(Shared { state, most, room: Condvar::new(), news: Notify::new() });
+        let monitor = Arc::new(Monitor::default());
+        let watch = watch(CancellationToken::new(), shared.clone(), monitor.clone());
+        (Sink { shared: shared.clone() }, Taker { shared, monitor, _watch: watch })
+    }
+
+    #[tokio::test]
+    async fn everything_arrives_in_order_and_no_more_waits_than_allowed() {
+        let (sink, taker) = pipe(3);
+        let finder = tokio::task::spawn_blocking(move || {
+            (0..1000).for_each(|item| assert!(sink.put(item)));
+            sink.shared.end(Ok(()));
+        });
+        let mut all = Vec::new();
+        while let Some(batch) = taker.take().await.unwrap() {
+            assert!((1..=3).contains(&batch.len()));
+            all.extend(batch);
+        }
+        assert_eq!(all, (0..1000).collect::<Vec<_>>());
+        finder.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_finder_that_fails_or_panics_never_ends_cleanly() {
+        let (sink, taker) = pipe(3);
+        assert!(sink.put(1));
+        sink.shared.end(Err(ApiError::new(Code::ChunkNotFound, "gone")));
+        assert_eq!(taker.take().await.unwrap(), Some(vec![1]));
+        assert_eq!(taker.take().await.unwrap_err().kind(), Code::ChunkNotFound);
+        let (sink, taker) = pipe(3);
+        drop(sink);
+        assert_eq!(taker.take().await.unwrap_err().kind(), Code::Internal);
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_goes_ends_a_finder_that_waits() {
+        let (sink, taker) = pipe(1);
+        assert!(sink.put(1));
+        let monitor = taker.monitor.clone();
+        let finder = tokio::task::spawn_blocking(move || sink.put(2));
+        drop(taker);
+        assert!(!finder.await.unwrap());
+        assert!(monitor.go_on().is_err());
+    }
 }

@@ -6,6 +6,7 @@ mod local;
 mod mesh;
 mod node;
 mod ports;
+mod reading;
 mod rebuild;
 mod recovery;
 mod refusal;

@@ -8,6 +8,7 @@ mod heads;
 mod healing;
 mod history;
 mod hostile;
+mod reading;
 mod rebuilding;
 mod round_trip;
 mod tree_of;
