@@ -296,8 +296,10 @@ pub const HOOK_OUTPUT_BYTES_MAX: usize = 4 * KIB;
 pub const WEBHOOK_TRIES: u32 = 3;
 // ---- Reading back -------------------------------------------------------------------------------------------
 
-/// Listings, searches, comparisons and dumps at one time; each holds a few chunks and what waits for its reader.
+/// Listings, searches and comparisons at one time; each holds a few trees and what waits for its reader.
 pub const READINGS_MAX: usize = 8;
+/// What a dump takes of them: it holds chunks of files too, which may have 8 MiB, sealed and open.
+pub const DUMP_PLACES: u32 = 2;
 /// How long one more waits for its turn before it is told to come again.
 pub const READING_WAIT: Duration = Duration::from_secs(30);
 /// Entries that are found and wait for their reader; with paths of ordinary length some 256 KiB.

@@ -61,35 +61,59 @@ pub fn dump(
 ) -> Result<(), EngineError> {
     monitor.enter("dumping");
     let reader = ChunkReader::new(vault, source, monitor);
+    let out = Parts { out, part: Vec::with_capacity(limit::DUMP_PART_BYTES) };
     let mut dump = Dump { reader, monitor, out, links: HashMap::new(), link_bytes: 0 };
     match (DumpKind::of(spot)?, spot.node(), spot.tree()) {
-        (DumpKind::File(_), Some(node), _) => dump.content(node),
+        (DumpKind::File(_), Some(node), _) => dump.content(node)?,
         (DumpKind::Archive, top, Some(tree)) => {
-            if let Some(top) = top {
-                dump.write(
-                    &Member { path: Path::new("./"), node: top, link: None }.header().unwrap_or_default(),
-                )?;
+            if let Some(node) = top {
+                let top = Member { path: Path::new("./"), node, link: None };
+                dump.out.write(&top.header().unwrap_or_default())?;
             }
-            dump.archive(tree)
+            dump.archive(tree)?;
         }
-        _ => Err(EngineError::NotDumpable(spot.path.clone())),
+        _ => return Err(EngineError::NotDumpable(spot.path.clone())),
+    }
+    dump.out.flush()
+}
+
+/// Gathers what is written into parts of one size: the headers of a million small files are not a million parts.
+struct Parts<F> {
+    out: F,
+    part: Vec<u8>,
+}
+
+impl<F: FnMut(&[u8]) -> bool> Parts<F> {
+    fn write(&mut self, mut bytes: &[u8]) -> Result<(), EngineError> {
+        while !bytes.is_empty() {
+            let room = limit::DUMP_PART_BYTES - self.part.len();
+            let (now, later) = bytes.split_at(bytes.len().min(room));
+            self.part.extend_from_slice(now);
+            bytes = later;
+            if self.part.len() == limit::DUMP_PART_BYTES {
+                self.flush()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), EngineError> {
+        let taken = self.part.is_empty() || (self.out)(&self.part);
+        self.part.clear();
+        if taken { Ok(()) } else { Err(EngineError::Cancelled) }
     }
 }
 
 struct Dump<'a, F> {
     reader: ChunkReader<'a>,
     monitor: &'a Monitor,
-    out: F,
+    out: Parts<F>,
     /// Of files with several names, by device and inode: the first name, and what the file holds.
     links: HashMap<(u64, u64), (PathBuf, blake3::Hash)>,
     link_bytes: usize,
 }
 
 impl<F: FnMut(&[u8]) -> bool> Dump<'_, F> {
-    fn write(&mut self, bytes: &[u8]) -> Result<(), EngineError> {
-        write(&mut self.out, bytes)
-    }
-
     fn archive(&mut self, tree: ChunkId) -> Result<(), EngineError> {
         let mut stack = vec![(PathBuf::new(), Cursor::new(tree))];
         while let Some((dir, cursor)) = stack.last_mut() {
@@ -111,7 +135,7 @@ impl<F: FnMut(&[u8]) -> bool> Dump<'_, F> {
                 stack.push((path, Cursor::new(below)));
             }
         }
-        self.write(&END)
+        self.out.write(&END)
     }
 
     fn member(&mut self, path: &Path, node: &wire::Node) -> Result<(), EngineError> {
@@ -119,10 +143,10 @@ impl<F: FnMut(&[u8]) -> bool> Dump<'_, F> {
         let member = Member { path, node, link: link.as_deref() };
         // Sockets are left out: a program that listens makes its own.
         let Some(header) = member.header() else { return Ok(()) };
-        self.write(&header)?;
+        self.out.write(&header)?;
         if member.content_bytes() > 0 {
             self.content(node)?;
-            self.write(padding(node.size))?;
+            self.out.write(padding(node.size))?;
         }
         Ok(())
     }
@@ -172,7 +196,7 @@ impl<F: FnMut(&[u8]) -> bool> Dump<'_, F> {
             if plain.len() as u64 != piece.length {
                 return Err(TreeError::Shape.into());
             }
-            write(&mut self.out, plain)?;
+            self.out.write(plain)?;
         }
         Ok(())
     }
@@ -180,16 +204,11 @@ impl<F: FnMut(&[u8]) -> bool> Dump<'_, F> {
     fn hole(&mut self, mut length: u64) -> Result<(), EngineError> {
         while length > 0 {
             let part = length.min(ZEROS.len() as u64);
-            self.write(&ZEROS[..part as usize])?;
+            self.out.write(&ZEROS[..part as usize])?;
             length -= part;
         }
         Ok(())
     }
-}
-
-fn write(out: &mut impl FnMut(&[u8]) -> bool, bytes: &[u8]) -> Result<(), EngineError> {
-    let mut parts = bytes.chunks(limit::DUMP_PART_BYTES);
-    if parts.all(out) { Ok(()) } else { Err(EngineError::Cancelled) }
 }
 
 fn chunk_of(piece: &Piece) -> Result<ChunkId, EngineError> {

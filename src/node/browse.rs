@@ -7,7 +7,7 @@ use futures::StreamExt;
 
 use super::core::Core;
 use super::error::failed;
-use super::flow::flow;
+use super::flow::{Room, flow};
 use super::source::Mesh;
 use super::status;
 use super::work::{know_listed_packs, split_reference};
@@ -22,6 +22,9 @@ use crate::engine::{
 };
 use crate::snapshot::Snapshot;
 use crate::wire::NodeType;
+
+const ENTRIES: Room = Room { waiting: limit::ENTRIES_WAITING_MAX, places: 1 };
+const PARTS: Room = Room { waiting: limit::DUMP_PARTS_WAITING_MAX, places: limit::DUMP_PLACES };
 
 /// A vault, and where chunks that are not here may come from.
 struct Reading {
@@ -55,7 +58,7 @@ fn open(core: &Core, source: Option<Mesh>) -> Result<(Reading, VaultView), ApiEr
 
 pub(super) async fn list(core: &Arc<Core>, query: TreeQuery) -> Result<Batches<EntryInfo>, ApiError> {
     let source = core.source();
-    let streamed = flow(core, limit::ENTRIES_WAITING_MAX, move |core, monitor| {
+    let streamed = flow(core, ENTRIES, move |core, monitor| {
         let (reading, view) = open(core, source)?;
         let (_, spot) = reading.locate(&view, &query.snapshot, monitor)?;
         Ok((
@@ -72,7 +75,7 @@ pub(super) async fn list(core: &Arc<Core>, query: TreeQuery) -> Result<Batches<E
 
 pub(super) async fn find(core: &Arc<Core>, query: FindQuery) -> Result<Batches<Found>, ApiError> {
     let source = core.source();
-    let streamed = flow(core, limit::ENTRIES_WAITING_MAX, move |core, _| {
+    let streamed = flow(core, ENTRIES, move |core, _| {
         let options = find_options(&query)?;
         let (reading, view) = open(core, source)?;
         let snapshots = chosen(view, &query)?;
@@ -152,7 +155,7 @@ fn kind(name: &str) -> Result<NodeType, ApiError> {
 
 pub(super) async fn diff(core: &Arc<Core>, query: DiffQuery) -> Result<Batches<DiffItem>, ApiError> {
     let source = core.source();
-    let streamed = flow(core, limit::ENTRIES_WAITING_MAX, move |core, monitor| {
+    let streamed = flow(core, ENTRIES, move |core, monitor| {
         let (reading, view) = open(core, source)?;
         let (source_snapshot, old) = reading.locate(&view, &query.from, monitor)?;
         let (target_snapshot, new) = reading.locate(&view, &query.to, monitor)?;
@@ -194,7 +197,7 @@ fn side(totals: SideTotals) -> DiffSide {
 pub(super) async fn dump(core: &Arc<Core>, reference: String) -> Result<Dump, ApiError> {
     know_listed_packs(core).await;
     let source = core.source();
-    let (kind, parts) = flow(core, limit::DUMP_PARTS_WAITING_MAX, move |core, monitor| {
+    let (kind, parts) = flow(core, PARTS, move |core, monitor| {
         let (reading, view) = open(core, source)?;
         let (_, spot) = reading.locate(&view, &reference, monitor)?;
         let kind = DumpKind::of(&spot).map_err(failed)?;
@@ -224,7 +227,7 @@ pub(super) async fn dump(core: &Arc<Core>, reference: String) -> Result<Dump, Ap
 pub(super) async fn stats(core: &Arc<Core>, reference: Option<String>) -> Result<Stats, ApiError> {
     let source = core.source();
     // A stream of one: it ends with its reader, and with the node.
-    let ((), mut counted) = flow(core, 1, move |core, _| {
+    let ((), mut counted) = flow(core, ENTRIES, move |core, _| {
         let (reading, view) = open(core, source)?;
         let resolve = |reference: String| engine::resolve(&view, &reference).cloned().map_err(failed);
         let snapshot = reference.map(resolve).transpose()?;

@@ -112,21 +112,28 @@ impl<T> Drop for Taker<T> {
 /// What a thread does once it is open: it puts what it finds.
 pub(super) type Finding<T> = Box<dyn FnOnce(&Sink<T>, &Monitor) -> Result<(), ApiError> + Send>;
 
+/// What a stream may take.
+#[derive(Copy, Clone)]
+pub(super) struct Room {
+    /// Things that wait for the reader, at most.
+    pub(super) waiting: usize,
+    /// Of the [`limit::READINGS_MAX`] places.
+    pub(super) places: u32,
+}
+
 /// Opens something on a thread of its own (that is still a plain answer or error), then streams what it finds.
-///
-/// At most `most` things wait for the reader.
 ///
 /// # Errors
 /// What `open` gives; [`Code::ResourceExhausted`] when too many others read for too long.
-pub(super) async fn flow<H, T, O>(core: &Arc<Core>, most: usize, open: O) -> Result<(H, Batches<T>), ApiError>
+pub(super) async fn flow<H, T, O>(core: &Arc<Core>, room: Room, open: O) -> Result<(H, Batches<T>), ApiError>
 where
     H: Send + 'static,
     T: Send + 'static,
     O: FnOnce(&Arc<Core>, &Monitor) -> Result<(H, Finding<T>), ApiError> + Send + 'static,
 {
-    let place = place(core).await?;
+    let place = place(core, room.places).await?;
     let state = Mutex::new(State { items: Vec::new(), ended: None, closed: false });
-    let shared = Arc::new(Shared { state, most, room: Condvar::new(), news: Notify::new() });
+    let shared = Arc::new(Shared { state, most: room.waiting, room: Condvar::new(), news: Notify::new() });
     let monitor = Arc::new(Monitor::default());
     // From here on dropping the future ends the thread.
     let watch = watch(core.stop.clone(), shared.clone(), monitor.clone());
@@ -165,12 +172,13 @@ fn whole<T>(core: &Core, sink: &Sink<T>, ended: Result<(), ApiError>) -> Result<
     ended
 }
 
-async fn place(core: &Core) -> Result<OwnedSemaphorePermit, ApiError> {
-    let place = tokio::time::timeout(limit::READING_WAIT, core.readings.clone().acquire_owned()).await;
+async fn place(core: &Core, places: u32) -> Result<OwnedSemaphorePermit, ApiError> {
+    let place =
+        tokio::time::timeout(limit::READING_WAIT, core.readings.clone().acquire_many_owned(places)).await;
     match place {
         Ok(place) => Ok(place.expect("the semaphore is never closed")),
         Err(_) => {
-            let text = format!("{} listings, searches or dumps are under way already", limit::READINGS_MAX);
+            let text = "too many listings, searches and dumps are under way already";
             Err(ApiError::new(Code::ResourceExhausted, text).with_hint("end one of them, or try again later"))
         }
     }
