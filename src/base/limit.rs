@@ -229,7 +229,7 @@ pub const HTTP_HEAD_READ: Duration = Duration::from_secs(10);
 pub const HTTP_HEAD_BYTES_MAX: usize = 16 * KIB;
 /// How long a request over TCP may take until its answer begins.
 pub const HTTP_REQUEST_LIFE: Duration = Duration::from_secs(150);
-/// How long answers over TCP that are under way may take when the daemon stops.
+/// How long answers that are under way may take when the daemon stops.
 pub const HTTP_LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// The API's bearer token in bytes.
 pub const API_TOKEN_BYTES_MIN: usize = 16;
@@ -298,8 +298,8 @@ pub const WEBHOOK_TRIES: u32 = 3;
 
 /// Listings, searches and comparisons at one time; each holds a few trees and what waits for its reader.
 pub const READINGS_MAX: usize = 8;
-/// What a dump takes of them: it holds chunks of files too, which may have 8 MiB, sealed and open.
-pub const DUMP_PLACES: u32 = 2;
+/// Dumps at one time; each holds chunks of files too, which may have 8 MiB, sealed and open.
+pub const DUMPS_MAX: usize = 4;
 /// How long one more waits for its turn before it is told to come again.
 pub const READING_WAIT: Duration = Duration::from_secs(30);
 /// Entries that are found and wait for their reader; with paths of ordinary length some 256 KiB.

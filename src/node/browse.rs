@@ -7,7 +7,7 @@ use futures::StreamExt;
 
 use super::core::Core;
 use super::error::failed;
-use super::flow::{Room, flow};
+use super::flow::{Goods, flow};
 use super::source::Mesh;
 use super::status;
 use super::work::{know_listed_packs, split_reference};
@@ -22,9 +22,6 @@ use crate::engine::{
 };
 use crate::snapshot::Snapshot;
 use crate::wire::NodeType;
-
-const ENTRIES: Room = Room { waiting: limit::ENTRIES_WAITING_MAX, places: 1 };
-const PARTS: Room = Room { waiting: limit::DUMP_PARTS_WAITING_MAX, places: limit::DUMP_PLACES };
 
 /// A vault, and where chunks that are not here may come from.
 struct Reading {
@@ -58,7 +55,7 @@ fn open(core: &Core, source: Option<Mesh>) -> Result<(Reading, VaultView), ApiEr
 
 pub(super) async fn list(core: &Arc<Core>, query: TreeQuery) -> Result<Batches<EntryInfo>, ApiError> {
     let source = core.source();
-    let streamed = flow(core, ENTRIES, move |core, monitor| {
+    let streamed = flow(core, Goods::Entries, move |core, monitor| {
         let (reading, view) = open(core, source)?;
         let (_, spot) = reading.locate(&view, &query.snapshot, monitor)?;
         Ok((
@@ -75,7 +72,7 @@ pub(super) async fn list(core: &Arc<Core>, query: TreeQuery) -> Result<Batches<E
 
 pub(super) async fn find(core: &Arc<Core>, query: FindQuery) -> Result<Batches<Found>, ApiError> {
     let source = core.source();
-    let streamed = flow(core, ENTRIES, move |core, _| {
+    let streamed = flow(core, Goods::Entries, move |core, _| {
         let options = find_options(&query)?;
         let (reading, view) = open(core, source)?;
         let snapshots = chosen(view, &query)?;
@@ -155,7 +152,7 @@ fn kind(name: &str) -> Result<NodeType, ApiError> {
 
 pub(super) async fn diff(core: &Arc<Core>, query: DiffQuery) -> Result<Batches<DiffItem>, ApiError> {
     let source = core.source();
-    let streamed = flow(core, ENTRIES, move |core, monitor| {
+    let streamed = flow(core, Goods::Entries, move |core, monitor| {
         let (reading, view) = open(core, source)?;
         let (source_snapshot, old) = reading.locate(&view, &query.from, monitor)?;
         let (target_snapshot, new) = reading.locate(&view, &query.to, monitor)?;
@@ -197,7 +194,7 @@ fn side(totals: SideTotals) -> DiffSide {
 pub(super) async fn dump(core: &Arc<Core>, reference: String) -> Result<Dump, ApiError> {
     know_listed_packs(core).await;
     let source = core.source();
-    let (kind, parts) = flow(core, PARTS, move |core, monitor| {
+    let (kind, parts) = flow(core, Goods::Parts, move |core, monitor| {
         let (reading, view) = open(core, source)?;
         let (_, spot) = reading.locate(&view, &reference, monitor)?;
         let kind = DumpKind::of(&spot).map_err(failed)?;
@@ -227,7 +224,7 @@ pub(super) async fn dump(core: &Arc<Core>, reference: String) -> Result<Dump, Ap
 pub(super) async fn stats(core: &Arc<Core>, reference: Option<String>) -> Result<Stats, ApiError> {
     let source = core.source();
     // A stream of one: it ends with its reader, and with the node.
-    let ((), mut counted) = flow(core, ENTRIES, move |core, _| {
+    let ((), mut counted) = flow(core, Goods::Entries, move |core, _| {
         let (reading, view) = open(core, source)?;
         let resolve = |reference: String| engine::resolve(&view, &reference).cloned().map_err(failed);
         let snapshot = reference.map(resolve).transpose()?;

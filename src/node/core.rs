@@ -59,8 +59,10 @@ pub(super) struct Core {
     pub(super) jobs: Jobs,
     pub(super) events: Arc<Events>,
     pub(super) resources: Resources,
-    /// Places for listings, searches, comparisons and dumps.
+    /// Places for listings, searches and comparisons.
     pub(super) readings: Arc<Semaphore>,
+    /// Places for dumps.
+    pub(super) dumps: Arc<Semaphore>,
     pub(super) hooks: Hooks,
     pub(super) looks: Looks,
     pub(super) schedule: Schedule,
@@ -123,6 +125,7 @@ impl Core {
             events: Arc::new(Events::new(SystemClock.now())),
             resources: Resources::new(settings.storage.memory_limit),
             readings: Arc::new(Semaphore::new(limit::READINGS_MAX)),
+            dumps: Arc::new(Semaphore::new(limit::DUMPS_MAX)),
             hooks: Hooks::default(),
             looks: Looks::default(),
             schedule: Schedule::default(),

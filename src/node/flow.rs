@@ -6,7 +6,7 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use futures::stream;
-use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -112,28 +112,48 @@ impl<T> Drop for Taker<T> {
 /// What a thread does once it is open: it puts what it finds.
 pub(super) type Finding<T> = Box<dyn FnOnce(&Sink<T>, &Monitor) -> Result<(), ApiError> + Send>;
 
-/// What a stream may take.
+/// What is streamed: how much may wait for its reader, and how many may read at one time.
 #[derive(Copy, Clone)]
-pub(super) struct Room {
-    /// Things that wait for the reader, at most.
-    pub(super) waiting: usize,
-    /// Of the [`limit::READINGS_MAX`] places.
-    pub(super) places: u32,
+pub(super) enum Goods {
+    /// Entries, or what is said about them.
+    Entries,
+    /// Parts of a dump.
+    Parts,
+}
+
+impl Goods {
+    fn waiting(self) -> usize {
+        match self {
+            Self::Entries => limit::ENTRIES_WAITING_MAX,
+            Self::Parts => limit::DUMP_PARTS_WAITING_MAX,
+        }
+    }
+
+    fn places(self, core: &Core) -> Arc<Semaphore> {
+        match self {
+            Self::Entries => core.readings.clone(),
+            Self::Parts => core.dumps.clone(),
+        }
+    }
 }
 
 /// Opens something on a thread of its own (that is still a plain answer or error), then streams what it finds.
 ///
 /// # Errors
 /// What `open` gives; [`Code::ResourceExhausted`] when too many others read for too long.
-pub(super) async fn flow<H, T, O>(core: &Arc<Core>, room: Room, open: O) -> Result<(H, Batches<T>), ApiError>
+pub(super) async fn flow<H, T, O>(
+    core: &Arc<Core>,
+    goods: Goods,
+    open: O,
+) -> Result<(H, Batches<T>), ApiError>
 where
     H: Send + 'static,
     T: Send + 'static,
     O: FnOnce(&Arc<Core>, &Monitor) -> Result<(H, Finding<T>), ApiError> + Send + 'static,
 {
-    let place = place(core, room.places).await?;
+    let place = place(goods.places(core)).await?;
     let state = Mutex::new(State { items: Vec::new(), ended: None, closed: false });
-    let shared = Arc::new(Shared { state, most: room.waiting, room: Condvar::new(), news: Notify::new() });
+    let shared = Arc::new(Shared { state, most: goods.waiting(), room: Condvar::new(), news: Notify::new() });
     let monitor = Arc::new(Monitor::default());
     // From here on dropping the future ends the thread.
     let watch = watch(core.stop.clone(), shared.clone(), monitor.clone());
@@ -172,13 +192,12 @@ fn whole<T>(core: &Core, sink: &Sink<T>, ended: Result<(), ApiError>) -> Result<
     ended
 }
 
-async fn place(core: &Core, places: u32) -> Result<OwnedSemaphorePermit, ApiError> {
-    let place =
-        tokio::time::timeout(limit::READING_WAIT, core.readings.clone().acquire_many_owned(places)).await;
+async fn place(places: Arc<Semaphore>) -> Result<OwnedSemaphorePermit, ApiError> {
+    let place = tokio::time::timeout(limit::READING_WAIT, places.acquire_owned()).await;
     match place {
         Ok(place) => Ok(place.expect("the semaphore is never closed")),
         Err(_) => {
-            let text = "too many listings, searches and dumps are under way already";
+            let text = "too many of these are under way already";
             Err(ApiError::new(Code::ResourceExhausted, text).with_hint("end one of them, or try again later"))
         }
     }

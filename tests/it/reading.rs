@@ -219,6 +219,25 @@ fn a_dump_that_breaks_off_does_not_look_whole() {
     assert!(answer.starts_with(b"HTTP/1.1 200") && !answer.ends_with(b"0\r\n\r\n"));
 }
 
+/// As a pager does, or a program that waits for something else.
+#[test]
+fn a_reader_that_pauses_does_not_keep_the_daemon_from_ending() {
+    let mut node = Node::init();
+    let source = node.path("source");
+    tree::plain(&source, 1, 1, 10_000_000);
+    node.backup(&source);
+    node.start();
+    let mut command = node.command();
+    command.arg("dump").arg(within("latest", &source.join("file-0")));
+    let mut reader = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let (mut first, mut stdout) = ([0; 1], reader.stdout.take().unwrap());
+    stdout.read_exact(&mut first).unwrap();
+    assert_eq!(node.terminate().0, 0, "{}", node.log_text());
+    let mut rest = Vec::new();
+    stdout.read_to_end(&mut rest).unwrap();
+    assert!(rest.len() < 9_999_999 && !reader.wait().unwrap().success(), "{}", rest.len());
+}
+
 #[test]
 fn a_missing_chunk_is_pulled_from_a_peer_for_a_dump() {
     let owner = owner(1);

@@ -43,7 +43,7 @@ fn job(node: &Node, path: &str, body: &Value) -> Value {
     let id = &accepted["job_id"];
     let place = format!("/api/v1/jobs/{id}");
     assert!(head.contains(&format!("location: {place}")), "{head}");
-    until("the job ends", &[node], || Some(get(node, &place)).filter(|job| job["state"] != "running"))
+    until("the job ends", &[node], || Some(get(node, &place)).filter(|job| job["ended"].is_string()))
 }
 
 #[test]
