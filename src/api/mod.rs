@@ -3,6 +3,7 @@
 //! The daemon's HTTP router and the command line both speak through this; a running node and a node opened for one
 //! command implement it alike. Types only: no I/O, no decisions.
 
+mod browse;
 mod error;
 mod event;
 mod job;
@@ -13,6 +14,10 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 
+pub use browse::{
+    Batches, DiffChange, DiffItem, DiffQuery, DiffSide, DiffStatistics, Dump, FindQuery, Found, Parts, Stats,
+    TagRequest, Tagged,
+};
 pub use error::ApiError;
 pub use event::{Event, EventStream, Happening};
 pub use job::{
@@ -47,8 +52,18 @@ pub trait Service: Send + Sync {
     fn remove_peer(&self, peer: String) -> Reply<'_, PeerInfo>;
     /// Snapshots, oldest first.
     fn snapshots(&self, query: SnapshotQuery) -> Reply<'_, Vec<SnapshotInfo>>;
-    /// Entries of one directory of a snapshot (or all below it).
-    fn list(&self, query: TreeQuery) -> Reply<'_, Vec<EntryInfo>>;
+    /// Entries of one directory of a snapshot (or all below it), in path order.
+    fn list(&self, query: TreeQuery) -> Reply<'_, Batches<EntryInfo>>;
+    /// Entries of snapshots by pattern, snapshot by snapshot.
+    fn find(&self, query: FindQuery) -> Reply<'_, Batches<Found>>;
+    /// Differences of two snapshots or places in them, in path order, and at last their counts.
+    fn diff(&self, query: DiffQuery) -> Reply<'_, Batches<DiffItem>>;
+    /// The content of `REF:PATH`.
+    fn dump(&self, reference: String) -> Reply<'_, Dump>;
+    /// The vault in numbers, or one snapshot.
+    fn stats(&self, reference: Option<String>) -> Reply<'_, Stats>;
+    /// Changes tags.
+    fn tag(&self, request: TagRequest) -> Reply<'_, Vec<Tagged>>;
     /// Starts a long operation.
     fn start(&self, request: JobRequest) -> Reply<'_, JobId>;
     /// How a job is doing.

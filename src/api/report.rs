@@ -176,13 +176,16 @@ pub struct SnapshotInfo {
     pub complete: bool,
     /// Name of the device that made it.
     pub device: String,
+    /// Its id as the backup told it, when its tags were changed since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub original: Option<SnapshotId>,
 }
 
 /// What `ls` asks.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TreeQuery {
-    /// Snapshot reference, with an optional `:PATH`.
+    /// Snapshot reference, with an optional `:PATH`, or `::PATH` percent-encoded.
     pub snapshot: String,
     /// All levels below.
     pub recursive: bool,
@@ -193,6 +196,9 @@ pub struct TreeQuery {
 pub struct EntryInfo {
     /// Absolute path (bytes that are not UTF-8 replaced).
     pub path: String,
+    /// Its exact form, percent-encoded, when it is not UTF-8; `REF::ENCODED` names it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_encoded: Option<String>,
     /// `file`, `dir`, `symlink`, `fifo`, `socket`, `chardev`, `dev`.
     #[serde(rename = "type")]
     pub kind: String,

@@ -227,7 +227,7 @@ pub const CONFIG_ALIASES_MAX: usize = 64;
 
 /// A request's body on the control socket: tens of thousands of paths to back up fit.
 pub const HTTP_BODY_BYTES_MAX: usize = MIB;
-/// An answer on the control socket: a listing of some 200,000 entries; longer ones are asked for by directory.
+/// An answer on the control socket that is one document; longer ones, such as listings, come in pieces.
 pub const HTTP_ANSWER_BYTES_MAX: usize = 64 * MIB;
 /// Connections that the control socket serves at one time; each command needs one.
 pub const HTTP_CONNECTIONS_MAX: usize = 64;
@@ -249,7 +249,7 @@ pub const HTTP_HEAD_READ: Duration = Duration::from_secs(10);
 pub const HTTP_HEAD_BYTES_MAX: usize = 16 * KIB;
 /// How long a request over TCP may take until its answer begins.
 pub const HTTP_REQUEST_LIFE: Duration = Duration::from_secs(150);
-/// How long answers over TCP that are under way may take when the daemon stops.
+/// How long answers that are under way may take when the daemon stops.
 pub const HTTP_LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// The API's bearer token in bytes.
 pub const API_TOKEN_BYTES_MIN: usize = 16;
@@ -324,3 +324,35 @@ pub const NOTICE_LIFE: Duration = Duration::from_secs(30);
 pub const HOOK_OUTPUT_BYTES_MAX: usize = 4 * KIB;
 /// Tries of a webhook.
 pub const WEBHOOK_TRIES: u32 = 3;
+// ---- Reading back -------------------------------------------------------------------------------------------
+
+/// Listings, searches and comparisons at one time; each holds a few trees and what waits for its reader.
+pub const READINGS_MAX: usize = 8;
+/// Dumps at one time; each holds chunks of files too, which may have 8 MiB, sealed and open.
+pub const DUMPS_MAX: usize = 4;
+/// How long one more waits for its turn before it is told to come again.
+pub const READING_WAIT: Duration = Duration::from_secs(30);
+/// Entries that are found and wait for their reader; with paths of ordinary length some 256 KiB.
+pub const ENTRIES_WAITING_MAX: usize = 512;
+/// Bytes of one piece of a dump.
+pub const DUMP_PART_BYTES: usize = 128 * KIB;
+/// Pieces of a dump that wait for their reader.
+pub const DUMP_PARTS_WAITING_MAX: usize = 8;
+/// First names of files with several that a dump remembers, in bytes; over it further names become files of their own.
+pub const DUMP_LINKS_BYTES_MAX: usize = 16 * MIB;
+/// Trees that a search or a count remembers; 17 bytes each, so 9 MiB. Others are read again when they come again.
+pub const TREES_REMEMBERED_MAX: usize = 450_000;
+/// Distinct chunks of one snapshot that are counted exactly, 9 bytes each; over it the count is an estimate.
+pub const CHUNKS_COUNTED_MAX: usize = 900_000;
+/// Pieces of the two versions of a file that are compared one by one, each; longer parts are compared as a whole.
+pub const PIECES_COMPARED_MAX: usize = 450_000;
+/// How long counting what a snapshot needs may take: it reads every tree.
+pub const HTTP_COUNT_CALL: Duration = Duration::from_secs(1800);
+/// One line of a streamed answer in bytes: a path of 2,048 names of 255 bytes, escaped, and a symlink's target.
+pub const HTTP_LINE_BYTES_MAX: usize = 4 * MIB;
+/// Snapshots that an ambiguous or unknown reference names.
+pub const CANDIDATES_NAMED_MAX: usize = 10;
+/// A tag in bytes.
+pub const TAG_BYTES_MAX: usize = 256;
+/// Tags of one snapshot; the record has 8 KiB for everything.
+pub const TAGS_MAX: usize = 64;

@@ -7,11 +7,13 @@ mod code;
 mod id;
 pub mod limit;
 pub mod meter;
+mod path;
 mod time;
 mod unit;
 
 pub use code::{Category, Code, Coded, Retry};
 pub use id::{ChunkId, DeviceId, HeadId, IdError, ListId, PackId, PeerId, SnapshotId, VaultId, random_bytes};
+pub use path::{encode_path, reference_text, split_reference};
 pub use time::{Clock, Moment, SystemClock};
 pub use unit::{ByteSize, Epoch, UnitError, format_duration, parse_duration};
 

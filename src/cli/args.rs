@@ -5,7 +5,10 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
-use super::{backup, config, init, jobs, peers, recover, restore, schedule, snapshots, status, verify};
+use super::{
+    backup, config, diff, dump, find, init, jobs, ls, peers, recover, restore, schedule, snapshots, stats,
+    status, tag, verify,
+};
 
 /// Peer-to-peer backup: encrypted snapshots, sealed copies on friends' machines, self-repair, recovery from 24 words.
 #[derive(Parser)]
@@ -85,7 +88,17 @@ pub(super) enum Command {
     /// List snapshots
     Snapshots(snapshots::SnapshotsArgs),
     /// List what is in a snapshot
-    Ls(snapshots::LsArgs),
+    Ls(ls::LsArgs),
+    /// Find files in snapshots by name
+    Find(find::FindArgs),
+    /// Show what differs between two snapshots
+    Diff(diff::DiffArgs),
+    /// Write a file of a snapshot, or a directory as a tar archive, to stdout
+    Dump(dump::DumpArgs),
+    /// Show the vault or a snapshot in numbers
+    Stats(stats::StatsArgs),
+    /// Change the labels of snapshots
+    Tag(tag::TagArgs),
     /// Bring files of a snapshot back
     Restore(restore::RestoreArgs),
     /// Check snapshots and everything they need

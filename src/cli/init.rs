@@ -290,7 +290,7 @@ mod tests {
     fn wrong_phrases_are_refused_with_exit_12() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("phrase");
-        let output = Output { json: false, quiet: true, paint: Paint(false) };
+        let output = Output::silent();
         for text in ["", "one two three", "\u{0}"] {
             fs::write(&path, text).unwrap();
             fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();

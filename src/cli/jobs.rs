@@ -62,6 +62,9 @@ pub(super) async fn events(args: EventsArgs, session: &Session<'_>) -> Result<u8
         } else {
             session.output.text(&line(&event));
         }
+        if session.output.is_lost() {
+            break;
+        }
     }
     Ok(0)
 }

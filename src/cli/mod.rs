@@ -9,21 +9,29 @@ mod args;
 mod backup;
 mod config;
 mod daemon;
+mod diff;
+mod dump;
+mod entries;
+mod find;
 mod init;
 mod job;
 mod jobs;
 mod logging;
+mod ls;
 mod output;
 mod passphrase;
 mod peers;
 mod ports;
 mod progress;
 mod recover;
+mod reference;
 mod restore;
 mod schedule;
 mod session;
 mod snapshots;
+mod stats;
 mod status;
+mod tag;
 mod verify;
 
 use std::ffi::OsString;
@@ -57,11 +65,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             runtime.shutdown_background();
             result
         });
-    ExitCode::from(result.unwrap_or_else(|error| {
-        let exit = error.kind().exit();
-        output.failure(&error, exit);
-        exit
-    }))
+    ExitCode::from(output.end(result))
 }
 
 /// Help and version, which are "errors" of clap that succeed, and arguments that make no sense.
@@ -74,10 +78,22 @@ fn refuse(refusal: &clap::Error, json: bool) -> ExitCode {
             ApiError::new(Code::UsageInvalid, message).with_hint("`shadowvault help` lists the commands");
         writeln!(io::stderr(), "{}", output::exit_error(&error, error.kind().exit())).ok();
     } else {
-        // A closed pipe is no reason to fail in another way.
-        refusal.print().ok();
+        // Help that does not get out is a failure; a refusal is one anyway.
+        match refusal.print().and_then(|()| io::stdout().flush()) {
+            Err(error) if !refusal.use_stderr() => return unheard(&error),
+            _ => {}
+        }
     }
     ExitCode::from(u8::try_from(refusal.exit_code()).unwrap_or(2))
+}
+
+fn unheard(error: &io::Error) -> ExitCode {
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        return ExitCode::from(output::CLOSED_PIPE);
+    }
+    let error = output::unwritten(error);
+    writeln!(io::stderr(), "error: {error}").ok();
+    ExitCode::from(error.kind().exit())
 }
 
 /// The exit code of the command, or the error it ended with.
@@ -95,7 +111,12 @@ async fn dispatch(cli: Cli, output: &Output) -> Result<u8, ApiError> {
         Command::Peers(args) => peers::run(args, &session).await,
         Command::Backup(args) => backup::run(args, &session).await,
         Command::Snapshots(args) => snapshots::run(args, &session).await,
-        Command::Ls(args) => snapshots::list(args, &session).await,
+        Command::Ls(args) => ls::run(args, &session).await,
+        Command::Find(args) => find::run(args, &session).await,
+        Command::Diff(args) => diff::run(args, &session).await,
+        Command::Dump(args) => dump::run(args, &session).await,
+        Command::Stats(args) => stats::run(args, &session).await,
+        Command::Tag(args) => tag::run(args, &session).await,
         Command::Restore(args) => restore::run(args, &session).await,
         Command::Verify(args) => verify::run(args, &session).await,
         Command::Repair(args) => verify::repair(args, &session).await,

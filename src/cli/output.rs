@@ -3,12 +3,14 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
+use std::sync::OnceLock;
 
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::args::{Colour, Globals};
 use crate::api::ApiError;
+use crate::base::Code;
 
 /// How this command speaks.
 pub(super) struct Output {
@@ -18,6 +20,8 @@ pub(super) struct Output {
     pub quiet: bool,
     /// Colours for stdout.
     pub paint: Paint,
+    /// Why a result could not be written.
+    lost: OnceLock<io::Error>,
 }
 
 impl Output {
@@ -28,7 +32,18 @@ impl Output {
             Colour::Never => false,
             Colour::Auto => wanted && io::stdout().is_terminal(),
         };
-        Self { json: globals.json, quiet: globals.quiet, paint: Paint(colour && !globals.json) }
+        Self {
+            json: globals.json,
+            quiet: globals.quiet,
+            paint: Paint(colour && !globals.json),
+            lost: OnceLock::new(),
+        }
+    }
+
+    /// One that says little.
+    #[cfg(test)]
+    pub const fn silent() -> Self {
+        Self { json: false, quiet: true, paint: Paint(false), lost: OnceLock::new() }
     }
 
     /// A result: as JSON, or as the text that `render` makes of it.
@@ -40,10 +55,44 @@ impl Output {
         }
     }
 
-    /// Text on stdout. A reader that went away is no failure.
+    /// Text on stdout. That it cannot be written is told at the [end](Output::end).
     pub fn text(&self, text: &str) {
+        self.write(text.as_bytes()).ok();
+    }
+
+    /// A piece of a result on stdout.
+    ///
+    /// # Errors
+    /// It cannot be written; whoever has more to write stops.
+    pub fn write(&self, bytes: &[u8]) -> Result<(), ApiError> {
         let mut stdout = io::stdout().lock();
-        stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).ok();
+        stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(|error| {
+            let told = unwritten(&error);
+            self.lost.set(error).ok();
+            told
+        })
+    }
+
+    /// Whether a result could not be written: nobody reads what else there is.
+    pub fn is_lost(&self) -> bool {
+        self.lost.get().is_some()
+    }
+
+    /// Tells how the command ended; its exit code. A result that did not get out is a failure; a reader that went away
+    /// knows that itself.
+    pub fn end(&self, result: Result<u8, ApiError>) -> u8 {
+        let is_all = |code: &u8| *code == 0;
+        let is_writing = |error: &ApiError| error.kind() == Code::IoFailed;
+        let lost = self.lost.get().filter(|_| result.as_ref().map_or_else(is_writing, is_all));
+        let error = match (result, lost) {
+            (_, Some(lost)) if lost.kind() == io::ErrorKind::BrokenPipe => return CLOSED_PIPE,
+            (_, Some(lost)) => unwritten(lost),
+            (Ok(code), None) => return code,
+            (Err(error), None) => error,
+        };
+        let exit = error.kind().exit();
+        self.failure(&error, exit);
+        exit
     }
 
     /// One line of JSON on stdout.
@@ -79,6 +128,49 @@ impl Output {
     fn stderr(&self, line: &str) {
         // Where stderr is closed there is no one to tell.
         writeln!(io::stderr().lock(), "{line}").ok();
+    }
+}
+
+/// What a shell reports of a program that SIGPIPE ended.
+pub(super) const CLOSED_PIPE: u8 = 141;
+
+pub(super) fn unwritten(error: &io::Error) -> ApiError {
+    ApiError::new(Code::IoFailed, format!("the result cannot be written: {error}"))
+}
+
+/// A JSON array on stdout, item by item.
+pub(super) struct Array<'a> {
+    output: &'a Output,
+    bytes: Vec<u8>,
+    is_empty: bool,
+}
+
+impl<'a> Array<'a> {
+    /// One that is begun with its first item.
+    pub fn new(output: &'a Output) -> Self {
+        Self { output, bytes: Vec::new(), is_empty: true }
+    }
+
+    /// Whether nothing was added yet.
+    pub fn is_empty(&self) -> bool {
+        self.is_empty
+    }
+
+    /// Adds items and writes them.
+    pub fn add<T: Serialize>(&mut self, items: &[T]) -> Result<(), ApiError> {
+        for item in items {
+            self.bytes.push(if std::mem::take(&mut self.is_empty) { b'[' } else { b',' });
+            serde_json::to_writer(&mut self.bytes, item).expect("results are plain data with text keys");
+        }
+        self.output.write(&self.bytes)?;
+        self.bytes.clear();
+        Ok(())
+    }
+
+    /// Closes it; `after` follows.
+    pub fn end(self, after: &str) -> Result<(), ApiError> {
+        let open = if self.is_empty { "[" } else { "" };
+        self.output.write(format!("{open}]{after}").as_bytes())
     }
 }
 

@@ -182,11 +182,10 @@ pub(super) fn missing() -> ApiError {
 
 #[cfg(test)]
 mod tests {
-    use super::super::output::Paint;
     use super::*;
     use std::os::unix::fs::PermissionsExt;
 
-    const QUIET: Output = Output { json: false, quiet: true, paint: Paint(false) };
+    static QUIET: Output = Output::silent();
 
     fn given(
         globals: Globals,

@@ -8,6 +8,7 @@ use clap::Args;
 use super::backup::absolute;
 use super::job;
 use super::output::{Paint, count, escape, span};
+use super::reference::reference;
 use super::session::Session;
 use crate::api::{ApiError, JobOutcome, JobRequest, RestoreChange, RestoreRequest, RestoreSummary};
 use crate::base::{ByteSize, Code, limit};
@@ -16,7 +17,7 @@ use crate::node::Mode;
 #[derive(Args)]
 pub(super) struct RestoreArgs {
     /// Snapshot: the beginning of its id, `latest` or `latest~N`; with :PATH, only what is there
-    #[arg(value_name = "REF[:PATH]")]
+    #[arg(value_name = "REF[:PATH]", value_parser = reference())]
     snapshot: String,
     /// Directory to restore into
     #[arg(long, value_name = "DIR")]

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::base::{ChunkId, Code, Coded, PackId};
+use crate::base::{ChunkId, Code, Coded, PackId, SnapshotId, limit};
 use crate::crypto::{KeyFileError, OpenError, SealError};
 use crate::fs::FsError;
 use crate::pack::PackError;
@@ -69,15 +69,39 @@ pub enum EngineError {
         tried: String,
     },
     /// No snapshot by that reference.
-    #[error("no snapshot matches {0:?}")]
-    SnapshotUnknown(String),
+    #[error("no snapshot matches {reference:?}{}", listed("; these are called alike:", near))]
+    SnapshotUnknown {
+        /// As given.
+        reference: String,
+        /// What is called alike.
+        near: Vec<String>,
+    },
     /// A reference that means several snapshots.
-    #[error("{reference:?} is ambiguous: {}", candidates.join(", "))]
+    #[error("{reference:?} is ambiguous, it could be{}", listed(":", candidates))]
     SnapshotAmbiguous {
         /// As given.
         reference: String,
         /// What it could mean.
         candidates: Vec<String>,
+    },
+    /// Something that is neither a file nor a directory.
+    #[error("{} is neither a file nor a directory", .0.display())]
+    NotDumpable(PathBuf),
+    /// A pattern that cannot be read.
+    #[error("{pattern:?} is not a pattern: {why}")]
+    Pattern {
+        /// As given.
+        pattern: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A snapshot that only another device's head lists.
+    #[error("snapshot {} belongs to device {device:?}; only that one can change it", .id.short())]
+    NotOwn {
+        /// Which.
+        id: SnapshotId,
+        /// Whose.
+        device: String,
     },
     /// A path that is not in the snapshot.
     #[error("{} is not in that snapshot", .0.display())]
@@ -99,6 +123,26 @@ pub enum EngineError {
     Stopped,
 }
 
+impl EngineError {
+    /// No snapshot by that reference, nor one that is called alike.
+    pub fn unknown(reference: impl Into<String>) -> Self {
+        Self::SnapshotUnknown { reference: reference.into(), near: Vec::new() }
+    }
+}
+
+/// The first lines under a heading; nothing when there are none.
+fn listed(heading: &str, lines: &[String]) -> String {
+    if lines.is_empty() {
+        return String::new();
+    }
+    let shown = lines.iter().take(limit::CANDIDATES_NAMED_MAX);
+    let mut text = shown.fold(heading.to_owned(), |text, line| format!("{text}\n  {line}"));
+    if let Some(more) = lines.len().checked_sub(limit::CANDIDATES_NAMED_MAX).filter(|more| *more > 0) {
+        text += &format!("\n  and {more} more");
+    }
+    text
+}
+
 impl Coded for EngineError {
     fn code(&self) -> Code {
         match self {
@@ -114,9 +158,11 @@ impl Coded for EngineError {
             Self::Key(e) => e.code(),
             Self::ChunkMissing(_) | Self::NoSource { .. } | Self::RecordMissing(_) => Code::ChunkNotFound,
             Self::ChunkDamaged { .. } => Code::ChunkInvalid,
-            Self::SnapshotUnknown(_) => Code::SnapshotNotFound,
+            Self::SnapshotUnknown { .. } => Code::SnapshotNotFound,
             Self::SnapshotAmbiguous { .. } => Code::SnapshotInvalid,
             Self::NotInSnapshot(_) => Code::PathNotFound,
+            Self::NotDumpable(_) | Self::Pattern { .. } => Code::UsageInvalid,
+            Self::NotOwn { .. } => Code::PermissionDenied,
             Self::TooDeep => Code::SnapshotCorrupted,
             Self::HeadsLost => Code::StorageCorrupted,
             Self::Cancelled => Code::Cancelled,
@@ -133,13 +179,16 @@ impl Coded for EngineError {
                 Some("`shadowvault repair` pulls damaged and missing data from peers".to_owned())
             }
             Self::NoSource { .. } => Some("`shadowvault peers` shows who can be reached".to_owned()),
-            Self::SnapshotUnknown(_) | Self::SnapshotAmbiguous { .. } => {
+            Self::SnapshotUnknown { .. } | Self::SnapshotAmbiguous { .. } => {
                 Some("`shadowvault snapshots` lists them; `latest` and `latest~N` work too".to_owned())
             }
             Self::HeadsLost => Some(
                 "the daemon takes them from a holder once it is connected; or `shadowvault recover` into a new directory"
                     .to_owned(),
             ),
+            Self::NotDumpable(_) => Some("`shadowvault restore` brings anything back".to_owned()),
+            Self::Pattern { .. } => Some("quote it, and write `\\*` for a star that is meant".to_owned()),
+            Self::NotOwn { .. } => Some("run this on that device".to_owned()),
             Self::NotInSnapshot(_) => Some("`shadowvault ls REF -R` lists what is there".to_owned()),
             _ => None,
         }

@@ -156,36 +156,6 @@ impl VaultView {
     }
 }
 
-/// Finds the snapshot that `reference` names: an id prefix, `latest`, `latest~N`.
-pub fn resolve<'a>(view: &'a VaultView, reference: &str) -> Result<&'a Snapshot, EngineError> {
-    let unknown = || EngineError::SnapshotUnknown(reference.chars().take(80).collect());
-    let back = match reference.strip_prefix("latest") {
-        Some("") => Some(0),
-        Some(rest) => {
-            let digits = rest.strip_prefix('~').filter(|n| n.bytes().all(|byte| byte.is_ascii_digit()));
-            Some(digits.and_then(|n| n.parse::<usize>().ok()).ok_or_else(unknown)?)
-        }
-        None => None,
-    };
-    if let Some(back) = back {
-        return view.snapshots.iter().rev().nth(back).ok_or_else(unknown);
-    }
-    if reference.len() < 4 || !reference.chars().all(|c| c.is_ascii_hexdigit()) {
-        return Err(unknown());
-    }
-    let prefix = reference.to_ascii_lowercase();
-    let matching: Vec<&Snapshot> =
-        view.snapshots.iter().filter(|snapshot| snapshot.id.to_string().starts_with(&prefix)).collect();
-    match matching.as_slice() {
-        [] => Err(unknown()),
-        [one] => Ok(one),
-        several => Err(EngineError::SnapshotAmbiguous {
-            reference: prefix,
-            candidates: several.iter().map(|snapshot| snapshot.id.short()).collect(),
-        }),
-    }
-}
-
 /// What this device's next head says: its present snapshots and `added`, and every own pack.
 pub fn next_head(
     vault: &Vault,

@@ -6,8 +6,11 @@
 mod backup;
 mod budget;
 mod copies;
+mod diff;
+mod dump;
 mod enrol;
 mod error;
+mod find;
 mod heads;
 mod holder;
 mod monitor;
@@ -16,8 +19,13 @@ mod pull;
 mod reader;
 mod rebuild;
 mod recover;
+mod reference;
 mod repair;
 mod restore;
+mod seen;
+mod stats;
+mod tag;
+mod tar;
 mod tree;
 mod vault;
 mod verify;
@@ -27,11 +35,14 @@ mod tests;
 
 pub use backup::{BackupOptions, BackupResult, backup};
 pub use copies::{CopyCounts, copy_counts, locked_copy_counts, place_packs, record_receipt};
+pub use diff::{Change, DiffTotals, Difference, SideTotals, diff};
+pub use dump::{DumpKind, dump};
 pub use enrol::{enrol_device, make_node, unlock};
 pub use error::EngineError;
+pub use find::{FindOptions, Pattern, Search};
 pub use heads::{
     HeadNews, VaultView, adopt_head, head_packs, newest_heads, next_head, publish_first_head,
-    publish_next_head, resolve,
+    publish_next_head,
 };
 pub use holder::{
     HolderError, Needs, accept_head, complete_head, forward_packs, held_packs, missing_records, store_list,
@@ -41,8 +52,11 @@ pub use monitor::{Monitor, Problem};
 pub use pull::{FetchFailure, Given, PackSource, PulledSlice, pull_pack};
 pub use rebuild::{Rebuilt, adopt_unindexed, rebuild_index, renew_snapshot_packs, verify_known_receipts};
 pub use recover::index_remote_pack;
+pub use reference::resolve;
 pub use repair::{Damage, RepairPlan, RepairResult, plan_repair, run_repair};
 pub use restore::{RestoreAction, RestoreChange, RestoreOptions, RestoreResult, restore};
-pub use tree::{TreeEntry, list};
+pub use stats::{ChunkSums, Sums, snapshot_sums, vault_sums};
+pub use tag::{Retagged, TagEdit, tag};
+pub use tree::{Spot, TreeEntry, list, locate};
 pub use vault::{Vault, VaultOptions};
 pub use verify::{SnapshotFinding, VerifyOptions, VerifyResult, verify};

@@ -52,8 +52,32 @@ impl Cursor {
 
     /// The next node.
     pub(super) fn next(&mut self, reader: &mut ChunkReader<'_>) -> Result<Option<wire::Node>, EngineError> {
+        self.fill(reader)?;
+        Ok(self.leaf.pop_front())
+    }
+
+    /// The next node, which stays.
+    pub(super) fn peek(&mut self, reader: &mut ChunkReader<'_>) -> Result<Option<&wire::Node>, EngineError> {
+        self.fill(reader)?;
+        Ok(self.leaf.front())
+    }
+
+    /// Passes over parts that both have next, unread.
+    pub(super) fn skip_common(&mut self, other: &mut Self) {
+        while self.leaf.is_empty() && other.leaf.is_empty() {
+            match (self.parts.front(), other.parts.front()) {
+                (Some(mine), Some(theirs)) if (mine.id, mine.skip) == (theirs.id, theirs.skip) => {
+                    self.parts.pop_front();
+                    other.parts.pop_front();
+                }
+                _ => return,
+            }
+        }
+    }
+
+    fn fill(&mut self, reader: &mut ChunkReader<'_>) -> Result<(), EngineError> {
         while self.leaf.is_empty() {
-            let Some(part) = self.parts.pop_front() else { return Ok(None) };
+            let Some(part) = self.parts.pop_front() else { return Ok(()) };
             match decode_tree(reader.read(Kind::Tree, part.id)?)? {
                 Tree::Leaf(nodes) => {
                     self.leaf = nodes.into();
@@ -69,7 +93,7 @@ impl Cursor {
                 }
             }
         }
-        Ok(self.leaf.pop_front())
+        Ok(())
     }
 
     /// The node called `name`. Names must be asked in ascending order; smaller ones are passed over.

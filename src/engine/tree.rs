@@ -24,7 +24,47 @@ pub struct TreeEntry {
     pub node: wire::Node,
 }
 
+/// A place in a snapshot.
+#[derive(Debug, Clone)]
+pub struct Spot {
+    /// Absolute path.
+    pub path: PathBuf,
+    found: Found,
+}
+
+impl Spot {
+    /// The record of what is there; the root has none.
+    pub fn node(&self) -> Option<&wire::Node> {
+        match &self.found {
+            Found::Root(_) => None,
+            Found::Node(node) => Some(node),
+        }
+    }
+
+    /// The tree of a directory; `None` for anything else.
+    pub(super) fn tree(&self) -> Option<ChunkId> {
+        match &self.found {
+            Found::Root(tree) => Some(*tree),
+            Found::Node(node) => tree_of(node).filter(|_| node.r#type() == NodeType::NodeDirectory),
+        }
+    }
+}
+
+/// Finds what `path` leads to in a snapshot.
+pub fn locate(
+    vault: &Vault,
+    snapshot: &Snapshot,
+    path: &Path,
+    source: Option<&dyn PackSource>,
+    monitor: &Monitor,
+) -> Result<Spot, EngineError> {
+    let mut reader = ChunkReader::new(vault, source, monitor);
+    let found = find(&mut reader, snapshot.tree, path)?;
+    Ok(Spot { path: Path::new("/").join(path), found })
+}
+
 /// What a path in a snapshot leads to.
+#[derive(Debug, Clone)]
 pub(super) enum Found {
     /// The root directory: it has a tree but no node.
     Root(ChunkId),
@@ -54,30 +94,23 @@ pub(super) fn find(reader: &mut ChunkReader<'_>, root: ChunkId, path: &Path) -> 
     Ok(found)
 }
 
-/// Lists the directory at `path` (or the single entry there); everything below it when `recursive`. Calls `each` in
-/// path order; stops when it gives `false`.
+/// Lists the directory at `spot` (or the single entry there); everything below it when `recursive`. Calls `each` in
+/// path order; stops when it gives `false`. Holds one tree chunk of each directory on the way, whatever their sizes.
 pub fn list(
     vault: &Vault,
-    snapshot: &Snapshot,
-    path: &Path,
+    spot: &Spot,
     recursive: bool,
     source: Option<&dyn PackSource>,
     monitor: &Monitor,
     mut each: impl FnMut(TreeEntry) -> bool,
 ) -> Result<(), EngineError> {
     let mut reader = ChunkReader::new(vault, source, monitor);
-    let tree = match find(&mut reader, snapshot.tree, path)? {
-        Found::Root(tree) => tree,
-        Found::Node(node) => match tree_of(&node).filter(|_| node.r#type() == NodeType::NodeDirectory) {
-            Some(tree) => tree,
-            None => {
-                each(TreeEntry { path: path.to_owned(), node: *node });
-                return Ok(());
-            }
-        },
+    let Some(tree) = spot.tree() else {
+        let node = spot.node().ok_or_else(|| EngineError::NotInSnapshot(spot.path.clone()))?;
+        each(TreeEntry { path: spot.path.clone(), node: node.clone() });
+        return Ok(());
     };
-    let base = if path.as_os_str().is_empty() { Path::new("/") } else { path };
-    let mut stack = vec![(base.to_owned(), Cursor::new(tree))];
+    let mut stack = vec![(spot.path.clone(), Cursor::new(tree))];
     while let Some((dir, cursor)) = stack.last_mut() {
         monitor.go_on()?;
         let Some(node) = cursor.next(&mut reader)? else {

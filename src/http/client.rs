@@ -20,10 +20,11 @@ use super::events;
 use super::problem;
 use super::router::{Accepted, Unlock};
 use super::socket::{Place, is_own};
+use super::stream;
 use crate::api::{
-    AddPeer, AddSchedule, ApiError, ConfigRow, EditSchedule, EntryInfo, EventStream, Health, Identity, JobId,
-    JobInfo, JobRequest, PeerInfo, Reloaded, Reply, ScheduleInfo, Service, SnapshotInfo, SnapshotQuery,
-    Status, TreeQuery,
+    AddPeer, AddSchedule, ApiError, Batches, ConfigRow, DiffItem, DiffQuery, Dump, EditSchedule, EntryInfo,
+    EventStream, FindQuery, Found, Health, Identity, JobId, JobInfo, JobRequest, PeerInfo, Reloaded, Reply,
+    ScheduleInfo, Service, SnapshotInfo, SnapshotQuery, Stats, Status, TagRequest, Tagged, TreeQuery,
 };
 use crate::base::{Code, limit};
 
@@ -115,10 +116,49 @@ impl Client {
         target: &str,
         body: Bytes,
     ) -> Result<(Response<Incoming>, Driver), ApiError> {
+        self.send_for("*/*", method, target, body).await
+    }
+
+    /// Asks for an answer of type `kind` that comes in pieces, however long they take; it begins within `within`.
+    async fn stream(
+        &self,
+        kind: &'static str,
+        (method, target, body): (Method, &str, Bytes),
+        within: Duration,
+    ) -> Result<(Response<Incoming>, Driver), ApiError> {
+        let opened = tokio::time::timeout(within, self.send_for(kind, method, target, body));
+        let (response, driver) = opened.await.map_err(|_| silent(within))??;
+        let status = response.status();
+        if status.is_success() {
+            return Ok((response, driver));
+        }
+        let body = Limited::new(response.into_body(), limit::HTTP_ANSWER_BYTES_MAX).collect().await;
+        Err(problem::read(status, &body.map(|body| body.to_bytes()).unwrap_or_default()))
+    }
+
+    async fn lines<T: DeserializeOwned + Send + 'static>(
+        &self,
+        method: Method,
+        target: &str,
+        body: Bytes,
+    ) -> Result<Batches<T>, ApiError> {
+        let request = (method, target, body);
+        let (response, driver) = self.stream(stream::LINES, request, limit::HTTP_LONG_CALL).await?;
+        Ok(stream::read_list(response.into_body(), driver))
+    }
+
+    async fn send_for(
+        &self,
+        kind: &'static str,
+        method: Method,
+        target: &str,
+        body: Bytes,
+    ) -> Result<(Response<Incoming>, Driver), ApiError> {
         let stream = self.dial().await?;
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
         let mut request = Request::builder().method(method).uri(target).header(header::HOST, "localhost");
+        request = request.header(header::ACCEPT, kind);
         if !body.is_empty() {
             request = request.header(header::CONTENT_TYPE, "application/json");
         }
@@ -184,15 +224,46 @@ impl Service for Client {
         Box::pin(async move { self.get(&target.0, limit::HTTP_LONG_CALL).await })
     }
 
-    fn list(&self, query: TreeQuery) -> Reply<'_, Vec<EntryInfo>> {
-        let (id, path) = match query.snapshot.split_once(':') {
-            Some((id, path)) => (id, Some(path)),
-            None => (query.snapshot.as_str(), None),
-        };
-        let mut target = Target::new(&format!("/api/v1/snapshots/{}/tree", escape(id)));
-        target.add("path", path);
+    fn list(&self, query: TreeQuery) -> Reply<'_, Batches<EntryInfo>> {
+        let mut target = placed(&query.snapshot, "tree");
         target.add("recursive", query.recursive.then_some("true"));
-        Box::pin(async move { self.get(&target.0, limit::HTTP_LONG_CALL).await })
+        Box::pin(async move { self.lines(Method::GET, &target.0, Bytes::new()).await })
+    }
+
+    fn find(&self, query: FindQuery) -> Reply<'_, Batches<Found>> {
+        let body = serde_json::to_vec(&query).expect("plain data");
+        Box::pin(async move { self.lines(Method::POST, "/api/v1/find", body.into()).await })
+    }
+
+    fn diff(&self, query: DiffQuery) -> Reply<'_, Batches<DiffItem>> {
+        let mut target = Target::new("/api/v1/diff");
+        target.add("from", Some(&query.from));
+        target.add("to", Some(&query.to));
+        target.add("metadata", query.metadata.then_some("true"));
+        Box::pin(async move { self.lines(Method::GET, &target.0, Bytes::new()).await })
+    }
+
+    fn dump(&self, reference: String) -> Reply<'_, Dump> {
+        let target = placed(&reference, "dump");
+        Box::pin(async move {
+            let request = (Method::GET, target.0.as_str(), Bytes::new());
+            let (response, driver) = self.stream(stream::PARTS, request, limit::HTTP_LONG_CALL).await?;
+            let (head, body) = response.into_parts();
+            stream::read_dump(&head.headers, body, driver)
+        })
+    }
+
+    fn stats(&self, reference: Option<String>) -> Reply<'_, Stats> {
+        let target = match reference {
+            Some(reference) => format!("/api/v1/snapshots/{}/stats", escape(&reference)),
+            None => "/api/v1/stats".to_owned(),
+        };
+        // Of a large snapshot every tree is read.
+        Box::pin(async move { self.get(&target, limit::HTTP_COUNT_CALL).await })
+    }
+
+    fn tag(&self, request: TagRequest) -> Reply<'_, Vec<Tagged>> {
+        Box::pin(async move { self.post("/api/v1/tags", &request, limit::HTTP_LONG_CALL).await })
     }
 
     fn start(&self, request: JobRequest) -> Reply<'_, JobId> {
@@ -228,15 +299,9 @@ impl Service for Client {
         let since = since.map(|id| id.to_string());
         target.add("since", since.as_deref());
         Box::pin(async move {
-            let opened = self.send(Method::GET, &target.0, Bytes::new());
-            let (response, driver) = tokio::time::timeout(limit::HTTP_SHORT_CALL, opened)
-                .await
-                .map_err(|_| silent(limit::HTTP_SHORT_CALL))??;
-            let status = response.status();
-            if !status.is_success() {
-                let body = Limited::new(response.into_body(), limit::HTTP_ANSWER_BYTES_MAX).collect().await;
-                return Err(problem::read(status, &body.map(|body| body.to_bytes()).unwrap_or_default()));
-            }
+            let request = (Method::GET, target.0.as_str(), Bytes::new());
+            let (response, driver) =
+                self.stream("text/event-stream", request, limit::HTTP_SHORT_CALL).await?;
             Ok(events::read(response.into_body(), driver))
         })
     }
@@ -295,6 +360,17 @@ impl Service for Client {
             async move { self.post("/api/v1/unlock", &Unlock { passphrase }, limit::HTTP_LONG_CALL).await },
         )
     }
+}
+
+/// The route of `what` in the snapshot of a reference, with its path as query.
+fn placed(reference: &str, what: &str) -> Target {
+    let (id, path) = match reference.split_once(':') {
+        Some((id, path)) => (id, Some(path)),
+        None => (reference, None),
+    };
+    let mut target = Target::new(&format!("/api/v1/snapshots/{}/{what}", escape(id)));
+    target.add("path", path);
+    target
 }
 
 /// A path with a query that grows.

@@ -15,6 +15,7 @@ mod guard;
 mod problem;
 mod router;
 mod socket;
+mod stream;
 mod tcp;
 #[cfg(test)]
 mod tests;

@@ -14,10 +14,11 @@ use tokio::sync::Mutex;
 
 use super::extract::{Body, Named, Params};
 use super::problem::{Problem, reply};
+use super::stream;
 use super::tcp::Slot;
 use crate::api::{
-    AddPeer, AddSchedule, ApiError, BackupRequest, EditSchedule, Health, JobId, JobRequest, RepairRequest,
-    RestoreRequest, Service, SnapshotQuery, TreeQuery, VerifyRequest,
+    AddPeer, AddSchedule, ApiError, BackupRequest, DiffQuery, EditSchedule, FindQuery, Health, JobId,
+    JobRequest, RepairRequest, RestoreRequest, Service, SnapshotQuery, TagRequest, TreeQuery, VerifyRequest,
 };
 use crate::base::{Code, limit};
 
@@ -55,6 +56,13 @@ struct TreePlace {
     recursive: bool,
 }
 
+/// The query of a dump.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Place {
+    path: String,
+}
+
 /// Where an event stream is taken up.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -86,6 +94,12 @@ pub(super) fn router(service: Arc<dyn Service>) -> Router {
         .route("/snapshots", get(snapshots))
         .route("/snapshots/create", post(backup))
         .route("/snapshots/{id}/tree", get(tree))
+        .route("/snapshots/{id}/dump", get(dump))
+        .route("/snapshots/{id}/stats", get(snapshot_stats))
+        .route("/find", post(find))
+        .route("/diff", get(diff))
+        .route("/stats", get(stats))
+        .route("/tags", post(tag))
         .route("/snapshots/{id}/verify", post(verify_one))
         .route("/backup", post(backup))
         .route("/restore", post(restore))
@@ -155,10 +169,48 @@ async fn snapshots(State(node): Node, Params(query): Params<SnapshotQuery>) -> R
     reply(StatusCode::OK, node.service.snapshots(query).await)
 }
 
-async fn tree(State(node): Node, Named(id): Named<String>, Params(place): Params<TreePlace>) -> Response {
-    let snapshot = if place.path.is_empty() { id } else { format!("{id}:{}", place.path) };
-    let query = TreeQuery { snapshot, recursive: place.recursive };
-    reply(StatusCode::OK, node.service.list(query).await)
+/// `ID` and a path as one reference; the path is as in `REF:PATH`, so one that begins with `:` is percent-encoded.
+fn reference(id: String, path: &str) -> String {
+    if path.is_empty() { id } else { format!("{id}:{path}") }
+}
+
+async fn tree(
+    State(node): Node,
+    headers: HeaderMap,
+    Named(id): Named<String>,
+    Params(place): Params<TreePlace>,
+) -> Response {
+    let query = TreeQuery { snapshot: reference(id, &place.path), recursive: place.recursive };
+    stream::list(&headers, node.service.list(query).await)
+}
+
+async fn dump(
+    State(node): Node,
+    headers: HeaderMap,
+    Named(id): Named<String>,
+    Params(place): Params<Place>,
+) -> Response {
+    stream::dump(&headers, node.service.dump(reference(id, &place.path)).await)
+}
+
+async fn find(State(node): Node, headers: HeaderMap, Body(query): Body<FindQuery>) -> Response {
+    stream::list(&headers, node.service.find(query).await)
+}
+
+async fn diff(State(node): Node, headers: HeaderMap, Params(query): Params<DiffQuery>) -> Response {
+    stream::list(&headers, node.service.diff(query).await)
+}
+
+async fn stats(State(node): Node) -> Response {
+    reply(StatusCode::OK, node.service.stats(None).await)
+}
+
+async fn snapshot_stats(State(node): Node, Named(id): Named<String>) -> Response {
+    reply(StatusCode::OK, node.service.stats(Some(id)).await)
+}
+
+async fn tag(State(node): Node, Body(request): Body<TagRequest>) -> Response {
+    reply(StatusCode::OK, node.service.tag(request).await)
 }
 
 async fn backup(State(node): Node, headers: HeaderMap, Body(request): Body<BackupRequest>) -> Answer {

@@ -1,7 +1,7 @@
 //! The control socket: where it is bound, who may speak on it, how many at a time.
 
 use std::fs::{self, DirBuilder, File};
-use std::future::Future;
+use std::future::{Future, IntoFuture};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 
 use super::router::router;
 use crate::api::{ApiError, Service};
@@ -66,16 +67,33 @@ pub fn bind(path: &Path) -> Result<UnixListener, ApiError> {
     Ok(listener)
 }
 
-/// Serves the API on `listener` until `shutdown` ends; then finishes the requests that are under way.
+/// Serves the API on `listener` until `shutdown` ends; then finishes the requests that are under way, if their readers
+/// take the answers within `limit::HTTP_LAST_ANSWERS`: one that pauses (a pager) must not keep the node from ending.
 ///
-/// The caller bounds that wait, and removes the socket file.
+/// The caller removes the socket file.
 pub async fn serve(
     listener: UnixListener,
     service: Arc<dyn Service>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
     let gate = Gate { listener, places: Arc::new(Semaphore::new(limit::HTTP_CONNECTIONS_MAX)) };
-    axum::serve(gate, router(service)).with_graceful_shutdown(shutdown).await
+    let stopping = CancellationToken::new();
+    let stopped = stopping.clone();
+    let shutdown = async move {
+        shutdown.await;
+        stopped.cancel();
+    };
+    let serving = axum::serve(gate, router(service)).with_graceful_shutdown(shutdown).into_future();
+    tokio::select! {
+        ended = serving => ended,
+        () = async {
+            stopping.cancelled().await;
+            tokio::time::sleep(limit::HTTP_LAST_ANSWERS).await;
+        } => {
+            tracing::info!(target: "http", "answers whose readers pause are cut off");
+            Ok(())
+        }
+    }
 }
 
 fn parent(path: &Path) -> &Path {

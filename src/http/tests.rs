@@ -5,7 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use futures::StreamExt;
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -13,11 +14,12 @@ use tokio::sync::oneshot;
 
 use super::{Client, bind, serve};
 use crate::api::{
-    AddPeer, AddSchedule, ApiError, BackupRequest, ConfigRow, EditSchedule, EntryInfo, Event, EventStream,
-    Happening, Health, Identity, JobId, JobInfo, JobKind, JobOutcome, JobRequest, JobState, PathProblem,
-    PeerInfo, Progress, Reloaded, RepairReport, RepairRequest, Reply, RestoreRequest, ScheduleInfo,
-    ScheduleSource, Service, SnapshotInfo, SnapshotQuery, Status, StorageStatus, TreeQuery, Verdict,
-    VerifyAllReport, VerifyOutcomeShape, VerifyReport, VerifyRequest, VerifySnapshotReport,
+    AddPeer, AddSchedule, ApiError, BackupRequest, Batches, ConfigRow, DiffChange, DiffItem, DiffQuery,
+    DiffSide, DiffStatistics, Dump, EditSchedule, EntryInfo, Event, EventStream, FindQuery, Found, Happening,
+    Health, Identity, JobId, JobInfo, JobKind, JobOutcome, JobRequest, JobState, PathProblem, PeerInfo,
+    Progress, Reloaded, RepairReport, RepairRequest, Reply, RestoreRequest, ScheduleInfo, ScheduleSource,
+    Service, SnapshotInfo, SnapshotQuery, Stats, Status, StorageStatus, TagRequest, Tagged, TreeQuery,
+    Verdict, VerifyAllReport, VerifyOutcomeShape, VerifyReport, VerifyRequest, VerifySnapshotReport,
 };
 use crate::base::{ChunkId, Code, PackId, PeerId, SnapshotId, limit};
 
@@ -144,6 +146,51 @@ fn event_list() -> Vec<Event> {
     ]
 }
 
+type Stream<T> = std::pin::Pin<Box<dyn futures::Stream<Item = Result<T, ApiError>> + Send>>;
+
+fn stream_of<T: Send + 'static>(
+    items: impl IntoIterator<Item = Result<T, ApiError>, IntoIter: Send + 'static>,
+) -> Stream<T> {
+    Box::pin(futures::stream::iter(items))
+}
+
+fn gone() -> ApiError {
+    ApiError::new(Code::ChunkNotFound, "chunk is gone").with_hint("repair")
+}
+
+fn entry(path: &str) -> EntryInfo {
+    EntryInfo {
+        path: path.into(),
+        path_encoded: None,
+        kind: "file".into(),
+        mode: 0o644,
+        uid: 1,
+        gid: 2,
+        user: "u".into(),
+        group: "g".into(),
+        size: 3,
+        mtime: "t".into(),
+        target: None,
+    }
+}
+
+fn diff_items() -> Vec<DiffItem> {
+    let change = DiffChange { path: "/a".into(), path_encoded: None, modifier: "+".into() };
+    let counted = DiffStatistics {
+        source_snapshot: SnapshotId::new([2; 32]),
+        target_snapshot: SnapshotId::new([3; 32]),
+        changed_files: 0,
+        added: DiffSide { files: 1, ..DiffSide::default() },
+        removed: DiffSide::default(),
+    };
+    vec![DiffItem::Change(change), DiffItem::Statistics(counted)]
+}
+
+/// With an empty one: it must not look like the end.
+fn dump_parts() -> Vec<Bytes> {
+    vec![Bytes::from_static(b"abc"), Bytes::new(), Bytes::from(vec![b'x'; 200_000])]
+}
+
 impl Service for Fake {
     fn identity(&self) -> Reply<'_, Identity> {
         self.note("identity".into(), Ok(identity()))
@@ -168,8 +215,33 @@ impl Service for Fake {
     fn snapshots(&self, query: SnapshotQuery) -> Reply<'_, Vec<SnapshotInfo>> {
         self.note(format!("{query:?}"), Ok(vec![]))
     }
-    fn list(&self, query: TreeQuery) -> Reply<'_, Vec<EntryInfo>> {
-        self.note(format!("{query:?}"), Ok(vec![]))
+    fn list(&self, query: TreeQuery) -> Reply<'_, Batches<EntryInfo>> {
+        let end = query.snapshot.starts_with("bad").then(|| Err(gone()));
+        let batches = [Ok(vec![entry("/a"), entry("/b\n\u{1b}")]), Ok(vec![entry("/c")])];
+        self.note(format!("{query:?}"), Ok(stream_of(batches.into_iter().chain(end))))
+    }
+    fn find(&self, query: FindQuery) -> Reply<'_, Batches<Found>> {
+        let found =
+            Found { snapshot: SnapshotId::new([2; 32]), time: "t".into(), entry: entry(&query.pattern) };
+        self.note(format!("{query:?}"), Ok(stream_of([Ok(vec![found])])))
+    }
+    fn diff(&self, query: DiffQuery) -> Reply<'_, Batches<DiffItem>> {
+        self.note(format!("{query:?}"), Ok(stream_of([Ok(diff_items())])))
+    }
+    fn dump(&self, reference: String) -> Reply<'_, Dump> {
+        let end = reference.starts_with("bad").then(|| Err(gone()));
+        let archive = reference.ends_with("dir");
+        let parts = dump_parts().into_iter().map(Ok).chain(end);
+        let bytes = (!archive).then_some(200_003);
+        self.note(format!("dump {reference}"), Ok(Dump { archive, bytes, parts: stream_of(parts) }))
+    }
+    fn stats(&self, reference: Option<String>) -> Reply<'_, Stats> {
+        self.note(format!("stats {reference:?}"), Ok(Stats { total_size: 7, ..Stats::default() }))
+    }
+    fn tag(&self, request: TagRequest) -> Reply<'_, Vec<Tagged>> {
+        let id = SnapshotId::new([2; 32]);
+        let tagged = Tagged { snapshot_id: id, old_snapshot_id: id, tags: request.add.clone() };
+        self.note(format!("{request:?}"), Ok(vec![tagged]))
     }
     fn start(&self, request: JobRequest) -> Reply<'_, JobId> {
         let mut next = self.next_job.lock().unwrap();
@@ -283,9 +355,10 @@ fn every_call_of_the_client_reaches_the_service_unchanged() {
         };
         client.snapshots(query.clone()).await.unwrap();
         let tree = TreeQuery { snapshot: "latest~2:/a/b: c%20".into(), recursive: true };
-        client.list(tree.clone()).await.unwrap();
+        let listed = client.list(tree.clone()).await.unwrap().try_concat().await.unwrap();
+        assert_eq!(listed, [entry("/a"), entry("/b\n\u{1b}"), entry("/c")]);
         let plain = TreeQuery { snapshot: "abcd".into(), recursive: false };
-        client.list(plain.clone()).await.unwrap();
+        drop(client.list(plain.clone()).await.unwrap());
         assert_eq!(fake.asked(), [format!("{query:?}"), format!("{tree:?}"), format!("{plain:?}")]);
 
         let requests = [
@@ -316,6 +389,74 @@ fn every_call_of_the_client_reaches_the_service_unchanged() {
         assert_eq!(client.metrics_summary().await.unwrap()["a{b=\"c\"}"], 1.5);
         assert_eq!(client.config().await.unwrap()[0].key, "listen_port");
         assert_eq!(client.reload().await.unwrap().changed, ["replication.copies"]);
+    });
+}
+
+#[test]
+fn long_answers_come_in_pieces_through_the_client() {
+    served(|fake, socket| async move {
+        let client = Client::connect(&socket).await.unwrap();
+        let snapshots = vec!["a".into(), "b".into()];
+        let query = FindQuery { pattern: "*.ü".into(), snapshots, ..FindQuery::default() };
+        let found = client.find(query.clone()).await.unwrap().try_concat().await.unwrap();
+        assert_eq!(found[0].entry, entry("*.ü"));
+        let diff = DiffQuery { from: "a:/x y".into(), to: "b::/%FF".into(), metadata: true };
+        let items = client.diff(diff.clone()).await.unwrap().try_concat().await.unwrap();
+        assert_eq!(items, diff_items());
+        for (reference, archive) in [("latest:/a file", false), ("latest::/%FF/dir", true)] {
+            let dump = client.dump(reference.into()).await.unwrap();
+            assert_eq!((dump.archive, dump.bytes), (archive, (!archive).then_some(200_003)));
+            let parts: Vec<Bytes> = dump.parts.try_collect().await.unwrap();
+            assert!(parts.concat() == dump_parts().concat());
+        }
+        assert_eq!(client.stats(Some("ab".into())).await.unwrap().total_size, 7);
+        assert_eq!(client.stats(None).await.unwrap().total_size, 7);
+        let tags = TagRequest { snapshots: vec!["a".into()], add: vec!["x".into()], ..TagRequest::default() };
+        assert_eq!(client.tag(tags.clone()).await.unwrap()[0].tags, ["x"]);
+        let dumps = ["dump latest:/a file", "dump latest::/%FF/dir"].map(str::to_owned);
+        let asked = [format!("{query:?}"), format!("{diff:?}")].into_iter().chain(dumps);
+        let rest = ["stats Some(\"ab\")".to_owned(), "stats None".to_owned(), format!("{tags:?}")];
+        assert_eq!(fake.asked(), asked.chain(rest).collect::<Vec<_>>());
+    });
+}
+
+/// What is not whole must not look whole: to this program by an error with its code, to others by a body without end.
+#[test]
+fn an_answer_that_breaks_off_never_ends_cleanly() {
+    served(|_, socket| async move {
+        let client = Client::connect(&socket).await.unwrap();
+        let bad = TreeQuery { snapshot: "bad".into(), recursive: false };
+        let mut entries = client.list(bad).await.unwrap();
+        let mut found = Vec::new();
+        let error = loop {
+            match entries.try_next().await {
+                Ok(batch) => found.extend(batch.expect("an error comes first")),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!((found.len(), error), (3, gone()));
+        let dump = client.dump("bad:/a".into()).await.unwrap();
+        let parts: Vec<Result<Bytes, ApiError>> = dump.parts.collect().await;
+        assert_eq!(parts.last().unwrap().as_ref().unwrap_err(), &gone());
+
+        let table = [
+            ("ab/tree", true),
+            ("bad/tree", false),
+            ("ab/dump?path=/dir", true),
+            ("bad/dump?path=/dir", false),
+        ];
+        for (target, is_whole) in table {
+            let mut stream = UnixStream::connect(&socket).await.unwrap();
+            let head = format!("GET /api/v1/snapshots/{target} HTTP/1.1\r\nHost: x\r\n");
+            stream.write_all(format!("{head}Connection: close\r\n\r\n").as_bytes()).await.unwrap();
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer).await.ok();
+            assert_eq!(answer.ends_with(b"\r\n0\r\n\r\n"), is_whole, "{target}");
+        }
+        let (head, _) = send(&socket, "GET", "/api/v1/snapshots/ab/dump?path=/a", "").await;
+        assert!(head.contains("content-length: 200003") && head.contains("octet-stream"), "{head}");
+        let (_, body) = send(&socket, "GET", "/api/v1/stats", "").await;
+        assert_eq!(body["total_size"], 7);
     });
 }
 

@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use zeroize::Zeroizing;
@@ -59,6 +59,10 @@ pub(super) struct Core {
     pub(super) jobs: Jobs,
     pub(super) events: Arc<Events>,
     pub(super) resources: Resources,
+    /// Places for listings, searches and comparisons.
+    pub(super) readings: Arc<Semaphore>,
+    /// Places for dumps.
+    pub(super) dumps: Arc<Semaphore>,
     pub(super) hooks: Hooks,
     pub(super) looks: Looks,
     pub(super) schedule: Schedule,
@@ -120,6 +124,8 @@ impl Core {
             misbehaved: Mutex::default(),
             events: Arc::new(Events::new(SystemClock.now())),
             resources: Resources::new(settings.storage.memory_limit),
+            readings: Arc::new(Semaphore::new(limit::READINGS_MAX)),
+            dumps: Arc::new(Semaphore::new(limit::DUMPS_MAX)),
             hooks: Hooks::default(),
             looks: Looks::default(),
             schedule: Schedule::default(),

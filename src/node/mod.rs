@@ -3,12 +3,14 @@
 //! Owns every task that runs beside a request, and ends them within `limit::SHUTDOWN`. The engine knows nothing of the
 //! network and the network nothing of vaults; here packs pulled by one are handed to the other.
 
+mod browse;
 mod core;
 mod door;
 mod ending;
 mod error;
 mod events;
 mod exposition;
+mod flow;
 mod holding;
 mod jobs;
 mod owning;

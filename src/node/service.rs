@@ -6,16 +6,15 @@ use std::sync::Arc;
 use super::core::Core;
 use super::error::failed;
 use super::source::Mesh;
-use super::work::split_reference;
-use super::{Node, exposition, reload, schedule, status};
+use super::{Node, browse, exposition, reload, schedule, status};
 use crate::api::{
-    AddPeer, AddSchedule, ApiError, ConfigRow, EditSchedule, EntryInfo, EventStream, Health, Identity, JobId,
-    JobInfo, JobRequest, PeerInfo, Reloaded, Reply, ScheduleInfo, Service, SnapshotInfo, SnapshotQuery,
-    Status, TreeQuery,
+    AddPeer, AddSchedule, ApiError, Batches, ConfigRow, DiffItem, DiffQuery, Dump, EditSchedule, EntryInfo,
+    EventStream, FindQuery, Found, Health, Identity, JobId, JobInfo, JobRequest, PeerInfo, Reloaded, Reply,
+    ScheduleInfo, Service, SnapshotInfo, SnapshotQuery, Stats, Status, TagRequest, Tagged, TreeQuery,
 };
 use crate::base::{Code, PeerId};
 use crate::crypto::Passphrase;
-use crate::engine::{self, Monitor, PackSource, VaultView};
+use crate::engine::VaultView;
 use crate::net::parse_peer_address;
 use crate::store::PeerEntry;
 
@@ -52,23 +51,28 @@ impl Service for Node {
         }))
     }
 
-    fn list(&self, query: TreeQuery) -> Reply<'_, Vec<EntryInfo>> {
-        let source = self.core.source();
-        Box::pin(self.core.blocking(move |core| {
-            let vault = core.vault()?;
-            let view = VaultView::load(&vault).map_err(failed)?;
-            let (reference, path) = split_reference(&query.snapshot);
-            let snapshot = engine::resolve(&view, reference).map_err(failed)?;
-            let mut entries = Vec::new();
-            let source = source.as_ref().map(|source| source as &dyn PackSource);
-            let monitor = Monitor::default();
-            engine::list(&vault, snapshot, &path, query.recursive, source, &monitor, |entry| {
-                entries.push(status::entry(entry));
-                true
-            })
-            .map_err(failed)?;
-            Ok(entries)
-        }))
+    fn list(&self, query: TreeQuery) -> Reply<'_, Batches<EntryInfo>> {
+        Box::pin(browse::list(&self.core, query))
+    }
+
+    fn find(&self, query: FindQuery) -> Reply<'_, Batches<Found>> {
+        Box::pin(browse::find(&self.core, query))
+    }
+
+    fn diff(&self, query: DiffQuery) -> Reply<'_, Batches<DiffItem>> {
+        Box::pin(browse::diff(&self.core, query))
+    }
+
+    fn dump(&self, reference: String) -> Reply<'_, Dump> {
+        Box::pin(browse::dump(&self.core, reference))
+    }
+
+    fn stats(&self, reference: Option<String>) -> Reply<'_, Stats> {
+        Box::pin(browse::stats(&self.core, reference))
+    }
+
+    fn tag(&self, request: TagRequest) -> Reply<'_, Vec<Tagged>> {
+        Box::pin(browse::tag(&self.core, request))
     }
 
     fn start(&self, request: JobRequest) -> Reply<'_, JobId> {

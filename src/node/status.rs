@@ -14,7 +14,7 @@ use crate::api::{
     ApiError, EntryInfo, Health, Identity, PeerInfo, SnapshotInfo, SnapshotQuery, Status, StorageStatus,
     Verdict,
 };
-use crate::base::{ByteSize, ChunkId, Code, Moment, PeerId, SnapshotId, limit};
+use crate::base::{ByteSize, ChunkId, Code, Moment, PeerId, SnapshotId, encode_path, limit};
 use crate::engine::{self, CopyCounts, TreeEntry, Vault, VaultView};
 use crate::net::Net;
 use crate::snapshot::Snapshot;
@@ -311,16 +311,22 @@ pub(super) fn snapshots(
 ) -> Result<Vec<SnapshotInfo>, ApiError> {
     let copies = engine::copy_counts(vault, view).map_err(failed)?;
     let wanted = vault.options().copies;
-    let all = view.snapshots.iter().map(|snapshot| info(view, &copies, wanted, snapshot));
-    let mut chosen: Vec<SnapshotInfo> = all
-        .filter(|s| query.host.as_ref().is_none_or(|host| *host == s.hostname))
-        .filter(|s| query.tag.as_ref().is_none_or(|tag| s.tags.contains(tag)))
-        .filter(|s| query.path.as_ref().is_none_or(|path| s.paths.contains(path)))
-        .collect();
+    let asked_for = view.snapshots.iter().filter(|snapshot| is_asked_for(query, snapshot));
+    let mut chosen: Vec<SnapshotInfo> =
+        asked_for.map(|snapshot| info(view, &copies, wanted, snapshot)).collect();
     if let Some(latest) = query.latest {
         chosen.drain(..chosen.len().saturating_sub(latest));
     }
     Ok(chosen)
+}
+
+/// Whether a snapshot is of the host, with the tag and of the path that a query names.
+pub(super) fn is_asked_for(query: &SnapshotQuery, snapshot: &Snapshot) -> bool {
+    let info = &snapshot.info;
+    let is_path = |path: &String| info.paths.iter().any(|one| String::from_utf8_lossy(one) == *path);
+    query.host.as_ref().is_none_or(|host| *host == info.hostname)
+        && query.tag.as_ref().is_none_or(|tag| info.tags.contains(tag))
+        && query.path.as_ref().is_none_or(is_path)
 }
 
 fn info(view: &VaultView, copies: &CopyCounts, wanted: u32, snapshot: &Snapshot) -> SnapshotInfo {
@@ -339,6 +345,7 @@ fn info(view: &VaultView, copies: &CopyCounts, wanted: u32, snapshot: &Snapshot)
         copies_wanted: wanted,
         complete: snapshot.is_complete(),
         device: view.device_name(snapshot.device),
+        original: snapshot.original,
     }
 }
 
@@ -358,6 +365,7 @@ pub(super) fn entry(entry: TreeEntry) -> EntryInfo {
     let is_link = node.r#type() == NodeType::NodeSymlink;
     EntryInfo {
         path: entry.path.to_string_lossy().into_owned(),
+        path_encoded: encode_path(&entry.path),
         kind: kind.to_owned(),
         mode: node.mode,
         uid: node.uid,

@@ -66,6 +66,8 @@ pub struct Snapshot {
     pub unreadable: Option<ChunkId>,
     /// Chunk with the paths when they do not fit `info`.
     pub paths_list: Option<ChunkId>,
+    /// The record as the backup wrote it, when this one stands in its place with other tags.
+    pub original: Option<SnapshotId>,
     /// Paths, host, tags, counts.
     pub info: wire::Snapshot,
 }
@@ -159,6 +161,7 @@ fn convert(id: SnapshotId, info: wire::Snapshot) -> Option<Snapshot> {
         parent: optional(&info.parent)?,
         unreadable: optional(&info.unreadable)?,
         paths_list: optional(&info.paths_list)?,
+        original: optional(&info.original)?,
         info,
     })
 }

@@ -465,6 +465,28 @@ impl Store {
         })
     }
 
+    /// Calls `each` for every chunk; stops when it gives `false`. Reads the whole chunk table.
+    pub fn for_each_chunk(
+        &self,
+        mut each: impl FnMut(ChunkId, ChunkPlace) -> bool,
+    ) -> Result<(), StoreError> {
+        self.index.read(|tx| {
+            for row in tx.open_table(CHUNKS).map_err(wrong)?.iter().map_err(wrong)? {
+                let (id, place) = row.map_err(wrong)?;
+                let place = ChunkPlace::decode(place.value()).ok_or_else(|| damaged("chunks"))?;
+                if !each(ChunkId::new(*id.value()), place) {
+                    break;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Length of the index's file in bytes.
+    pub fn index_bytes(&self) -> u64 {
+        std::fs::metadata(self.dir().join(super::INDEX)).map_or(0, |file| file.len())
+    }
+
     /// Chunks that the index places in one pack. Reads the whole chunk table: for damaged packs only.
     pub fn chunks_in(&self, packs: &HashSet<PackNumber>) -> Result<Vec<(ChunkId, ChunkPlace)>, StoreError> {
         self.index.read(|tx| {

@@ -330,6 +330,9 @@ pub struct Snapshot {
     pub paths_list: ::prost::alloc::vec::Vec<u8>,
     #[prost(string, tag = "14")]
     pub program: ::prost::alloc::string::String,
+    /// SnapshotId of the record that this one replaces with other tags, or empty
+    #[prost(bytes = "vec", tag = "15")]
+    pub original: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PathList {

@@ -8,6 +8,7 @@ mod mesh;
 mod node;
 mod ports;
 mod progress;
+mod reading;
 mod rebuild;
 mod recovery;
 mod refusal;

@@ -80,6 +80,17 @@ fn sparse(path: &Path) {
     file.write_all_at(b"end", (8 << 20) - 3).expect("bytes");
 }
 
+/// Gives a file, whose holes were written as zeros, those of the original back.
+pub fn punch(path: &Path, original: &Path) {
+    let done = Command::new("fallocate").arg("--dig-holes").arg(path).status();
+    if !done.is_ok_and(|status| status.success()) {
+        eprintln!("fallocate is not installed; the holes of {} are taken over", path.display());
+        fs::copy(original, path).expect("a copy");
+    }
+    let there = fs::metadata(original).expect("the original");
+    age(path, there.mtime(), there.mtime_nsec());
+}
+
 /// Everything about one entry that must come back.
 #[derive(Debug, PartialEq, Eq)]
 struct Facts {

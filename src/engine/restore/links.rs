@@ -188,7 +188,7 @@ fn make(root: &Arc<TargetDir>, later: Vec<LaterLink<'_>>, shared: &Shared<'_>) -
 }
 
 /// What two names of one file have in common.
-fn content_hash(node: &wire::Node) -> blake3::Hash {
+pub(in crate::engine) fn content_hash(node: &wire::Node) -> blake3::Hash {
     let content = wire::Node {
         r#type: node.r#type,
         size: node.size,

@@ -20,6 +20,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::{Receiver, bounded};
 
+pub(super) use links::content_hash;
+
 use super::budget::restore_workers;
 use super::error::EngineError;
 use super::monitor::Monitor;

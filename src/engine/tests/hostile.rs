@@ -9,7 +9,7 @@ use super::fixture::{Fixture, noise, watched};
 use super::tree_of::tree_without;
 use crate::base::{ChunkId, Epoch, Moment, limit};
 use crate::crypto::{Kind, Sealer};
-use crate::engine::{Monitor, Problem, RestoreOptions, RestoreResult, list, restore};
+use crate::engine::{Monitor, Problem, RestoreOptions, RestoreResult, dump, list, locate, restore};
 use crate::fs::Overwrite;
 use crate::pack::PackBuilder;
 use crate::snapshot::{Snapshot, open_record, seal_record};
@@ -99,7 +99,9 @@ impl Forge {
         let result = restore(&self.fixture.vault, &snapshot, &options, None, &monitor).unwrap();
         assert_eq!(before, outside(self.fixture.dir.path()));
         // Listing meets the same trees.
-        let _ = list(&self.fixture.vault, &snapshot, Path::new("/"), true, None, &monitor, |_| true);
+        let spot = locate(&self.fixture.vault, &snapshot, Path::new("/"), None, &monitor).unwrap();
+        let _ = list(&self.fixture.vault, &spot, true, None, &monitor, |_| true);
+        let _ = dump(&self.fixture.vault, &spot, None, &monitor, |_| true);
         (target, result, monitor.problems().1)
     }
 }

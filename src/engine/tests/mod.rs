@@ -9,6 +9,7 @@ mod heads;
 mod healing;
 mod history;
 mod hostile;
+mod reading;
 mod rebuilding;
 mod restoring;
 mod round_trip;

@@ -4,7 +4,6 @@ mod backup;
 mod restore;
 mod verify;
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::core::{Core, log_failure};
@@ -12,6 +11,8 @@ use super::jobs::Ended;
 use super::owning::index_listed;
 use crate::api::JobRequest;
 use crate::engine::Monitor;
+
+pub(super) use crate::base::split_reference;
 
 /// Does a job, with buffers of `memory` bytes.
 pub(super) async fn run(
@@ -28,17 +29,9 @@ pub(super) async fn run(
     }
 }
 
-/// `REF` or `REF:PATH`; the path is absolute in the snapshot.
-pub(super) fn split_reference(reference: &str) -> (&str, PathBuf) {
-    match reference.split_once(':') {
-        Some((snapshot, path)) => (snapshot, Path::new("/").join(path)),
-        None => (reference, PathBuf::from("/")),
-    }
-}
-
 /// Before work that packs of peers may help: those that a head lists and a rebuilt index could not read are entered,
 /// so that they count as lost here and can be pulled.
-async fn know_listed_packs(core: &Arc<Core>) {
+pub(super) async fn know_listed_packs(core: &Arc<Core>) {
     if let (Ok(net), Some(vault)) = (core.net(), core.vault_id()) {
         log_failure(index_listed(core, net, vault).await, "reading directories of listed packs");
     }
