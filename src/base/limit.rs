@@ -42,8 +42,6 @@ pub const CERTIFICATE_BYTES_MAX: usize = 2 * KIB;
 pub const NODE_BYTES_MAX: usize = 4 * MIB;
 /// Nesting of a split tree: leaves of 64 KiB under 40-byte references reach 10^9 entries at depth 3.
 pub const TREE_DEPTH_MAX: usize = 4;
-/// Trees that a visit of a whole snapshot remembers, so that equal directories are visited once: 18 MiB of numbers.
-pub const TREES_REMEMBERED_MAX: usize = 1 << 20;
 /// Nesting of directories that restore follows (PATH_MAX is 4,096, two bytes a level).
 pub const DIRECTORY_DEPTH_MAX: usize = 2048;
 
@@ -340,7 +338,7 @@ pub const DUMP_PART_BYTES: usize = 128 * KIB;
 pub const DUMP_PARTS_WAITING_MAX: usize = 8;
 /// First names of files with several that a dump remembers, in bytes; over it further names become files of their own.
 pub const DUMP_LINKS_BYTES_MAX: usize = 16 * MIB;
-/// Trees that a search or a count remembers; 17 bytes each, so 9 MiB. Others are read again when they come again.
+/// Trees that a search, a count or a verification remembers; 17 bytes each, so 9 MiB. Others are read again when they come again.
 pub const TREES_REMEMBERED_MAX: usize = 450_000;
 /// Distinct chunks of one snapshot that are counted exactly, 9 bytes each; over it the count is an estimate.
 pub const CHUNKS_COUNTED_MAX: usize = 900_000;

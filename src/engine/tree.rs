@@ -1,6 +1,5 @@
 //! Walking a snapshot's tree: finding a path in it, listing it, visiting everything.
 
-use std::collections::HashSet;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
@@ -9,6 +8,7 @@ use super::monitor::Monitor;
 use super::parent::{Cursor, tree_of};
 use super::pull::PackSource;
 use super::reader::ChunkReader;
+use super::seen::{SeenTrees, key_of};
 use super::vault::Vault;
 use crate::base::{ChunkId, limit};
 use crate::crypto::Kind;
@@ -140,19 +140,14 @@ pub(super) fn for_each_reference(
     each: &mut impl FnMut(Kind, ChunkId),
     broken: &mut impl FnMut(ChunkId, EngineError),
 ) -> Result<(), EngineError> {
-    // Ids are keyed hashes, so eight bytes of one tell it from all others; a million such numbers is the most that is
-    // kept. Beyond it a directory that stands in several places may be visited again.
-    let mut seen: HashSet<u64> = HashSet::new();
+    let mut seen = SeenTrees::default();
     let mut stack = vec![snapshot.tree];
     for id in [snapshot.unreadable, snapshot.paths_list].into_iter().flatten() {
         each(Kind::Tree, id);
     }
     while let Some(id) = stack.pop() {
         monitor.go_on()?;
-        if seen.len() >= limit::TREES_REMEMBERED_MAX {
-            seen.clear();
-        }
-        if !seen.insert(fingerprint(id)) {
+        if !seen.insert(key_of(id)) {
             continue;
         }
         each(Kind::Tree, id);
@@ -174,11 +169,6 @@ pub(super) fn for_each_reference(
         }
     }
     Ok(())
-}
-
-fn fingerprint(id: ChunkId) -> u64 {
-    let (first, _) = id.as_bytes().split_first_chunk::<8>().expect("32 bytes");
-    u64::from_le_bytes(*first)
 }
 
 fn pieces(

@@ -12,6 +12,7 @@ use super::holder::missing_records;
 use super::monitor::Monitor;
 use super::reader::ChunkReader;
 use super::repair::Damage;
+use super::seen::DistinctChunks;
 use super::tree::for_each_reference;
 use super::vault::Vault;
 use crate::base::{ChunkId, Epoch, SnapshotId, VaultId, limit};
@@ -38,8 +39,7 @@ pub struct VerifyOptions {
 pub struct SnapshotFinding {
     /// Which.
     pub id: SnapshotId,
-    /// References to chunks in its trees, as far as they can be read; a directory that stands in several places counts
-    /// once.
+    /// Distinct chunks it needs, as far as its trees can be read; an estimate beyond `limit::CHUNKS_COUNTED_MAX`.
     pub total: u64,
     /// Chunks that are in no readable pack.
     pub missing: Vec<ChunkId>,
@@ -437,7 +437,7 @@ fn check_snapshot(
     let mut found = References {
         vault,
         bad,
-        total: 0,
+        chunks: DistinctChunks::default(),
         waiting: Vec::new(),
         failure: None,
         missing: BTreeSet::new(),
@@ -448,14 +448,14 @@ fn check_snapshot(
         unread.push(id);
     })?;
     found.settle();
-    let References { total, failure, missing, mut corrupt, .. } = found;
+    let References { chunks, failure, missing, mut corrupt, .. } = found;
     if let Some(error) = failure {
         return Err(error.into());
     }
     corrupt.extend(unread.into_iter().filter(|id| !missing.contains(id)));
     Ok(SnapshotFinding {
         id: snapshot.id,
-        total,
+        total: chunks.count(),
         missing: missing.into_iter().collect(),
         corrupt: corrupt.into_iter().collect(),
         signed: view.is_certified(snapshot.device),
@@ -467,7 +467,7 @@ fn check_snapshot(
 struct References<'a> {
     vault: &'a Vault,
     bad: &'a BadChunks,
-    total: u64,
+    chunks: DistinctChunks,
     waiting: Vec<ChunkId>,
     failure: Option<StoreError>,
     missing: BTreeSet<ChunkId>,
@@ -479,7 +479,7 @@ const LOOKUPS_MAX: usize = 4096;
 
 impl References<'_> {
     fn note(&mut self, id: ChunkId) {
-        self.total += 1;
+        self.chunks.insert(id);
         self.waiting.push(id);
         if self.waiting.len() >= LOOKUPS_MAX {
             self.settle();
