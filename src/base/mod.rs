@@ -5,6 +5,7 @@
 
 mod code;
 mod id;
+mod label;
 pub mod limit;
 pub mod meter;
 mod time;
@@ -12,6 +13,7 @@ mod unit;
 
 pub use code::{Category, Code, Coded, Retry};
 pub use id::{ChunkId, DeviceId, HeadId, IdError, ListId, PackId, PeerId, SnapshotId, VaultId, random_bytes};
+pub use label::{host_fault, tag_fault};
 pub use time::{Clock, Moment, SystemClock};
 pub use unit::{ByteSize, Epoch, UnitError, format_duration, parse_duration};
 

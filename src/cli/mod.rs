@@ -21,6 +21,7 @@ mod progress;
 mod recover;
 mod restore;
 mod schedule;
+mod selecting;
 mod session;
 mod snapshots;
 mod status;

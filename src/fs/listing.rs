@@ -96,7 +96,7 @@ impl Names {
         (0..self.entries.len()).filter_map(|index| self.get(index))
     }
 
-    fn contains(&self, name: &[u8]) -> bool {
+    pub(super) fn contains(&self, name: &[u8]) -> bool {
         let found = self.entries.binary_search_by(|e| {
             self.bytes[e.start as usize..e.start as usize + usize::from(e.length)].cmp(name)
         });

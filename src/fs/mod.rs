@@ -12,15 +12,21 @@ mod apply;
 mod capture;
 mod directory;
 mod error;
+mod explain;
 mod file;
+mod glob;
 mod ignore;
 mod listing;
+mod rules;
 mod select;
 mod source;
 mod special;
+mod stream;
 mod target;
 mod walk;
 
+#[cfg(test)]
+mod ignore_test;
 #[cfg(test)]
 mod restore_test;
 #[cfg(test)]
@@ -28,12 +34,14 @@ mod walk_test;
 
 pub use directory::TargetDir;
 pub use error::FsError;
+pub use explain::{Explanation, Why, explain};
 pub use file::{Begin, FileWriter};
-pub use ignore::Excludes;
+pub use ignore::{Exclusions, Ground, IGNORE_FILE, PatternList, Selector, Watch};
 pub use listing::Listing;
 pub use source::{FileStamp, Segment, Segments, SourceFile, open_file};
+pub use stream::stream_events;
 pub use target::{Lost, Outcome, Overwrite, RestoreOptions, SkipReason, Target, Warning, Warnings};
-pub use walk::{Filter, Item, KeepAll, Walk, WalkEvent, WalkOptions};
+pub use walk::{Contents, Filter, Item, KeepAll, Walk, WalkEvent, WalkOptions};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 

@@ -14,10 +14,11 @@ use tokio::sync::oneshot;
 use super::{Client, bind, serve};
 use crate::api::{
     AddPeer, AddSchedule, ApiError, BackupRequest, ConfigRow, EditSchedule, EntryInfo, Event, EventStream,
-    Happening, Health, Identity, JobId, JobInfo, JobKind, JobOutcome, JobRequest, JobState, PathProblem,
-    PeerInfo, Progress, Reloaded, RepairReport, RepairRequest, Reply, RestoreRequest, ScheduleInfo,
-    ScheduleSource, Service, SnapshotInfo, SnapshotQuery, Status, StorageStatus, TreeQuery, Verdict,
-    VerifyAllReport, VerifyOutcomeShape, VerifyReport, VerifyRequest, VerifySnapshotReport,
+    ExplainReport, ExplainRequest, FateStream, Happening, Health, Identity, InputStream, JobId, JobInfo,
+    JobKind, JobOutcome, JobRequest, JobState, PathFate, PathProblem, PeerInfo, Progress, Reloaded,
+    RepairReport, RepairRequest, Reply, RestoreRequest, ScheduleInfo, ScheduleSource, Service, SnapshotInfo,
+    SnapshotQuery, Status, StorageStatus, TreeQuery, Verdict, VerifyAllReport, VerifyOutcomeShape,
+    VerifyReport, VerifyRequest, VerifySnapshotReport,
 };
 use crate::base::{ChunkId, Code, PackId, PeerId, SnapshotId, limit};
 
@@ -185,6 +186,32 @@ impl Service for Fake {
     fn cancel(&self, id: JobId) -> Reply<'_, ()> {
         self.note(format!("cancel {id}"), Ok(()))
     }
+    fn feed(&self, id: JobId, mut input: InputStream) -> Reply<'_, ()> {
+        Box::pin(async move {
+            let mut bytes = Vec::new();
+            let ended = loop {
+                match input.next().await {
+                    Some(Ok(piece)) => bytes.extend_from_slice(&piece),
+                    Some(Err(error)) => break Err(error),
+                    None => break Ok(()),
+                }
+            };
+            self.asked.lock().unwrap().push(format!("feed {id} {} {}", bytes.len(), ended.is_ok()));
+            ended
+        })
+    }
+    fn fates(&self, id: JobId) -> Reply<'_, FateStream> {
+        let fate =
+            |n: usize| PathFate { fate: "new".into(), path: format!("/{n}"), why: Some("x".repeat(500)) };
+        let stream: FateStream = Box::pin(futures::stream::iter((0..1000).map(move |n| Ok(fate(n)))));
+        self.note(format!("fates {id}"), Ok(stream))
+    }
+    fn explain(&self, request: ExplainRequest) -> Reply<'_, ExplainReport> {
+        self.note(
+            format!("{request:?}"),
+            Ok(ExplainReport { rule: "no-rule".into(), ..ExplainReport::default() }),
+        )
+    }
     fn events(&self, since: Option<u64>) -> Reply<'_, EventStream> {
         let events = event_list().into_iter().filter(move |event| since.is_none_or(|seen| event.id > seen));
         let stream: EventStream = Box::pin(futures::stream::iter(events.map(Ok)));
@@ -316,6 +343,31 @@ fn every_call_of_the_client_reaches_the_service_unchanged() {
         assert_eq!(client.metrics_summary().await.unwrap()["a{b=\"c\"}"], 1.5);
         assert_eq!(client.config().await.unwrap()[0].key, "listen_port");
         assert_eq!(client.reload().await.unwrap().changed, ["replication.copies"]);
+    });
+}
+
+#[test]
+fn an_input_is_streamed_and_one_that_breaks_off_is_not_taken_for_whole() {
+    served(|fake, socket| async move {
+        let client = Client::connect(&socket).await.unwrap();
+        let pieces = |broken: bool| -> InputStream {
+            // More than any limit of a request's body.
+            let whole = (0..64).map(|_| Ok(bytes::Bytes::from(vec![7; 256 * limit::KIB])));
+            let end = broken.then(|| Err(ApiError::new(Code::IoFailed, "gone")));
+            Box::pin(futures::stream::iter(whole.chain(end)))
+        };
+        client.feed(JobId(3), pieces(false)).await.unwrap();
+        assert_eq!(fake.asked(), [format!("feed 3 {} true", 64 * 256 * limit::KIB)]);
+        client.feed(JobId(3), pieces(true)).await.unwrap_err();
+        let asked = fake.asked();
+        assert!(asked.iter().all(|call| call.ends_with("false")), "{asked:?}");
+
+        let request = ExplainRequest { path: "/a".into(), ..ExplainRequest::default() };
+        assert_eq!(client.explain(request.clone()).await.unwrap().rule, "no-rule");
+        assert_eq!(fake.asked(), [format!("{request:?}")]);
+        let paths: Vec<String> =
+            client.fates(JobId(4)).await.unwrap().map(|fate| fate.unwrap().path).collect().await;
+        assert_eq!(paths, (0..1000).map(|n| format!("/{n}")).collect::<Vec<_>>());
     });
 }
 

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use super::core::Core;
 use super::error::failed;
 use super::source::Mesh;
-use super::work::split_reference;
+use super::work::{explain, split_reference};
 use super::{Node, exposition, reload, schedule, status};
 use crate::api::{
-    AddPeer, AddSchedule, ApiError, ConfigRow, EditSchedule, EntryInfo, EventStream, Health, Identity, JobId,
-    JobInfo, JobRequest, PeerInfo, Reloaded, Reply, ScheduleInfo, Service, SnapshotInfo, SnapshotQuery,
-    Status, TreeQuery,
+    AddPeer, AddSchedule, ApiError, ConfigRow, EditSchedule, EntryInfo, EventStream, ExplainReport,
+    ExplainRequest, FateStream, Health, Identity, InputStream, JobId, JobInfo, JobRequest, PeerInfo,
+    Reloaded, Reply, ScheduleInfo, Service, SnapshotInfo, SnapshotQuery, Status, TreeQuery,
 };
 use crate::base::{Code, PeerId};
 use crate::crypto::Passphrase;
@@ -85,6 +85,18 @@ impl Service for Node {
 
     fn cancel(&self, id: JobId) -> Reply<'_, ()> {
         Box::pin(async move { self.core.jobs.cancel(id) })
+    }
+
+    fn feed(&self, id: JobId, input: InputStream) -> Reply<'_, ()> {
+        Box::pin(self.core.jobs.streams.feed(id, input))
+    }
+
+    fn fates(&self, id: JobId) -> Reply<'_, FateStream> {
+        Box::pin(async move { self.core.jobs.streams.fates(id) })
+    }
+
+    fn explain(&self, request: ExplainRequest) -> Reply<'_, ExplainReport> {
+        Box::pin(self.core.blocking(move |core| explain(core, request)))
     }
 
     fn events(&self, since: Option<u64>) -> Reply<'_, EventStream> {

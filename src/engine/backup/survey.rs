@@ -1,6 +1,8 @@
 //! Walking: each entry compared with the parent snapshot; what changed goes to the reader, all of it to the assembler.
 
 use std::collections::HashSet;
+use std::io::Read;
+use std::path::PathBuf;
 
 use crossbeam_channel::Sender;
 
@@ -12,7 +14,7 @@ use crate::engine::monitor::Monitor;
 use crate::engine::parent::{Cursor, tree_of};
 use crate::engine::reader::ChunkReader;
 use crate::engine::vault::Vault;
-use crate::fs::{Walk, WalkEvent};
+use crate::fs::{Ground, WalkEvent};
 use crate::snapshot::{Content, decode_pieces, node_content};
 use crate::store::PackNumber;
 use crate::wire::{self, NodeType};
@@ -47,6 +49,11 @@ pub(super) enum Event {
         path: String,
         reason: String,
     },
+    /// A rule leaves it out; told only where somebody listens.
+    LeftOut {
+        path: PathBuf,
+        ground: Ground,
+    },
 }
 
 /// The walking thread.
@@ -56,18 +63,26 @@ pub(super) struct Survey<'a> {
     reader: ChunkReader<'a>,
     force: bool,
     used: HashSet<PackNumber>,
+    /// The content of the first file.
+    stream: Option<Box<dyn Read + Send>>,
 }
 
 impl<'a> Survey<'a> {
     pub(super) fn new(vault: &'a Vault, monitor: &'a Monitor, force: bool) -> Self {
         let reader = ChunkReader::new(vault, None, monitor);
-        Self { vault, monitor, reader, force, used: HashSet::new() }
+        Self { vault, monitor, reader, force, used: HashSet::new(), stream: None }
+    }
+
+    /// The first file's content is this stream.
+    pub(super) fn reading(mut self, stream: Option<Box<dyn Read + Send>>) -> Self {
+        self.stream = stream;
+        self
     }
 
     /// Walks to the end; returns the packs that unchanged files lie in.
     pub(super) fn run(
         mut self,
-        walk: Walk,
+        walk: impl Iterator<Item = WalkEvent>,
         parent: Option<ChunkId>,
         jobs: &Sender<FileJob>,
         events: &Sender<Event>,
@@ -118,8 +133,8 @@ impl<'a> Survey<'a> {
                             Monitor::add(&self.monitor.bytes_done, node.size);
                             send(Event::Entry { node: old, change: Change::Same })?;
                         }
-                        _ if is_file && node.size > 0 => {
-                            let job = FileJob { stamp: stamp(&node), path };
+                        _ if is_file && (node.size > 0 || self.stream.is_some()) => {
+                            let job = FileJob { stamp: stamp(&node), path, stream: self.stream.take() };
                             let path = job.path.to_string_lossy().into_owned();
                             jobs.send(job).map_err(|_| EngineError::Stopped)?;
                             send(Event::File { path, node, change })?;
