@@ -42,7 +42,8 @@ pub enum WaitFor {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct BackupRequest {
-    /// Absolute paths.
+    /// Absolute paths. In JSON one that is not UTF-8 is an array of its bytes.
+    #[serde(with = "super::selection::paths")]
     pub paths: Vec<PathBuf>,
     /// A backup set of the configuration: its paths, patterns, tags and hooks are added.
     pub set: Option<String>,

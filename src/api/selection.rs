@@ -64,3 +64,51 @@ pub struct PathFate {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
 }
+
+/// Paths as JSON: a text, or an array of numbers where the bytes are not UTF-8.
+pub(super) mod paths {
+    use std::ffi::OsString;
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+    use std::path::PathBuf;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(untagged)]
+    enum Shape {
+        Text(String),
+        Bytes(Vec<u8>),
+    }
+
+    pub fn serialize<S: Serializer>(paths: &[PathBuf], serializer: S) -> Result<S::Ok, S::Error> {
+        let shape = |path: &PathBuf| match path.to_str() {
+            Some(text) => Shape::Text(text.to_owned()),
+            None => Shape::Bytes(path.as_os_str().as_bytes().to_vec()),
+        };
+        serializer.collect_seq(paths.iter().map(shape))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
+        let path = |shape| match shape {
+            Shape::Text(text) => PathBuf::from(text),
+            Shape::Bytes(bytes) => PathBuf::from(OsString::from_vec(bytes)),
+        };
+        Ok(Vec::<Shape>::deserialize(deserializer)?.into_iter().map(path).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    #[test]
+    fn paths_of_any_bytes_reach_the_daemon() {
+        let paths = vec!["/a b".into(), OsStr::from_bytes(b"/x\xff").into()];
+        let request = BackupRequest { paths, ..BackupRequest::default() };
+        let text = serde_json::to_string(&request).unwrap();
+        assert!(text.contains(r#"["/a b",[47,120,255]]"#), "{text}");
+        assert_eq!(serde_json::from_str::<BackupRequest>(&text).unwrap(), request);
+    }
+}

@@ -263,10 +263,6 @@ fn render_explained(report: &ExplainReport, paint: Paint) -> String {
         false => paint.warning("left out"),
     };
     let mut text = format!("{verdict}: {}\n  {}\n", escape(&path), escape(&reason(report)));
-    if report.included && report.at != report.path {
-        writeln!(text, "  decided at {}", escape(&report.at.to_string_lossy()))
-            .expect("writing to a string works");
-    }
     if let Some(rule) = &report.contents_left_out {
         let why =
             if rule == "one-file-system" { "another file system is mounted there" } else { "it is marked" };
@@ -279,22 +275,27 @@ fn render_explained(report: &ExplainReport, paint: Paint) -> String {
 fn reason(report: &ExplainReport) -> String {
     let detail = report.detail.as_deref().unwrap_or_default();
     let at = report.at.to_string_lossy();
-    let above = if report.at == report.path { "it".into() } else { at.clone() };
+    let it = if report.at == report.path { "it".into() } else { at.clone() };
     match report.rule.as_str() {
         "asked" => "it was asked for by name, which no rule outweighs".to_owned(),
         "above" => "it leads to a path that was asked for; nothing else of it is taken".to_owned(),
         "no-rule" => "no rule is against it".to_owned(),
         "pattern" => {
-            let verb = if report.included { "keeps" } else { "leaves out" };
             let (source, line) = (report.source.as_deref().unwrap_or_default(), report.line.unwrap_or(0));
-            format!("the pattern {detail} ({source}, line {line}) {verb} {above}")
+            let number = if source.starts_with("--") { "number" } else { "line" };
+            let pattern = format!("the pattern {detail} ({source}, {number} {line})");
+            if report.included {
+                format!("{pattern} keeps {it}")
+            } else {
+                format!("{pattern} leaves {it} out")
+            }
         }
         "if-present" => format!("{at} has a file {detail}, so its contents are left out"),
         "larger-than" => format!("it has more than {detail} bytes (--exclude-larger-than)"),
         "one-file-system" => format!("another file system is mounted on {at} (--one-file-system)"),
-        "store" => format!("{above} is this node's own data"),
+        "store" => format!("{it} is this node's own data"),
         "outside" => "it lies in none of the backed-up paths".to_owned(),
-        _ => format!("{above} cannot be read: {detail}"),
+        _ => format!("{it} cannot be read: {detail}"),
     }
 }
 
@@ -336,6 +337,26 @@ mod tests {
             left out 1 file could not be read\n  \
             next     copies follow while `shadowvault daemon` runs; see `shadowvault status`\n";
         assert_eq!(render(&summary, &job, Paint(false)), expected);
+    }
+
+    #[test]
+    fn explanations_read_well() {
+        let report = ExplainReport {
+            path: "/a/b\x1b".into(),
+            rule: "pattern".into(),
+            at: "/a".into(),
+            detail: Some("a/".into()),
+            source: Some("--exclude".into()),
+            line: Some(2),
+            ..ExplainReport::default()
+        };
+        let expected = "left out: /a/b\\u{1b}\n  the pattern a/ (--exclude, number 2) leaves /a out\n";
+        assert_eq!(render_explained(&report, Paint(false)), expected);
+        let fate = PathFate { fate: "left-out".into(), path: "/a\n".into(), why: Some("*.o (f:1)".into()) };
+        assert_eq!(render_fate(&fate), "left-out  /a\\n  # *.o (f:1)\n");
+        let summary =
+            BackupSummary { files_new: 1, bytes_to_read: 5, dry_run: true, ..BackupSummary::default() };
+        assert!(render_dry(&summary, Paint(false)).ends_with("  to read  5 B\n"));
     }
 
     #[test]

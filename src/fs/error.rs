@@ -12,7 +12,7 @@ use crate::base::{Code, Coded, limit};
 pub enum FsError {
     /// A pattern that fits nothing, and why.
     #[error("the pattern {0:?} would match nothing: {1}")]
-    Pattern(String, &'static str),
+    Pattern(String, String),
     /// More than `limit::PATTERNS_MAX` of them.
     #[error("there are more than {} patterns", limit::PATTERNS_MAX)]
     PatternsTooMany,

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use super::ignore::{Exclusions, Ground, Selector};
+use super::ignore::{Exclusions, Ground, Sieve};
 use super::walk::{Contents, Filter, Item, Walk, WalkEvent, WalkOptions, identity};
 use super::{FsError, Listing};
 
@@ -45,7 +45,7 @@ pub enum Why {
 /// Explains what a walk of `roots` does with `target`, an absolute path. Reads the directories on the way to it.
 ///
 /// # Errors
-/// As [`Walk::new`] and [`Selector::new`].
+/// As [`Walk::new`] and [`Sieve::new`].
 pub fn explain(
     roots: &[PathBuf],
     exclusions: &Exclusions,
@@ -53,7 +53,7 @@ pub fn explain(
     skip: &[PathBuf],
     target: &Path,
 ) -> Result<Explanation, FsError> {
-    let selector = Selector::new(roots, exclusions)?;
+    let sieve = Sieve::new(roots, exclusions)?;
     let tell = |included, why, at: &Path| Explanation { included, why, at: at.to_owned(), contents: None };
     let around: Vec<PathBuf> = roots.iter().filter(|root| target.starts_with(root)).cloned().collect();
     if around.is_empty() {
@@ -64,7 +64,7 @@ pub fn explain(
         return Ok(tell(false, Why::Unreadable(error.to_string()), target));
     }
     let found = Arc::new(Mutex::new(Found::default()));
-    let filter = Box::new(Trail { selector, target: target.to_owned(), found: found.clone() });
+    let filter = Box::new(Trail { sieve, target: target.to_owned(), found: found.clone() });
     let walk = Walk::new(&around, WalkOptions { one_file_system, skip: skip.to_vec(), filter })?;
     let trace = Trace::of(walk, target);
     let found = std::mem::take(&mut *found.lock().expect("no panic while held"));
@@ -135,7 +135,7 @@ struct Found {
 
 /// Lets a walk go along one path only, and notes what the rules say about it.
 struct Trail {
-    selector: Selector,
+    sieve: Sieve,
     target: PathBuf,
     found: Arc<Mutex<Found>>,
 }
@@ -145,7 +145,7 @@ impl Filter for Trail {
         if !self.target.starts_with(item.path) {
             return false;
         }
-        let (kept, ground) = self.selector.judge(item);
+        let (kept, ground) = self.sieve.judge(item);
         if let Some(ground) = ground {
             self.found.lock().expect("no panic while held").judged = Some((item.path.to_owned(), ground));
         }
@@ -153,7 +153,7 @@ impl Filter for Trail {
     }
 
     fn enters(&mut self, listing: &Listing<'_>) -> io::Result<Contents> {
-        let contents = self.selector.enters(listing)?;
+        let contents = self.sieve.enters(listing)?;
         if let (Contents::Only(names), true) = (&contents, self.target.starts_with(listing.path())) {
             let name = names.first().cloned().unwrap_or_default();
             self.found.lock().expect("no panic while held").marked = Some((listing.path().to_owned(), name));
@@ -162,7 +162,7 @@ impl Filter for Trail {
     }
 
     fn leaves(&mut self) {
-        self.selector.leaves();
+        self.sieve.leaves();
     }
 }
 

@@ -74,7 +74,7 @@ impl fmt::Display for Ground {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Pattern { pattern, source, line } => write!(f, "{pattern} ({source}:{line})"),
-            Self::Marker(name) => write!(f, "the directory has {name}"),
+            Self::Marker(name) => write!(f, "what lies in it, because of its {name}"),
             Self::LargerThan(bytes) => write!(f, "it has more than {bytes} bytes"),
         }
     }
@@ -102,7 +102,8 @@ impl Marker {
         if !listing.contains(name) || length == 0 {
             return Ok(listing.contains(name));
         }
-        Ok(listing.read(name, length as u64)?.is_some_and(|found| found == self.header))
+        let found = listing.read(name, length as u64).map_err(|error| unread(&self.name, &error))?;
+        Ok(found.is_some_and(|found| found == self.header))
     }
 }
 
@@ -110,7 +111,7 @@ impl Marker {
 ///
 /// Memory: the rules given, and those of the ignore files on the way down to where the walk is, of which there are at
 /// most `limit::IGNORE_RULES_MAX`. An entry costs nothing but a look at the rules in force; without any, nothing.
-pub struct Selector {
+pub struct Sieve {
     single: Rules,
     listed: Rules,
     markers: Vec<Marker>,
@@ -138,7 +139,7 @@ struct Base {
 /// Hears what is left out, and why: an entry, or with [`Ground::Marker`] a directory's contents.
 pub type Watch = Box<dyn FnMut(&Path, Ground) + Send>;
 
-impl Selector {
+impl Sieve {
     /// For a walk of `roots`.
     ///
     /// # Errors
@@ -206,7 +207,8 @@ impl Selector {
     /// Takes the directory's own ignore file into account.
     fn read_ignore_file(&mut self, listing: &Listing<'_>, base: Base) -> io::Result<()> {
         let longest = limit::IGNORE_FILE_BYTES_MAX;
-        let Some(content) = listing.read(IGNORE_FILE.as_bytes(), longest as u64 + 1)? else { return Ok(()) };
+        let content = listing.read(IGNORE_FILE.as_bytes(), longest as u64 + 1);
+        let Some(content) = content.map_err(|error| unread(IGNORE_FILE, &error))? else { return Ok(()) };
         let refused =
             |why: String| io::Error::new(io::ErrorKind::InvalidData, format!("{IGNORE_FILE} {why}"));
         if content.len() > longest {
@@ -242,7 +244,7 @@ impl Selector {
     }
 }
 
-impl Filter for Selector {
+impl Filter for Sieve {
     fn keeps(&mut self, item: &Item<'_>) -> bool {
         if self.watch.is_none() {
             return item.size_bytes <= self.larger_than && self.deciding(item).is_none_or(Deciding::keeps);
@@ -275,12 +277,17 @@ impl Filter for Selector {
     }
 }
 
+/// The failure of a directory whose file `name` cannot be read.
+fn unread(name: &str, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("its {name} cannot be read and is not followed: {error}"))
+}
+
 fn single(patterns: &[String]) -> Result<Rules, FsError> {
     let mut rules = Rules::default();
     let source = rules.source("--exclude".to_owned());
     for (number, pattern) in (1..).zip(patterns) {
         if let Some(fault) = rules::fault(pattern.as_bytes()) {
-            return Err(FsError::Pattern(pattern.clone(), fault));
+            return Err(FsError::Pattern(pattern.clone(), fault.to_owned()));
         }
         rules.add(source, number, pattern.as_bytes());
     }
@@ -290,7 +297,12 @@ fn single(patterns: &[String]) -> Result<Rules, FsError> {
 fn listed(lists: &[PatternList]) -> Result<Rules, FsError> {
     let mut rules = Rules::default();
     for list in lists {
-        rules.add_file(list.name.clone(), list.lines.join("\n").as_bytes());
+        let content = list.lines.join("\n");
+        if let Some((line, fault)) = rules::file_fault(content.as_bytes()) {
+            let text = list.lines.get(line as usize - 1).map_or("", |text| text.trim_end());
+            return Err(FsError::Pattern(format!("{text} ({}:{line})", list.name), fault.to_owned()));
+        }
+        rules.add_file(list.name.clone(), content.as_bytes());
     }
     Ok(rules)
 }
@@ -301,7 +313,7 @@ mod tests {
 
     #[test]
     fn markers_and_patterns_that_make_no_sense_are_refused() {
-        let check = |exclusions: Exclusions| Selector::new(&["/a".into()], &exclusions).err().is_none();
+        let check = |exclusions: Exclusions| Sieve::new(&["/a".into()], &exclusions).err().is_none();
         let marker =
             |text: &str| check(Exclusions { if_present: vec![text.into()], ..Exclusions::default() });
         let table = [
@@ -318,8 +330,16 @@ mod tests {
         for (pattern, sound) in [("*.o", true), ("#a", true), ("[a", false), ("", false)] {
             assert_eq!(check(Exclusions { patterns: vec![pattern.into()], ..Exclusions::default() }), sound);
         }
-        let lines = vec!["x".to_owned(); limit::PATTERNS_MAX + 1];
-        let lists = vec![PatternList { name: "f".into(), lines }];
-        assert!(!check(Exclusions { lists, ..Exclusions::default() }));
+        let list = |lines: Vec<String>| {
+            let lists = vec![PatternList { name: "f".into(), lines }];
+            Sieve::new(&["/a".into()], &Exclusions { lists, ..Exclusions::default() }).err()
+        };
+        assert!(list(vec!["# [".into(), "".into(), "  ".into(), "*.o\r".into()]).is_none());
+        let error = list(vec!["a".into(), "[b ".into()]).unwrap().to_string();
+        assert!(error.contains("[b (f:2)"), "{error}");
+        assert!(matches!(
+            list(vec!["x".to_owned(); limit::PATTERNS_MAX + 1]),
+            Some(FsError::PatternsTooMany)
+        ));
     }
 }

@@ -11,14 +11,14 @@ use std::sync::{Arc, Mutex};
 use proptest::prelude::{Just, ProptestConfig, Strategy, prop, prop_assert_eq, prop_oneof, proptest};
 
 use super::{
-    Exclusions, Explanation, Ground, IGNORE_FILE, PatternList, Selector, Walk, WalkEvent, WalkOptions, Why,
+    Exclusions, Explanation, Ground, IGNORE_FILE, PatternList, Sieve, Walk, WalkEvent, WalkOptions, Why,
     explain,
 };
 use crate::base::limit;
 
 /// What a walk of `roots` finds below `base`; directories end with a slash.
 fn found(base: &Path, roots: &[PathBuf], exclusions: &Exclusions) -> BTreeSet<String> {
-    let filter = Box::new(Selector::new(roots, exclusions).unwrap());
+    let filter = Box::new(Sieve::new(roots, exclusions).unwrap());
     let walk = Walk::new(roots, WalkOptions { filter, ..WalkOptions::default() }).unwrap();
     let short = |path: &Path| path.strip_prefix(base).ok().map(|path| path.to_str().unwrap().to_owned());
     let seen = walk.filter_map(|event| match event {
@@ -165,7 +165,7 @@ fn whoever_watches_hears_what_is_left_out_and_why() {
     let heard = Arc::new(Mutex::new(Vec::new()));
     let ear = heard.clone();
     let watch = Box::new(move |path: &Path, ground| ear.lock().unwrap().push((path.to_owned(), ground)));
-    let filter = Box::new(Selector::new(std::slice::from_ref(&base), &exclusions).unwrap().watched(watch));
+    let filter = Box::new(Sieve::new(std::slice::from_ref(&base), &exclusions).unwrap().watched(watch));
     // The ignore file has six bytes, and is a file like any other.
     Walk::new(std::slice::from_ref(&base), WalkOptions { filter, ..WalkOptions::default() })
         .unwrap()

@@ -36,7 +36,7 @@ pub use directory::TargetDir;
 pub use error::FsError;
 pub use explain::{Explanation, Why, explain};
 pub use file::{Begin, FileWriter};
-pub use ignore::{Exclusions, Ground, IGNORE_FILE, PatternList, Selector, Watch};
+pub use ignore::{Exclusions, Ground, IGNORE_FILE, PatternList, Sieve, Watch};
 pub use listing::Listing;
 pub use source::{FileStamp, Segment, Segments, SourceFile, open_file};
 pub use stream::stream_events;

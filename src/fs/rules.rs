@@ -59,14 +59,8 @@ impl Rules {
     /// Adds the lines of a file: comments, empty lines, a byte order mark, carriage returns and blanks at the end are
     /// what they are to git.
     pub(super) fn add_file(&mut self, name: String, content: &[u8]) {
-        let content = content.strip_prefix(b"\xef\xbb\xbf").unwrap_or(content);
         let source = self.source(name);
-        for (number, line) in (1..).zip(content.split(|byte| *byte == b'\n')) {
-            let line = line.strip_suffix(b"\r").unwrap_or(line);
-            if line.first() != Some(&b'#') {
-                self.rules.extend(Rule::read(without_blanks(line), number, source));
-            }
-        }
+        self.rules.extend(lines(content).filter_map(|(number, line)| Rule::read(line, number, source)));
     }
 
     /// Adds one pattern as it stands, as git does with those on its command line.
@@ -166,6 +160,14 @@ impl Deciding<'_> {
     }
 }
 
+/// The lines of a file that are patterns to git, with their numbers.
+fn lines(content: &[u8]) -> impl Iterator<Item = (u32, &[u8])> {
+    let content = content.strip_prefix(b"\xef\xbb\xbf").unwrap_or(content);
+    let lines = (1..).zip(content.split(|byte| *byte == b'\n'));
+    let lines = lines.map(|(number, line)| (number, line.strip_suffix(b"\r").unwrap_or(line)));
+    lines.filter(|(_, line)| line.first() != Some(&b'#')).map(|(number, line)| (number, without_blanks(line)))
+}
+
 /// The line without blanks at its end; one after a backslash stays.
 fn without_blanks(line: &[u8]) -> &[u8] {
     let (mut end, mut p) = (0, 0);
@@ -195,6 +197,13 @@ pub(super) fn fault(pattern: &[u8]) -> Option<&'static str> {
         None => Some("it is empty and fits nothing"),
         Some(rule) => glob::fault(&rule.pattern),
     }
+}
+
+/// The first line of a file that [`fault`] finds fault with. Empty lines are none.
+pub(super) fn file_fault(content: &[u8]) -> Option<(u32, &'static str)> {
+    lines(content)
+        .filter(|(_, line)| !line.is_empty())
+        .find_map(|(number, line)| Some((number, fault(line)?)))
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ mod refusal;
 mod repair;
 mod running;
 mod schedule;
+mod selecting;
 mod settings;
 mod socket;
 mod source;

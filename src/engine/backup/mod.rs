@@ -33,7 +33,7 @@ use super::rebuild::adopt_unindexed;
 use super::vault::Vault;
 use crate::base::{ChunkId, Code, Coded, SnapshotId, limit};
 use crate::crypto::Kind;
-use crate::fs::{Exclusions, Selector, Walk, WalkEvent, WalkOptions, Watch, stream_events};
+use crate::fs::{Exclusions, Sieve, Walk, WalkEvent, WalkOptions, Watch, stream_events};
 use crate::snapshot::{PeerAddress, RecordError, Snapshot, seal_record};
 use crate::store::PackNumber;
 use crate::wire;
@@ -123,10 +123,10 @@ pub fn backup_stream(
 
 /// The walk that `options` ask for; the store's own directory never belongs to it.
 fn walk_of(vault: &Vault, options: &BackupOptions, watch: Option<Watch>) -> Result<Walk, EngineError> {
-    let selector = Selector::new(&options.paths, &options.exclude)?;
+    let sieve = Sieve::new(&options.paths, &options.exclude)?;
     let filter = Box::new(match watch {
-        Some(watch) => selector.watched(watch),
-        None => selector,
+        Some(watch) => sieve.watched(watch),
+        None => sieve,
     });
     let skip = vec![vault.store.dir().to_owned()];
     let walk_options = WalkOptions { one_file_system: options.one_file_system, skip, filter };

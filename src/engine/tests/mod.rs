@@ -10,4 +10,5 @@ mod history;
 mod hostile;
 mod rebuilding;
 mod round_trip;
+mod selecting;
 mod tree_of;

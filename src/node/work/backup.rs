@@ -236,14 +236,13 @@ fn summary(counts: &SnapshotCounts, began: Instant) -> BackupSummary {
 
 /// Why a backup is less than was asked for.
 fn unreadable(summary: &BackupSummary) -> Option<ApiError> {
-    let count = summary.unreadable;
-    let left_out = if summary.dry_run { "would not be" } else { "are not" };
-    (count > 0).then(|| {
-        ApiError::new(
-            Code::Incomplete,
-            format!("{count} entries could not be read and {left_out} in the snapshot"),
-        )
-    })
+    let (one, only) = match summary.unreadable {
+        0 => return None,
+        1 => ("1 entry".to_owned(), "is"),
+        count => (format!("{count} entries"), "are"),
+    };
+    let missing = if summary.dry_run { "would not be" } else { only };
+    Some(ApiError::new(Code::Incomplete, format!("{one} could not be read and {missing} in the snapshot")))
 }
 
 /// Tells what a backup would do.
