@@ -2,23 +2,33 @@
 
 use super::limit;
 
-/// Why `tag` is no tag; `None` for a sound one: no comma, blank or control character, and not too long.
+/// Why `tag` is no tag; `None` for a sound one: no comma or control character, no blank around it, and not too long.
 pub fn tag_fault(tag: &str) -> Option<&'static str> {
     if tag.contains(',') {
-        return Some("it has a comma in it; give --tag once for each tag");
+        return Some("it has a comma in it; give each tag by itself");
     }
-    host_fault(tag)
+    if tag.trim() != tag {
+        return Some("it begins or ends with a blank");
+    }
+    label_fault(tag)
 }
 
-/// Why `host` is no name of a host; `None` for a sound one.
+/// Why `host` is no name of a host; `None` for a sound one: no blank or control character, and not too long.
 pub fn host_fault(host: &str) -> Option<&'static str> {
-    if host.is_empty() {
+    if host.contains(char::is_whitespace) {
+        return Some("it has a blank in it");
+    }
+    label_fault(host)
+}
+
+fn label_fault(text: &str) -> Option<&'static str> {
+    if text.is_empty() {
         return Some("it is empty");
     }
-    if host.chars().any(|c| c.is_whitespace() || c.is_control()) {
-        return Some("it has a blank or control character in it");
+    if text.contains(char::is_control) {
+        return Some("it has a control character in it");
     }
-    (host.len() > limit::LABEL_BYTES_MAX).then_some("it has more than 255 bytes")
+    (text.len() > limit::LABEL_BYTES_MAX).then_some("it has more than 255 bytes")
 }
 
 const _: () = assert!(limit::LABEL_BYTES_MAX == 255);
@@ -35,6 +45,8 @@ mod tests {
         for (text, sound) in table {
             assert_eq!((tag_fault(text).is_none(), host_fault(text).is_none()), (sound, sound), "{text:?}");
         }
-        assert_eq!((tag_fault("a,b").is_none(), host_fault("a,b").is_none()), (false, true));
+        for (text, tag, host) in [("a,b", false, true), ("a b", true, false)] {
+            assert_eq!((tag_fault(text).is_none(), host_fault(text).is_none()), (tag, host), "{text:?}");
+        }
     }
 }

@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
 
+use super::explain::explain;
 use super::job::{self, Side};
 use super::output::{Paint, count, escape, span};
 use super::selecting::{Lists, misunderstood, pattern_files, sources};
-use super::session::{Keys, Session};
+use super::session::Session;
 use crate::api::{
-    ApiError, BackupRequest, BackupSummary, ExplainReport, ExplainRequest, InputStream, JobInfo, JobOutcome,
-    JobRequest, PathFate, WaitFor,
+    ApiError, BackupRequest, BackupSummary, ExplainRequest, InputStream, JobInfo, JobOutcome, JobRequest,
+    PathFate, WaitFor,
 };
 use crate::base::{ByteSize, Code, host_fault, limit, parse_duration, tag_fault};
 use crate::node::Mode;
@@ -54,9 +55,9 @@ pub(super) struct BackupArgs {
     #[arg(long, conflicts_with_all = ["paths", "set", "files_from", "files_from0", "dry_run", "explain", "exclude",
         "exclude_file", "exclude_if_present", "exclude_caches", "exclude_larger_than", "one_file_system"])]
     stdin: bool,
-    /// The name of that file
-    #[arg(long, value_name = "NAME", requires = "stdin", default_value = "stdin")]
-    stdin_filename: String,
+    /// The name of that file [default: stdin]
+    #[arg(long, value_name = "NAME")]
+    stdin_filename: Option<String>,
     /// Only tell what would be done; with -v path by path
     #[arg(long, conflicts_with = "explain")]
     dry_run: bool,
@@ -103,6 +104,9 @@ pub(super) async fn run(args: BackupArgs, session: &Session<'_>) -> Result<u8, A
     if args.wait_timeout.is_some() && args.wait == Wait::Local {
         return unsuited("--wait-timeout without --wait copies has no meaning", "add --wait copies");
     }
+    if args.stdin_filename.is_some() && !args.stdin {
+        return unsuited("--stdin-filename without --stdin has no meaning", "add --stdin, without paths");
+    }
     if args.dry_run && args.wait == Wait::Copies {
         return unsuited("a dry run makes no copies to wait for", "leave --wait out");
     }
@@ -139,7 +143,7 @@ fn request(args: BackupArgs) -> Result<BackupRequest, ApiError> {
         exclude_if_present: args.exclude_if_present,
         exclude_caches: args.exclude_caches,
         exclude_larger_than: args.exclude_larger_than.map(|size| size.0),
-        stdin_filename: args.stdin.then_some(args.stdin_filename),
+        stdin_filename: args.stdin.then(|| args.stdin_filename.unwrap_or_else(|| "stdin".to_owned())),
         dry_run: args.dry_run,
         list: false,
         tags: args.tags,
@@ -175,14 +179,6 @@ fn standard_input() -> InputStream {
     Box::pin(futures::stream::unfold(receiver, |mut receiver| async move {
         receiver.recv().await.map(|piece| (piece, receiver))
     }))
-}
-
-async fn explain(request: ExplainRequest, session: &Session<'_>) -> Result<u8, ApiError> {
-    let handle = session.open(Keys::Unneeded, Mode::Offline).await?;
-    let result = handle.service().explain(request).await;
-    let report = handle.close(result).await?;
-    session.output.show(&report, render_explained);
-    Ok(0)
 }
 
 /// The path from the root, without `.` and `..`; a symlink at its end stays one.
@@ -256,49 +252,6 @@ pub(super) fn render_fate(fate: &PathFate) -> String {
     format!("{:<9} {}{why}\n", fate.fate, escape(&fate.path))
 }
 
-fn render_explained(report: &ExplainReport, paint: Paint) -> String {
-    let path = report.path.to_string_lossy();
-    let verdict = match report.included {
-        true => paint.good("included"),
-        false => paint.warning("left out"),
-    };
-    let mut text = format!("{verdict}: {}\n  {}\n", escape(&path), escape(&reason(report)));
-    if let Some(rule) = &report.contents_left_out {
-        let why =
-            if rule == "one-file-system" { "another file system is mounted there" } else { "it is marked" };
-        writeln!(text, "  what lies in it is left out: {why}").expect("writing to a string works");
-    }
-    text
-}
-
-/// Why, as a sentence.
-fn reason(report: &ExplainReport) -> String {
-    let detail = report.detail.as_deref().unwrap_or_default();
-    let at = report.at.to_string_lossy();
-    let it = if report.at == report.path { "it".into() } else { at.clone() };
-    match report.rule.as_str() {
-        "asked" => "it was asked for by name, which no rule outweighs".to_owned(),
-        "above" => "it leads to a path that was asked for; nothing else of it is taken".to_owned(),
-        "no-rule" => "no rule is against it".to_owned(),
-        "pattern" => {
-            let (source, line) = (report.source.as_deref().unwrap_or_default(), report.line.unwrap_or(0));
-            let number = if source.starts_with("--") { "number" } else { "line" };
-            let pattern = format!("the pattern {detail} ({source}, {number} {line})");
-            if report.included {
-                format!("{pattern} keeps {it}")
-            } else {
-                format!("{pattern} leaves {it} out")
-            }
-        }
-        "if-present" => format!("{at} has a file {detail}, so its contents are left out"),
-        "larger-than" => format!("it has more than {detail} bytes (--exclude-larger-than)"),
-        "one-file-system" => format!("another file system is mounted on {at} (--one-file-system)"),
-        "store" => format!("{it} is this node's own data"),
-        "outside" => "it lies in none of the backed-up paths".to_owned(),
-        _ => format!("{it} cannot be read: {detail}"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -340,18 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn explanations_read_well() {
-        let report = ExplainReport {
-            path: "/a/b\x1b".into(),
-            rule: "pattern".into(),
-            at: "/a".into(),
-            detail: Some("a/".into()),
-            source: Some("--exclude".into()),
-            line: Some(2),
-            ..ExplainReport::default()
-        };
-        let expected = "left out: /a/b\\u{1b}\n  the pattern a/ (--exclude, number 2) leaves /a out\n";
-        assert_eq!(render_explained(&report, Paint(false)), expected);
+    fn dry_runs_read_well() {
         let fate = PathFate { fate: "left-out".into(), path: "/a\n".into(), why: Some("*.o (f:1)".into()) };
         assert_eq!(render_fate(&fate), "left-out  /a\\n  # *.o (f:1)\n");
         let summary =
@@ -371,7 +313,9 @@ mod tests {
             assert_eq!(absolute(&root.join(given)).unwrap(), root.join(expected), "{given}");
         }
         let none = Lists { lines: &[], zeros: &[] };
-        assert_eq!(sources(&[root.join("absent")], &none).unwrap_err().kind(), Code::PathNotFound);
-        assert_eq!(sources(&[root.join("absent"), root.join("a")], &none).unwrap().len(), 2);
+        for given in [&[root.join("absent")][..], &[root.join("a"), root.join("absent")]] {
+            assert_eq!(sources(given, &none).unwrap_err().kind(), Code::PathNotFound);
+        }
+        assert_eq!(sources(&[root.join("link"), root.join("a")], &none).unwrap().len(), 2);
     }
 }

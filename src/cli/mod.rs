@@ -9,6 +9,7 @@ mod args;
 mod backup;
 mod config;
 mod daemon;
+mod explain;
 mod init;
 mod job;
 mod jobs;

@@ -19,7 +19,8 @@ pub(super) struct Lists<'a> {
     pub(super) zeros: &'a [PathBuf],
 }
 
-/// All paths, made absolute. A missing one is the node's to report, unless none is there: then it is a slip.
+/// All paths, made absolute. One that was typed and does not exist is a slip, and so is a list of which none exists;
+/// else a missing one is the node's to report.
 pub(super) fn sources(given: &[PathBuf], lists: &Lists<'_>) -> Result<Vec<PathBuf>, ApiError> {
     let from_stdin = lists.lines.iter().chain(lists.zeros).filter(|file| file.as_os_str() == "-").count();
     if from_stdin > 1 {
@@ -36,12 +37,24 @@ pub(super) fn sources(given: &[PathBuf], lists: &Lists<'_>) -> Result<Vec<PathBu
         return Err(usage("there is no path in the list, so there is nothing to back up"));
     }
     let gone =
-        |path: &PathBuf| path.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
-    if let Some(first) = paths.first().filter(|_| paths.iter().all(gone)) {
-        return Err(ApiError::new(Code::PathNotFound, format!("{} does not exist", first.display())));
+        |path: &&PathBuf| path.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+    let slip =
+        given.iter().find(gone).or_else(|| paths.first().filter(|_| paths.iter().all(|path| gone(&path))));
+    if let Some(path) = slip {
+        return Err(ApiError::new(Code::PathNotFound, format!("{} does not exist", path.display())));
     }
-    paths.iter().map(|path| absolute(path)).collect()
+    let paths: Vec<PathBuf> = paths.iter().map(|path| absolute(path)).collect::<Result<_, _>>()?;
+    let bytes: usize = paths.iter().map(|path| path.as_os_str().len() + 3).sum();
+    // As JSON a path has quotes and a comma besides.
+    if bytes > limit::BACKUP_REQUEST_BYTES_MAX * 3 / 4 {
+        let text = format!("the {} paths have {bytes} bytes together, which is too long", paths.len());
+        return Err(usage(&text).with_hint(SHORTER));
+    }
+    Ok(paths)
 }
+
+/// What helps against lists that are too long.
+const SHORTER: &str = "name directories instead of all their files, or make several backups";
 
 /// The paths in a list: all but the empty ones, as they are. Of a line's end only the line break is none of them.
 fn split(bytes: &[u8], end: u8) -> Vec<PathBuf> {
@@ -81,9 +94,7 @@ fn read_list(file: &Path, what: &str) -> Result<Vec<u8>, ApiError> {
     source.take(longest as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() > longest {
         let text = format!("the {what} {} has more than {longest} bytes", file.display());
-        return Err(
-            usage(&text).with_hint("name directories instead of all their files, or make several backups")
-        );
+        return Err(usage(&text).with_hint(SHORTER));
     }
     Ok(bytes)
 }

@@ -359,8 +359,12 @@ fn an_input_is_streamed_and_one_that_breaks_off_is_not_taken_for_whole() {
         client.feed(JobId(3), pieces(false)).await.unwrap();
         assert_eq!(fake.asked(), [format!("feed 3 {} true", 64 * 256 * limit::KIB)]);
         client.feed(JobId(3), pieces(true)).await.unwrap_err();
+        while fake.asked.lock().unwrap().is_empty() {
+            // The node hears of it when the connection closes.
+            tokio::task::yield_now().await;
+        }
         let asked = fake.asked();
-        assert!(asked.iter().all(|call| call.ends_with("false")), "{asked:?}");
+        assert!(asked[0].starts_with("feed 3 ") && asked[0].ends_with("false"), "{asked:?}");
 
         let request = ExplainRequest { path: "/a".into(), ..ExplainRequest::default() };
         assert_eq!(client.explain(request.clone()).await.unwrap().rule, "no-rule");
@@ -447,10 +451,16 @@ fn requests_that_cannot_be_understood_are_refused_with_a_problem() {
 #[test]
 fn a_huge_body_is_refused_and_the_node_goes_on() {
     served(|fake, socket| async move {
-        let body = format!("{{\"paths\":[\"/{}\"]}}", "a".repeat(limit::HTTP_BODY_BYTES_MAX));
-        let (head, problem) = send(&socket, "POST", "/api/v1/backup", &body).await;
-        assert!(head.starts_with("http/1.1 413"), "{head}");
-        assert_eq!(problem["code"], "USAGE_INVALID");
+        let bodies = [
+            ("/api/v1/backup", "paths\":[\"/", limit::BACKUP_REQUEST_BYTES_MAX, "\"]"),
+            ("/api/v1/restore", "snapshot\":\"", limit::HTTP_BODY_BYTES_MAX, "\""),
+        ];
+        for (target, start, length, end) in bodies {
+            let body = format!("{{\"{start}{}{end}}}", "a".repeat(length));
+            let (head, problem) = send(&socket, "POST", target, &body).await;
+            assert!(head.starts_with("http/1.1 413"), "{head}");
+            assert_eq!(problem["code"], "USAGE_INVALID");
+        }
         assert_eq!(fake.asked(), [""; 0]);
         assert_eq!(send(&socket, "GET", "/api/v1/id", "").await.1["vault_id"], Value::Null);
     });

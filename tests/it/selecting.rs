@@ -30,9 +30,10 @@ fn with_input(node: &Node, arguments: &[&str], input: &Path) -> Output {
     node.finish(node.command().arg("--json").args(arguments).stdin(File::open(input).unwrap()))
 }
 
-/// Every file of the data directory with what is in it.
+/// Every file of the data directory with what is in it, but for the index, in which opening it alone leaves a mark.
 fn data(node: &Node) -> BTreeMap<PathBuf, Vec<u8>> {
-    node.files("").into_iter().map(|path| (path.clone(), fs::read(path).unwrap_or_default())).collect()
+    let files = node.files("").into_iter().filter(|path| !path.ends_with("index.redb"));
+    files.map(|path| (path.clone(), fs::read(path).unwrap_or_default())).collect()
 }
 
 #[test]
@@ -132,7 +133,7 @@ fn an_input_that_breaks_off_makes_no_snapshot() {
     });
     client.kill().unwrap();
     client.wait().unwrap();
-    let job = until("the job ends", &[&node], || jobs().into_iter().find(|job| job["state"] != "running"));
+    let job = until("the job ends", &[&node], || jobs().into_iter().find(|job| job["ended"].is_string()));
     assert_eq!((&job["state"], &job["error"]["code"]), (&"failed".into(), &"IO_FAILED".into()), "{job}");
     assert!(job["error"]["message"].as_str().unwrap().contains("no snapshot was made"), "{job}");
     assert_eq!(node.snapshots().len(), 0);

@@ -2,9 +2,10 @@
 
 mod backup;
 mod restore;
+mod selection;
 mod verify;
 
-pub(super) use backup::explain;
+pub(super) use selection::explain;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
