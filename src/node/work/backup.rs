@@ -4,11 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::api::{
-    ApiError, BackupRequest, BackupSummary, ExplainReport, ExplainRequest, JobOutcome, PathFate,
-    PatternLines, WaitFor,
-};
-use crate::base::{Code, SnapshotId, host_fault, limit, tag_fault};
+use super::selection::{check, exclusions, expand};
+use crate::api::{ApiError, BackupRequest, BackupSummary, JobOutcome, PathFate, WaitFor};
+use crate::base::{Code, SnapshotId, limit};
 use crate::config::Hooks;
 use crate::engine::{self, BackupOptions, EngineError, Fate, Listener, Monitor, VaultView};
 use crate::node::Mode;
