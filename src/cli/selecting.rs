@@ -68,6 +68,11 @@ pub(super) fn pattern_files(files: &[PathBuf]) -> Result<Vec<PatternLines>, ApiE
 }
 
 fn pattern_file(file: &Path) -> Result<PatternLines, ApiError> {
+    if file.as_os_str() == "-" {
+        return Err(
+            usage("patterns come from a file, not from standard input").with_hint("name it ./- if it is one")
+        );
+    }
     let bytes = read_list(file, "file of patterns")?;
     let lines: Vec<&[u8]> = bytes.split(|byte| *byte == b'\n').collect();
     let read = |(number, line): (usize, &&[u8])| {
@@ -83,7 +88,7 @@ fn pattern_file(file: &Path) -> Result<PatternLines, ApiError> {
 fn read_list(file: &Path, what: &str) -> Result<Vec<u8>, ApiError> {
     let failed = |error: io::Error| {
         usage(&format!("the {what} {} cannot be read: {error}", file.display()))
-            .with_hint("name a file that this user can read, or - for standard input")
+            .with_hint("name a file that this user can read")
     };
     let source: Box<dyn Read> = match file.as_os_str().as_bytes() {
         b"-" => Box::new(io::stdin()),
@@ -159,6 +164,7 @@ mod tests {
         let read = pattern_files(std::slice::from_ref(&file)).unwrap();
         assert_eq!(read[0].lines, ["# one\r", "*.o ", ""]);
         std::fs::write(&file, b"a\n\xff\n").unwrap();
+        assert!(pattern_files(&["-".into()]).is_err());
         let error = pattern_files(std::slice::from_ref(&file)).unwrap_err();
         assert!(error.message.contains("line 2"), "{error}");
     }
