@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::ApiError;
 use super::report::{BackupSummary, PathProblem, RepairReport, RestoreSummary, VerifyReport};
+use super::selection::PatternLines;
 
 /// Names a job within one run of a node.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -41,12 +42,28 @@ pub enum WaitFor {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct BackupRequest {
-    /// Absolute paths.
+    /// Absolute paths. In JSON one that is not UTF-8 is an array of its bytes.
+    #[serde(with = "super::selection::paths")]
     pub paths: Vec<PathBuf>,
     /// A backup set of the configuration: its paths, patterns, tags and hooks are added.
     pub set: Option<String>,
-    /// Gitignore patterns of what is left out, as if they stood in a file in each backed-up path.
+    /// Gitignore patterns of what is left out, as if they stood in each backed-up path; they decide before the ignore
+    /// files of the tree.
     pub exclude: Vec<String>,
+    /// More of them, which decide after the ignore files.
+    pub exclude_lists: Vec<PatternLines>,
+    /// Leave out the contents of directories that have such a file: `NAME` or `NAME:HEADER`.
+    pub exclude_if_present: Vec<String>,
+    /// Leave out the contents of directories that are tagged as caches.
+    pub exclude_caches: bool,
+    /// Leave out files of more bytes than this.
+    pub exclude_larger_than: Option<u64>,
+    /// Instead of paths, back up what is streamed to the job, as a file of this name.
+    pub stdin_filename: Option<String>,
+    /// Only tell what would be done.
+    pub dry_run: bool,
+    /// With `dry_run`: wait for somebody who takes the fate of every path.
+    pub list: bool,
     /// Labels.
     pub tags: Vec<String>,
     /// Host name to record; the machine's own when absent.

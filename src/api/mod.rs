@@ -9,6 +9,7 @@ mod event;
 mod job;
 mod report;
 mod schedule;
+mod selection;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -18,6 +19,9 @@ pub use browse::{
     Batches, DiffChange, DiffItem, DiffQuery, DiffSide, DiffStatistics, Dump, FindQuery, Found, Parts, Stats,
     TagRequest, Tagged,
 };
+use bytes::Bytes;
+use futures::Stream;
+
 pub use error::ApiError;
 pub use event::{Event, EventStream, Happening};
 pub use job::{
@@ -32,9 +36,16 @@ pub use report::{
 };
 
 pub use schedule::{AddSchedule, EditSchedule, LastRun, ScheduleInfo, ScheduleSource};
+pub use selection::{ExplainReport, ExplainRequest, PathFate, PatternLines};
 
 /// A boxed answer, so that the trait can be used as an object.
 pub type Reply<'a, T> = Pin<Box<dyn Future<Output = Result<T, ApiError>> + Send + 'a>>;
+
+/// What a caller streams to a job. It is whole only when it ends without an error.
+pub type InputStream = Pin<Box<dyn Stream<Item = Result<Bytes, ApiError>> + Send>>;
+
+/// Lines that a job gives while it works; the last one is there when the stream ends without an error.
+pub type FateStream = Pin<Box<dyn Stream<Item = Result<PathFate, ApiError>> + Send>>;
 
 /// A node, near (in this process) or far (over the control socket).
 pub trait Service: Send + Sync {
@@ -72,6 +83,12 @@ pub trait Service: Send + Sync {
     fn jobs(&self) -> Reply<'_, Vec<JobInfo>>;
     /// Asks a job to stop; what it has done is kept.
     fn cancel(&self, id: JobId) -> Reply<'_, ()>;
+    /// Streams the input of a backup that waits for one; returns once the job has taken all of it.
+    fn feed(&self, id: JobId, input: InputStream) -> Reply<'_, ()>;
+    /// What a dry run finds, path by path; given once.
+    fn fates(&self, id: JobId) -> Reply<'_, FateStream>;
+    /// Why a backup would take a path, or not.
+    fn explain(&self, request: ExplainRequest) -> Reply<'_, ExplainReport>;
     /// What happens from now on, or since the event with this id; a [`Happening::Gap`] where some are forgotten.
     fn events(&self, since: Option<u64>) -> Reply<'_, EventStream>;
     /// Every setting in force, with where it comes from.

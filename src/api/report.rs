@@ -233,8 +233,12 @@ pub struct PathProblem {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct BackupSummary {
-    /// The new snapshot.
+    /// The new snapshot; empty after a dry run.
     pub snapshot_id: String,
+    /// Nothing was read or written; the numbers tell what would be.
+    pub dry_run: bool,
+    /// Of a dry run: bytes that would be read.
+    pub bytes_to_read: u64,
     /// Files not in the parent.
     pub files_new: u64,
     /// Files that differ from the parent.

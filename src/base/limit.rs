@@ -156,6 +156,18 @@ pub const RESTORE_CHANGES_MAX: usize = 1000;
 pub const RESTORE_LINKS_MAX: usize = 65_536;
 /// Of those, such whose directory stays open for that; the others' is opened again.
 pub const RESTORE_LINKS_OPEN_MAX: usize = 256;
+/// An ignore file in bytes. A longer one is no list of patterns that somebody wrote.
+pub const IGNORE_FILE_BYTES_MAX: usize = 256 * KIB;
+/// Patterns in all ignore files that are in force at one time: about 1 MiB of them.
+pub const IGNORE_RULES_MAX: usize = 16_384;
+/// Patterns of one backup's flags and lists; each is looked at for each entry.
+pub const PATTERNS_MAX: usize = 16_384;
+/// What a file that marks a directory must begin with, in bytes.
+pub const MARKER_HEADER_BYTES_MAX: usize = 4 * KIB;
+/// A tag or host name in bytes.
+pub const LABEL_BYTES_MAX: usize = 255;
+/// Tags of one snapshot; the record has 8 KiB for everything.
+pub const TAGS_MAX: usize = 64;
 /// What a restore could not set (owners, attributes) that is named one by one; the rest is counted.
 pub const RESTORE_WARNINGS_MAX: usize = 1000;
 
@@ -225,6 +237,8 @@ pub const CONFIG_ALIASES_MAX: usize = 64;
 
 /// A request's body on the control socket: tens of thousands of paths to back up fit.
 pub const HTTP_BODY_BYTES_MAX: usize = MIB;
+/// A request for a backup: some 50,000 paths or patterns fit.
+pub const BACKUP_REQUEST_BYTES_MAX: usize = 4 * MIB;
 /// An answer on the control socket that is one document; longer ones, such as listings, come in pieces.
 pub const HTTP_ANSWER_BYTES_MAX: usize = 64 * MIB;
 /// Connections that the control socket serves at one time; each command needs one.
@@ -263,6 +277,14 @@ pub const SHUTDOWN: Duration = Duration::from_secs(10);
 pub const JOBS_RUNNING_MAX: usize = 4;
 /// Jobs that wait for their turn.
 pub const JOBS_QUEUED_MAX: usize = 64;
+/// Pieces of a streamed input that wait between its caller and the job.
+pub const JOB_PIECES_MAX: usize = 8;
+/// Lines of a dry run that wait for its caller; each has a path, of up to 4 KiB.
+pub const JOB_LINES_MAX: usize = 256;
+/// A piece of a streamed input in bytes.
+pub const JOB_PIECE_BYTES: usize = 256 * KIB;
+/// How long a job that wants an input, or has lines to give, waits for its caller.
+pub const JOB_STREAM_WAIT: Duration = Duration::from_secs(30);
 /// Ended jobs that are remembered.
 pub const JOBS_REMEMBERED_MAX: usize = 100;
 /// Files that a remembered job names after a restart.
@@ -350,7 +372,3 @@ pub const HTTP_COUNT_CALL: Duration = Duration::from_secs(1800);
 pub const HTTP_LINE_BYTES_MAX: usize = 4 * MIB;
 /// Snapshots that an ambiguous or unknown reference names.
 pub const CANDIDATES_NAMED_MAX: usize = 10;
-/// A tag in bytes.
-pub const TAG_BYTES_MAX: usize = 256;
-/// Tags of one snapshot; the record has 8 KiB for everything.
-pub const TAGS_MAX: usize = 64;

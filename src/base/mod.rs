@@ -5,6 +5,7 @@
 
 mod code;
 mod id;
+mod label;
 pub mod limit;
 pub mod meter;
 mod path;
@@ -13,6 +14,7 @@ mod unit;
 
 pub use code::{Category, Code, Coded, Retry};
 pub use id::{ChunkId, DeviceId, HeadId, IdError, ListId, PackId, PeerId, SnapshotId, VaultId, random_bytes};
+pub use label::{host_fault, tag_fault};
 pub use path::{encode_path, reference_text, split_reference};
 pub use time::{Clock, Moment, SystemClock};
 pub use unit::{ByteSize, Epoch, UnitError, format_duration, parse_duration};

@@ -1,38 +1,75 @@
 //! `backup`.
 
 use std::fmt::Write as _;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use clap::{Args, ValueEnum};
 
-use super::job;
+use super::explain::explain;
+use super::job::{self, Side};
 use super::output::{Paint, count, escape, span};
+use super::selecting::{Lists, misunderstood, pattern_files, sources};
 use super::session::Session;
-use crate::api::{ApiError, BackupRequest, BackupSummary, JobInfo, JobOutcome, JobRequest, WaitFor};
-use crate::base::{ByteSize, Code, parse_duration};
+use crate::api::{
+    ApiError, BackupRequest, BackupSummary, ExplainRequest, InputStream, JobInfo, JobOutcome, JobRequest,
+    PathFate, WaitFor,
+};
+use crate::base::{ByteSize, Code, host_fault, limit, parse_duration, tag_fault};
 use crate::node::Mode;
 
 #[derive(Args)]
 pub(super) struct BackupArgs {
     /// Files and directories
-    #[arg(required_unless_present = "set", value_name = "PATH")]
+    #[arg(required_unless_present_any = ["set", "files_from", "files_from0", "stdin"], value_name = "PATH")]
     paths: Vec<PathBuf>,
     /// A backup set of the configuration, with its patterns, tags and hooks
     #[arg(long, value_name = "ID")]
     set: Option<String>,
-    /// Leave out what matches this gitignore pattern; may be repeated
-    #[arg(long, value_name = "PATTERN")]
+    /// Take paths from this file as well, one a line, as they stand; - is standard input; may be repeated
+    #[arg(long, value_name = "FILE", help_heading = SELECTING)]
+    files_from: Vec<PathBuf>,
+    /// The same for paths that end with a zero byte, as `find -print0` writes them
+    #[arg(long, value_name = "FILE", help_heading = SELECTING)]
+    files_from0: Vec<PathBuf>,
+    /// Leave out what matches this gitignore pattern, as if in each PATH; before .shadowvaultignore files; may be repeated
+    #[arg(long, value_name = "PATTERN", help_heading = SELECTING)]
     exclude: Vec<String>,
+    /// Leave out what matches the gitignore patterns in this file; .shadowvaultignore files outweigh them; may be repeated
+    #[arg(long, value_name = "FILE", help_heading = SELECTING)]
+    exclude_file: Vec<PathBuf>,
+    /// Leave out the contents of directories that have such a file (that begins with HEADER); may be repeated
+    #[arg(long, value_name = "NAME[:HEADER]", help_heading = SELECTING)]
+    exclude_if_present: Vec<String>,
+    /// Leave out the contents of directories that are tagged as caches (CACHEDIR.TAG)
+    #[arg(long, help_heading = SELECTING)]
+    exclude_caches: bool,
+    /// Leave out larger files, such as 500MiB
+    #[arg(long, value_name = "SIZE", value_parser = str::parse::<ByteSize>, help_heading = SELECTING)]
+    exclude_larger_than: Option<ByteSize>,
+    /// Do not cross into other file systems
+    #[arg(short = 'x', long, help_heading = SELECTING)]
+    one_file_system: bool,
+    /// Back up standard input, as one file; whether what writes it fails is for the shell to tell (set -o pipefail)
+    #[arg(long, conflicts_with_all = ["paths", "set", "files_from", "files_from0", "dry_run", "explain", "exclude",
+        "exclude_file", "exclude_if_present", "exclude_caches", "exclude_larger_than", "one_file_system"])]
+    stdin: bool,
+    /// The name of that file [default: stdin]
+    #[arg(long, value_name = "NAME")]
+    stdin_filename: Option<String>,
+    /// Only tell what would be done; with -v path by path
+    #[arg(long, conflicts_with = "explain")]
+    dry_run: bool,
+    /// Only tell whether this path would be in the backup, and which rule decides that
+    #[arg(long, value_name = "PATH")]
+    explain: Option<PathBuf>,
     /// Label the snapshot; may be repeated
-    #[arg(long = "tag", value_name = "TAG")]
+    #[arg(long = "tag", value_name = "TAG", value_parser = tag)]
     tags: Vec<String>,
     /// Host name to record instead of this machine's
-    #[arg(long, value_name = "HOST")]
+    #[arg(long, value_name = "HOST", value_parser = host)]
     host: Option<String>,
-    /// Do not cross into other file systems
-    #[arg(short = 'x', long)]
-    one_file_system: bool,
     /// Read every file, changed or not
     #[arg(long)]
     force: bool,
@@ -44,6 +81,16 @@ pub(super) struct BackupArgs {
     wait_timeout: Option<std::time::Duration>,
 }
 
+const SELECTING: &str = "What to take";
+
+fn tag(text: &str) -> Result<String, &'static str> {
+    tag_fault(text).map_or_else(|| Ok(text.to_owned()), Err)
+}
+
+fn host(text: &str) -> Result<String, &'static str> {
+    host_fault(text).map_or_else(|| Ok(text.to_owned()), Err)
+}
+
 #[derive(ValueEnum, Copy, Clone, PartialEq, Eq)]
 enum Wait {
     /// Stored here
@@ -53,40 +100,85 @@ enum Wait {
 }
 
 pub(super) async fn run(args: BackupArgs, session: &Session<'_>) -> Result<u8, ApiError> {
+    let unsuited = |text: &str, hint: &str| Err(ApiError::new(Code::UsageInvalid, text).with_hint(hint));
     if args.wait_timeout.is_some() && args.wait == Wait::Local {
-        let error = ApiError::new(Code::UsageInvalid, "--wait-timeout without --wait copies has no meaning");
-        return Err(error.with_hint("add --wait copies"));
+        return unsuited("--wait-timeout without --wait copies has no meaning", "add --wait copies");
     }
-    let (wait, mode) = match args.wait {
-        Wait::Local => (WaitFor::Local, Mode::Offline),
-        Wait::Copies => (WaitFor::Copies, Mode::Online),
+    if args.stdin_filename.is_some() && !args.stdin {
+        return unsuited("--stdin-filename without --stdin has no meaning", "add --stdin, without paths");
+    }
+    if args.dry_run && args.wait == Wait::Copies {
+        return unsuited("a dry run makes no copies to wait for", "leave --wait out");
+    }
+    let explained = args.explain.as_deref().map(absolute).transpose()?;
+    let (stdin, mode) = (args.stdin, if args.wait == Wait::Copies { Mode::Online } else { Mode::Offline });
+    let mut request = request(args)?;
+    let lines = request.exclude_lists.iter().flat_map(|list| &list.lines);
+    let patterns = request.exclude.iter().chain(lines).map(String::as_str);
+    misunderstood(patterns, &request.paths).iter().for_each(|text| session.output.note(text));
+    if let Some(path) = explained {
+        return explain(ExplainRequest { path, backup: request }, session).await;
+    }
+    request.list = request.dry_run && session.globals.verbose > 0 && !session.output.json;
+    let side = match (stdin, request.list) {
+        (true, _) => Side::Feed(standard_input()),
+        (_, true) => Side::Fates,
+        _ => Side::None,
     };
-    let request = BackupRequest {
-        paths: sources(&args.paths)?,
-        set: args.set,
-        exclude: args.exclude,
-        tags: args.tags,
-        host: args.host,
-        one_file_system: args.one_file_system,
-        force: args.force,
-        wait,
-        wait_timeout_ms: args.wait_timeout.map(|span| u64::try_from(span.as_millis()).unwrap_or(u64::MAX)),
-    };
-    job::conduct(session, mode, JobRequest::Backup(request), |job, paint| match &job.outcome {
+    job::conduct_with(session, mode, JobRequest::Backup(request), side, |job, paint| match &job.outcome {
+        Some(JobOutcome::Backup(summary)) if summary.dry_run => render_dry(summary, paint),
         Some(JobOutcome::Backup(summary)) => render(summary, job, paint),
         _ => String::new(),
     })
     .await
 }
 
-/// The paths made absolute. A missing one is the node's to report, unless none is there: then it is a slip.
-fn sources(paths: &[PathBuf]) -> Result<Vec<PathBuf>, ApiError> {
-    let gone =
-        |path: &PathBuf| path.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
-    if let Some(first) = paths.first().filter(|_| paths.iter().all(gone)) {
-        return Err(ApiError::new(Code::PathNotFound, format!("{} does not exist", first.display())));
-    }
-    paths.iter().map(|path| absolute(path)).collect()
+fn request(args: BackupArgs) -> Result<BackupRequest, ApiError> {
+    let lists = Lists { lines: &args.files_from, zeros: &args.files_from0 };
+    Ok(BackupRequest {
+        paths: sources(&args.paths, &lists)?,
+        set: args.set,
+        exclude: args.exclude,
+        exclude_lists: pattern_files(&args.exclude_file)?,
+        exclude_if_present: args.exclude_if_present,
+        exclude_caches: args.exclude_caches,
+        exclude_larger_than: args.exclude_larger_than.map(|size| size.0),
+        stdin_filename: args.stdin.then(|| args.stdin_filename.unwrap_or_else(|| "stdin".to_owned())),
+        dry_run: args.dry_run,
+        list: false,
+        tags: args.tags,
+        host: args.host,
+        one_file_system: args.one_file_system,
+        force: args.force,
+        wait: if args.wait == Wait::Copies { WaitFor::Copies } else { WaitFor::Local },
+        wait_timeout_ms: args.wait_timeout.map(|span| u64::try_from(span.as_millis()).unwrap_or(u64::MAX)),
+    })
+}
+
+/// Standard input in pieces, read by a thread of its own: it may wait for ever.
+fn standard_input() -> InputStream {
+    let (sender, receiver) = tokio::sync::mpsc::channel(1);
+    std::thread::spawn(move || {
+        let mut input = io::stdin().lock();
+        loop {
+            let mut piece = Vec::with_capacity(limit::JOB_PIECE_BYTES);
+            let read = input.by_ref().take(limit::JOB_PIECE_BYTES as u64).read_to_end(&mut piece);
+            let piece = match read {
+                Ok(0) => break,
+                Ok(_) => Ok(Bytes::from(piece)),
+                Err(error) => {
+                    Err(ApiError::new(Code::IoFailed, format!("standard input cannot be read: {error}")))
+                }
+            };
+            let last = piece.is_err();
+            if sender.blocking_send(piece).is_err() || last {
+                break;
+            }
+        }
+    });
+    Box::pin(futures::stream::unfold(receiver, |mut receiver| async move {
+        receiver.recv().await.map(|piece| (piece, receiver))
+    }))
 }
 
 /// The path from the root, without `.` and `..`; a symlink at its end stays one.
@@ -139,6 +231,27 @@ fn render(summary: &BackupSummary, job: &JobInfo, paint: Paint) -> String {
     text
 }
 
+fn render_dry(summary: &BackupSummary, paint: Paint) -> String {
+    let (new, changed, same) = (summary.files_new, summary.files_changed, summary.files_unmodified);
+    let (files, bytes) = (summary.total_files_processed, ByteSize(summary.total_bytes_processed));
+    let mut text = paint.bold("dry run: nothing was stored") + "\n";
+    let whole = count(files, "file");
+    writeln!(text, "  files    {new} new, {changed} changed, {same} unchanged; {whole} with {bytes}")
+        .expect("writing to a string works");
+    writeln!(text, "  to read  {}", ByteSize(summary.bytes_to_read)).expect("writing to a string works");
+    if summary.unreadable > 0 {
+        let missing = format!("{} could not be read", count(summary.unreadable, "entry"));
+        writeln!(text, "  left out {}", paint.warning(&missing)).expect("writing to a string works");
+    }
+    text
+}
+
+/// A line of a dry run with `-v`.
+pub(super) fn render_fate(fate: &PathFate) -> String {
+    let why = fate.why.as_ref().map_or_else(String::new, |why| format!("  # {}", escape(why)));
+    format!("{:<9} {}{why}\n", fate.fate, escape(&fate.path))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -180,6 +293,15 @@ mod tests {
     }
 
     #[test]
+    fn dry_runs_read_well() {
+        let fate = PathFate { fate: "left-out".into(), path: "/a\n".into(), why: Some("*.o (f:1)".into()) };
+        assert_eq!(render_fate(&fate), "left-out  /a\\n  # *.o (f:1)\n");
+        let summary =
+            BackupSummary { files_new: 1, bytes_to_read: 5, dry_run: true, ..BackupSummary::default() };
+        assert!(render_dry(&summary, Paint(false)).ends_with("  to read  5 B\n"));
+    }
+
+    #[test]
     fn paths_become_absolute_without_dots() {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path().canonicalize().unwrap();
@@ -190,7 +312,10 @@ mod tests {
         for (given, expected) in table {
             assert_eq!(absolute(&root.join(given)).unwrap(), root.join(expected), "{given}");
         }
-        assert_eq!(sources(&[root.join("absent")]).unwrap_err().kind(), Code::PathNotFound);
-        assert_eq!(sources(&[root.join("absent"), root.join("a")]).unwrap().len(), 2);
+        let none = Lists { lines: &[], zeros: &[] };
+        for given in [&[root.join("absent")][..], &[root.join("a"), root.join("absent")]] {
+            assert_eq!(sources(given, &none).unwrap_err().kind(), Code::PathNotFound);
+        }
+        assert_eq!(sources(&[root.join("link"), root.join("a")], &none).unwrap().len(), 2);
     }
 }

@@ -7,12 +7,13 @@ use serde_json::Value;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook_tokio::Signals;
 
-use super::output::Paint;
+use super::backup::render_fate;
+use super::output::{Paint, escape};
 use super::progress::Meter;
 use super::session::{Keys, Session};
 use crate::api::{
-    ApiError, JobId, JobInfo, JobOutcome, JobRequest, JobState, RepairReport, Service, VerifyOutcomeShape,
-    VerifyReport,
+    ApiError, InputStream, JobId, JobInfo, JobOutcome, JobRequest, JobState, RepairReport, Service,
+    VerifyOutcomeShape, VerifyReport,
 };
 use crate::base::Code;
 use crate::node::Mode;
@@ -25,6 +26,16 @@ const LOOK_LAST: Duration = Duration::from_millis(250);
 /// Looks in a row that may time out (a machine that sleeps, a busy disk) before the job counts as lost.
 const LOOKS_FAILED_MAX: u32 = 5;
 
+/// What is streamed beside a job.
+pub(super) enum Side {
+    /// Nothing.
+    None,
+    /// Its input, to it.
+    Feed(InputStream),
+    /// What a dry run finds, from it.
+    Fates,
+}
+
 /// Does one job, on the daemon or here, and tells how it ended. `render` makes the text for people.
 pub(super) async fn conduct(
     session: &Session<'_>,
@@ -32,8 +43,19 @@ pub(super) async fn conduct(
     request: JobRequest,
     render: impl Fn(&JobInfo, Paint) -> String,
 ) -> Result<u8, ApiError> {
+    conduct_with(session, mode, request, Side::None, render).await
+}
+
+/// The same, with a stream beside the job.
+pub(super) async fn conduct_with(
+    session: &Session<'_>,
+    mode: Mode,
+    request: JobRequest,
+    side: Side,
+    render: impl Fn(&JobInfo, Paint) -> String,
+) -> Result<u8, ApiError> {
     let handle = session.open(Keys::Needed, mode).await?;
-    let result = watch(session, handle.service(), request).await;
+    let result = watch(session, handle.service(), request, side).await;
     let (job, signal) = handle.close(result).await?;
     if let Some(outcome) = &job.outcome {
         if session.output.json {
@@ -59,6 +81,7 @@ async fn watch(
     session: &Session<'_>,
     service: &dyn Service,
     request: JobRequest,
+    side: Side,
 ) -> Result<(JobInfo, Option<i32>), ApiError> {
     let mut signals = Signals::new([SIGINT, SIGTERM])
         .map_err(|error| ApiError::new(Code::Internal, format!("listening for signals: {error}")))?;
@@ -66,10 +89,13 @@ async fn watch(
     let id = service.start(request).await?;
     let mut meter = Meter::new(session.output, id, kind);
     let (began, mut failures, mut stop) = (Instant::now(), 0, None);
+    let mut streaming = std::pin::pin!(stream(session, service, id, side));
+    let mut streamed = None;
     loop {
         let pause = (began.elapsed() / 20).clamp(LOOK_FIRST, LOOK_LAST);
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
+            result = &mut streaming, if streamed.is_none() => streamed = Some(result),
             Some(signal) = signals.next() => {
                 if stop.is_some() {
                     // Asked twice: what is committed is safe at any moment.
@@ -92,9 +118,39 @@ async fn watch(
         if !job.state.is_final() {
             meter.update(&job);
         } else {
+            if streamed.is_none() {
+                // The rest of what the job told; where it takes an input, it takes no more of it.
+                streamed = Some((&mut streaming).await);
+            }
             meter.finish(&job);
+            if let Some(Err(error)) = streamed.filter(|_| job.state == JobState::Done || stop.is_none()) {
+                own_fault(session, &job, &error);
+            }
             return Ok((job, stop));
         }
+    }
+}
+
+/// Streams beside a job, to the end of the stream.
+async fn stream(session: &Session<'_>, service: &dyn Service, id: JobId, side: Side) -> Result<(), ApiError> {
+    match side {
+        Side::None => Ok(()),
+        Side::Feed(input) => service.feed(id, input).await,
+        Side::Fates => {
+            let mut fates = service.fates(id).await?;
+            while let Some(fate) = fates.next().await {
+                session.output.text(&render_fate(&fate?));
+            }
+            Ok(())
+        }
+    }
+}
+
+/// What went wrong on this side of a stream; that the job ended first is told by the job.
+fn own_fault(session: &Session<'_>, job: &JobInfo, error: &ApiError) {
+    let of_the_job = matches!(error.kind(), Code::Cancelled | Code::DaemonUnreachable | Code::UsageInvalid);
+    if !of_the_job || job.state == JobState::Done {
+        session.output.warn(&escape(&error.message));
     }
 }
 

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::key::{Allowed, Shape, Wrong};
-use super::kind::{Absolute, Filled, Kind, Scalar, Span, wrong};
+use super::kind::{Absolute, Filled, Kind, Scalar, Size, Span, Switch, wrong};
 use super::list::{List, each};
 use super::mistake::{Fault, nearest};
 use super::node::{Node, Value};
-use crate::base::limit;
+use crate::base::{limit, tag_fault};
 use crate::policy::CronLine;
 
 /// What is backed up together.
@@ -21,6 +21,14 @@ pub struct BackupSet {
     pub paths: Vec<PathBuf>,
     /// Gitignore patterns.
     pub exclude: Vec<String>,
+    /// Files that mark directories whose contents are left out: `NAME` or `NAME:HEADER`.
+    pub exclude_if_present: Vec<String>,
+    /// Leave out the contents of directories that are tagged as caches.
+    pub exclude_caches: bool,
+    /// Leave out files of more bytes than this.
+    pub exclude_larger_than: Option<u64>,
+    /// Do not cross into other file systems.
+    pub one_file_system: bool,
     /// Tags that its snapshots carry.
     pub tags: Vec<String>,
     /// When it runs.
@@ -85,6 +93,17 @@ fn show_set(set: &BackupSet) -> serde_json::Value {
     let mut shown = json!({ "id": set.id, "paths": set.paths, "exclude": set.exclude, "tags": set.tags,
         "hooks": { "before": set.hooks.before, "after": set.hooks.after,
                    "success": set.hooks.success, "failure": set.hooks.failure } });
+    if !set.exclude_if_present.is_empty() {
+        shown["exclude_if_present"] = json!(set.exclude_if_present);
+    }
+    if let Some(bytes) = set.exclude_larger_than {
+        shown["exclude_larger_than"] = Size::print(&bytes).into();
+    }
+    for (name, on) in [("exclude_caches", set.exclude_caches), ("one_file_system", set.one_file_system)] {
+        if on {
+            shown[name] = true.into();
+        }
+    }
     match &set.when {
         When::Every(span) => shown["every"] = Span::print(span).into(),
         When::Cron(line) => shown["cron"] = line.to_string().into(),
@@ -92,12 +111,30 @@ fn show_set(set: &BackupSet) -> serde_json::Value {
     shown
 }
 
+const SET_FIELDS: [&str; 11] = [
+    "id",
+    "paths",
+    "exclude",
+    "exclude_if_present",
+    "exclude_caches",
+    "exclude_larger_than",
+    "one_file_system",
+    "tags",
+    "every",
+    "cron",
+    "hooks",
+];
+
 fn read_set(node: &Node) -> Result<BackupSet, Vec<Wrong>> {
-    let mut fields = Fields::of(node, &["id", "paths", "exclude", "tags", "every", "cron", "hooks"])?;
+    let mut fields = Fields::of(node, &SET_FIELDS)?;
     let id = fields.required::<SetId>("id");
     let paths = fields.required::<List<Absolute>>("paths");
     let exclude = fields.optional::<List<Filled>>("exclude");
-    let tags = fields.optional::<List<Filled>>("tags");
+    let exclude_if_present = fields.optional::<List<Marker>>("exclude_if_present");
+    let exclude_caches = fields.optional::<Switch>("exclude_caches");
+    let exclude_larger_than = fields.optional::<Size>("exclude_larger_than");
+    let one_file_system = fields.optional::<Switch>("one_file_system");
+    let tags = fields.optional::<List<Tag>>("tags");
     let given = [fields.take("every").is_some(), fields.take("cron").is_some()];
     let every = fields.optional::<Every>("every").map(When::Every);
     let when = every.or(fields.optional::<Cron>("cron").map(When::Cron));
@@ -115,6 +152,10 @@ fn read_set(node: &Node) -> Result<BackupSet, Vec<Wrong>> {
             id,
             paths,
             exclude: exclude.unwrap_or_default(),
+            exclude_if_present: exclude_if_present.unwrap_or_default(),
+            exclude_caches: exclude_caches.unwrap_or_default(),
+            exclude_larger_than,
+            one_file_system: one_file_system.unwrap_or_default(),
             tags: tags.unwrap_or_default(),
             when,
             hooks: hooks.flatten().unwrap_or_default(),
@@ -148,6 +189,41 @@ impl Scalar for SetId {
         let sound = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         let named = (1..=limit::SCHEDULE_ID_BYTES_MAX).contains(&text.len()) && text.chars().all(sound);
         (named && !["auto", "scrub"].contains(&text)).then(|| text.to_owned())
+    }
+    fn print(value: &String) -> String {
+        super::kind::quoted(value)
+    }
+}
+
+/// A label of snapshots.
+struct Tag;
+
+impl Scalar for Tag {
+    type Value = String;
+    const SHAPE: Shape = Shape::Text;
+    fn expected() -> String {
+        "a word of at most 255 bytes, without commas".to_owned()
+    }
+    fn parse(text: &str) -> Option<String> {
+        tag_fault(text).is_none().then(|| text.to_owned())
+    }
+    fn print(value: &String) -> String {
+        super::kind::quoted(value)
+    }
+}
+
+/// The name of a file that marks a directory, with what it begins with.
+struct Marker;
+
+impl Scalar for Marker {
+    type Value = String;
+    const SHAPE: Shape = Shape::Text;
+    fn expected() -> String {
+        "NAME or NAME:HEADER (such as .nobackup)".to_owned()
+    }
+    fn parse(text: &str) -> Option<String> {
+        let name = text.split(':').next().unwrap_or_default();
+        (!name.is_empty() && !name.contains('/') && ![".", ".."].contains(&name)).then(|| text.to_owned())
     }
     fn print(value: &String) -> String {
         super::kind::quoted(value)

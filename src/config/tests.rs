@@ -150,6 +150,14 @@ fn each_mistake_is_named_with_place_and_cure() {
             "c.yaml:2:5: backup_sets[1].paths: missing; expected paths in every backup set",
         ),
         (
+            "backup_sets:\n  - { id: a, paths: [/x], every: 1h, exclude_if_present: [a/b] }\n",
+            "c.yaml:2:59: backup_sets[1].exclude_if_present[1]: \"a/b\" is not allowed; expected NAME or NAME:HEADER (such as .nobackup)",
+        ),
+        (
+            "backup_sets:\n  - { id: a, paths: [/x], every: 1h, tags: [\"a,b\"] }\n",
+            "c.yaml:2:45: backup_sets[1].tags[1]: \"a,b\" is not allowed; expected a word of at most 255 bytes, without commas",
+        ),
+        (
             "backup_sets:\n  - { id: a, paths: [/x], every: 1h, tag: [] }\n",
             "c.yaml:2:38: backup_sets[1].tag: unknown key; did you mean tags?",
         ),
@@ -451,4 +459,17 @@ fn a_reload_takes_what_can_change_and_names_what_waits_for_a_restart() {
     let (changed, _) = loaded.adopt(load("listen_port: 1"));
     assert_eq!(changed, ["replication.copies", "monitoring.log_level"]);
     assert_eq!(loaded.settings.replication.copies, Settings::default().replication.copies);
+}
+
+#[test]
+fn a_set_says_what_it_leaves_out_and_shows_it_again() {
+    let text = "backup_sets:\n  - { id: a, paths: [/x], every: 1h, exclude_if_present: [.no], exclude_caches: true, \
+                exclude_larger_than: 5GiB, one_file_system: true }\n";
+    let loaded = read(text).unwrap();
+    let set = &loaded.backup_sets[0];
+    assert_eq!(
+        (set.exclude_if_present.as_slice(), set.exclude_larger_than),
+        (&[".no".to_owned()][..], Some(5 << 30))
+    );
+    assert!(set.exclude_caches && set.one_file_system);
 }

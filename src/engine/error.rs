@@ -115,6 +115,9 @@ pub enum EngineError {
     /// The vault's newest head lists something that is not here.
     #[error("{0} of the vault's head is missing or damaged")]
     RecordMissing(String),
+    /// A streamed file did not come to its end.
+    #[error("the input broke off before its end; no snapshot was made")]
+    InputBroken(#[source] std::io::Error),
     /// Asked to stop.
     #[error("cancelled")]
     Cancelled,
@@ -165,6 +168,7 @@ impl Coded for EngineError {
             Self::NotOwn { .. } => Code::PermissionDenied,
             Self::TooDeep => Code::SnapshotCorrupted,
             Self::HeadsLost => Code::StorageCorrupted,
+            Self::InputBroken(_) => Code::IoFailed,
             Self::Cancelled => Code::Cancelled,
             Self::Stopped => Code::Internal,
         }

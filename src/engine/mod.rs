@@ -33,7 +33,9 @@ mod verify;
 #[cfg(test)]
 mod tests;
 
-pub use backup::{BackupOptions, BackupResult, backup};
+pub use backup::{
+    BackupOptions, BackupResult, Fate, Listener, PreviewResult, backup, backup_stream, preview,
+};
 pub use copies::{CopyCounts, copy_counts, locked_copy_counts, place_packs, record_receipt};
 pub use diff::{Change, DiffTotals, Difference, SideTotals, diff};
 pub use dump::{DumpKind, dump};

@@ -5,14 +5,23 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
-use crate::base::{Code, Coded};
+use crate::base::{Code, Coded, limit};
 
 /// A failed walk or restore step.
 #[derive(Debug, thiserror::Error)]
 pub enum FsError {
-    /// Not a gitignore pattern.
-    #[error("{0:?} is not a pattern: {1}")]
+    /// A pattern that fits nothing, and why.
+    #[error("the pattern {0:?} would match nothing: {1}")]
     Pattern(String, String),
+    /// More than `limit::PATTERNS_MAX` of them.
+    #[error("there are more than {} patterns", limit::PATTERNS_MAX)]
+    PatternsTooMany,
+    /// Not a file name, with an optional header.
+    #[error("{0:?} does not name a file that marks a directory")]
+    Marker(String),
+    /// Not the name of a file.
+    #[error("{0:?} is not a file name")]
+    StreamName(String),
     /// A path to walk that is relative or has `..` in it.
     #[error("{} is not an absolute path without ..", .0.display())]
     NotAbsolute(PathBuf),
@@ -74,9 +83,13 @@ impl FsError {
 impl Coded for FsError {
     fn code(&self) -> Code {
         match self {
-            Self::NotAbsolute(_) | Self::Pattern(..) | Self::NotADirectory(_) | Self::Spared(_) => {
-                Code::UsageInvalid
-            }
+            Self::NotAbsolute(_)
+            | Self::Pattern(..)
+            | Self::PatternsTooMany
+            | Self::Marker(_)
+            | Self::StreamName(_)
+            | Self::NotADirectory(_)
+            | Self::Spared(_) => Code::UsageInvalid,
             Self::NotFound(_) => Code::PathNotFound,
             Self::UnsafeName { .. } | Self::Malformed(_) | Self::TooDeep(_) => Code::SnapshotInvalid,
             Self::InTheWay(_) => Code::IoFailed,
@@ -86,6 +99,14 @@ impl Coded for FsError {
 
     fn hint(&self) -> Option<String> {
         match self {
+            Self::PatternsTooMany => Some("put them into .shadowvaultignore files, or join some".to_owned()),
+            Self::Marker(_) => Some(format!(
+                "write NAME or NAME:HEADER, such as .nobackup; a name has no slash and a header at most {} bytes",
+                limit::MARKER_HEADER_BYTES_MAX
+            )),
+            Self::StreamName(_) => {
+                Some("a name such as db.sql: at most 255 bytes, without a slash".to_owned())
+            }
             Self::InTheWay(_) => Some("move it away, or restore with --overwrite always".to_owned()),
             Self::NotADirectory(_) | Self::Spared(_) => Some("choose another directory".to_owned()),
             _ => None,

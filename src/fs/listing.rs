@@ -96,7 +96,7 @@ impl Names {
         (0..self.entries.len()).filter_map(|index| self.get(index))
     }
 
-    fn contains(&self, name: &[u8]) -> bool {
+    pub(super) fn contains(&self, name: &[u8]) -> bool {
         self.position(name).is_some()
     }
 

@@ -13,18 +13,24 @@ mod apply;
 mod capture;
 mod directory;
 mod error;
+mod explain;
 mod file;
+mod glob;
 mod ignore;
 mod listing;
 mod removal;
+mod rules;
 mod select;
 mod selector;
 mod source;
 mod special;
+mod stream;
 mod target;
 mod temporary;
 mod walk;
 
+#[cfg(test)]
+mod ignore_test;
 #[cfg(test)]
 mod restore_test;
 #[cfg(test)]
@@ -32,14 +38,16 @@ mod walk_test;
 
 pub use directory::{Fate, TargetDir};
 pub use error::FsError;
+pub use explain::{Explanation, Why, explain};
 pub use file::{Begin, FileWriter};
-pub use ignore::Excludes;
+pub use ignore::{Exclusions, Ground, IGNORE_FILE, PatternList, Sieve, Watch};
 pub use listing::Listing;
 pub use removal::{Older, Removal};
 pub use selector::{Choice, Selector};
 pub use source::{FileStamp, Segment, Segments, SourceFile, open_file};
+pub use stream::stream_events;
 pub use target::{Lost, Outcome, Overwrite, RestoreOptions, SkipReason, Target, Warning, Warnings};
-pub use walk::{Filter, Item, KeepAll, Walk, WalkEvent, WalkOptions};
+pub use walk::{Contents, Filter, Item, KeepAll, Walk, WalkEvent, WalkOptions};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 

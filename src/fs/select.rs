@@ -1,6 +1,7 @@
 //! Which paths a walk was asked for: a small tree of names, so that nested and repeated roots fall together.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
@@ -17,14 +18,23 @@ pub(super) struct Selection {
 }
 
 impl Selection {
-    /// Joins `roots`. All must be absolute, without `..`, and exist (a dangling symlink exists).
-    pub(super) fn of(roots: &[PathBuf]) -> Result<Self, FsError> {
-        let mut all = Self::default();
+    /// Joins `roots`, which must be absolute and without `..`. Those that are not there (a dangling symlink is) or
+    /// cannot be looked at come beside it; they are an error when there are no others.
+    pub(super) fn of(roots: &[PathBuf]) -> Result<(Self, Vec<(PathBuf, io::Error)>), FsError> {
+        let (mut all, mut missing) = (Self::default(), Vec::new());
         for root in roots {
-            all.add(root)?;
-            std::fs::symlink_metadata(root).map_err(|e| FsError::chosen("look at", root, e))?;
+            match std::fs::symlink_metadata(root) {
+                Ok(_) => all.add(root)?,
+                // Names that could not be walked are refused all the same.
+                Err(error) => Self::default().add(root).map(|()| missing.push((root.clone(), error)))?,
+            }
         }
-        Ok(all)
+        if missing.len() == roots.len()
+            && let Some((root, error)) = missing.drain(..).next()
+        {
+            return Err(FsError::chosen("look at", &root, error));
+        }
+        Ok((all, missing))
     }
 
     fn add(&mut self, root: &Path) -> Result<(), FsError> {

@@ -3,7 +3,7 @@
 //! Invariant: every `Enter` has its `Leave`, and between them come only entries of that directory. Whatever
 //! changes on the disk meanwhile, no symlink below a root is followed and nothing is visited twice.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::ffi::{CStr, OsStr};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -65,14 +65,24 @@ pub trait Filter: Send {
     /// Whether `item` belongs to the walk. A directory is asked about before it is opened.
     fn keeps(&mut self, item: &Item<'_>) -> bool;
 
-    /// A directory was listed: the place to look for ignore files and markers. `false` leaves its contents out.
-    fn enters(&mut self, listing: &Listing<'_>) -> bool {
+    /// A directory was listed: the place to look for ignore files and markers. An error is told as a failure of the
+    /// directory, whose contents then belong to the walk.
+    fn enters(&mut self, listing: &Listing<'_>) -> io::Result<Contents> {
         let _ = listing;
-        true
+        Ok(Contents::All)
     }
 
     /// The directory of the last unmatched `enters` is done.
     fn leaves(&mut self) {}
+}
+
+/// What a filter leaves of a directory's contents.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Contents {
+    /// Everything; each entry is asked about.
+    All,
+    /// Entries of these names, and roots.
+    Only(Vec<String>),
 }
 
 /// Leaves nothing out.
@@ -118,7 +128,7 @@ pub struct Walk {
 const PROC_FD: &str = "/proc/self/fd";
 
 /// Device and inode.
-type Identity = (u64, u64);
+pub(super) type Identity = (u64, u64);
 
 /// A directory between its `Enter` and its `Leave`.
 struct Level {
@@ -170,12 +180,13 @@ enum Step {
 
 impl Walk {
     /// Prepares a walk of `roots`: absolute paths of directories or files, which may nest and repeat. Symlinks
-    /// above a root are followed; a root that is a symlink is recorded as one.
+    /// above a root are followed; a root that is a symlink is recorded as one. Roots that are not there come as
+    /// [`WalkEvent::Failed`], first of all.
     ///
     /// # Errors
-    /// `UsageInvalid` for a relative path or one with `..`, `PathNotFound` for one that does not exist.
+    /// `UsageInvalid` for a relative path or one with `..`, `PathNotFound` when none of them exists.
     pub fn new(roots: &[PathBuf], options: WalkOptions) -> Result<Self, FsError> {
-        let selection = Selection::of(roots)?;
+        let (selection, missing) = Selection::of(roots)?;
         let skip = options.skip.iter().filter_map(|path| rustix::fs::stat(path).ok());
         let mut walk = Self {
             filter: options.filter,
@@ -190,6 +201,7 @@ impl Walk {
         if let Err(error) = rustix::fs::access(PROC_FD, rustix::fs::Access::EXISTS) {
             walk.ready.push_back(WalkEvent::Failed { path: PROC_FD.into(), error: error.into() });
         }
+        walk.ready.extend(missing.into_iter().map(|(path, error)| WalkEvent::Failed { path, error }));
         let root = Path::new("/");
         let (dir, stat) = open_directory(CWD, c"/", true).map_err(|e| FsError::io("open", root, e))?;
         let whole = selection.chosen;
@@ -299,8 +311,15 @@ impl Walk {
             }
             filter_told = true;
             let listing = Listing { path: path_of(&self.path), names: &names, dir: dir.as_fd() };
-            if !self.filter.enters(&listing) {
-                names = Names::chosen(reach.selection.below.keys());
+            match self.filter.enters(&listing) {
+                Ok(Contents::All) => {}
+                Ok(Contents::Only(kept)) => {
+                    let mut chosen: BTreeSet<Vec<u8>> = kept.into_iter().map(String::into_bytes).collect();
+                    chosen.retain(|name| names.contains(name));
+                    chosen.extend(reach.selection.below.keys().cloned());
+                    names = Names::chosen(chosen.iter());
+                }
+                Err(error) => self.fail(error),
             }
         } else {
             names = Names::chosen(reach.selection.below.keys());
@@ -446,7 +465,7 @@ fn is_directory(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::Directory
 }
 
-fn identity(stat: &Stat) -> Identity {
+pub(super) fn identity(stat: &Stat) -> Identity {
     (stat.st_dev, stat.st_ino)
 }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::{ProptestConfig, prop, proptest};
 use rustix::fs::{CWD, FileType, Mode, XattrFlags, mknodat};
 
-use super::{Filter, FsError, Item, Listing, Segment, Walk, WalkEvent, WalkOptions, open_file};
+use super::{Contents, Filter, FsError, Item, Listing, Segment, Walk, WalkEvent, WalkOptions, open_file};
 use crate::wire::{Node, NodeType};
 
 /// One line for each event below `base`: `+dir`, `-`, `file`, `!failed`.
@@ -94,15 +94,21 @@ fn walk_of_several_roots_visits_everything_once() {
 }
 
 #[test]
-fn walk_refuses_missing_and_relative_roots_before_it_starts() {
+fn walk_refuses_relative_roots_and_tells_missing_ones() {
     let (_keep, base) = place();
     put(&base.join("file"));
     for missing in ["nothing", "file/below"] {
-        let refused = Walk::new(&[base.clone(), base.join(missing)], WalkOptions::default()).err().unwrap();
+        let roots = [base.join(missing), base.join("file")];
+        let expected = [format!("!{missing}"), "file".to_owned()];
+        assert_eq!(outline(&base, &roots, WalkOptions::default()), expected);
+        let refused = Walk::new(&[base.join(missing)], WalkOptions::default()).err().unwrap();
         assert!(matches!(&refused, FsError::NotFound(path) if *path == base.join(missing)), "{refused}");
     }
-    let refused = Walk::new(&[PathBuf::from("relative")], WalkOptions::default()).err().unwrap();
-    assert!(matches!(refused, FsError::NotAbsolute(_)));
+    for relative in ["relative", "absent/.."] {
+        let refused =
+            Walk::new(&[base.clone(), PathBuf::from(relative)], WalkOptions::default()).err().unwrap();
+        assert!(matches!(refused, FsError::NotAbsolute(_)));
+    }
 }
 
 #[test]
@@ -138,8 +144,9 @@ impl Filter for Rules {
         if item.is_directory { name != b"out" } else { name != b"junk" && item.size_bytes < 10_000 }
     }
 
-    fn enters(&mut self, listing: &Listing<'_>) -> bool {
-        listing.read(b"MARK", 4).unwrap().as_deref() != Some(b"stop")
+    fn enters(&mut self, listing: &Listing<'_>) -> std::io::Result<Contents> {
+        let marked = listing.read(b"MARK", 4)?.as_deref() == Some(b"stop");
+        Ok(if marked { Contents::Only(vec!["MARK".into(), "absent".into()]) } else { Contents::All })
     }
 }
 
@@ -153,10 +160,23 @@ fn walk_filter_leaves_out_entries_contents_and_large_files() {
     fs::write(base.join("cache/MARK"), b"stop and more").unwrap();
     fs::write(base.join("large"), vec![1; 10_000]).unwrap();
     let options = || WalkOptions { filter: Box::new(Rules), ..Default::default() };
-    let expected = ["+cache", "-", "+in", "in/z", "-"];
+    let expected = ["+cache", "cache/MARK", "-", "+in", "in/z", "-"];
     assert_eq!(outline(&base, std::slice::from_ref(&base), options()), expected);
     // A root inside what is left out is still walked, and a root itself is never judged.
-    let expected = ["+cache", "-", "+in", "in/z", "-", "junk", "+out", "+out/root", "out/root/y", "-", "-"];
+    let expected = [
+        "+cache",
+        "cache/MARK",
+        "-",
+        "+in",
+        "in/z",
+        "-",
+        "junk",
+        "+out",
+        "+out/root",
+        "out/root/y",
+        "-",
+        "-",
+    ];
     assert_eq!(
         outline(&base, &[base.clone(), base.join("out/root"), base.join("junk")], options()),
         expected

@@ -5,10 +5,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use axum::http::{Method, Request, Response, StatusCode, header};
+use axum::http::{Method, Request, Response, StatusCode, header, request};
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
+use futures::StreamExt;
+use http_body_util::{BodyExt, Full, Limited, StreamBody};
+use hyper::body::{Body, Frame, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
@@ -17,14 +18,16 @@ use tokio::net::UnixStream;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::events;
+use super::fates;
 use super::problem;
 use super::router::{Accepted, Unlock};
 use super::socket::{Place, is_own};
 use super::stream;
 use crate::api::{
     AddPeer, AddSchedule, ApiError, Batches, ConfigRow, DiffItem, DiffQuery, Dump, EditSchedule, EntryInfo,
-    EventStream, FindQuery, Found, Health, Identity, JobId, JobInfo, JobRequest, PeerInfo, Reloaded, Reply,
-    ScheduleInfo, Service, SnapshotInfo, SnapshotQuery, Stats, Status, TagRequest, Tagged, TreeQuery,
+    EventStream, ExplainReport, ExplainRequest, FateStream, FindQuery, Found, Health, Identity, InputStream,
+    JobId, JobInfo, JobRequest, PeerInfo, Reloaded, Reply, ScheduleInfo, Service, SnapshotInfo,
+    SnapshotQuery, Stats, Status, TagRequest, Tagged, TreeQuery,
 };
 use crate::base::{Code, limit};
 
@@ -128,12 +131,7 @@ impl Client {
     ) -> Result<(Response<Incoming>, Driver), ApiError> {
         let opened = tokio::time::timeout(within, self.send_for(kind, method, target, body));
         let (response, driver) = opened.await.map_err(|_| silent(within))??;
-        let status = response.status();
-        if status.is_success() {
-            return Ok((response, driver));
-        }
-        let body = Limited::new(response.into_body(), limit::HTTP_ANSWER_BYTES_MAX).collect().await;
-        Err(problem::read(status, &body.map(|body| body.to_bytes()).unwrap_or_default()))
+        Ok((accepted(response).await?, driver))
     }
 
     async fn lines<T: DeserializeOwned + Send + 'static>(
@@ -154,21 +152,45 @@ impl Client {
         target: &str,
         body: Bytes,
     ) -> Result<(Response<Incoming>, Driver), ApiError> {
-        let stream = self.dial().await?;
-        let (mut sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
-        let mut request = Request::builder().method(method).uri(target).header(header::HOST, "localhost");
-        request = request.header(header::ACCEPT, kind);
+        let mut request = request(method, target).header(header::ACCEPT, kind);
         if !body.is_empty() {
             request = request.header(header::CONTENT_TYPE, "application/json");
         }
-        let request = request
-            .body(Full::new(body))
-            .map_err(|error| ApiError::new(Code::UsageInvalid, format!("not a request: {error}")))?;
+        self.dispatch(request.body(Full::new(body)).map_err(|error| no_request(&error))?).await
+    }
+
+    /// Sends a request whose body may be a stream.
+    async fn dispatch<B>(&self, request: Request<B>) -> Result<(Response<Incoming>, Driver), ApiError>
+    where
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let stream = self.dial().await?;
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
         let driver = AbortOnDropHandle::new(tokio::spawn(connection));
         let response = sender.send_request(request).await.map_err(|error| broken(&error))?;
         Ok((response, driver))
     }
+}
+
+fn request(method: Method, target: &str) -> request::Builder {
+    Request::builder().method(method).uri(target).header(header::HOST, "localhost")
+}
+
+fn no_request(error: &dyn std::fmt::Display) -> ApiError {
+    ApiError::new(Code::UsageInvalid, format!("not a request: {error}"))
+}
+
+/// The answer when it is one, else the problem that came instead.
+async fn accepted(response: Response<Incoming>) -> Result<Response<Incoming>, ApiError> {
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    let body = Limited::new(response.into_body(), limit::HTTP_ANSWER_BYTES_MAX).collect().await;
+    Err(problem::read(status, &body.map(|body| body.to_bytes()).unwrap_or_default()))
 }
 
 /// What moves a connection's bytes; dropping it closes the connection.
@@ -292,6 +314,31 @@ impl Service for Client {
             let target = format!("/api/v1/jobs/{id}/cancel");
             self.call(Method::POST, &target, Bytes::new(), limit::HTTP_SHORT_CALL).await
         })
+    }
+
+    fn feed(&self, id: JobId, input: InputStream) -> Reply<'_, ()> {
+        Box::pin(async move {
+            // An input that breaks off breaks the connection: the daemon does not take it for whole.
+            let body = StreamBody::new(input.map(|piece| piece.map(Frame::data)));
+            let request = request(Method::PUT, &format!("/api/v1/jobs/{id}/input")).body(body);
+            let (response, _driver) = self.dispatch(request.map_err(|error| no_request(&error))?).await?;
+            accepted(response).await.map(|_| ())
+        })
+    }
+
+    fn fates(&self, id: JobId) -> Reply<'_, FateStream> {
+        Box::pin(async move {
+            let target = format!("/api/v1/jobs/{id}/fates");
+            let asked = self.send(Method::GET, &target, Bytes::new());
+            let (response, driver) = tokio::time::timeout(limit::HTTP_LONG_CALL, asked)
+                .await
+                .map_err(|_| silent(limit::HTTP_LONG_CALL))??;
+            Ok(fates::read(accepted(response).await?.into_body(), driver))
+        })
+    }
+
+    fn explain(&self, request: ExplainRequest) -> Reply<'_, ExplainReport> {
+        Box::pin(async move { self.post("/api/v1/backup/explain", &request, limit::HTTP_LONG_CALL).await })
     }
 
     fn events(&self, since: Option<u64>) -> Reply<'_, EventStream> {

@@ -11,6 +11,7 @@ mod client;
 mod clients;
 mod events;
 mod extract;
+mod fates;
 mod guard;
 mod problem;
 mod router;

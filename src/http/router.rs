@@ -7,7 +7,7 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response, sse};
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
@@ -17,8 +17,9 @@ use super::problem::{Problem, reply};
 use super::stream;
 use super::tcp::Slot;
 use crate::api::{
-    AddPeer, AddSchedule, ApiError, BackupRequest, DiffQuery, EditSchedule, FindQuery, Health, JobId,
-    JobRequest, RepairRequest, RestoreRequest, Service, SnapshotQuery, TagRequest, TreeQuery, VerifyRequest,
+    AddPeer, AddSchedule, ApiError, BackupRequest, DiffQuery, EditSchedule, ExplainRequest, FindQuery,
+    Health, JobId, JobRequest, RepairRequest, RestoreRequest, Service, SnapshotQuery, TagRequest, TreeQuery,
+    VerifyRequest,
 };
 use crate::base::{Code, limit};
 
@@ -31,7 +32,8 @@ struct Shared {
 /// A job that was started under an `Idempotency-Key`.
 struct Started {
     key: String,
-    request: JobRequest,
+    /// Requests may be long: what is compared is their hash.
+    request: blake3::Hash,
     job: JobId,
 }
 
@@ -92,7 +94,7 @@ pub(super) fn router(service: Arc<dyn Service>) -> Router {
         .route("/peers", get(peers).post(add_peer))
         .route("/peers/{id}", delete(remove_peer))
         .route("/snapshots", get(snapshots))
-        .route("/snapshots/create", post(backup))
+        .route("/snapshots/create", post(backup).layer(long_body()))
         .route("/snapshots/{id}/tree", get(tree))
         .route("/snapshots/{id}/dump", get(dump))
         .route("/snapshots/{id}/stats", get(snapshot_stats))
@@ -101,13 +103,16 @@ pub(super) fn router(service: Arc<dyn Service>) -> Router {
         .route("/stats", get(stats))
         .route("/tags", post(tag))
         .route("/snapshots/{id}/verify", post(verify_one))
-        .route("/backup", post(backup))
+        .route("/backup", post(backup).layer(long_body()))
+        .route("/backup/explain", post(explain).layer(long_body()))
         .route("/restore", post(restore))
         .route("/verify", post(verify))
         .route("/repair", post(repair))
         .route("/jobs", get(jobs))
         .route("/jobs/{id}", get(job))
         .route("/jobs/{id}/cancel", post(cancel))
+        .route("/jobs/{id}/input", put(feed))
+        .route("/jobs/{id}/fates", get(fates))
         .route("/schedule", get(schedule).post(add_schedule))
         .route("/schedule/{id}", axum::routing::patch(edit_schedule).delete(remove_schedule))
         .route("/schedule/{id}/run", post(run_schedule))
@@ -123,6 +128,11 @@ pub(super) fn router(service: Arc<dyn Service>) -> Router {
         .layer(DefaultBodyLimit::max(limit::HTTP_BODY_BYTES_MAX))
         .with_state(Arc::new(Shared { service, started: Mutex::default() }))
         .merge(health(slot))
+}
+
+/// Requests that may name many paths or patterns.
+fn long_body() -> DefaultBodyLimit {
+    DefaultBodyLimit::max(limit::BACKUP_REQUEST_BYTES_MAX)
 }
 
 /// The routes that tell whether the node runs; they answer before it does.
@@ -217,6 +227,10 @@ async fn backup(State(node): Node, headers: HeaderMap, Body(request): Body<Backu
     start(&node, &headers, JobRequest::Backup(request)).await
 }
 
+async fn explain(State(node): Node, Body(request): Body<ExplainRequest>) -> Response {
+    reply(StatusCode::OK, node.service.explain(request).await)
+}
+
 async fn restore(State(node): Node, headers: HeaderMap, Body(request): Body<RestoreRequest>) -> Answer {
     start(&node, &headers, JobRequest::Restore(request)).await
 }
@@ -244,20 +258,23 @@ async fn start(node: &Shared, headers: &HeaderMap, request: JobRequest) -> Answe
     let Some(key) = idempotency_key(headers)? else {
         return accepted(node.service.start(request).await?);
     };
+    let digest = blake3::hash(&serde_json::to_vec(&request).map_err(|error| {
+        Problem::usage(StatusCode::BAD_REQUEST, format!("the request cannot be remembered: {error}"))
+    })?);
     // Held while the job starts: two requests with one key must not start two jobs.
     let mut started = node.started.lock().await;
     if let Some(before) = started.iter().find(|before| before.key == key) {
-        if before.request != request {
+        if before.request != digest {
             let message = "this Idempotency-Key was used for another request";
             return Err(Problem::usage(StatusCode::UNPROCESSABLE_ENTITY, message));
         }
         return accepted(before.job);
     }
-    let job = node.service.start(request.clone()).await?;
+    let job = node.service.start(request).await?;
     if started.len() == limit::IDEMPOTENCY_KEYS_MAX {
         started.pop_front();
     }
-    started.push_back(Started { key, request, job });
+    started.push_back(Started { key, request: digest, job });
     accepted(job)
 }
 
@@ -293,6 +310,27 @@ async fn job(State(node): Node, Named(id): Named<JobId>) -> Response {
 async fn cancel(State(node): Node, Named(id): Named<JobId>) -> Answer {
     node.service.cancel(id).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// The input of a backup of a stream, as it comes; however long it is, little of it is here at one time.
+async fn feed(State(node): Node, Named(id): Named<JobId>, body: axum::body::Body) -> Answer {
+    let input = body.into_data_stream().map(|piece| {
+        piece.map_err(|error| ApiError::new(Code::ConnectionFailed, format!("the input broke off: {error}")))
+    });
+    node.service.feed(id, Box::pin(input)).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// What a dry run finds: one JSON object a line, while it finds it.
+async fn fates(State(node): Node, Named(id): Named<JobId>) -> Answer {
+    let lines = node.service.fates(id).await?.map(|fate| {
+        let mut line =
+            serde_json::to_vec(&fate?).map_err(|error| ApiError::new(Code::Internal, error.to_string()))?;
+        line.push(b'\n');
+        Ok::<_, ApiError>(line)
+    });
+    let kind = HeaderValue::from_static("application/x-ndjson");
+    Ok(([(header::CONTENT_TYPE, kind)], axum::body::Body::from_stream(lines)).into_response())
 }
 
 /// Server-sent events: as `id` the event's number, as `data` the event. `Last-Event-ID` (or `since`) takes a stream up.

@@ -15,11 +15,12 @@ use tokio::sync::oneshot;
 use super::{Client, bind, serve};
 use crate::api::{
     AddPeer, AddSchedule, ApiError, BackupRequest, Batches, ConfigRow, DiffChange, DiffItem, DiffQuery,
-    DiffSide, DiffStatistics, Dump, EditSchedule, EntryInfo, Event, EventStream, FindQuery, Found, Happening,
-    Health, Identity, JobId, JobInfo, JobKind, JobOutcome, JobRequest, JobState, PathProblem, PeerInfo,
-    Progress, Reloaded, RepairReport, RepairRequest, Reply, RestoreRequest, ScheduleInfo, ScheduleSource,
-    Service, SnapshotInfo, SnapshotQuery, Stats, Status, StorageStatus, TagRequest, Tagged, TreeQuery,
-    Verdict, VerifyAllReport, VerifyOutcomeShape, VerifyReport, VerifyRequest, VerifySnapshotReport,
+    DiffSide, DiffStatistics, Dump, EditSchedule, EntryInfo, Event, EventStream, ExplainReport,
+    ExplainRequest, FateStream, FindQuery, Found, Happening, Health, Identity, InputStream, JobId, JobInfo,
+    JobKind, JobOutcome, JobRequest, JobState, PathFate, PathProblem, PeerInfo, Progress, Reloaded,
+    RepairReport, RepairRequest, Reply, RestoreRequest, ScheduleInfo, ScheduleSource, Service, SnapshotInfo,
+    SnapshotQuery, Stats, Status, StorageStatus, TagRequest, Tagged, TreeQuery, Verdict, VerifyAllReport,
+    VerifyOutcomeShape, VerifyReport, VerifyRequest, VerifySnapshotReport,
 };
 use crate::base::{ChunkId, Code, PackId, PeerId, SnapshotId, limit};
 
@@ -257,6 +258,32 @@ impl Service for Fake {
     fn cancel(&self, id: JobId) -> Reply<'_, ()> {
         self.note(format!("cancel {id}"), Ok(()))
     }
+    fn feed(&self, id: JobId, mut input: InputStream) -> Reply<'_, ()> {
+        Box::pin(async move {
+            let mut bytes = Vec::new();
+            let ended = loop {
+                match input.next().await {
+                    Some(Ok(piece)) => bytes.extend_from_slice(&piece),
+                    Some(Err(error)) => break Err(error),
+                    None => break Ok(()),
+                }
+            };
+            self.asked.lock().unwrap().push(format!("feed {id} {} {}", bytes.len(), ended.is_ok()));
+            ended
+        })
+    }
+    fn fates(&self, id: JobId) -> Reply<'_, FateStream> {
+        let fate =
+            |n: usize| PathFate { fate: "new".into(), path: format!("/{n}"), why: Some("x".repeat(500)) };
+        let stream: FateStream = Box::pin(futures::stream::iter((0..1000).map(move |n| Ok(fate(n)))));
+        self.note(format!("fates {id}"), Ok(stream))
+    }
+    fn explain(&self, request: ExplainRequest) -> Reply<'_, ExplainReport> {
+        self.note(
+            format!("{request:?}"),
+            Ok(ExplainReport { rule: "no-rule".into(), ..ExplainReport::default() }),
+        )
+    }
     fn events(&self, since: Option<u64>) -> Reply<'_, EventStream> {
         let events = event_list().into_iter().filter(move |event| since.is_none_or(|seen| event.id > seen));
         let stream: EventStream = Box::pin(futures::stream::iter(events.map(Ok)));
@@ -461,6 +488,35 @@ fn an_answer_that_breaks_off_never_ends_cleanly() {
 }
 
 #[test]
+fn an_input_is_streamed_and_one_that_breaks_off_is_not_taken_for_whole() {
+    served(|fake, socket| async move {
+        let client = Client::connect(&socket).await.unwrap();
+        let pieces = |broken: bool| -> InputStream {
+            // More than any limit of a request's body.
+            let whole = (0..64).map(|_| Ok(bytes::Bytes::from(vec![7; 256 * limit::KIB])));
+            let end = broken.then(|| Err(ApiError::new(Code::IoFailed, "gone")));
+            Box::pin(futures::stream::iter(whole.chain(end)))
+        };
+        client.feed(JobId(3), pieces(false)).await.unwrap();
+        assert_eq!(fake.asked(), [format!("feed 3 {} true", 64 * 256 * limit::KIB)]);
+        client.feed(JobId(3), pieces(true)).await.unwrap_err();
+        while fake.asked.lock().unwrap().is_empty() {
+            // The node hears of it when the connection closes.
+            tokio::task::yield_now().await;
+        }
+        let asked = fake.asked();
+        assert!(asked[0].starts_with("feed 3 ") && asked[0].ends_with("false"), "{asked:?}");
+
+        let request = ExplainRequest { path: "/a".into(), ..ExplainRequest::default() };
+        assert_eq!(client.explain(request.clone()).await.unwrap().rule, "no-rule");
+        assert_eq!(fake.asked(), [format!("{request:?}")]);
+        let paths: Vec<String> =
+            client.fates(JobId(4)).await.unwrap().map(|fate| fate.unwrap().path).collect().await;
+        assert_eq!(paths, (0..1000).map(|n| format!("/{n}")).collect::<Vec<_>>());
+    });
+}
+
+#[test]
 fn events_stream_and_are_taken_up_by_their_number() {
     served(|fake, socket| async move {
         let client = Client::connect(&socket).await.unwrap();
@@ -536,10 +592,16 @@ fn requests_that_cannot_be_understood_are_refused_with_a_problem() {
 #[test]
 fn a_huge_body_is_refused_and_the_node_goes_on() {
     served(|fake, socket| async move {
-        let body = format!("{{\"paths\":[\"/{}\"]}}", "a".repeat(limit::HTTP_BODY_BYTES_MAX));
-        let (head, problem) = send(&socket, "POST", "/api/v1/backup", &body).await;
-        assert!(head.starts_with("http/1.1 413"), "{head}");
-        assert_eq!(problem["code"], "USAGE_INVALID");
+        let bodies = [
+            ("/api/v1/backup", "paths\":[\"/", limit::BACKUP_REQUEST_BYTES_MAX, "\"]"),
+            ("/api/v1/restore", "snapshot\":\"", limit::HTTP_BODY_BYTES_MAX, "\""),
+        ];
+        for (target, start, length, end) in bodies {
+            let body = format!("{{\"{start}{}{end}}}", "a".repeat(length));
+            let (head, problem) = send(&socket, "POST", target, &body).await;
+            assert!(head.starts_with("http/1.1 413"), "{head}");
+            assert_eq!(problem["code"], "USAGE_INVALID");
+        }
         assert_eq!(fake.asked(), [""; 0]);
         assert_eq!(send(&socket, "GET", "/api/v1/id", "").await.1["vault_id"], Value::Null);
     });

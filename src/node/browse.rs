@@ -15,7 +15,7 @@ use crate::api::{
     ApiError, Batches, DiffChange, DiffItem, DiffQuery, DiffSide, DiffStatistics, Dump, EntryInfo, FindQuery,
     Found, SnapshotQuery, Stats, TagRequest, Tagged, TreeQuery,
 };
-use crate::base::{Code, SnapshotId, encode_path, limit};
+use crate::base::{Code, SnapshotId, encode_path, limit, tag_fault};
 use crate::engine::{
     self, Change, DumpKind, FindOptions, Monitor, PackSource, Pattern, Search, SideTotals, Spot, Sums,
     TagEdit, Vault, VaultView,
@@ -320,10 +320,8 @@ fn check_tags(request: &TagRequest) -> Result<(), ApiError> {
     if new.len() > limit::TAGS_MAX {
         return wrong(format!("{} tags are more than the {} that fit", new.len(), limit::TAGS_MAX));
     }
-    match new.iter().find(|tag| tag.trim().is_empty() || tag.len() > limit::TAG_BYTES_MAX) {
-        Some(tag) => {
-            wrong(format!("a tag has 1 to {} bytes; this one has {}", limit::TAG_BYTES_MAX, tag.len()))
-        }
+    match new.iter().find_map(|tag| Some((tag, tag_fault(tag)?))) {
+        Some((tag, fault)) => wrong(format!("{tag:?} is no tag: {fault}")),
         None => Ok(()),
     }
 }

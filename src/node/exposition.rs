@@ -158,12 +158,13 @@ pub(super) fn job_ended(info: &JobInfo, now: Moment) {
         meter::ERRORS.add(error.kind().category().name(), 1);
     }
     match (&info.outcome, info.kind) {
-        (Some(JobOutcome::Backup(done)), _) => {
+        (Some(JobOutcome::Backup(done)), _) if !done.dry_run => {
             meter::BACKUPS_CREATED.add(1);
             meter::BYTES_BACKED_UP.add(done.total_bytes_processed);
             meter::BACKUP_DURATION.note(took);
             meter::BACKUP_LAST_SUCCESS.set(seconds(Some(now)));
         }
+        (Some(JobOutcome::Backup(_)), _) => {}
         (Some(JobOutcome::Restore(done)), _) => {
             let complete = done.failed == 0;
             if complete { &meter::RESTORES_COMPLETED } else { &meter::RESTORES_FAILED }.add(1);

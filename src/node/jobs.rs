@@ -20,6 +20,7 @@ use tracing::Instrument;
 use super::core::{Core, log_failure};
 use super::error::failed;
 use super::resources::Place;
+use super::streams::{Ends, Streams};
 use crate::api::{
     ApiError, Happening, JobId, JobInfo, JobKind, JobOutcome, JobRequest, JobState, PathProblem, Progress,
 };
@@ -55,6 +56,8 @@ pub(super) struct Jobs {
     ended: Notify,
     /// Held while the state file is written, so that an older state never replaces a newer one.
     saving: Mutex<()>,
+    /// Where callers stream to and from jobs.
+    pub(super) streams: Ends,
 }
 
 #[derive(Default)]
@@ -157,12 +160,14 @@ impl Jobs {
         let table = self.table.lock().expect("no panic while held");
         if let Job::Live(job) = table.jobs.get(&id).ok_or_else(|| unknown(id))? {
             job.cancel();
+            self.streams.close(id);
         }
         Ok(())
     }
 
     /// Asks every job to stop; how many there are.
     pub(super) fn cancel_all(&self) -> usize {
+        self.streams.close_all();
         let table = self.table.lock().expect("no panic while held");
         let live = table.jobs.values().filter_map(|job| match job {
             Job::Live(job) => Some(job),
@@ -260,15 +265,17 @@ impl Core {
         }
         let kind = request.kind();
         let (id, monitor, cancel) = self.jobs.enter(kind, self.now())?;
+        let streams = self.jobs.streams.enter(id, &request, cancel.clone());
         self.tell(Happening::JobQueued { job: id, kind });
         let span = tracing::info_span!(target: "jobs", "job", id = id.0, kind = kind.name());
         let core = self.clone();
         self.tasks.spawn(
             async move {
-                let work = core.conduct(id, request, monitor, cancel);
+                let work = core.conduct(id, request, monitor, cancel, streams);
                 let ended = AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| {
                     Err(ApiError::new(Code::Internal, "the job panicked; what was committed is safe"))
                 });
+                core.jobs.streams.close(id);
                 core.job_ended(id, ended).await;
             }
             .instrument(span),
@@ -282,6 +289,7 @@ impl Core {
         request: JobRequest,
         monitor: Arc<Monitor>,
         cancel: CancellationToken,
+        streams: Streams,
     ) -> Ended {
         let kind = request.kind();
         let least = if kind == JobKind::Backup {
@@ -298,7 +306,7 @@ impl Core {
         self.jobs.begin(id);
         tracing::info!(target: "jobs", "started");
         self.tell(Happening::JobStarted { job: id, kind });
-        super::work::run(self, request, monitor, place.memory_bytes()).await
+        super::work::run(self, request, monitor, place.memory_bytes(), streams).await
     }
 
     async fn job_ended(self: &Arc<Self>, id: JobId, mut ended: Ended) {

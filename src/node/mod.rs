@@ -24,6 +24,7 @@ mod service;
 mod setup;
 mod source;
 mod status;
+mod streams;
 mod work;
 
 use std::collections::BTreeMap;

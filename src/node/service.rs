@@ -6,11 +6,13 @@ use std::sync::Arc;
 use super::core::Core;
 use super::error::failed;
 use super::source::Mesh;
+use super::work::explain;
 use super::{Node, browse, exposition, reload, schedule, status};
 use crate::api::{
     AddPeer, AddSchedule, ApiError, Batches, ConfigRow, DiffItem, DiffQuery, Dump, EditSchedule, EntryInfo,
-    EventStream, FindQuery, Found, Health, Identity, JobId, JobInfo, JobRequest, PeerInfo, Reloaded, Reply,
-    ScheduleInfo, Service, SnapshotInfo, SnapshotQuery, Stats, Status, TagRequest, Tagged, TreeQuery,
+    EventStream, ExplainReport, ExplainRequest, FateStream, FindQuery, Found, Health, Identity, InputStream,
+    JobId, JobInfo, JobRequest, PeerInfo, Reloaded, Reply, ScheduleInfo, Service, SnapshotInfo,
+    SnapshotQuery, Stats, Status, TagRequest, Tagged, TreeQuery,
 };
 use crate::base::{Code, PeerId};
 use crate::crypto::Passphrase;
@@ -89,6 +91,18 @@ impl Service for Node {
 
     fn cancel(&self, id: JobId) -> Reply<'_, ()> {
         Box::pin(async move { self.core.jobs.cancel(id) })
+    }
+
+    fn feed(&self, id: JobId, input: InputStream) -> Reply<'_, ()> {
+        Box::pin(self.core.jobs.streams.feed(id, input))
+    }
+
+    fn fates(&self, id: JobId) -> Reply<'_, FateStream> {
+        Box::pin(async move { self.core.jobs.streams.fates(id) })
+    }
+
+    fn explain(&self, request: ExplainRequest) -> Reply<'_, ExplainReport> {
+        Box::pin(self.core.blocking(move |core| explain(core, request)))
     }
 
     fn events(&self, since: Option<u64>) -> Reply<'_, EventStream> {

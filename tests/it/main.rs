@@ -16,6 +16,7 @@ mod repair;
 mod restoring;
 mod running;
 mod schedule;
+mod selecting;
 mod settings;
 mod signals;
 mod socket;

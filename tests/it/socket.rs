@@ -224,7 +224,7 @@ fn a_cancelled_job_ends_soon_and_what_is_stored_stays_sound() {
     let (status, _, _) = http(&node, "POST", &format!("{place}/cancel"), None);
     assert!((200..300).contains(&status), "{status}");
     let ended =
-        until("the job ends", &[&node], || Some(get(&node, &place)).filter(|job| job["state"] != "running"));
+        until("the job ends", &[&node], || Some(get(&node, &place)).filter(|job| job["ended"].is_string()));
     assert_eq!(ended["state"], "cancelled", "{ended}");
     assert_eq!(node.snapshots().len(), 0);
     node.run(&["verify"]).exits(0);

@@ -129,6 +129,7 @@ impl<'a> Assembler<'a> {
                 Event::Entry { node, change } => self.entry(&node, change)?,
                 Event::File { path, node, change } => self.file(path, node, change)?,
                 Event::Failed { path, reason } => self.failed(path, reason),
+                Event::LeftOut { .. } => {}
             }
         }
         // A walk that ended early has left directories open; whoever ended it reports why.

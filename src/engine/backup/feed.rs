@@ -1,6 +1,7 @@
 //! Reading files in walk order and cutting them into batches of chunks.
 
 use std::collections::VecDeque;
+use std::io::Read;
 use std::path::PathBuf;
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
@@ -22,6 +23,8 @@ pub(super) struct FileJob {
     pub(super) path: PathBuf,
     /// As the walk saw it.
     pub(super) stamp: FileStamp,
+    /// Where the content comes from when it is not a file.
+    pub(super) stream: Option<Box<dyn Read + Send>>,
 }
 
 /// One step of a file's content, in order.
@@ -80,7 +83,7 @@ impl<'a> Feeder<'a> {
     /// Reads all files that come; flushes whenever the walk is slower than the reading.
     pub(super) fn run(mut self, jobs: &Receiver<FileJob>) -> Result<(), EngineError> {
         loop {
-            let job = match jobs.try_recv() {
+            let mut job = match jobs.try_recv() {
                 Ok(job) => job,
                 Err(TryRecvError::Empty) => {
                     // Nobody may wait for a batch that waits for the next file.
@@ -93,7 +96,10 @@ impl<'a> Feeder<'a> {
                 Err(TryRecvError::Disconnected) => return self.flush(),
             };
             self.monitor.go_on()?;
-            self.file(&job)?;
+            match job.stream.take() {
+                Some(stream) => self.stream(stream)?,
+                None => self.file(&job)?,
+            }
         }
     }
 
@@ -178,6 +184,28 @@ impl<'a> Feeder<'a> {
         }
     }
 
+    /// Cuts a stream, to its end. One that breaks off ends the backup: what came of it would look like all of it.
+    fn stream(&mut self, mut stream: Box<dyn Read + Send>) -> Result<(), EngineError> {
+        let look_ahead = self.cutter.sizes().max();
+        let mut size = 0;
+        loop {
+            let start = self.current.buffer.len();
+            let room = BATCH_BYTES.max(self.cut + look_ahead).saturating_sub(start);
+            self.current.buffer.resize(start + room, 0);
+            let read = fill(&mut *stream, &mut self.current.buffer[start..]);
+            self.monitor.go_on()?;
+            let read = read.map_err(EngineError::InputBroken)?;
+            self.current.buffer.truncate(start + read);
+            size += read as u64;
+            let ended = read < room;
+            self.cut_chunks(if ended { 1 } else { look_ahead })?;
+            if ended {
+                return self.item(Item::End(FileEnd { size, inconsistent: false, error: None }));
+            }
+            self.flush_keeping_rest()?;
+        }
+    }
+
     /// Cuts while at least `enough` bytes are uncut.
     fn cut_chunks(&mut self, enough: usize) -> Result<(), EngineError> {
         while self.current.buffer.len() - self.cut >= enough {
@@ -210,6 +238,20 @@ impl<'a> Feeder<'a> {
         let batch = std::mem::replace(&mut self.current, Batch { number, buffer: next, items: Vec::new() });
         self.batches.send(batch).map_err(|_| EngineError::Stopped)
     }
+}
+
+/// Reads until `buffer` is full or the stream ends.
+fn fill(stream: &mut dyn Read, buffer: &mut [u8]) -> std::io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match stream.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
 }
 
 /// The content is the same as far as size and time tell (a change of metadata alone does not matter here).

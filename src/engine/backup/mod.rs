@@ -12,11 +12,13 @@
 mod assemble;
 mod feed;
 mod packer;
+mod preview;
 mod sealing;
 mod survey;
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -31,7 +33,7 @@ use super::rebuild::adopt_unindexed;
 use super::vault::Vault;
 use crate::base::{ChunkId, Code, Coded, SnapshotId, limit};
 use crate::crypto::Kind;
-use crate::fs::{Excludes, Walk, WalkOptions};
+use crate::fs::{Exclusions, Sieve, Walk, WalkEvent, WalkOptions, Watch, stream_events};
 use crate::snapshot::{PeerAddress, RecordError, Snapshot, seal_record};
 use crate::store::PackNumber;
 use crate::wire;
@@ -39,6 +41,8 @@ use assemble::{Assembled, Assembler, TreeSealer};
 use feed::Feeder;
 use packer::{Checkpoint, Packer};
 use survey::Survey;
+
+pub use preview::{Fate, Listener, PreviewResult, preview};
 
 /// Files between walk and reader: paths.
 const FILES_MAX: usize = 1024;
@@ -50,8 +54,8 @@ const EVENTS_MAX: usize = 2;
 pub struct BackupOptions {
     /// Absolute paths.
     pub paths: Vec<PathBuf>,
-    /// Gitignore patterns of what is left out, as if in a file in each path.
-    pub exclude: Vec<String>,
+    /// What is left out.
+    pub exclude: Exclusions,
     /// Labels.
     pub tags: Vec<String>,
     /// Host to record.
@@ -81,32 +85,80 @@ pub struct BackupResult {
     pub packs: HashSet<PackNumber>,
 }
 
+/// Where entries come from, and the first file's content where that is no file.
+struct Input {
+    events: Box<dyn Iterator<Item = WalkEvent> + Send>,
+    stream: Option<Box<dyn Read + Send>>,
+}
+
 /// Backs up `options.paths`. The snapshot is durable, and in this device's newest head, when this returns `Ok`.
 ///
 /// # Errors
-/// A path that does not exist, a full disk, [`EngineError::Cancelled`]. What was sealed until then stays and is not
-/// sealed again by the next run. Files that cannot be read are no error: they are counted and listed.
+/// Paths none of which exists, a full disk, [`EngineError::Cancelled`]. What was sealed until then stays and is not
+/// sealed again by the next run. Paths and files that cannot be read are no error: they are counted and listed.
 pub fn backup(
     vault: &Vault,
     options: &BackupOptions,
     monitor: &Monitor,
 ) -> Result<BackupResult, EngineError> {
-    let (started, began) = (vault.clock.now(), Instant::now());
     monitor.enter("backing up");
+    let walk = walk_of(vault, options, None)?;
+    take(vault, options, Input { events: Box::new(walk), stream: None }, monitor)
+}
+
+/// Backs up one file, `/NAME` in the snapshot, whose content is `stream`; of `options.paths` nothing is read.
+///
+/// # Errors
+/// As [`backup`]; [`EngineError::InputBroken`] when reading the stream fails: then there is no snapshot.
+pub fn backup_stream(
+    vault: &Vault,
+    options: &BackupOptions,
+    name: &str,
+    stream: Box<dyn Read + Send>,
+    monitor: &Monitor,
+) -> Result<BackupResult, EngineError> {
+    monitor.enter("backing up the input");
+    let events = Box::new(stream_events(name, vault.clock.now())?);
+    let options = BackupOptions { paths: vec![Path::new("/").join(name)], ..options.clone() };
+    take(vault, &options, Input { events, stream: Some(stream) }, monitor)
+}
+
+/// The walk that `options` ask for; the store's own directory never belongs to it.
+fn walk_of(vault: &Vault, options: &BackupOptions, watch: Option<Watch>) -> Result<Walk, EngineError> {
+    let sieve = Sieve::new(&options.paths, &options.exclude)?;
+    let filter = Box::new(match watch {
+        Some(watch) => sieve.watched(watch),
+        None => sieve,
+    });
     let skip = vec![vault.store.dir().to_owned()];
-    let filter = Box::new(Excludes::new(&options.paths, &options.exclude)?);
     let walk_options = WalkOptions { one_file_system: options.one_file_system, skip, filter };
-    let walk = Walk::new(&options.paths, walk_options)?;
+    Ok(Walk::new(&options.paths, walk_options)?)
+}
+
+/// The paths as a record has them, or those that do not fit it as a list for a chunk, with its id.
+fn path_list(vault: &Vault, options: &BackupOptions) -> (Vec<Vec<u8>>, Option<Vec<u8>>, Option<ChunkId>) {
+    let paths = path_bytes(&options.paths);
+    let listed = wire::PathList { paths: paths.clone() }.encode_to_vec();
+    if listed.len() <= limit::RECORD_BYTES / 2 {
+        return (paths, None, None);
+    }
+    let id = vault.keyring.vault.chunk_id(Kind::Tree, &listed);
+    (Vec::new(), Some(listed), Some(id))
+}
+
+fn take(
+    vault: &Vault,
+    options: &BackupOptions,
+    input: Input,
+    monitor: &Monitor,
+) -> Result<BackupResult, EngineError> {
+    let (started, began) = (vault.clock.now(), Instant::now());
     adopt_unindexed(vault, monitor)?;
     let view = VaultView::load(vault)?;
-    let paths = path_bytes(&options.paths);
-    // Paths that do not fit the record go into a chunk, which must be in a pack before the record is signed.
-    let listed = wire::PathList { paths: paths.clone() }.encode_to_vec();
-    let listed = Some(listed).filter(|listed| listed.len() > limit::RECORD_BYTES / 2);
-    let list_id = listed.as_ref().map(|listed| vault.keyring.vault.chunk_id(Kind::Tree, listed));
-    let paths = if listed.is_some() { Vec::new() } else { paths };
+    // A list goes into a chunk, which must be in a pack before the record is signed.
+    let (paths, listed, list_id) = path_list(vault, options);
     let parent = view.parent_for(&options.hostname, &paths, list_id);
-    let done = run_pipeline(vault, walk, parent, options, monitor, |sealer, assembled| {
+    let done = run_pipeline(vault, input, parent, options, monitor, |sealer, assembled| {
         Ok((assembled, listed.as_ref().map(|listed| sealer.seal(listed)).transpose()?))
     })?;
     let (assembled, paths_list) = done.value;
@@ -165,7 +217,7 @@ struct PipelineResult<T> {
 /// Runs all stages; `close` may seal further tree chunks once the root is known.
 fn run_pipeline<T: Send>(
     vault: &Vault,
-    walk: Walk,
+    input: Input,
     parent: Option<&Snapshot>,
     options: &BackupOptions,
     monitor: &Monitor,
@@ -192,8 +244,10 @@ fn run_pipeline<T: Send>(
     let outcome = std::thread::scope(|scope| {
         let (packer, cutter) = (&packer, &cutter);
         let writer = scope.spawn(move || packer.write(&packs_out, &checkpoint));
-        let survey = scope
-            .spawn(move || Survey::new(vault, monitor, force).run(walk, parent_tree, &jobs_in, &events_in));
+        let survey = scope.spawn(move || {
+            let survey = Survey::new(vault, monitor, force).reading(input.stream);
+            survey.run(input.events, parent_tree, &jobs_in, &events_in)
+        });
         let feeder =
             scope.spawn(move || Feeder::new(cutter, monitor, batches_in, buffers_out)?.run(&jobs_out));
         let sealing: Vec<_> = (0..plan.workers)

@@ -1,6 +1,7 @@
 //! Walking: each entry compared with the parent snapshot; what changed goes to the reader, all of it to the assembler.
 
 use std::collections::HashSet;
+use std::io::Read;
 use std::path::PathBuf;
 
 use crossbeam_channel::Sender;
@@ -13,7 +14,7 @@ use crate::engine::monitor::Monitor;
 use crate::engine::parent::{Cursor, tree_of};
 use crate::engine::reader::ChunkReader;
 use crate::engine::vault::Vault;
-use crate::fs::{Walk, WalkEvent};
+use crate::fs::{Ground, WalkEvent};
 use crate::snapshot::{Content, decode_pieces, node_content};
 use crate::store::{ChunkPlace, PackNumber};
 use crate::wire::{self, NodeType};
@@ -53,6 +54,11 @@ pub(super) enum Event {
         path: String,
         reason: String,
     },
+    /// A rule leaves it out; told only where somebody listens.
+    LeftOut {
+        path: PathBuf,
+        ground: Ground,
+    },
 }
 
 /// The walking thread.
@@ -68,6 +74,8 @@ pub(super) struct Survey<'a> {
     /// What was met and not yet sent on, in walk order.
     waiting: Vec<Waiting>,
     waiting_bytes: usize,
+    /// The content of the first file.
+    stream: Option<Box<dyn Read + Send>>,
 }
 
 /// What waits until the index has been asked about a whole batch: one question for each file costs twice the rest.
@@ -114,23 +122,35 @@ impl Outlets<'_> {
     }
 }
 
-fn read(path: PathBuf, node: wire::Node, change: Change, jobs: &mut Vec<FileJob>) -> Event {
+/// The job that reads a file, and the event that announces it.
+fn read(
+    path: PathBuf,
+    node: wire::Node,
+    change: Change,
+    stream: Option<Box<dyn Read + Send>>,
+) -> (FileJob, Event) {
     let shown = path.to_string_lossy().into_owned();
-    jobs.push(FileJob { stamp: stamp(&node), path });
-    Event::File { path: shown, node, change }
+    (FileJob { stamp: stamp(&node), path, stream }, Event::File { path: shown, node, change })
 }
 
 impl<'a> Survey<'a> {
     pub(super) fn new(vault: &'a Vault, monitor: &'a Monitor, force: bool) -> Self {
         let reader = ChunkReader::new(vault, None, monitor);
         let (used, waiting) = (HashSet::new(), Vec::with_capacity(WAITING_MAX));
-        Self { vault, monitor, reader, force, used, files: 0, bytes: 0, waiting, waiting_bytes: 0 }
+        let (files, bytes, waiting_bytes) = (0, 0, 0);
+        Self { vault, monitor, reader, force, used, files, bytes, waiting, waiting_bytes, stream: None }
+    }
+
+    /// The first file's content is this stream.
+    pub(super) fn reading(mut self, stream: Option<Box<dyn Read + Send>>) -> Self {
+        self.stream = stream;
+        self
     }
 
     /// Walks to the end; returns the packs that unchanged files lie in.
     pub(super) fn run(
         mut self,
-        mut walk: Walk,
+        mut walk: impl Iterator<Item = WalkEvent>,
         parent: Option<ChunkId>,
         jobs: &Sender<FileJob>,
         events: &Sender<Vec<Event>>,
@@ -199,7 +219,7 @@ impl<'a> Survey<'a> {
         match old {
             Some(old) if is_file && !self.force => Waiting::Known { path, node, old },
             Some(old) if !is_file => Waiting::Ready(self.same(&node, old)),
-            _ if is_file && node.size > 0 => Waiting::Read { path, node, change },
+            _ if is_file && (node.size > 0 || self.stream.is_some()) => Waiting::Read { path, node, change },
             _ => Waiting::Ready(Event::Entry { node, change }),
         }
     }
@@ -227,12 +247,21 @@ impl<'a> Survey<'a> {
         }
         let mut places = self.vault.store.lookup_many(&ids)?.into_iter();
         for item in waiting.drain(..) {
-            events.push(match item {
-                Waiting::Ready(event) => event,
-                Waiting::Read { path, node, change } => read(path, node, change, &mut jobs),
-                Waiting::Known { node, old, .. } if self.present(&old, &mut places)? => self.same(&node, old),
-                Waiting::Known { path, node, .. } => read(path, node, Change::Changed, &mut jobs),
-            });
+            let (path, node, change) = match item {
+                Waiting::Ready(event) => {
+                    events.push(event);
+                    continue;
+                }
+                Waiting::Known { node, old, .. } if self.present(&old, &mut places)? => {
+                    events.push(self.same(&node, old));
+                    continue;
+                }
+                Waiting::Known { path, node, .. } => (path, node, Change::Changed),
+                Waiting::Read { path, node, change } => (path, node, change),
+            };
+            let (job, event) = read(path, node, change, self.stream.take());
+            jobs.push(job);
+            events.push(event);
         }
         outlets.send(events, jobs)?;
         self.waiting = waiting;

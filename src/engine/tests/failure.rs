@@ -281,11 +281,18 @@ fn a_restore_onto_a_full_disk_says_so() {
 }
 
 #[test]
-fn a_path_that_does_not_exist_is_an_error_and_makes_no_snapshot() {
+fn a_path_that_does_not_exist_is_told_and_without_any_other_an_error() {
     let fixture = Fixture::new();
-    let mut options = fixture.options();
-    options.paths.push(fixture.src().join("absent"));
+    let absent = fixture.src().join("absent");
+    let options = crate::engine::BackupOptions { paths: vec![absent.clone()], ..fixture.options() };
     let error = crate::engine::backup(&fixture.vault, &options, &Monitor::default()).unwrap_err();
     assert!(matches!(error, EngineError::Fs(_)) && error.code() == Code::PathNotFound);
     assert!(fixture.view().snapshots.is_empty());
+    let options = crate::engine::BackupOptions { paths: vec![absent.clone(), fixture.src()], ..options };
+    let monitor = Monitor::default();
+    let done = crate::engine::backup(&fixture.vault, &options, &monitor).unwrap();
+    assert_eq!(
+        (done.counts.unreadable, monitor.problems().1[0].path.as_str()),
+        (1, absent.to_str().unwrap())
+    );
 }

@@ -13,4 +13,5 @@ mod reading;
 mod rebuilding;
 mod restoring;
 mod round_trip;
+mod selecting;
 mod tree_of;

@@ -401,8 +401,18 @@ mod tests {
     fn settings(id: &str, when: When) -> Settings {
         let mut settings = Settings::default();
         let (exclude, tags, hooks) = (vec![], vec![], Hooks::default());
-        settings.backup_sets =
-            vec![BackupSet { id: id.into(), paths: vec!["/a".into()], exclude, tags, when, hooks }];
+        settings.backup_sets = vec![BackupSet {
+            id: id.into(),
+            paths: vec!["/a".into()],
+            exclude,
+            exclude_if_present: Vec::new(),
+            exclude_caches: false,
+            exclude_larger_than: None,
+            one_file_system: false,
+            tags,
+            when,
+            hooks,
+        }];
         settings
     }
 

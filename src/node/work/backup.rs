@@ -1,16 +1,21 @@
 //! Backups, with what their set says around them.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::api::{ApiError, BackupRequest, BackupSummary, JobOutcome, WaitFor};
+use super::selection::{check, exclusions, expand};
+use crate::api::{ApiError, BackupRequest, BackupSummary, JobOutcome, PathFate, WaitFor};
 use crate::base::{Code, SnapshotId, limit};
-use crate::engine::{self, BackupOptions, Monitor, VaultView};
+use crate::config::Hooks;
+use crate::engine::{self, BackupOptions, EngineError, Fate, Listener, Monitor, VaultView};
 use crate::node::Mode;
 use crate::node::core::Core;
 use crate::node::error::{failed, no_network};
 use crate::node::jobs::Ended;
 use crate::node::schedule::{self, HookFacts, HookKind};
+use crate::node::streams::{Fates, Input, Streams};
+use crate::wire::SnapshotCounts;
 
 /// How often copies are counted while a backup waits for them.
 const COPIES_PAUSE: Duration = Duration::from_millis(250);
@@ -19,32 +24,53 @@ fn hostname() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-/// A backup, with what its set says around it.
-pub(super) async fn with_hooks(
+/// A backup, with what its set says around it; or a dry run, without that.
+pub(super) async fn run(
     core: &Arc<Core>,
     mut request: BackupRequest,
     monitor: Arc<Monitor>,
     memory: usize,
+    streams: Streams,
 ) -> Ended {
-    let Some(id) = request.set.take() else { return backup(core, request, monitor, memory).await };
-    let settings = core.settings();
-    let set = settings.backup_sets.iter().find(|set| set.id == id).ok_or_else(|| {
-        let known: Vec<&str> = settings.backup_sets.iter().map(|set| set.id.as_str()).collect();
-        let hint = match known.as_slice() {
-            [] => "backup_sets in the configuration has none".to_owned(),
-            known => format!("there are {}", known.join(", ")),
-        };
-        ApiError::new(Code::UsageInvalid, format!("there is no backup set {id:?}")).with_hint(hint)
-    })?;
-    request.paths.extend(set.paths.iter().cloned());
-    request.exclude.extend(set.exclude.iter().cloned());
-    request
-        .tags
-        .extend(set.tags.iter().filter(|tag| !request.tags.contains(tag)).cloned().collect::<Vec<_>>());
-    let mut facts = HookFacts { set: id, ..HookFacts::default() };
+    let set = request.set.clone();
+    let hooks = expand(core, &mut request)?;
+    check(&request)?;
+    if request.dry_run {
+        return dry_run(core, request, monitor, memory, streams.fates).await;
+    }
+    match set {
+        Some(id) => with_hooks(core, request, monitor, memory, &hooks, id).await,
+        None => backup(core, request, monitor, memory, streams.input).await,
+    }
+}
+
+fn options(core: &Arc<Core>, request: &BackupRequest, memory: usize) -> BackupOptions {
+    BackupOptions {
+        paths: request.paths.clone(),
+        exclude: exclusions(request),
+        tags: request.tags.clone(),
+        memory_bytes: memory,
+        hostname: request.host.clone().unwrap_or_else(hostname),
+        username: std::env::var("USER").unwrap_or_default(),
+        one_file_system: request.one_file_system,
+        force: request.force,
+        holders: core.holder_addresses(),
+        checkpoint_every: Some(limit::CHECKPOINT_EVERY),
+    }
+}
+
+async fn with_hooks(
+    core: &Arc<Core>,
+    request: BackupRequest,
+    monitor: Arc<Monitor>,
+    memory: usize,
+    hooks: &Hooks,
+    set: String,
+) -> Ended {
+    let mut facts = HookFacts { set, ..HookFacts::default() };
     monitor.enter("running the before hook");
-    let mut ended = match schedule::hook(core, &set.hooks, HookKind::Before, &facts).await {
-        Ok(()) => backup(core, request, monitor.clone(), memory).await,
+    let mut ended = match schedule::hook(core, hooks, HookKind::Before, &facts).await {
+        Ok(()) => backup(core, request, monitor.clone(), memory, None).await,
         Err(error) => Err(error),
     };
     let (done, error) = match &ended {
@@ -60,7 +86,7 @@ pub(super) async fn with_hooks(
     let kind = if facts.snapshot.is_empty() { HookKind::Failure } else { HookKind::Success };
     for kind in [kind, HookKind::After] {
         // The backup is what it is; a hook that fails after it is worth a word, and keeps it from being a full success.
-        if let Err(failure) = schedule::hook(core, &set.hooks, kind, &facts).await
+        if let Err(failure) = schedule::hook(core, hooks, kind, &facts).await
             && let Ok((_, error @ None)) = &mut ended
         {
             *error = Some(failure);
@@ -69,33 +95,38 @@ pub(super) async fn with_hooks(
     ended
 }
 
-async fn backup(core: &Arc<Core>, request: BackupRequest, monitor: Arc<Monitor>, memory: usize) -> Ended {
-    if request.paths.is_empty() {
-        return Err(ApiError::new(Code::UsageInvalid, "nothing to back up: no path was given"));
-    }
+async fn backup(
+    core: &Arc<Core>,
+    request: BackupRequest,
+    monitor: Arc<Monitor>,
+    memory: usize,
+    input: Option<Input>,
+) -> Ended {
     let began = Instant::now();
     let waits = request.wait == WaitFor::Copies;
     if waits && core.mode == Mode::Offline {
         return Err(no_network());
     }
     let patience = request.wait_timeout_ms.map(Duration::from_millis);
+    let stream = match (input, &request.stdin_filename) {
+        (Some(mut input), Some(name)) => {
+            monitor.enter("waiting for the input");
+            input.begin().await?;
+            Some((input, name.clone()))
+        }
+        _ => None,
+    };
     let done = {
         let monitor = monitor.clone();
         core.blocking(move |core| {
-            let vault = core.vault()?;
-            let options = BackupOptions {
-                paths: request.paths,
-                exclude: request.exclude,
-                tags: request.tags,
-                memory_bytes: memory,
-                hostname: request.host.unwrap_or_else(hostname),
-                username: std::env::var("USER").unwrap_or_default(),
-                one_file_system: request.one_file_system,
-                force: request.force,
-                holders: core.holder_addresses(),
-                checkpoint_every: Some(limit::CHECKPOINT_EVERY),
+            let (vault, options) = (core.vault()?, options(core, &request, memory));
+            let done = match stream {
+                Some((input, name)) => {
+                    engine::backup_stream(&vault, &options, &name, Box::new(input), &monitor)
+                }
+                None => engine::backup(&vault, &options, &monitor),
             };
-            engine::backup(&vault, &options, &monitor).map_err(failed)
+            done.map_err(failed)
         })
         .await?
     };
@@ -107,9 +138,25 @@ async fn backup(core: &Arc<Core>, request: BackupRequest, monitor: Arc<Monitor>,
     } else {
         core.blocking(move |core| copies_of(core, snapshot)).await?
     };
-    let counts = done.counts;
     let summary = BackupSummary {
         snapshot_id: done.snapshot.to_string(),
+        copies,
+        copies_wanted: wanted,
+        ..summary(&done.counts, began)
+    };
+    let error = unreadable(&summary).or_else(|| {
+        (waits && copies < wanted).then(|| {
+            let text =
+                format!("{copies} of {wanted} copies so far; the snapshot is safe on this machine only");
+            let hint = "`shadowvault status` shows what is missing; the daemon goes on by itself";
+            ApiError::new(Code::CopiesMissing, text).with_hint(hint)
+        })
+    });
+    Ok((JobOutcome::Backup(summary), error))
+}
+
+fn summary(counts: &SnapshotCounts, began: Instant) -> BackupSummary {
+    BackupSummary {
         files_new: counts.files_new,
         files_changed: counts.files_changed,
         files_unmodified: counts.files_unmodified,
@@ -121,20 +168,63 @@ async fn backup(core: &Arc<Core>, request: BackupRequest, monitor: Arc<Monitor>,
         total_duration: began.elapsed().as_secs_f64(),
         unreadable: counts.unreadable,
         inconsistent: counts.inconsistent,
-        copies,
-        copies_wanted: wanted,
+        ..BackupSummary::default()
+    }
+}
+
+/// Why a backup is less than was asked for.
+fn unreadable(summary: &BackupSummary) -> Option<ApiError> {
+    let (one, only) = match summary.unreadable {
+        0 => return None,
+        1 => ("1 entry".to_owned(), "is"),
+        count => (format!("{count} entries"), "are"),
     };
-    let error = if counts.unreadable > 0 {
-        let text = format!("{} entries could not be read and are not in the snapshot", counts.unreadable);
-        Some(ApiError::new(Code::Incomplete, text))
-    } else if waits && copies < wanted {
-        let text = format!("{copies} of {wanted} copies so far; the snapshot is safe on this machine only");
-        let hint = "`shadowvault status` shows what is missing; the daemon goes on by itself";
-        Some(ApiError::new(Code::CopiesMissing, text).with_hint(hint))
-    } else {
-        None
+    let missing = if summary.dry_run { "would not be" } else { only };
+    Some(ApiError::new(Code::Incomplete, format!("{one} could not be read and {missing} in the snapshot")))
+}
+
+/// Tells what a backup would do.
+async fn dry_run(
+    core: &Arc<Core>,
+    request: BackupRequest,
+    monitor: Arc<Monitor>,
+    memory: usize,
+    mut fates: Option<Fates>,
+) -> Ended {
+    let began = Instant::now();
+    if let Some(fates) = &mut fates {
+        monitor.enter("waiting for its caller");
+        fates.begin().await?;
+    }
+    let done = core.blocking(move |core| {
+        let (vault, options) = (core.vault()?, options(core, &request, memory));
+        let mut tell = |path: &Path, fate: Fate| match &fates {
+            Some(fates) if !fates.tell(line(path, fate)) => Err(EngineError::Cancelled),
+            _ => Ok(()),
+        };
+        let listener: Option<Listener<'_>> = request.list.then_some(&mut tell);
+        engine::preview(&vault, &options, &monitor, listener).map_err(failed)
+    });
+    let done = done.await?;
+    let summary = BackupSummary {
+        dry_run: true,
+        bytes_to_read: done.bytes_to_read,
+        copies_wanted: core.settings().replication.copies,
+        ..summary(&done.counts, began)
     };
+    let error = unreadable(&summary);
     Ok((JobOutcome::Backup(summary), error))
+}
+
+fn line(path: &Path, fate: Fate) -> PathFate {
+    let (fate, why) = match fate {
+        Fate::New => ("new", None),
+        Fate::Changed => ("changed", None),
+        Fate::Same => ("same", None),
+        Fate::LeftOut(ground) => ("left-out", Some(ground.to_string())),
+        Fate::Failed(reason) => ("failed", Some(reason)),
+    };
+    PathFate { fate: fate.to_owned(), path: path.to_string_lossy().into_owned(), why }
 }
 
 fn copies_of(core: &Arc<Core>, snapshot: SnapshotId) -> Result<u32, ApiError> {

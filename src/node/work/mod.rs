@@ -2,13 +2,16 @@
 
 mod backup;
 mod restore;
+mod selection;
 mod verify;
 
+pub(super) use selection::explain;
 use std::sync::Arc;
 
 use super::core::{Core, log_failure};
 use super::jobs::Ended;
 use super::owning::index_listed;
+use super::streams::Streams;
 use crate::api::JobRequest;
 use crate::engine::Monitor;
 
@@ -20,9 +23,10 @@ pub(super) async fn run(
     request: JobRequest,
     monitor: Arc<Monitor>,
     memory: usize,
+    streams: Streams,
 ) -> Ended {
     match request {
-        JobRequest::Backup(request) => backup::with_hooks(core, request, monitor, memory).await,
+        JobRequest::Backup(request) => backup::run(core, request, monitor, memory, streams).await,
         JobRequest::Restore(request) => restore::restore(core, request, monitor, memory).await,
         JobRequest::Verify(request) => verify::verify(core, request, monitor, memory).await,
         JobRequest::Repair(request) => verify::repair(core, request, monitor, memory).await,
