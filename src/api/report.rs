@@ -216,6 +216,9 @@ pub struct EntryInfo {
     pub size: u64,
     /// RFC 3339.
     pub mtime: String,
+    /// When the entry was made, RFC 3339, where the file system knew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub btime: Option<String>,
     /// Of a symlink.
     pub target: Option<String>,
 }

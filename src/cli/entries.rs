@@ -124,6 +124,7 @@ mod tests {
             group: "root".into(),
             size,
             mtime: "?".into(),
+            btime: None,
             target: (kind == "symlink").then(|| "/t".into()),
         }
     }

@@ -74,7 +74,7 @@ mod tests {
         let table = [
             // memory, workers, largest chunk, then: workers, KiB in memory of an open pack, batches
             (24 * MIB, 2, 256 * KIB, 2, 1024, 6),
-            (24 * MIB, 16, 256 * KIB, 4, 64, 10),
+            (24 * MIB, 16, 256 * KIB, 4, 256, 10),
             (1024 * MIB, 16, 256 * KIB, 16, 1024, 34),
             (18 * MIB, 2, 256 * KIB, 2, 256, 6),
             (10 * MIB, 8, 256 * KIB, 1, 64, 2),

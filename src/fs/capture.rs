@@ -5,7 +5,10 @@ use std::io::{self, Write};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::Path;
 
-use rustix::fs::{FileType, Stat, fgetxattr, flistxattr, getxattr, lgetxattr, listxattr, llistxattr};
+use rustix::fs::{
+    AtFlags, FileType, Stat, StatxFlags, fgetxattr, flistxattr, getxattr, lgetxattr, listxattr, llistxattr,
+    statx,
+};
 use rustix::io::Errno;
 
 use super::accounts::Accounts;
@@ -38,7 +41,7 @@ impl Capture {
         Self { accounts: Accounts::load(), list: buffer(), value: buffer(), path: Vec::new() }
     }
 
-    /// The record of an entry, without extended attributes, symlink target and content.
+    /// The record of an entry, without symlink target, content and what [`Capture::complete`] adds.
     ///
     /// `size` is set for regular files only, and directories have no link count: both would make equal
     /// directories differ from machine to machine and say nothing that restore needs.
@@ -66,6 +69,13 @@ impl Capture {
         }
     }
 
+    /// Adds when the entry was born, where the file system knows, and its extended attributes.
+    pub(super) fn complete(&mut self, node: &mut wire::Node, place: Place<'_>) -> io::Result<()> {
+        node.age_ns = age(node, place);
+        node.xattrs = self.xattrs(place)?;
+        Ok(())
+    }
+
     /// Extended attributes in name order; none where the file system has none. Those that vanish or may not be
     /// read meanwhile are left out.
     ///
@@ -74,7 +84,7 @@ impl Capture {
     /// by a directory replaced meanwhile, so it only ever says "none" (the walk compares the directory when it
     /// leaves it); values always come from the entry itself. Nobody can have another file's capabilities
     /// recorded as those of his own.
-    pub(super) fn xattrs(&mut self, place: Place<'_>) -> io::Result<Vec<wire::Xattr>> {
+    fn xattrs(&mut self, place: Place<'_>) -> io::Result<Vec<wire::Xattr>> {
         let mut few = [0; 256];
         let quick = match place {
             Place::Open(fd) => flistxattr(fd, &mut few[..]),
@@ -132,6 +142,22 @@ impl Capture {
             }
         }
     }
+}
+
+/// From birth to the change time, in nanoseconds: most files are changed last when they are written, so it is small.
+fn age(node: &wire::Node, place: Place<'_>) -> Option<i64> {
+    let wanted = StatxFlags::BTIME;
+    let told = match place {
+        Place::Open(fd) | Place::Handle(fd) => statx(fd, c"", AtFlags::EMPTY_PATH, wanted),
+        Place::Child { dir, name, .. } => {
+            statx(dir, name, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT, wanted)
+        }
+    };
+    let told = told.ok().filter(|told| told.stx_mask & wanted.bits() != 0)?;
+    let (born, changed) = (told.stx_btime, node.ctime.unwrap_or_default());
+    let seconds = changed.seconds.checked_sub(born.tv_sec)?;
+    let nanos = i64::from(changed.nanos) - i64::from(born.tv_nsec);
+    seconds.checked_mul(1_000_000_000)?.checked_add(nanos)
 }
 
 /// A path that leads to exactly the entry that `fd` points to, with its NUL. Needs `/proc`.

@@ -47,7 +47,7 @@ pub use selector::{Choice, Selector};
 pub use source::{FileStamp, Segment, Segments, SourceFile, open_file};
 pub use stream::stream_events;
 pub use target::{Lost, Outcome, Overwrite, RestoreOptions, SkipReason, Target, Warning, Warnings};
-pub use walk::{Contents, Filter, Item, KeepAll, Walk, WalkEvent, WalkOptions};
+pub use walk::{Contents, Entries, Filter, Item, KeepAll, Walk, WalkEvent, WalkOptions};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 

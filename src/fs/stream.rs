@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::FsError;
 use super::capture::Capture;
-use super::walk::WalkEvent;
+use super::walk::{Entries, WalkEvent};
 use crate::base::{Moment, limit};
 use crate::wire;
 
@@ -17,10 +17,7 @@ const ROOT: &CStr = c"/";
 ///
 /// # Errors
 /// [`FsError::StreamName`] for a name that no file has.
-pub fn stream_events(
-    name: &str,
-    now: Moment,
-) -> Result<impl Iterator<Item = WalkEvent> + Send + use<>, FsError> {
+pub fn stream_events(name: &str, now: Moment) -> Result<impl Entries + use<>, FsError> {
     let odd = name.is_empty() || name.contains(['/', '\0']) || [".", ".."].contains(&name);
     if odd || name.len() > limit::NAME_BYTES_MAX {
         return Err(FsError::StreamName(name.chars().take(limit::NAME_BYTES_MAX).collect()));
@@ -36,7 +33,17 @@ pub fn stream_events(
     let node = capture.node(name.as_bytes(), &stat);
     let file = wire::Node { size: 0, inode: 0, mtime: time, ctime: time, atime: time, ..node };
     let entry = WalkEvent::Entry { path: path.join(name), node: file };
-    Ok([WalkEvent::Enter { path, node: root }, entry, WalkEvent::Leave].into_iter())
+    Ok(Stream([WalkEvent::Enter { path, node: root }, entry, WalkEvent::Leave].into_iter()))
+}
+
+struct Stream(std::array::IntoIter<WalkEvent, 3>);
+
+impl Entries for Stream {
+    fn advance(&mut self) -> Option<WalkEvent> {
+        self.0.next()
+    }
+
+    fn complete(&mut self, _: &mut wire::Node) {}
 }
 
 fn of_moment(now: Moment) -> wire::Time {
@@ -50,8 +57,8 @@ mod tests {
 
     #[test]
     fn a_stream_is_one_private_file_below_the_root() {
-        let events: Vec<_> =
-            stream_events("db.sql", Moment::from_millis(1_700_000_000_123)).unwrap().collect();
+        let mut entries = stream_events("db.sql", Moment::from_millis(1_700_000_000_123)).unwrap();
+        let events: Vec<_> = std::iter::from_fn(|| entries.advance()).collect();
         let [WalkEvent::Enter { .. }, WalkEvent::Entry { path, node }, WalkEvent::Leave] = &events[..] else {
             panic!("{events:?}")
         };

@@ -4,7 +4,7 @@
 //! changes on the disk meanwhile, no symlink below a root is followed and nothing is visited twice.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::ffi::{CStr, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -261,7 +261,7 @@ impl Walk {
         match look_at(found) {
             Ok(stat) if is_directory(&stat) => {
                 if !self.skip.contains(&identity(&stat)) {
-                    let node = self.record_found(found, &stat);
+                    let node = self.record_closed(found, &stat);
                     self.ready.push_back(WalkEvent::Enter { path: self.here(), node });
                     self.fail(error);
                     self.ready.push_back(WalkEvent::Leave);
@@ -280,7 +280,7 @@ impl Walk {
         if !kept {
             return;
         }
-        let mut node = self.record_found(found, stat);
+        let mut node = self.capture.node(found.name.to_bytes(), stat);
         if node.r#type() == wire::NodeType::NodeSymlink {
             match readlinkat(found.dir, found.name, Vec::new()) {
                 Ok(target) => node.target = target.into_bytes(),
@@ -378,26 +378,29 @@ impl Walk {
 
     /// The record of an open directory.
     fn record(&mut self, name: &CStr, stat: &Stat, place: Place<'_>) -> wire::Node {
-        let xattrs = self.capture.xattrs(place);
-        self.with_xattrs(self.capture.node(name.to_bytes(), stat), xattrs)
+        let mut node = self.capture.node(name.to_bytes(), stat);
+        let completed = self.capture.complete(&mut node, place);
+        self.survive(completed);
+        node
     }
 
-    /// The record of anything else.
-    fn record_found(&mut self, found: &Found<'_>, stat: &Stat) -> wire::Node {
+    /// The record of a directory that cannot be opened.
+    fn record_closed(&mut self, found: &Found<'_>, stat: &Stat) -> wire::Node {
+        let mut node = self.capture.node(found.name.to_bytes(), stat);
         let place = Place::Child { dir: found.dir, name: found.name, path: path_of(&self.path) };
-        let xattrs = self.capture.xattrs(place);
-        self.with_xattrs(self.capture.node(found.name.to_bytes(), stat), xattrs)
+        let completed = self.capture.complete(&mut node, place);
+        self.survive(completed);
+        node
     }
 
     /// A failure to read extended attributes is told and survived.
-    fn with_xattrs(&mut self, mut node: wire::Node, xattrs: io::Result<Vec<wire::Xattr>>) -> wire::Node {
-        match xattrs {
-            Ok(xattrs) => node.xattrs = xattrs,
+    fn survive(&mut self, completed: io::Result<()>) {
+        match completed {
+            Ok(()) => {}
             // Deleted meanwhile.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => self.fail(error),
         }
-        node
     }
 
     /// An entry could not be looked at. One that is gone by now was deleted meanwhile: no failure, unless it
@@ -417,10 +420,49 @@ impl Walk {
     }
 }
 
+/// Where a backup's entries come from.
+pub trait Entries: Send {
+    /// The next event. An entry comes without its birth time and extended attributes.
+    fn advance(&mut self) -> Option<WalkEvent>;
+
+    /// Adds them to the entry that came last. Asking for them takes as long as everything else about a small file, and
+    /// who knows its change time knows them.
+    fn complete(&mut self, node: &mut wire::Node);
+}
+
+impl Entries for Box<dyn Entries> {
+    fn advance(&mut self) -> Option<WalkEvent> {
+        (**self).advance()
+    }
+
+    fn complete(&mut self, node: &mut wire::Node) {
+        (**self).complete(node);
+    }
+}
+
 impl Iterator for Walk {
     type Item = WalkEvent;
 
+    /// The next event, entries with everything.
     fn next(&mut self) -> Option<WalkEvent> {
+        let mut event = self.advance();
+        if let Some(WalkEvent::Entry { node, .. }) = &mut event {
+            self.complete(node);
+        }
+        event
+    }
+}
+
+impl Entries for Walk {
+    fn complete(&mut self, node: &mut wire::Node) {
+        let (Some(level), Ok(name)) = (self.stack.last(), CString::new(node.name.as_slice())) else { return };
+        let Some(dir) = &level.dir else { return };
+        let place = Place::Child { dir: dir.as_fd(), name: &name, path: path_of(&self.path) };
+        let completed = self.capture.complete(node, place);
+        self.survive(completed);
+    }
+
+    fn advance(&mut self) -> Option<WalkEvent> {
         loop {
             if let Some(event) = self.ready.pop_front() {
                 return Some(event);

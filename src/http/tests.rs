@@ -171,6 +171,7 @@ fn entry(path: &str) -> EntryInfo {
         group: "g".into(),
         size: 3,
         mtime: "t".into(),
+        btime: None,
         target: None,
     }
 }

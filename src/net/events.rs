@@ -24,9 +24,6 @@ use super::{NetError, NetEvent, Tried};
 use crate::base::{Clock, Moment, PeerId, SystemClock, limit, meter};
 use crate::wire::Status;
 
-/// Pings in a row that a connection may miss.
-const PINGS_MISSED_MAX: u32 = 2;
-
 type Channel<P> = ResponseChannel<<P as super::codec::Protocol>::Response>;
 type Event<P> = request_response::Event<
     Asked<<P as super::codec::Protocol>::Request>,
@@ -124,9 +121,7 @@ impl Node {
         {
             let mut table = self.table();
             let record = table.record(peer);
-            record
-                .links
-                .insert(id, Link { member: admitted.member, remote: remote.clone(), pings_missed: 0 });
+            record.links.insert(id, Link { member: admitted.member, remote: remote.clone() });
             record.last_seen = Some(now);
             tried.iter().for_each(|t| record.failed(t));
             if endpoint.is_dialer() {
@@ -215,9 +210,8 @@ impl Node {
                 Err(ping::Failure::Unsupported) => return,
                 Err(_) => {}
             }
-            let Some(link) = record.links.get_mut(&event.connection) else { return };
-            link.pings_missed = if event.result.is_ok() { 0 } else { link.pings_missed.saturating_add(1) };
-            link.pings_missed >= PINGS_MISSED_MAX
+            // libp2p keeps the first failure in a row to itself: this is the second at least.
+            event.result.is_err() && record.links.contains_key(&event.connection)
         };
         if dead {
             debug!(target: "net", %peer, "a connection misses its pings");

@@ -76,7 +76,6 @@ pub struct PeerState {
 pub(super) struct Link {
     pub(super) member: bool,
     pub(super) remote: Multiaddr,
-    pub(super) pings_missed: u32,
 }
 
 #[derive(Debug, Clone)]

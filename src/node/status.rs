@@ -18,7 +18,7 @@ use crate::base::{ByteSize, ChunkId, Code, Moment, PeerId, SnapshotId, encode_pa
 use crate::engine::{self, CopyCounts, TreeEntry, Vault, VaultView};
 use crate::net::Net;
 use crate::snapshot::Snapshot;
-use crate::wire::{NodeType, Time};
+use crate::wire::{Node, NodeType, Time};
 
 const VERIFIED: &str = "verified.json";
 
@@ -371,11 +371,19 @@ pub(super) fn entry(entry: TreeEntry) -> EntryInfo {
         uid: node.uid,
         gid: node.gid,
         mtime: rfc3339(node.mtime),
+        btime: birth(&node),
         target: is_link.then(|| String::from_utf8_lossy(&node.target).into_owned()),
         user: node.user,
         group: node.group,
         size: node.size,
     }
+}
+
+fn birth(node: &Node) -> Option<String> {
+    let changed = node.ctime?;
+    let changed = jiff::Timestamp::new(changed.seconds, i32::try_from(changed.nanos).ok()?).ok()?;
+    let born = changed.checked_sub(jiff::SignedDuration::from_nanos(node.age_ns?)).ok()?;
+    Some(born.to_string())
 }
 
 fn rfc3339(time: Option<Time>) -> String {

@@ -292,6 +292,7 @@ mod tests {
             content_lists: vec![piece(2, 15)],
             tree: vec![3; 32],
             inconsistent: true,
+            age_ns: Some(-1),
         };
         let tree = |nodes, parts| hex::encode(wire::Tree { nodes, parts }.encode_to_vec());
         let mut text = format!("leaf {}\n", tree(vec![full], vec![]));

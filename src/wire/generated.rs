@@ -273,6 +273,9 @@ pub struct Node {
     /// changed while it was read
     #[prost(bool, tag = "21")]
     pub inconsistent: bool,
+    /// ctime minus birth time; absent where the file system does not know
+    #[prost(sint64, optional, tag = "22")]
+    pub age_ns: ::core::option::Option<i64>,
 }
 /// A directory, or one part of a large one. Either nodes (a leaf) or parts (an inner chunk), in name order.
 #[derive(Clone, PartialEq, ::prost::Message)]

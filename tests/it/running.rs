@@ -120,8 +120,10 @@ fn backups_of_the_same_and_of_other_paths_run_side_by_side() {
         node.run(&["restore", &format!("{id}:{}", text(source)), "--target", text(&target)]).exits(0);
         assert_same(source, &target);
     }
-    let payload: u64 = 2 * 40 * 200_000;
-    assert!(node.pack_bytes() < payload * 3 / 2, "the same content is stored once: {}", node.pack_bytes());
+    // What none had finished may have been sealed by several; what is stored is not stored again.
+    let stored = node.pack_bytes();
+    node.backup(&sources[0]);
+    assert!(node.pack_bytes() < stored + 300_000, "{} after {stored}", node.pack_bytes());
 }
 
 /// Events, one JSON object a line, until the stream ends or `count` have come.

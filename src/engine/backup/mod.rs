@@ -33,7 +33,7 @@ use super::rebuild::adopt_unindexed;
 use super::vault::Vault;
 use crate::base::{ChunkId, Code, Coded, SnapshotId, limit};
 use crate::crypto::Kind;
-use crate::fs::{Exclusions, Sieve, Walk, WalkEvent, WalkOptions, Watch, stream_events};
+use crate::fs::{Entries, Exclusions, Sieve, Walk, WalkOptions, Watch, stream_events};
 use crate::snapshot::{PeerAddress, RecordError, Snapshot, seal_record};
 use crate::store::PackNumber;
 use crate::wire;
@@ -87,7 +87,7 @@ pub struct BackupResult {
 
 /// Where entries come from, and the first file's content where that is no file.
 struct Input {
-    events: Box<dyn Iterator<Item = WalkEvent> + Send>,
+    events: Box<dyn Entries>,
     stream: Option<Box<dyn Read + Send>>,
 }
 

@@ -14,7 +14,7 @@ use crate::engine::monitor::Monitor;
 use crate::engine::parent::{Cursor, tree_of};
 use crate::engine::reader::ChunkReader;
 use crate::engine::vault::Vault;
-use crate::fs::{Ground, WalkEvent};
+use crate::fs::{Entries, Ground, WalkEvent};
 use crate::snapshot::{Content, decode_pieces, node_content};
 use crate::store::{ChunkPlace, PackNumber};
 use crate::wire::{self, NodeType};
@@ -150,14 +150,14 @@ impl<'a> Survey<'a> {
     /// Walks to the end; returns the packs that unchanged files lie in.
     pub(super) fn run(
         mut self,
-        mut walk: impl Iterator<Item = WalkEvent>,
+        mut walk: impl Entries,
         parent: Option<ChunkId>,
         jobs: &Sender<FileJob>,
         events: &Sender<Vec<Event>>,
     ) -> Result<HashSet<PackNumber>, EngineError> {
         let outlets = Outlets { events, jobs };
         let mut stack: Vec<Cursor> = Vec::new();
-        while let Some(event) = walk.next() {
+        while let Some(event) = walk.advance() {
             self.monitor.go_on()?;
             let found = match event {
                 WalkEvent::Enter { node, .. } => Waiting::Ready(self.enter(&mut stack, parent, node)),
@@ -165,7 +165,7 @@ impl<'a> Survey<'a> {
                     stack.pop();
                     Waiting::Ready(Event::Leave)
                 }
-                WalkEvent::Entry { path, node } => self.entry(&mut stack, path, node),
+                WalkEvent::Entry { path, node } => self.entry(&mut walk, &mut stack, path, node),
                 WalkEvent::Failed { path, error } => {
                     let path = path.to_string_lossy().into_owned();
                     Waiting::Ready(Event::Failed { path, reason: error.to_string() })
@@ -209,7 +209,13 @@ impl<'a> Survey<'a> {
         Event::Enter { node, change }
     }
 
-    fn entry(&mut self, stack: &mut [Cursor], path: PathBuf, node: wire::Node) -> Waiting {
+    fn entry(
+        &mut self,
+        walk: &mut impl Entries,
+        stack: &mut [Cursor],
+        path: PathBuf,
+        mut node: wire::Node,
+    ) -> Waiting {
         let old = stack.last_mut().and_then(|cursor| self.seek(cursor, &node.name));
         let change = if old.is_some() { Change::Changed } else { Change::New };
         let old = old.filter(|old| untouched(old, &node) && !old.inconsistent);
@@ -217,10 +223,14 @@ impl<'a> Survey<'a> {
         self.files += u64::from(is_file);
         self.bytes += node.size;
         match old {
-            Some(old) if is_file && !self.force => Waiting::Known { path, node, old },
-            Some(old) if !is_file => Waiting::Ready(self.same(&node, old)),
-            _ if is_file && (node.size > 0 || self.stream.is_some()) => Waiting::Read { path, node, change },
-            _ => Waiting::Ready(Event::Entry { node, change }),
+            Some(old) if is_file && !self.force => return Waiting::Known { path, node, old },
+            Some(old) if !is_file => return Waiting::Ready(self.same(&node, old)),
+            _ => walk.complete(&mut node),
+        }
+        if is_file && (node.size > 0 || self.stream.is_some()) {
+            Waiting::Read { path, node, change }
+        } else {
+            Waiting::Ready(Event::Entry { node, change })
         }
     }
 
@@ -256,7 +266,11 @@ impl<'a> Survey<'a> {
                     events.push(self.same(&node, old));
                     continue;
                 }
-                Waiting::Known { path, node, .. } => (path, node, Change::Changed),
+                Waiting::Known { path, mut node, old } => {
+                    // Same change time, same attributes.
+                    (node.age_ns, node.xattrs) = (old.age_ns, old.xattrs);
+                    (path, node, Change::Changed)
+                }
                 Waiting::Read { path, node, change } => (path, node, change),
             };
             let (job, event) = read(path, node, change, self.stream.take());
