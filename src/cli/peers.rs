@@ -4,6 +4,7 @@ use clap::{Args, Subcommand};
 
 use super::output::{Paint, Table, escape, local_time};
 use super::session::{Keys, Session};
+use super::verify::render_audit;
 use crate::api::{AddPeer, ApiError, Identity, PeerInfo};
 use crate::base::ByteSize;
 use crate::node::Mode;
@@ -106,6 +107,9 @@ fn render(peers: &[PeerInfo], paint: Paint) -> String {
         ]);
     }
     let mut text = table.render(paint);
+    for audit in peers.iter().filter_map(|peer| peer.audit.as_ref()) {
+        text += &format!("{}: {}\n", local_time(&audit.time), render_audit(audit, paint));
+    }
     for peer in peers.iter().filter(|peer| !peer.connected) {
         if let Some(error) = &peer.last_error {
             let id = peer.id.short();
@@ -135,6 +139,7 @@ mod tests {
             bytes_held: 10,
             packs_stored: 0,
             bytes_stored: 0,
+            audit: None,
         };
         let text = render(&[peer], Paint(false));
         let lines: Vec<&str> = text.lines().collect();

@@ -27,7 +27,7 @@ use crate::api::{
     AddPeer, AddSchedule, ApiError, Batches, ConfigRow, DiffItem, DiffQuery, Dump, EditSchedule, EntryInfo,
     EventStream, ExplainReport, ExplainRequest, FateStream, FindQuery, Found, Health, Identity, InputStream,
     JobId, JobInfo, JobRequest, PeerInfo, Reloaded, Reply, ScheduleInfo, Service, SnapshotInfo,
-    SnapshotQuery, Stats, Status, TagRequest, Tagged, TreeQuery,
+    SnapshotQuery, Stats, Status, TagRequest, Tagged, TreeQuery, VerifyReport,
 };
 use crate::base::{Code, limit};
 
@@ -299,6 +299,10 @@ impl Service for Client {
             }?;
             Ok(accepted.job_id)
         })
+    }
+
+    fn verify_report(&self) -> Reply<'_, VerifyReport> {
+        Box::pin(self.get("/api/v1/verify/report", limit::HTTP_SHORT_CALL))
     }
 
     fn job(&self, id: JobId) -> Reply<'_, JobInfo> {

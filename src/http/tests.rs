@@ -14,13 +14,13 @@ use tokio::sync::oneshot;
 
 use super::{Client, bind, serve};
 use crate::api::{
-    AddPeer, AddSchedule, ApiError, BackupRequest, Batches, ConfigRow, DiffChange, DiffItem, DiffQuery,
-    DiffSide, DiffStatistics, Dump, EditSchedule, EntryInfo, Event, EventStream, ExplainReport,
-    ExplainRequest, FateStream, FindQuery, Found, Happening, Health, Identity, InputStream, JobId, JobInfo,
-    JobKind, JobOutcome, JobRequest, JobState, PathFate, PathProblem, PeerInfo, Progress, Reloaded,
-    RepairReport, RepairRequest, Reply, RestoreRequest, ScheduleInfo, ScheduleSource, Service, SnapshotInfo,
-    SnapshotQuery, Stats, Status, StorageStatus, TagRequest, Tagged, TreeQuery, Verdict, VerifyAllReport,
-    VerifyOutcomeShape, VerifyReport, VerifyRequest, VerifySnapshotReport,
+    AddPeer, AddSchedule, ApiError, BackupRequest, Batches, ConfigRow, Coverage, DamagedFile, DiffChange,
+    DiffItem, DiffQuery, DiffSide, DiffStatistics, Dump, EditSchedule, EntryInfo, Event, EventStream,
+    ExplainReport, ExplainRequest, FateStream, FindQuery, Found, Happening, Health, Identity, InputStream,
+    JobId, JobInfo, JobKind, JobOutcome, JobRequest, JobState, PathFate, PathProblem, PeerInfo, Progress,
+    Reloaded, RepairReport, RepairRequest, Reply, RestoreRequest, ScheduleInfo, ScheduleSource, Service,
+    SnapshotInfo, SnapshotQuery, Stats, Status, StorageStatus, TagRequest, Tagged, TreeQuery, Verdict,
+    VerifyAllReport, VerifyOutcomeShape, VerifyReport, VerifyRequest, VerifySnapshotReport,
 };
 use crate::base::{ChunkId, Code, PackId, PeerId, SnapshotId, limit};
 
@@ -55,6 +55,7 @@ fn peer() -> PeerInfo {
         bytes_held: 2,
         packs_stored: 3,
         bytes_stored: 4,
+        audit: None,
     }
 }
 
@@ -75,6 +76,7 @@ fn status() -> Status {
         under_replicated_bytes: 9,
         copies_wanted: 2,
         last_verify: None,
+        scrub: Coverage::default(),
         storage: StorageStatus::default(),
         peers: vec![peer()],
         jobs: vec![job(JobId(4))],
@@ -92,6 +94,8 @@ fn job(id: JobId) -> JobInfo {
         corrupted_chunks: vec![],
         signature_valid: true,
         success: false,
+        damaged_files: vec![DamagedFile { path: "/a".into(), chunk: ChunkId::new([3; 32]) }],
+        damaged_files_total: 1,
     };
     let repair = RepairReport { sources: BTreeMap::from([("bob".into(), 7)]), ..RepairReport::default() };
     JobInfo {
@@ -114,6 +118,9 @@ fn job(id: JobId) -> JobInfo {
             bytes_checked: 2,
             damaged_packs: vec![PackId::new([4; 32])],
             total_duration: 1.5,
+            time: String::new(),
+            coverage: None,
+            audits: vec![],
             repair: Some(repair),
         })),
         error: Some(ApiError::new(Code::CopiesMissing, "one copy is missing").with_hint("wait")),
@@ -250,6 +257,10 @@ impl Service for Fake {
         *next += 1;
         self.note(format!("{request:?}"), Ok(JobId(*next)))
     }
+    fn verify_report(&self) -> Reply<'_, VerifyReport> {
+        self.note("verify report".into(), Err(ApiError::new(Code::SnapshotNotFound, "nothing yet")))
+    }
+
     fn job(&self, id: JobId) -> Reply<'_, JobInfo> {
         self.note(format!("job {id}"), Ok(job(id)))
     }

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use zeroize::Zeroizing;
 
-use super::Mode;
+use super::auditing::Auditing;
 use super::door::Doors;
 use super::ending::{Hook, Hooks};
 use super::error::{failed, locked, no_network, panicked};
@@ -23,6 +23,7 @@ use super::reload::Configured;
 use super::resources::Resources;
 use super::schedule::{self, Schedule};
 use super::serve::Served;
+use super::{Mode, auditing};
 use crate::api::{ApiError, Happening};
 use crate::base::{Clock, Code, Moment, PeerId, SystemClock, VaultId, limit, meter};
 use crate::chunker::ChunkSizes;
@@ -79,6 +80,9 @@ pub(super) struct Core {
     pub(super) owning: Owning,
     pub(super) holding: HoldQueue,
     pub(super) doors: Doors,
+    /// Held while what is remembered of rounds over all packs is changed.
+    pub(super) rounds: Mutex<()>,
+    pub(super) auditing: Auditing,
     /// What serving peers keeps at hand.
     pub(super) served: Served,
     /// Wrong answers of each peer.
@@ -120,6 +124,8 @@ impl Core {
             owning: Owning::default(),
             holding: HoldQueue::default(),
             doors: Doors::default(),
+            rounds: Mutex::default(),
+            auditing: Auditing::default(),
             served: Served::default(),
             misbehaved: Mutex::default(),
             events: Arc::new(Events::new(SystemClock.now())),
@@ -145,6 +151,7 @@ impl Core {
         if mode == Mode::Daemon {
             exposition::start();
             core.load_jobs();
+            auditing::load(&core);
         }
         Ok(core)
     }
@@ -216,6 +223,7 @@ impl Core {
         if mode == Mode::Daemon {
             self.tasks.spawn(self.clone().hold_loop());
             self.tasks.spawn(schedule::run_loop(self.clone()));
+            self.tasks.spawn(auditing::run_loop(self.clone()));
         } else {
             self.await_peers(&net, &book).await;
         }

@@ -3,6 +3,7 @@
 //! Owns every task that runs beside a request, and ends them within `limit::SHUTDOWN`. The engine knows nothing of the
 //! network and the network nothing of vaults; here packs pulled by one are handed to the other.
 
+mod auditing;
 mod browse;
 mod core;
 mod door;
@@ -25,6 +26,7 @@ mod setup;
 mod source;
 mod status;
 mod streams;
+mod verified;
 mod work;
 
 use std::collections::BTreeMap;

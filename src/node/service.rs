@@ -7,12 +7,12 @@ use super::core::Core;
 use super::error::failed;
 use super::source::Mesh;
 use super::work::explain;
-use super::{Node, browse, exposition, reload, schedule, status};
+use super::{Node, browse, exposition, reload, schedule, status, verified};
 use crate::api::{
     AddPeer, AddSchedule, ApiError, Batches, ConfigRow, DiffItem, DiffQuery, Dump, EditSchedule, EntryInfo,
     EventStream, ExplainReport, ExplainRequest, FateStream, FindQuery, Found, Health, Identity, InputStream,
     JobId, JobInfo, JobRequest, PeerInfo, Reloaded, Reply, ScheduleInfo, Service, SnapshotInfo,
-    SnapshotQuery, Stats, Status, TagRequest, Tagged, TreeQuery,
+    SnapshotQuery, Stats, Status, TagRequest, Tagged, TreeQuery, VerifyReport,
 };
 use crate::base::{Code, PeerId};
 use crate::crypto::Passphrase;
@@ -79,6 +79,10 @@ impl Service for Node {
 
     fn start(&self, request: JobRequest) -> Reply<'_, JobId> {
         Box::pin(async { self.core.start_job(request) })
+    }
+
+    fn verify_report(&self) -> Reply<'_, VerifyReport> {
+        Box::pin(self.core.blocking(verified::report))
     }
 
     fn job(&self, id: JobId) -> Reply<'_, JobInfo> {

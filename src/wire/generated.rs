@@ -411,7 +411,7 @@ pub struct Slice {
 /// /shadowvault/sync/1
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SyncRequest {
-    #[prost(oneof = "sync_request::Ask", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "sync_request::Ask", tags = "1, 2, 3, 4, 5, 6")]
     pub ask: ::core::option::Option<sync_request::Ask>,
 }
 /// Nested message and enum types in `SyncRequest`.
@@ -429,6 +429,9 @@ pub mod sync_request {
         Receipt(super::Signed),
         #[prost(message, tag = "5")]
         Receipts(super::ReceiptQuery),
+        /// a holder tells the owner what rotted on its disk
+        #[prost(message, tag = "6")]
+        Damage(super::DamageNotice),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -502,6 +505,18 @@ pub struct ReceiptQuery {
     pub head: ::prost::alloc::vec::Vec<u8>,
     #[prost(bytes = "vec", repeated, tag = "3")]
     pub packs: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+}
+/// Packs that a holder found damaged on its own disk.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DamageNotice {
+    #[prost(bytes = "vec", tag = "1")]
+    pub vault: ::prost::alloc::vec::Vec<u8>,
+    /// could not be mended: their receipts count no more
+    #[prost(bytes = "vec", repeated, tag = "2")]
+    pub packs: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// so many others were
+    #[prost(uint32, tag = "3")]
+    pub mended: u32,
 }
 /// /shadowvault/door/1: all that a stranger reaches.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -23,3 +23,4 @@ mod socket;
 mod source;
 mod together;
 mod tree;
+mod trust;

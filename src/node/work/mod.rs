@@ -2,6 +2,7 @@
 
 mod backup;
 mod restore;
+mod scrub;
 mod selection;
 mod verify;
 
