@@ -380,6 +380,8 @@ pub const HURT_FILES_MAX: usize = 100;
 pub const SCRUB_PAUSE_STEP: Duration = Duration::from_millis(200);
 /// A scrub rests so many times as long as it worked: a tenth of one core.
 pub const SCRUB_REST: u32 = 9;
+/// Packs that could not be mended and are remembered for the next try; others are found again in the next round.
+pub const SCRUB_LOST_MAX: usize = 1024;
 /// Slices in which a scrub goes once over all packs.
 pub const SCRUB_SLICES: u32 = 30;
 /// Damaged packs that are mended without asking, however few packs there are.

@@ -169,7 +169,7 @@ mod tests {
         let lost: BTreeSet<PackId> = all.iter().step_by(100).map(|(id, _)| *id).collect();
         let found = (0..100)
             .filter(|seed| pick_slices(&all, 300, *seed).iter().any(|pick| lost.contains(&pick.pack)));
-        assert!(found.count() >= 95);
+        assert!(found.count() >= 90);
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub(super) struct Auditing {
     reports: Mutex<BTreeMap<PeerId, AuditReport>>,
     /// Holders that are being audited: they get nothing here that they should have themselves.
     under_way: Mutex<HashSet<PeerId>>,
+    /// Packs that a holder asked for here although it had confirmed them: it is asked for those first.
+    suspects: Mutex<BTreeSet<(PeerId, PackId)>>,
     /// One audit at a time.
     turn: tokio::sync::Mutex<()>,
 }
@@ -41,6 +43,14 @@ impl Auditing {
     /// Whether a holder is being audited now.
     pub(super) fn is_under_way(&self, peer: &PeerId) -> bool {
         self.under_way.lock().expect("no panic while held").contains(peer)
+    }
+
+    /// A holder wants to have what it should have itself.
+    pub(super) fn suspect(&self, peer: PeerId, pack: PackId) {
+        let mut suspects = self.suspects.lock().expect("no panic while held");
+        if suspects.len() < limit::AUDIT_SLICES_SUSPECT_MAX {
+            suspects.insert((peer, pack));
+        }
     }
 
     /// Whether a holder lost something lately, so that others are better places for what it lost.
@@ -101,11 +111,16 @@ pub(super) async fn audit(core: &Arc<Core>, slices: usize) -> Result<Vec<AuditRe
     core.auditing.under_way.lock().expect("no panic while held").extend(held.keys());
     let marked = Marked { auditing: &core.auditing };
     let seed = u64::from_le_bytes(random_bytes());
+    let suspects = std::mem::take(&mut *core.auditing.suspects.lock().expect("no panic while held"));
     let audits = held.into_iter().map(|(holder, packs)| {
         let (core, net) = (core.clone(), net.clone());
+        let is_suspect = |(id, _): &&(PackId, u64)| suspects.contains(&(holder, *id));
+        let doubted: Vec<(PackId, u64)> = packs.iter().filter(is_suspect).copied().collect();
+        let mut picks = engine::pick_slices(&packs, slices, seed);
+        picks.extend(engine::pick_slices(&doubted, doubted.len(), seed ^ 2));
         async move {
             let connected = core.connected().contains(&holder);
-            let tally = examine(&net, holder, vault, &packs, slices, seed, connected).await;
+            let tally = examine(&net, holder, vault, &packs, picks, connected).await;
             (holder, tally)
         }
     });
@@ -142,11 +157,9 @@ async fn examine(
     holder: PeerId,
     vault: VaultId,
     packs: &[(PackId, u64)],
-    slices: usize,
-    seed: u64,
+    picks: Vec<Pick>,
     connected: bool,
 ) -> AuditTally {
-    let picks = engine::pick_slices(packs, slices, seed);
     let mut tally = AuditTally::default();
     if !connected {
         picks.iter().for_each(|pick| tally.note(pick, AuditOutcome::Offline));
@@ -161,7 +174,11 @@ async fn examine(
     let missing = unconfirmed(net, holder, vault, &left).await;
     let left: Vec<(PackId, u64)> = left.into_iter().filter(|(id, _)| !missing.contains(id)).collect();
     tally.lost.extend(missing);
-    let picks = engine::pick_slices(&left, left.len().min(limit::AUDIT_SLICES_SUSPECT_MAX), seed ^ 1);
+    let picks = engine::pick_slices(
+        &left,
+        left.len().min(limit::AUDIT_SLICES_SUSPECT_MAX),
+        u64::from_le_bytes(random_bytes()),
+    );
     ask_for(net, holder, &picks, &mut tally).await;
     tally
 }

@@ -35,7 +35,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-pub use recover::{RecoverRequest, RecoverSummary, recover};
+pub use recover::{DrillSummary, RecoverRequest, RecoverSummary, drill, recover};
 pub use setup::{InitRequest, InitSummary, init, rebuild_index};
 
 pub use reload::Loader;

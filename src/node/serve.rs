@@ -225,8 +225,11 @@ fn damage(core: &Arc<Core>, from: PeerId, notice: &wire::DamageNotice) -> Answer
 fn fetch(core: &Arc<Core>, from: PeerId, request: &wire::FetchRequest) -> wire::FetchResponse {
     let Ok(pack) = PackId::try_from(request.pack.as_slice()) else { return fetch_status(Status::Refused) };
     // Who is to prove that it has a pack does not get it here meanwhile.
-    if core.auditing.is_under_way(&from) && core.store.holders_of(pack).is_ok_and(|all| all.contains(&from)) {
-        return fetch_status(Status::Busy);
+    if core.store.holders_of(pack).is_ok_and(|all| all.contains(&from)) {
+        if core.auditing.is_under_way(&from) {
+            return fetch_status(Status::Busy);
+        }
+        core.auditing.suspect(from, pack);
     }
     match slices(core, pack, &request.ranges) {
         Ok(response) => response,

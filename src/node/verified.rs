@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::core::{Core, log_failure};
 use super::error::failed;
 use crate::api::{ApiError, Coverage, VerifyOutcomeShape, VerifyReport, VerifySnapshotReport};
-use crate::base::{Code, Moment, limit};
+use crate::base::{Code, Moment, PackId, limit};
 use crate::policy::Round;
 
 const LAST: &str = "verified.json";
@@ -31,6 +31,8 @@ pub(super) struct Rounds {
     pub(super) verify: Round,
     /// Of the scrub.
     pub(super) scrub: Round,
+    /// Packs that a scrub could not mend: the next ones try again.
+    pub(super) lost: Vec<PackId>,
 }
 
 /// Remembers that a verification ended.

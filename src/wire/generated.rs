@@ -554,6 +554,9 @@ pub struct DoorProof {
     pub nonce: ::prost::alloc::vec::Vec<u8>,
     #[prost(bytes = "vec", tag = "3")]
     pub signature: ::prost::alloc::vec::Vec<u8>,
+    /// only say whether it holds: nobody is admitted
+    #[prost(bool, tag = "4")]
+    pub drill: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DoorResponse {

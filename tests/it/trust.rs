@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::mesh::{holders, owner};
-use super::node::{Node, flip, text, until};
+use super::node::{Node, connected, flip, text, until};
 use super::socket;
 use super::tree::{self, assert_same};
 
@@ -88,7 +88,7 @@ fn shares_go_on_where_the_last_one_stopped_and_find_what_is_in_them() {
 #[test]
 fn a_scrub_mends_packs_of_others_without_a_key_and_tells_their_owner() {
     let owner = owner(1);
-    let [holder] = holders(&owner);
+    let [mut holder] = holders(&owner);
     let source = owner.path("source");
     tree::plain(&source, 1, 20, 60_000);
     owner.replicate(&source);
@@ -105,6 +105,24 @@ fn a_scrub_mends_packs_of_others_without_a_key_and_tells_their_owner() {
     let scrubbed = holder.status()["scrub"].clone();
     assert!(scrubbed["round_completed"].is_string(), "{scrubbed}");
     assert_eq!(owner.snapshots()[0]["copies"], 1);
+
+    // What nobody has is told, remembered, and mended once somebody has it.
+    let mine = owner.repo().join(pack.strip_prefix(holder.repo()).unwrap());
+    fs::remove_file(&mine).unwrap();
+    flip(&pack);
+    holder.run(&["scrub", "--now"]).exits(5);
+    until("the copy counts no more", &[&owner, &holder], || {
+        (owner.snapshots()[0]["copies"] == 0).then_some(())
+    });
+    fs::write(&mine, &sound).unwrap();
+    holder.kill();
+    holder.start();
+    connected(&owner, &holder);
+    until("it is mended and confirmed again", &[&owner, &holder], || {
+        (owner.snapshots()[0]["copies"] == 1).then_some(())
+    });
+    assert_eq!(fs::read(&pack).unwrap(), sound);
+    holder.run(&["scrub", "--now"]).exits(0);
 }
 
 /// One holder loses a pack silently, one rots single bits, one keeps only files of the right length.
@@ -225,4 +243,28 @@ fn whatever_happens_to_a_pack_one_good_peer_heals_it() {
             let _ = fs::remove_file(largest.with_extension("moved"));
         }
     }
+}
+
+#[test]
+fn a_drill_proves_phrase_and_holder_and_leaves_nothing() {
+    let owner = owner(1);
+    let [holder] = holders(&owner);
+    let source = owner.path("source");
+    tree::plain(&source, 1, 2, 10_000);
+    owner.replicate(&source);
+    let peers = |node: &Node| node.run(&["peers", "list"]).exits(0).json().as_array().map(Vec::len);
+    let before = peers(&holder);
+    let elsewhere = Node::bare();
+    let drill = |phrase: &std::path::Path| {
+        let arguments = ["recover", "--drill", "--peer", &holder.address(), "--phrase-file", text(phrase)];
+        elsewhere.run(&arguments)
+    };
+    let proven = drill(&owner.phrase()).exits(0).json();
+    let vault = owner.run(&["id"]).exits(0).json()["vault_id"].clone();
+    assert_eq!((&proven["proved"], &proven["vault_id"]), (&true.into(), &vault), "{proven}");
+    assert!(!elsewhere.repo().exists(), "no node is made");
+    until("the holder lists nobody new", &[&holder], || (peers(&holder) == before).then_some(()));
+    // The phrase of another vault proves nothing.
+    let other = Node::init();
+    assert_eq!(drill(&other.phrase()).exits(10).failure()["code"], "VAULT_NOT_FOUND");
 }

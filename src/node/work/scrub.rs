@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::verify::{mend, report_of, subset_of};
 use crate::api::{ApiError, JobOutcome, VerifyReport, VerifyRequest};
 use crate::base::{Code, PackId, PeerId, VaultId, limit};
-use crate::engine::{self, Monitor, VerifyOptions, VerifyResult};
+use crate::engine::{self, Damage, Monitor, VerifyOptions, VerifyResult};
 use crate::node::core::{Core, log_failure, workers};
 use crate::node::error::failed;
 use crate::node::jobs::Ended;
@@ -27,7 +27,9 @@ pub(super) async fn run(
         .blocking(move |core| {
             let began = Instant::now();
             let subset = subset_of(&request)?;
-            let result = look(core, subset, memory, &monitor)?;
+            let mut result = look(core, subset, memory, &monitor)?;
+            let again = still_damaged(core, &result, &monitor)?;
+            result.damages.extend(again);
             let mut report = report_of(core, &result, None, began);
             let mut lost: Vec<PackId> = report.damaged_packs.clone();
             if request.repair && !lost.is_empty() {
@@ -35,13 +37,14 @@ pub(super) async fn run(
                 lost = repair.unrepaired_packs.clone();
                 report.repair = Some(repair);
             }
-            // Only now: what is not mended yet is looked at again when this was interrupted.
             let share = matches!(subset, Some(Subset::Share(_)) | None);
-            if share {
-                edit_rounds(core, |rounds| {
+            // Only now: what is not mended yet is looked at again when this was interrupted.
+            edit_rounds(core, |rounds| {
+                if share {
                     rounds.scrub.advance(result.reached, result.bytes, result.round_ended, core.now());
-                });
-            }
+                }
+                rounds.lost = lost.iter().copied().take(limit::SCRUB_LOST_MAX).collect();
+            });
             report.coverage = Some(coverage(&rounds(core).scrub, result.bytes_all));
             if !lost.is_empty() {
                 verified::note(core, false);
@@ -76,6 +79,21 @@ fn look(
     let mut result = engine::verify(&core.store, None, options, workers, monitor).map_err(failed)?;
     result.round_ended |= subset.is_none();
     Ok(result)
+}
+
+/// Of the packs that earlier scrubs could not mend, those that are damaged still and were not found just now.
+fn still_damaged(core: &Arc<Core>, found: &VerifyResult, monitor: &Monitor) -> Result<Vec<Damage>, ApiError> {
+    let mut damages = Vec::new();
+    for pack in rounds(core).lost {
+        monitor.go_on().map_err(failed)?;
+        if found.damages.iter().any(|damage| damage.pack == pack) {
+            continue;
+        }
+        // One that the index no longer knows is not wanted any more.
+        let Some(row) = core.store.pack_by_id(pack).map_err(failed)? else { continue };
+        damages.extend(Damage::examine(&core.store, pack, row.bytes).map_err(failed)?);
+    }
+    Ok(damages)
 }
 
 fn damage_left(report: &VerifyReport, found: &Found, records: usize) -> Option<ApiError> {
