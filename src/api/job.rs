@@ -7,7 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::error::ApiError;
-use super::report::{BackupSummary, PathProblem, RepairReport, RestoreSummary, VerifyReport};
+use super::report::{BackupSummary, ImportSummary, PathProblem, RepairReport, RestoreSummary, VerifyReport};
 use super::selection::PatternLines;
 
 /// Names a job within one run of a node.
@@ -131,6 +131,14 @@ pub struct RepairRequest {
     pub dry_run: bool,
 }
 
+/// `import`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ImportRequest {
+    /// How long what is streamed to the job is, in bytes; 0 when that is not known.
+    pub bytes: u64,
+}
+
 /// A long operation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
@@ -143,6 +151,8 @@ pub enum JobRequest {
     Verify(VerifyRequest),
     /// Mend what is known or found to be damaged.
     Repair(RepairRequest),
+    /// Take in an export that is streamed to the job.
+    Import(ImportRequest),
 }
 
 impl JobRequest {
@@ -153,6 +163,7 @@ impl JobRequest {
             Self::Restore(_) => JobKind::Restore,
             Self::Verify(_) => JobKind::Verify,
             Self::Repair(_) => JobKind::Repair,
+            Self::Import(_) => JobKind::Import,
         }
     }
 }
@@ -169,6 +180,8 @@ pub enum JobKind {
     Verify,
     /// Repair.
     Repair,
+    /// Import.
+    Import,
 }
 
 impl JobKind {
@@ -179,6 +192,7 @@ impl JobKind {
             Self::Restore => "restore",
             Self::Verify => "verify",
             Self::Repair => "repair",
+            Self::Import => "import",
         }
     }
 }
@@ -242,6 +256,8 @@ pub enum JobOutcome {
     Verify(VerifyReport),
     /// Of a repair.
     Repair(RepairReport),
+    /// Of an import.
+    Import(ImportSummary),
 }
 
 /// A job as anyone may see it.

@@ -25,13 +25,13 @@ use futures::Stream;
 pub use error::ApiError;
 pub use event::{Event, EventStream, Happening};
 pub use job::{
-    BackupRequest, JobId, JobInfo, JobKind, JobOutcome, JobRequest, JobState, Progress, RepairRequest,
-    RestoreRequest, VerifyRequest, WaitFor,
+    BackupRequest, ImportRequest, JobId, JobInfo, JobKind, JobOutcome, JobRequest, JobState, Progress,
+    RepairRequest, RestoreRequest, VerifyRequest, WaitFor,
 };
 pub use report::{
-    AddPeer, BackupSummary, ConfigRow, EntryInfo, Health, Identity, PathProblem, PeerInfo, RebuildSummary,
-    Reloaded, RepairReport, RestoreChange, RestoreSummary, SnapshotInfo, SnapshotQuery, Status,
-    StorageStatus, TreeQuery, Verdict, VerifyAllReport, VerifyOutcomeShape, VerifyReport,
+    AddPeer, BackupSummary, ConfigRow, EntryInfo, Health, Identity, ImportSummary, PathProblem, PeerInfo,
+    RebuildSummary, Reloaded, RepairReport, RestoreChange, RestoreSummary, SnapshotInfo, SnapshotQuery,
+    Status, StorageStatus, TreeQuery, Verdict, VerifyAllReport, VerifyOutcomeShape, VerifyReport,
     VerifySnapshotReport,
 };
 
@@ -71,6 +71,8 @@ pub trait Service: Send + Sync {
     fn diff(&self, query: DiffQuery) -> Reply<'_, Batches<DiffItem>>;
     /// The content of `REF:PATH`.
     fn dump(&self, reference: String) -> Reply<'_, Dump>;
+    /// The vault's heads, records and packs, sealed, in one archive; of the packs only those of one snapshot, if one is given.
+    fn export(&self, snapshot: Option<String>) -> Reply<'_, Dump>;
     /// The vault in numbers, or one snapshot.
     fn stats(&self, reference: Option<String>) -> Reply<'_, Stats>;
     /// Changes tags.
@@ -83,7 +85,7 @@ pub trait Service: Send + Sync {
     fn jobs(&self) -> Reply<'_, Vec<JobInfo>>;
     /// Asks a job to stop; what it has done is kept.
     fn cancel(&self, id: JobId) -> Reply<'_, ()>;
-    /// Streams the input of a backup that waits for one; returns once the job has taken all of it.
+    /// Streams the input of a backup or import that waits for one; returns once the job has taken all of it.
     fn feed(&self, id: JobId, input: InputStream) -> Reply<'_, ()>;
     /// What a dry run finds, path by path; given once.
     fn fates(&self, id: JobId) -> Reply<'_, FateStream>;

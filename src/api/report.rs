@@ -232,6 +232,22 @@ pub struct PathProblem {
     pub reason: String,
 }
 
+/// Result of an import.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ImportSummary {
+    /// Whose packs these are.
+    pub vault: String,
+    /// It is this node's own vault: packs that were missing here are back.
+    pub own: bool,
+    /// Packs stored.
+    pub packs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Packs that were here already.
+    pub held: u64,
+}
+
 /// Result of a backup; restic's field names.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]

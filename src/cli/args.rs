@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use super::{
-    backup, config, diff, dump, find, init, jobs, ls, peers, recover, restore, schedule, snapshots, stats,
-    status, tag, verify,
+    backup, carry, config, diff, dump, find, init, jobs, ls, peers, recover, restore, schedule, snapshots,
+    stats, status, tag, verify,
 };
 
 /// Peer-to-peer backup: encrypted snapshots, sealed copies on friends' machines, self-repair, recovery from 24 words.
@@ -95,6 +95,10 @@ pub(super) enum Command {
     Diff(diff::DiffArgs),
     /// Write a file of a snapshot, or a directory as a tar archive, to stdout
     Dump(dump::DumpArgs),
+    /// Write sealed copies into a file, to carry them to a holder or keep them
+    Export(carry::ExportArgs),
+    /// Take in what `export` wrote: as copies for its owner, or as packs that are missing here
+    Import(carry::ImportArgs),
     /// Show the vault or a snapshot in numbers
     Stats(stats::StatsArgs),
     /// Change the labels of snapshots

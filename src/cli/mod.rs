@@ -7,6 +7,7 @@
 
 mod args;
 mod backup;
+mod carry;
 mod config;
 mod daemon;
 mod diff;
@@ -15,6 +16,7 @@ mod entries;
 mod explain;
 mod find;
 mod init;
+mod input;
 mod job;
 mod jobs;
 mod logging;
@@ -117,6 +119,8 @@ async fn dispatch(cli: Cli, output: &Output) -> Result<u8, ApiError> {
         Command::Find(args) => find::run(args, &session).await,
         Command::Diff(args) => diff::run(args, &session).await,
         Command::Dump(args) => dump::run(args, &session).await,
+        Command::Export(args) => carry::export(args, &session).await,
+        Command::Import(args) => carry::import(args, &session).await,
         Command::Stats(args) => stats::run(args, &session).await,
         Command::Tag(args) => tag::run(args, &session).await,
         Command::Restore(args) => restore::run(args, &session).await,

@@ -44,7 +44,9 @@ impl<'a> Meter<'a> {
         let way = if output.json {
             // A verification or repair is a report: one document, without lines before it.
             match kind {
-                JobKind::Backup | JobKind::Restore => Way::Json { next: (!output.quiet).then_some(now) },
+                JobKind::Backup | JobKind::Restore | JobKind::Import => {
+                    Way::Json { next: (!output.quiet).then_some(now) }
+                }
                 JobKind::Verify | JobKind::Repair => Way::Silent,
             }
         } else if output.quiet {
@@ -113,6 +115,7 @@ pub(super) fn word(kind: JobKind) -> &'static str {
         JobKind::Restore => "restore",
         JobKind::Verify => "verify",
         JobKind::Repair => "repair",
+        JobKind::Import => "import",
     }
 }
 

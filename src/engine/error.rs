@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::holder::HolderError;
 use crate::base::{ChunkId, Code, Coded, PackId, SnapshotId, limit};
 use crate::crypto::{KeyFileError, OpenError, SealError};
 use crate::fs::FsError;
@@ -36,6 +37,9 @@ pub enum EngineError {
     /// A receipt.
     #[error(transparent)]
     Receipt(#[from] ReceiptError),
+    /// Something that a holder does not take.
+    #[error(transparent)]
+    Holder(#[from] HolderError),
     /// A pack's structure.
     #[error("pack {id}")]
     Pack {
@@ -118,6 +122,9 @@ pub enum EngineError {
     /// A streamed file did not come to its end.
     #[error("the input broke off before its end; no snapshot was made")]
     InputBroken(#[source] std::io::Error),
+    /// Not what `export` writes, or not all of it.
+    #[error("that is no whole export: {0}")]
+    NotAnExport(String),
     /// Asked to stop.
     #[error("cancelled")]
     Cancelled,
@@ -157,6 +164,7 @@ impl Coded for EngineError {
             Self::Head(e) => e.code(),
             Self::List(e) => e.code(),
             Self::Receipt(e) => e.code(),
+            Self::Holder(e) => e.code(),
             Self::Pack { source, .. } => source.code(),
             Self::Key(e) => e.code(),
             Self::ChunkMissing(_) | Self::NoSource { .. } | Self::RecordMissing(_) => Code::ChunkNotFound,
@@ -164,7 +172,7 @@ impl Coded for EngineError {
             Self::SnapshotUnknown { .. } => Code::SnapshotNotFound,
             Self::SnapshotAmbiguous { .. } => Code::SnapshotInvalid,
             Self::NotInSnapshot(_) => Code::PathNotFound,
-            Self::NotDumpable(_) | Self::Pattern { .. } => Code::UsageInvalid,
+            Self::NotDumpable(_) | Self::Pattern { .. } | Self::NotAnExport(_) => Code::UsageInvalid,
             Self::NotOwn { .. } => Code::PermissionDenied,
             Self::TooDeep => Code::SnapshotCorrupted,
             Self::HeadsLost => Code::StorageCorrupted,

@@ -5,6 +5,7 @@
 
 mod backup;
 mod budget;
+mod carry;
 mod copies;
 mod diff;
 mod dump;
@@ -36,6 +37,7 @@ mod tests;
 pub use backup::{
     BackupOptions, BackupResult, Fate, Listener, PreviewResult, backup, backup_stream, preview,
 };
+pub use carry::{ImportResult, Room, export, import};
 pub use copies::{CopyCounts, copy_counts, locked_copy_counts, place_packs, record_receipt};
 pub use diff::{Change, DiffTotals, Difference, SideTotals, diff};
 pub use dump::{DumpKind, dump};

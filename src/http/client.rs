@@ -134,6 +134,13 @@ impl Client {
         Ok((accepted(response).await?, driver))
     }
 
+    async fn archive(&self, target: Target) -> Result<Dump, ApiError> {
+        let request = (Method::GET, target.0.as_str(), Bytes::new());
+        let (response, driver) = self.stream(stream::PARTS, request, limit::HTTP_LONG_CALL).await?;
+        let (head, body) = response.into_parts();
+        stream::read_dump(&head.headers, body, driver)
+    }
+
     async fn lines<T: DeserializeOwned + Send + 'static>(
         &self,
         method: Method,
@@ -266,13 +273,13 @@ impl Service for Client {
     }
 
     fn dump(&self, reference: String) -> Reply<'_, Dump> {
-        let target = placed(&reference, "dump");
-        Box::pin(async move {
-            let request = (Method::GET, target.0.as_str(), Bytes::new());
-            let (response, driver) = self.stream(stream::PARTS, request, limit::HTTP_LONG_CALL).await?;
-            let (head, body) = response.into_parts();
-            stream::read_dump(&head.headers, body, driver)
-        })
+        Box::pin(self.archive(placed(&reference, "dump")))
+    }
+
+    fn export(&self, snapshot: Option<String>) -> Reply<'_, Dump> {
+        let mut target = Target::new("/api/v1/export");
+        target.add("snapshot", snapshot.as_deref());
+        Box::pin(self.archive(target))
     }
 
     fn stats(&self, reference: Option<String>) -> Reply<'_, Stats> {
@@ -296,6 +303,7 @@ impl Service for Client {
                 JobRequest::Restore(request) => self.post("/api/v1/restore", request, within).await,
                 JobRequest::Verify(request) => self.post("/api/v1/verify", request, within).await,
                 JobRequest::Repair(request) => self.post("/api/v1/repair", request, within).await,
+                JobRequest::Import(request) => self.post("/api/v1/import", request, within).await,
             }?;
             Ok(accepted.job_id)
         })

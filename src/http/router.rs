@@ -18,8 +18,8 @@ use super::stream;
 use super::tcp::Slot;
 use crate::api::{
     AddPeer, AddSchedule, ApiError, BackupRequest, DiffQuery, EditSchedule, ExplainRequest, FindQuery,
-    Health, JobId, JobRequest, RepairRequest, RestoreRequest, Service, SnapshotQuery, TagRequest, TreeQuery,
-    VerifyRequest,
+    Health, ImportRequest, JobId, JobRequest, RepairRequest, RestoreRequest, Service, SnapshotQuery,
+    TagRequest, TreeQuery, VerifyRequest,
 };
 use crate::base::{Code, limit};
 
@@ -65,6 +65,13 @@ struct Place {
     path: String,
 }
 
+/// The query of an export.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct ExportQuery {
+    snapshot: Option<String>,
+}
+
 /// Where an event stream is taken up.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -98,6 +105,8 @@ pub(super) fn router(service: Arc<dyn Service>) -> Router {
         .route("/snapshots/{id}/tree", get(tree))
         .route("/snapshots/{id}/dump", get(dump))
         .route("/snapshots/{id}/stats", get(snapshot_stats))
+        .route("/export", get(export))
+        .route("/import", post(import))
         .route("/find", post(find))
         .route("/diff", get(diff))
         .route("/stats", get(stats))
@@ -201,6 +210,14 @@ async fn dump(
     Params(place): Params<Place>,
 ) -> Response {
     stream::dump(&headers, node.service.dump(reference(id, &place.path)).await)
+}
+
+async fn export(State(node): Node, headers: HeaderMap, Params(what): Params<ExportQuery>) -> Response {
+    stream::dump(&headers, node.service.export(what.snapshot).await)
+}
+
+async fn import(State(node): Node, headers: HeaderMap, Body(request): Body<ImportRequest>) -> Answer {
+    start(&node, &headers, JobRequest::Import(request)).await
 }
 
 async fn find(State(node): Node, headers: HeaderMap, Body(query): Body<FindQuery>) -> Response {

@@ -16,11 +16,11 @@ use super::{Client, bind, serve};
 use crate::api::{
     AddPeer, AddSchedule, ApiError, BackupRequest, Batches, ConfigRow, DiffChange, DiffItem, DiffQuery,
     DiffSide, DiffStatistics, Dump, EditSchedule, EntryInfo, Event, EventStream, ExplainReport,
-    ExplainRequest, FateStream, FindQuery, Found, Happening, Health, Identity, InputStream, JobId, JobInfo,
-    JobKind, JobOutcome, JobRequest, JobState, PathFate, PathProblem, PeerInfo, Progress, Reloaded,
-    RepairReport, RepairRequest, Reply, RestoreRequest, ScheduleInfo, ScheduleSource, Service, SnapshotInfo,
-    SnapshotQuery, Stats, Status, StorageStatus, TagRequest, Tagged, TreeQuery, Verdict, VerifyAllReport,
-    VerifyOutcomeShape, VerifyReport, VerifyRequest, VerifySnapshotReport,
+    ExplainRequest, FateStream, FindQuery, Found, Happening, Health, Identity, ImportRequest, InputStream,
+    JobId, JobInfo, JobKind, JobOutcome, JobRequest, JobState, PathFate, PathProblem, PeerInfo, Progress,
+    Reloaded, RepairReport, RepairRequest, Reply, RestoreRequest, ScheduleInfo, ScheduleSource, Service,
+    SnapshotInfo, SnapshotQuery, Stats, Status, StorageStatus, TagRequest, Tagged, TreeQuery, Verdict,
+    VerifyAllReport, VerifyOutcomeShape, VerifyReport, VerifyRequest, VerifySnapshotReport,
 };
 use crate::base::{ChunkId, Code, PackId, PeerId, SnapshotId, limit};
 
@@ -237,6 +237,10 @@ impl Service for Fake {
         let bytes = (!archive).then_some(200_003);
         self.note(format!("dump {reference}"), Ok(Dump { archive, bytes, parts: stream_of(parts) }))
     }
+    fn export(&self, snapshot: Option<String>) -> Reply<'_, Dump> {
+        let parts = stream_of(dump_parts().into_iter().map(Ok));
+        self.note(format!("export {snapshot:?}"), Ok(Dump { archive: true, bytes: None, parts }))
+    }
     fn stats(&self, reference: Option<String>) -> Reply<'_, Stats> {
         self.note(format!("stats {reference:?}"), Ok(Stats { total_size: 7, ..Stats::default() }))
     }
@@ -394,6 +398,7 @@ fn every_call_of_the_client_reaches_the_service_unchanged() {
             JobRequest::Restore(RestoreRequest { snapshot: "latest".into(), ..RestoreRequest::default() }),
             JobRequest::Verify(VerifyRequest { quick: true, ..VerifyRequest::default() }),
             JobRequest::Repair(RepairRequest { dry_run: true, ..RepairRequest::default() }),
+            JobRequest::Import(ImportRequest { bytes: 7 }),
         ];
         for (n, request) in (1..).zip(requests) {
             assert_eq!(client.start(request.clone()).await.unwrap(), JobId(n));

@@ -7,7 +7,7 @@ use futures::StreamExt;
 
 use super::core::Core;
 use super::error::failed;
-use super::flow::{Goods, flow};
+use super::flow::{Goods, flow, one_by_one};
 use super::source::Mesh;
 use super::status;
 use super::work::{know_listed_packs, split_reference};
@@ -211,14 +211,7 @@ pub(super) async fn dump(core: &Arc<Core>, reference: String) -> Result<Dump, Ap
         DumpKind::File(bytes) => Some(bytes),
         DumpKind::Archive => None,
     };
-    let parts = parts.flat_map(|batch| {
-        let (parts, error) = match batch {
-            Ok(parts) => (parts, None),
-            Err(error) => (Vec::new(), Some(error)),
-        };
-        futures::stream::iter(parts.into_iter().map(Ok).chain(error.map(Err)))
-    });
-    Ok(Dump { archive: kind == DumpKind::Archive, bytes, parts: Box::pin(parts) })
+    Ok(Dump { archive: kind == DumpKind::Archive, bytes, parts: one_by_one(parts) })
 }
 
 pub(super) async fn stats(core: &Arc<Core>, reference: Option<String>) -> Result<Stats, ApiError> {

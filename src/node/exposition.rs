@@ -186,7 +186,7 @@ pub(super) fn job_ended(info: &JobInfo, now: Moment) {
         (None, JobKind::Backup) => meter::BACKUPS_FAILED.add(1),
         (None, JobKind::Restore) => meter::RESTORES_FAILED.add(1),
         (None, JobKind::Verify) => meter::VERIFY_RUNS.add("failed", 1),
-        (None, JobKind::Repair) => {}
+        (Some(JobOutcome::Import(_)), _) | (None, JobKind::Repair | JobKind::Import) => {}
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::core::Core;
 use super::error::failed;
 use super::source::Mesh;
-use super::work::explain;
+use super::work::{self, explain};
 use super::{Node, browse, exposition, reload, schedule, status};
 use crate::api::{
     AddPeer, AddSchedule, ApiError, Batches, ConfigRow, DiffItem, DiffQuery, Dump, EditSchedule, EntryInfo,
@@ -67,6 +67,10 @@ impl Service for Node {
 
     fn dump(&self, reference: String) -> Reply<'_, Dump> {
         Box::pin(browse::dump(&self.core, reference))
+    }
+
+    fn export(&self, snapshot: Option<String>) -> Reply<'_, Dump> {
+        Box::pin(work::export(&self.core, snapshot))
     }
 
     fn stats(&self, reference: Option<String>) -> Reply<'_, Stats> {

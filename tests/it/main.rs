@@ -1,6 +1,7 @@
 //! Tests of the whole: one binary, one module a subject.
 
 mod architecture;
+mod carry;
 mod damage;
 mod fidelity;
 mod local;

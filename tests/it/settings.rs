@@ -40,7 +40,7 @@ const SEEN: &[(&str, &str)] = &[
     ("storage.verify_on_restore", "chunks_are_cut_and_compressed_as_configured"),
     ("storage.enable_deduplication", "chunks_are_cut_and_compressed_as_configured"),
     ("storage.scrub_interval", "what_is_checked_seldom_waits_for_its_time"),
-    ("storage.memory_limit", "little_memory_makes_small_packs"),
+    ("storage.memory_limit", "the_least_memory_makes_whole_packs_and_brings_them_back"),
     ("storage.disk_limit", "packs_stop_at_the_disk_limit"),
     ("monitoring.enable_metrics", "monitoring_is_as_configured"),
     ("monitoring.listen", "monitoring_is_as_configured"),
