@@ -43,7 +43,7 @@ pub enum When {
     /// This long after it last began.
     Every(Duration),
     /// By a cron expression of five fields, in local time.
-    Cron(CronLine),
+    Cron(Box<CronLine>),
 }
 
 /// Commands as argument lists; empty means none.
@@ -137,7 +137,7 @@ fn read_set(node: &Node) -> Result<BackupSet, Vec<Wrong>> {
     let tags = fields.optional::<List<Tag>>("tags");
     let given = [fields.take("every").is_some(), fields.take("cron").is_some()];
     let every = fields.optional::<Every>("every").map(When::Every);
-    let when = every.or(fields.optional::<Cron>("cron").map(When::Cron));
+    let when = every.or(fields.optional::<Cron>("cron").map(|line| When::Cron(Box::new(line))));
     let hooks = fields.take("hooks").map(|node| fields.keep("hooks", read_hooks(node)));
     match given {
         [true, true] => fields.refuse("", node, "every and cron", "one of them, not both"),

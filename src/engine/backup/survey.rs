@@ -79,6 +79,7 @@ pub(super) struct Survey<'a> {
 }
 
 /// What waits until the index has been asked about a whole batch: one question for each file costs twice the rest.
+#[expect(clippy::large_enum_variant, reason = "the largest is what most are, and few wait at one time")]
 enum Waiting {
     Ready(Event),
     /// A file whose content is to be read.

@@ -368,7 +368,7 @@ fn task_of(added: &AddSchedule, retries: u32) -> Result<Task, ApiError> {
             return refused(format!("every {} is too often: at least every minute", format_duration(span)));
         }
         (None, Some(line)) => match CronLine::parse(line) {
-            Ok(line) => Rhythm::Cron(line),
+            Ok(line) => Rhythm::Cron(Box::new(line)),
             Err(error) => return refused(error.to_string()),
         },
         _ => return refused("a task runs either every so often or by a cron line".to_owned()),
@@ -514,7 +514,7 @@ mod tests {
         assert_eq!(due(&mut board, 29 * 1440), [""; 0]);
         assert_eq!(due(&mut board, 30 * 1440), ["scrub"]);
         let line = CronLine::parse("0 12 * * *").unwrap();
-        let mut board = Board::new(Saved::default(), &settings("docs", When::Cron(line)), now(0));
+        let mut board = Board::new(Saved::default(), &settings("docs", When::Cron(Box::new(line))), now(0));
         assert_eq!(due(&mut board, 719), [""; 0]);
         assert_eq!(due(&mut board, 720), ["docs"]);
     }
