@@ -324,6 +324,22 @@ const _: () =
 const _: () =
     assert!((JOBS_REMEMBERED_MAX + JOBS_RUNNING_MAX + JOBS_QUEUED_MAX) * (JOB_SAVED_BYTES_MAX + 16) < MIB);
 const _: () = assert!(SHUTDOWN_JOBS.as_secs() + SHUTDOWN_REST.as_secs() < SHUTDOWN.as_secs());
+// ---- Relays --------------------------------------------------------------------------------------------------
+
+/// Members that may be reachable through this node at one time; each is an entry in a table.
+pub const RELAY_RESERVATIONS_MAX: usize = 128;
+/// Connections that this node carries at one time, and of one member; each has two buffers of 8 KiB.
+pub const RELAY_CIRCUITS_MAX: usize = 64;
+/// As many as a member has connections to others that are hard to reach.
+pub const RELAY_CIRCUITS_PER_PEER_MAX: usize = 16;
+/// How long one such connection may last. Who is cut off connects again and goes on where it was.
+pub const RELAY_CIRCUIT_LIFE: Duration = Duration::from_secs(12 * 3600);
+/// What one such connection may carry, in bytes: a first backup over a line of 10 MB/s for that time.
+pub const RELAY_CIRCUIT_BYTES_MAX: u64 = 512 << 30;
+/// Relays that a node is reachable through at one time: one may go.
+pub const RELAYS_USED_MAX: usize = 2;
+/// A connection through a relay is closed when there has been a direct one for this long.
+pub const RELAYED_PARTING: Duration = Duration::from_secs(5);
 // ---- Recurring tasks ----------------------------------------------------------------------------------------
 
 /// The scheduler looks at the clock this often at least: it may have been set, and the machine may have slept.

@@ -109,15 +109,15 @@ table! {
     /// Ways to reach peers, and to be reached, across routers.
     nat_traversal: NatTraversal {
         /// Use relays that members run when there is no direct way.
-        enable_auto_relay: bool = Switch, "true", Any, Restart, NotYet;
+        enable_auto_relay: bool = Switch, "true", Any, Restart, Built;
         /// Try to turn relayed connections into direct ones.
-        enable_hole_punching: bool = Switch, "true", Any, Restart, NotYet;
+        enable_hole_punching: bool = Switch, "true", Any, Restart, Built;
         /// Ask the router for an open port.
         enable_upnp: bool = Switch, "true", Any, Restart, NotYet;
         /// Find members on the local network.
         enable_mdns: bool = Switch, "true", Any, Restart, NotYet;
         /// Relay for other members.
-        serve_relay: bool = Switch, "false", Any, Restart, NotYet;
+        serve_relay: bool = Switch, "false", Any, Restart, Built;
     }
 
     /// How files become chunks. Other chunk sizes than before make unchanged files look new once.
