@@ -117,6 +117,9 @@ pub struct PeerInfo {
     pub standing: String,
     /// Connected now.
     pub connected: bool,
+    /// How: `direct`, or `relay` through another member; absent when not connected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via: Option<String>,
     /// Known addresses, last good first.
     pub addresses: Vec<String>,
     /// RFC 3339; absent when never seen.

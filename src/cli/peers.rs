@@ -92,6 +92,7 @@ fn render(peers: &[PeerInfo], paint: Paint) -> String {
     let mut table = Table::new(&["NAME", "PEER", "STANDING", "SEEN", ">KEEPS OURS", ">STORED HERE"]);
     for peer in peers {
         let seen = match (peer.connected, &peer.last_seen) {
+            (true, _) if peer.via.as_deref() == Some("relay") => "through a relay".to_owned(),
             (true, _) => "connected".to_owned(),
             (false, Some(seen)) => local_time(seen),
             (false, None) => "never".to_owned(),
@@ -128,6 +129,7 @@ mod tests {
             name: Some("bob\x07".into()),
             standing: "allowed".into(),
             connected: false,
+            via: None,
             addresses: vec![],
             last_seen: None,
             last_error: Some("refused".into()),

@@ -48,6 +48,7 @@ fn peer() -> PeerInfo {
         name: Some("bob".into()),
         standing: "allowed".into(),
         connected: true,
+        via: Some("direct".into()),
         addresses: vec!["/ip4/10.0.0.1/tcp/9000".into()],
         last_seen: None,
         last_error: None,

@@ -651,6 +651,18 @@ async fn a_connection_through_a_relay_becomes_a_direct_one() {
 }
 
 #[tokio::test]
+async fn who_wants_no_relay_asks_for_none() {
+    let mut relay = Peer::start(NetConfig { serve_relay: true, ..config(&[TCP]) }).await;
+    let mut shy = Peer::start(NetConfig { use_relays: false, ..config(&[]) }).await;
+    relay.members.insert(shy.id());
+    shy.knows(&relay).await;
+    relay.expect(|e| *e == NetEvent::Connected(shy.id())).await;
+    shy.expect(|e| *e == NetEvent::Connected(relay.id())).await;
+    shy.net.fetch(relay.id(), range(1)).await.unwrap();
+    assert!(shy.net.addresses().is_empty(), "{:?}", shy.net.addresses());
+}
+
+#[tokio::test]
 async fn strangers_are_not_carried() {
     let still = |listen: &[&str]| NetConfig { punch_holes: false, ..config(listen) };
     let (_relay, hidden, address) = behind_a_relay(still(&[TCP]), still(&[])).await;

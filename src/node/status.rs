@@ -16,7 +16,7 @@ use crate::api::{
 };
 use crate::base::{ByteSize, ChunkId, Code, Moment, PeerId, SnapshotId, encode_path, limit};
 use crate::engine::{self, CopyCounts, TreeEntry, Vault, VaultView};
-use crate::net::Net;
+use crate::net::{Net, Transport};
 use crate::snapshot::Snapshot;
 use crate::wire::{Node, NodeType, Time};
 
@@ -261,11 +261,16 @@ pub(super) fn peers(core: &Arc<Core>) -> Result<Vec<PeerInfo>, ApiError> {
         };
         let (packs_held, bytes_held) = held.get(&id).copied().unwrap_or_default();
         let (packs_stored, bytes_stored) = stored.get(&id).copied().unwrap_or_default();
+        let via = state
+            .filter(|_| connected)
+            .and_then(|state| state.transport)
+            .map(|transport| if transport == Transport::Relay { "relay" } else { "direct" }.to_owned());
         PeerInfo {
             id,
             name: entry.and_then(|entry| entry.name.clone()),
             standing: standing.to_owned(),
             connected,
+            via,
             addresses,
             last_seen: seen.map(Moment::to_rfc3339),
             last_error,

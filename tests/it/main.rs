@@ -6,6 +6,7 @@ mod damage;
 mod fidelity;
 mod local;
 mod mesh;
+mod nat;
 mod node;
 mod ports;
 mod progress;

@@ -35,6 +35,9 @@ const SEEN: &[(&str, &str)] = &[
     ("p2p.reconnect_backoff", "lost_member_is_dialled_again"),
     ("p2p.max_reconnect_backoff", "waits_double_to_the_maximum_and_are_spread"),
     ("p2p.peer_bytes_per_second", "requests_over_the_rate_are_answered_busy_and_others_are_served"),
+    ("nat_traversal.serve_relay", "members_reach_each_other_through_a_relay"),
+    ("nat_traversal.enable_auto_relay", "who_wants_no_relay_asks_for_none"),
+    ("nat_traversal.enable_hole_punching", "a_connection_through_a_relay_becomes_a_direct_one"),
     ("p2p.listen", "places_and_addresses_are_as_configured"),
     ("p2p.announce", "places_and_addresses_are_as_configured"),
     ("storage.verify_on_restore", "chunks_are_cut_and_compressed_as_configured"),
@@ -68,16 +71,7 @@ const SEEN: &[(&str, &str)] = &[
 
 /// Keys that are refused at any value but their default, and what will bring them.
 const LATER: &[(&str, &[&str])] = &[
-    (
-        "ways across routers",
-        &[
-            "nat_traversal.enable_auto_relay",
-            "nat_traversal.enable_hole_punching",
-            "nat_traversal.enable_upnp",
-            "nat_traversal.enable_mdns",
-            "nat_traversal.serve_relay",
-        ],
-    ),
+    ("ways across routers", &["nat_traversal.enable_upnp", "nat_traversal.enable_mdns"]),
     ("records of members", &["acl.admins"]),
     ("making copies again elsewhere", &["p2p.away_after"]),
     (
