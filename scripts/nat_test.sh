@@ -65,20 +65,7 @@ table ip home {
 NFT
 done
 
-# Every node runs in the namespace of its name.
-node() { in_space "$1" "$program" -c "$work/$1.yaml" --repo "$work/$1" --no-input "${@:2}"; }
-start() {
-    local name=$1
-    (exec ip netns exec "$tag-$name" "$program" -c "$work/$name.yaml" --repo "$work/$name" --no-input daemon) \
-        </dev/null >"$work/$name-daemon.log" 2>&1 3>&- &
-    pids[$name]=$!
-    for _ in $(seq 200); do
-        kill -0 "${pids[$name]}" 2>/dev/null || die "the daemon of $name ended"
-        if [ -S "$work/$name/control.sock" ] && node "$name" id >/dev/null 2>&1; then return; fi
-        sleep 0.1
-    done
-    die "the daemon of $name did not come up within 20 s"
-}
+for name in owner holder relay; do under[$name]="ip netns exec $tag-$name"; done
 # where NAME PATTERN: the first of a node's addresses that looks like that, once there is one.
 where() {
     local found
