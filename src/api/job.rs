@@ -7,6 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::error::ApiError;
+use super::forget::{ForgetReport, ForgetRequest, GcReport, GcRequest};
 use super::report::{BackupSummary, PathProblem, RepairReport, RestoreSummary, VerifyReport};
 use super::selection::PatternLines;
 
@@ -143,6 +144,10 @@ pub enum JobRequest {
     Verify(VerifyRequest),
     /// Mend what is known or found to be damaged.
     Repair(RepairRequest),
+    /// Forget snapshots.
+    Forget(ForgetRequest),
+    /// Collect garbage.
+    Gc(GcRequest),
 }
 
 impl JobRequest {
@@ -153,6 +158,8 @@ impl JobRequest {
             Self::Restore(_) => JobKind::Restore,
             Self::Verify(_) => JobKind::Verify,
             Self::Repair(_) => JobKind::Repair,
+            Self::Forget(_) => JobKind::Forget,
+            Self::Gc(_) => JobKind::Gc,
         }
     }
 }
@@ -169,6 +176,10 @@ pub enum JobKind {
     Verify,
     /// Repair.
     Repair,
+    /// Forgetting.
+    Forget,
+    /// Garbage collection.
+    Gc,
 }
 
 impl JobKind {
@@ -179,6 +190,8 @@ impl JobKind {
             Self::Restore => "restore",
             Self::Verify => "verify",
             Self::Repair => "repair",
+            Self::Forget => "forget",
+            Self::Gc => "gc",
         }
     }
 }
@@ -242,6 +255,10 @@ pub enum JobOutcome {
     Verify(VerifyReport),
     /// Of a repair.
     Repair(RepairReport),
+    /// Of forgetting.
+    Forget(ForgetReport),
+    /// Of garbage collection.
+    Gc(GcReport),
 }
 
 /// A job as anyone may see it.

@@ -3,6 +3,7 @@
 mod architecture;
 mod damage;
 mod fidelity;
+mod forgetting;
 mod local;
 mod mesh;
 mod node;
