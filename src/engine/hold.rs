@@ -7,7 +7,7 @@
 //!
 //! Heads of this node's own vault are pruned by the same rule; its packs are `gc`'s.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -16,7 +16,7 @@ use super::error::EngineError;
 use super::heads::read_head;
 use super::holder::readable;
 use crate::base::{HeadId, ListId, PackId, SnapshotId, VaultId, limit};
-use crate::snapshot::{Head, PackList};
+use crate::snapshot::PackList;
 use crate::store::{PackNumber, Store};
 
 /// What the hold keeps, and what its end removed. Sizes in bytes.
@@ -44,11 +44,14 @@ fn file(vault: VaultId) -> String {
     format!("hold-{vault}.json")
 }
 
-/// What is known of one vault after its expired heads are gone.
+/// What the heads of one vault name, once the expired ones are gone. The heads themselves would be too many to keep.
 #[derive(Default)]
 struct Kept {
-    newest: Vec<Head>,
-    replaced: Vec<Head>,
+    /// Lists of newest heads.
+    newest: HashSet<ListId>,
+    /// Lists of replaced heads.
+    replaced: HashSet<ListId>,
+    records: HashSet<SnapshotId>,
     /// A head that cannot be read may need anything.
     uncertain: bool,
     removed: u64,
@@ -71,10 +74,8 @@ pub fn drop_expired(
     for vault in store.head_vaults()? {
         let kept = expire_heads(store, vault, own == Some(vault), hold, elapsed)?;
         result.records += kept.removed;
-        for head in kept.newest.iter().chain(&kept.replaced) {
-            lists.extend(head.draft.lists.iter().map(|list| list.id));
-            records.extend(&head.draft.snapshots);
-        }
+        lists.extend(kept.newest.union(&kept.replaced));
+        records.extend(&kept.records);
         uncertain |= kept.uncertain;
         if own != Some(vault) && !kept.uncertain {
             let (held, deleted) = drop_packs(store, vault, &kept)?;
@@ -119,8 +120,10 @@ fn expire_heads(
                     continue;
                 }
             };
+            let named = head.draft.lists.iter().map(|list| list.id);
             if seq == newest {
-                kept.newest.push(head);
+                kept.newest.extend(named);
+                kept.records.extend(&head.draft.snapshots);
                 continue;
             }
             let key = id.to_string();
@@ -134,7 +137,8 @@ fn expire_heads(
                 if still.len() < limit::HOLD_STAMPS_MAX {
                     still.insert(key, since);
                 }
-                kept.replaced.push(head);
+                kept.replaced.extend(named);
+                kept.records.extend(&head.draft.snapshots);
             }
         }
     }
@@ -145,23 +149,8 @@ fn expire_heads(
 
 /// Deletes packs of a foreign vault that neither a newest nor a held head lists; what is held, and what went.
 fn drop_packs(store: &Store, vault: VaultId, kept: &Kept) -> Result<((u64, u64), (u64, u64)), EngineError> {
-    let mut pieces: HashMap<ListId, Vec<PackId>> = HashMap::new();
-    let mut listed = |heads: &[Head]| -> Result<Option<HashSet<PackId>>, EngineError> {
-        let mut all = HashSet::new();
-        for list in heads.iter().flat_map(|head| &head.draft.lists) {
-            if let Some(packs) = pieces.get(&list.id) {
-                all.extend(packs);
-                continue;
-            }
-            let bytes = readable(store.read_list(list.id))?;
-            let Some(piece) = bytes.and_then(|bytes| PackList::decode(&bytes).ok()) else { return Ok(None) };
-            let packs: Vec<PackId> = piece.packs().iter().map(|(id, _)| *id).collect();
-            all.extend(&packs);
-            pieces.insert(list.id, packs);
-        }
-        Ok(Some(all))
-    };
-    let (Some(newest), Some(replaced)) = (listed(&kept.newest)?, listed(&kept.replaced)?) else {
+    let (Some(newest), Some(replaced)) = (listed(store, &kept.newest)?, listed(store, &kept.replaced)?)
+    else {
         return Ok(((0, 0), (0, 0)));
     };
     let (mut held, mut gone) = ((0, 0), Vec::<PackNumber>::new());
@@ -177,6 +166,17 @@ fn drop_packs(store: &Store, vault: VaultId, kept: &Kept) -> Result<((u64, u64),
         }
     }
     Ok((held, store.drop_foreign(vault, &gone)?))
+}
+
+/// All packs of these lists; `None` when one of them cannot be read.
+fn listed(store: &Store, lists: &HashSet<ListId>) -> Result<Option<HashSet<PackId>>, EngineError> {
+    let mut all = HashSet::new();
+    for list in lists {
+        let bytes = readable(store.read_list(*list))?;
+        let Some(piece) = bytes.and_then(|bytes| PackList::decode(&bytes).ok()) else { return Ok(None) };
+        all.extend(piece.packs().iter().map(|(id, _)| *id));
+    }
+    Ok(Some(all))
 }
 
 /// Removes lists and records that no kept head names. A young file may be of a head that is still on its way.

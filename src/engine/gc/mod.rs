@@ -320,7 +320,8 @@ impl<'a> Run<'a> {
             .collect();
         let alone: Vec<PackNumber> = alone.iter().map(|one| one.pack).collect();
         let condemned = store.condemn(&alone, self.start);
-        if shared.is_empty() && condemned.is_empty() {
+        // New packs must be listed, so that holders take them.
+        if shared.is_empty() && condemned.is_empty() && self.result.resealed_bytes == 0 {
             return Ok(());
         }
         let delisted = store

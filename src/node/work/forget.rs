@@ -94,6 +94,9 @@ pub(super) async fn forget(
     memory: usize,
 ) -> Ended {
     check(&request)?;
+    if request.scheduled && core.vault().is_err() {
+        return Ok((JobOutcome::Forget(ForgetReport::default()), None));
+    }
     let then_gc = request.gc.then(|| GcRequest { dry_run: request.dry_run, ..GcRequest::default() });
     let mut report = {
         let monitor = monitor.clone();
@@ -197,6 +200,11 @@ fn watch_clock(core: &Arc<Core>) -> Result<(), ApiError> {
 }
 
 pub(super) async fn gc(core: &Arc<Core>, request: GcRequest, monitor: Arc<Monitor>, memory: usize) -> Ended {
+    if request.scheduled && core.vault().is_err() {
+        // A node without a vault, or a locked one: nothing to do until its next time.
+        let report = GcReport { unchanged: true, ..GcReport::default() };
+        return Ok((JobOutcome::Gc(report), None));
+    }
     let source = core.source();
     let began = Instant::now();
     let ended = core
@@ -225,7 +233,7 @@ pub(super) async fn gc(core: &Arc<Core>, request: GcRequest, monitor: Arc<Monito
             Ok(report)
         })
         .await?;
-    if ended.deleted_packs > 0 && !ended.dry_run {
+    if ended.deleted_packs + ended.resealed_packs > 0 && !ended.dry_run {
         core.changed.notify_one();
     }
     Ok((JobOutcome::Gc(ended), None))
