@@ -7,6 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::error::ApiError;
+use super::forget::{ForgetReport, ForgetRequest, GcReport, GcRequest};
 use super::report::{BackupSummary, ImportSummary, PathProblem, RepairReport, RestoreSummary, VerifyReport};
 use super::selection::PatternLines;
 
@@ -153,6 +154,10 @@ pub enum JobRequest {
     Repair(RepairRequest),
     /// Take in an export that is streamed to the job.
     Import(ImportRequest),
+    /// Forget snapshots.
+    Forget(ForgetRequest),
+    /// Collect garbage.
+    Gc(GcRequest),
 }
 
 impl JobRequest {
@@ -164,6 +169,8 @@ impl JobRequest {
             Self::Verify(_) => JobKind::Verify,
             Self::Repair(_) => JobKind::Repair,
             Self::Import(_) => JobKind::Import,
+            Self::Forget(_) => JobKind::Forget,
+            Self::Gc(_) => JobKind::Gc,
         }
     }
 }
@@ -182,6 +189,10 @@ pub enum JobKind {
     Repair,
     /// Import.
     Import,
+    /// Forgetting.
+    Forget,
+    /// Garbage collection.
+    Gc,
 }
 
 impl JobKind {
@@ -193,6 +204,8 @@ impl JobKind {
             Self::Verify => "verify",
             Self::Repair => "repair",
             Self::Import => "import",
+            Self::Forget => "forget",
+            Self::Gc => "gc",
         }
     }
 }
@@ -258,6 +271,10 @@ pub enum JobOutcome {
     Repair(RepairReport),
     /// Of an import.
     Import(ImportSummary),
+    /// Of forgetting.
+    Forget(ForgetReport),
+    /// Of garbage collection.
+    Gc(GcReport),
 }
 
 /// A job as anyone may see it.

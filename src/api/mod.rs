@@ -6,6 +6,7 @@
 mod browse;
 mod error;
 mod event;
+mod forget;
 mod job;
 mod report;
 mod schedule;
@@ -24,6 +25,7 @@ use futures::Stream;
 
 pub use error::ApiError;
 pub use event::{Event, EventStream, Happening};
+pub use forget::{ForgetReport, ForgetRequest, GcReport, GcRequest, GcStatus, KeepRules, Kept};
 pub use job::{
     BackupRequest, ImportRequest, JobId, JobInfo, JobKind, JobOutcome, JobRequest, JobState, Progress,
     RepairRequest, RestoreRequest, VerifyRequest, WaitFor,
@@ -63,6 +65,8 @@ pub trait Service: Send + Sync {
     fn remove_peer(&self, peer: String) -> Reply<'_, PeerInfo>;
     /// Snapshots, oldest first.
     fn snapshots(&self, query: SnapshotQuery) -> Reply<'_, Vec<SnapshotInfo>>;
+    /// The snapshot that a reference names.
+    fn snapshot(&self, reference: String) -> Reply<'_, SnapshotInfo>;
     /// Entries of one directory of a snapshot (or all below it), in path order.
     fn list(&self, query: TreeQuery) -> Reply<'_, Batches<EntryInfo>>;
     /// Entries of snapshots by pattern, snapshot by snapshot.
@@ -79,6 +83,8 @@ pub trait Service: Send + Sync {
     fn tag(&self, request: TagRequest) -> Reply<'_, Vec<Tagged>>;
     /// Starts a long operation.
     fn start(&self, request: JobRequest) -> Reply<'_, JobId>;
+    /// What waits to be deleted, and until when.
+    fn gc_status(&self) -> Reply<'_, GcStatus>;
     /// How a job is doing.
     fn job(&self, id: JobId) -> Reply<'_, JobInfo>;
     /// All jobs this node remembers, newest first.

@@ -40,6 +40,9 @@ pub struct StorageStatus {
     pub foreign_packs: u64,
     /// Their bytes.
     pub foreign_bytes: u64,
+    /// Of those, bytes that the hold keeps though their owners list them no more.
+    #[serde(default)]
+    pub on_hold_bytes: u64,
     /// What others may store here in all, in bytes.
     pub lend: u64,
     /// Chunks in the index.
@@ -134,6 +137,9 @@ pub struct PeerInfo {
     pub packs_stored: u64,
     /// Their bytes.
     pub bytes_stored: u64,
+    /// Of those, bytes of packs that it lists no more and that the hold keeps.
+    #[serde(default)]
+    pub bytes_on_hold: u64,
 }
 
 /// Filters of `snapshots`.
@@ -177,6 +183,9 @@ pub struct SnapshotInfo {
     pub copies_wanted: u32,
     /// Every chosen file could be read.
     pub complete: bool,
+    /// No rule of retention forgets it.
+    #[serde(default)]
+    pub pinned: bool,
     /// Name of the device that made it.
     pub device: String,
     /// Its id as the backup told it, when its tags were changed since.

@@ -388,3 +388,20 @@ pub const HTTP_COUNT_CALL: Duration = Duration::from_secs(1800);
 pub const HTTP_LINE_BYTES_MAX: usize = 4 * MIB;
 /// Snapshots that an ambiguous or unknown reference names.
 pub const CANDIDATES_NAMED_MAX: usize = 10;
+// ---- Forgetting ---------------------------------------------------------------------------------------------
+
+/// How long packs that nothing needs wait before they are deleted: a backup that broke off is usually taken up within a
+/// day, and finds there what it had stored.
+pub const GC_GRACE: Duration = Duration::from_secs(86_400);
+/// Percent of the needed bytes that may stay unused in partly needed packs; rewriting them all would cost more than it frees.
+pub const GC_UNUSED_PERCENT: u32 = 5;
+/// Percent of the needed bytes that a scheduled run may free without a word from a person.
+pub const FORGET_PERCENT_MAX: u64 = 30;
+/// How often the configured rules are applied.
+pub const FORGET_EVERY: Duration = Duration::from_secs(86_400);
+/// How often a node looks whether the hold of something is over.
+pub const HOLD_LOOK: Duration = Duration::from_secs(3600);
+/// Replaced heads of one vault whose age is remembered; a state file has 1 MiB, and each takes some 90 bytes.
+pub const HOLD_STAMPS_MAX: usize = 8192;
+/// A list or record that no head names is removed at this age: the head that names it comes after it.
+pub const RECORD_AGE_MIN: Duration = Duration::from_secs(86_400);

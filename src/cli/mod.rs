@@ -15,6 +15,7 @@ mod dump;
 mod entries;
 mod explain;
 mod find;
+mod forget;
 mod init;
 mod input;
 mod job;
@@ -123,6 +124,10 @@ async fn dispatch(cli: Cli, output: &Output) -> Result<u8, ApiError> {
         Command::Import(args) => carry::import(args, &session).await,
         Command::Stats(args) => stats::run(args, &session).await,
         Command::Tag(args) => tag::run(args, &session).await,
+        Command::Pin(args) => tag::pin(args, true, &session).await,
+        Command::Unpin(args) => tag::pin(args, false, &session).await,
+        Command::Forget(args) => forget::run(args, &session).await,
+        Command::Gc(args) => forget::gc(args, &session).await,
         Command::Restore(args) => restore::run(args, &session).await,
         Command::Verify(args) => verify::run(args, &session).await,
         Command::Repair(args) => verify::repair(args, &session).await,

@@ -137,6 +137,7 @@ mod tests {
             bytes_held: 10,
             packs_stored: 0,
             bytes_stored: 0,
+            bytes_on_hold: 0,
         };
         let text = render(&[peer], Paint(false));
         let lines: Vec<&str> = text.lines().collect();

@@ -47,7 +47,7 @@ impl<'a> Meter<'a> {
                 JobKind::Backup | JobKind::Restore | JobKind::Import => {
                     Way::Json { next: (!output.quiet).then_some(now) }
                 }
-                JobKind::Verify | JobKind::Repair => Way::Silent,
+                JobKind::Verify | JobKind::Repair | JobKind::Forget | JobKind::Gc => Way::Silent,
             }
         } else if output.quiet {
             Way::Silent
@@ -116,6 +116,8 @@ pub(super) fn word(kind: JobKind) -> &'static str {
         JobKind::Verify => "verify",
         JobKind::Repair => "repair",
         JobKind::Import => "import",
+        JobKind::Forget => "forget",
+        JobKind::Gc => "gc",
     }
 }
 

@@ -164,7 +164,10 @@ fn copies(status: &Status) -> String {
 fn storage(status: &Status) -> String {
     let disk = &status.storage;
     let own = format!("own {} in {}", ByteSize(disk.own_bytes), count(disk.own_packs, "pack"));
-    let lent = format!("for others {} of {} lent", ByteSize(disk.foreign_bytes), ByteSize(disk.lend));
+    let mut lent = format!("for others {} of {} lent", ByteSize(disk.foreign_bytes), ByteSize(disk.lend));
+    if disk.on_hold_bytes > 0 {
+        lent += &format!(" ({} of it on hold)", ByteSize(disk.on_hold_bytes));
+    }
     format!("{own}; {lent}; {} free on disk", ByteSize(disk.disk_free))
 }
 
@@ -201,6 +204,7 @@ mod tests {
             bytes_held: 1024,
             packs_stored: 0,
             bytes_stored: 0,
+            bytes_on_hold: 0,
         };
         Status {
             verdict,

@@ -183,12 +183,12 @@ impl Scalar for SetId {
     type Value = String;
     const SHAPE: Shape = Shape::Text;
     fn expected() -> String {
-        "a name of letters, digits, - _ and ., at most 64; not auto or scrub".to_owned()
+        "a name of letters, digits, - _ and ., at most 64; not auto, scrub, forget or gc".to_owned()
     }
     fn parse(text: &str) -> Option<String> {
         let sound = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         let named = (1..=limit::SCHEDULE_ID_BYTES_MAX).contains(&text.len()) && text.chars().all(sound);
-        (named && !["auto", "scrub"].contains(&text)).then(|| text.to_owned())
+        (named && !["auto", "scrub", "forget", "gc"].contains(&text)).then(|| text.to_owned())
     }
     fn print(value: &String) -> String {
         super::kind::quoted(value)

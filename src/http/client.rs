@@ -25,8 +25,8 @@ use super::socket::{Place, is_own};
 use super::stream;
 use crate::api::{
     AddPeer, AddSchedule, ApiError, Batches, ConfigRow, DiffItem, DiffQuery, Dump, EditSchedule, EntryInfo,
-    EventStream, ExplainReport, ExplainRequest, FateStream, FindQuery, Found, Health, Identity, InputStream,
-    JobId, JobInfo, JobRequest, PeerInfo, Reloaded, Reply, ScheduleInfo, Service, SnapshotInfo,
+    EventStream, ExplainReport, ExplainRequest, FateStream, FindQuery, Found, GcStatus, Health, Identity,
+    InputStream, JobId, JobInfo, JobRequest, PeerInfo, Reloaded, Reply, ScheduleInfo, Service, SnapshotInfo,
     SnapshotQuery, Stats, Status, TagRequest, Tagged, TreeQuery,
 };
 use crate::base::{Code, limit};
@@ -253,6 +253,11 @@ impl Service for Client {
         Box::pin(async move { self.get(&target.0, limit::HTTP_LONG_CALL).await })
     }
 
+    fn snapshot(&self, reference: String) -> Reply<'_, SnapshotInfo> {
+        let target = format!("/api/v1/snapshots/{}", escape(&reference));
+        Box::pin(async move { self.get(&target, limit::HTTP_LONG_CALL).await })
+    }
+
     fn list(&self, query: TreeQuery) -> Reply<'_, Batches<EntryInfo>> {
         let mut target = placed(&query.snapshot, "tree");
         target.add("recursive", query.recursive.then_some("true"));
@@ -304,9 +309,15 @@ impl Service for Client {
                 JobRequest::Verify(request) => self.post("/api/v1/verify", request, within).await,
                 JobRequest::Repair(request) => self.post("/api/v1/repair", request, within).await,
                 JobRequest::Import(request) => self.post("/api/v1/import", request, within).await,
+                JobRequest::Forget(request) => self.post("/api/v1/forget", request, within).await,
+                JobRequest::Gc(request) => self.post("/api/v1/gc/run", request, within).await,
             }?;
             Ok(accepted.job_id)
         })
+    }
+
+    fn gc_status(&self) -> Reply<'_, GcStatus> {
+        Box::pin(self.get("/api/v1/gc/status", limit::HTTP_LONG_CALL))
     }
 
     fn job(&self, id: JobId) -> Reply<'_, JobInfo> {

@@ -18,8 +18,8 @@ use super::stream;
 use super::tcp::Slot;
 use crate::api::{
     AddPeer, AddSchedule, ApiError, BackupRequest, DiffQuery, EditSchedule, ExplainRequest, FindQuery,
-    Health, ImportRequest, JobId, JobRequest, RepairRequest, RestoreRequest, Service, SnapshotQuery,
-    TagRequest, TreeQuery, VerifyRequest,
+    ForgetRequest, GcRequest, Health, ImportRequest, JobId, JobRequest, RepairRequest, RestoreRequest,
+    Service, SnapshotQuery, TagRequest, TreeQuery, VerifyRequest,
 };
 use crate::base::{Code, limit};
 
@@ -87,6 +87,13 @@ struct VerifyOptions {
     repair: bool,
 }
 
+/// Options of forgetting one snapshot, whose id stands in the path.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct ForgetOptions {
+    confirmed: bool,
+}
+
 type Node = State<Arc<Shared>>;
 type Answer = Result<Response, Problem>;
 
@@ -102,6 +109,7 @@ pub(super) fn router(service: Arc<dyn Service>) -> Router {
         .route("/peers/{id}", delete(remove_peer))
         .route("/snapshots", get(snapshots))
         .route("/snapshots/create", post(backup).layer(long_body()))
+        .route("/snapshots/{id}", get(snapshot).delete(forget_one))
         .route("/snapshots/{id}/tree", get(tree))
         .route("/snapshots/{id}/dump", get(dump))
         .route("/snapshots/{id}/stats", get(snapshot_stats))
@@ -117,6 +125,9 @@ pub(super) fn router(service: Arc<dyn Service>) -> Router {
         .route("/restore", post(restore))
         .route("/verify", post(verify))
         .route("/repair", post(repair))
+        .route("/forget", post(forget))
+        .route("/gc/run", post(gc))
+        .route("/gc/status", get(gc_status))
         .route("/jobs", get(jobs))
         .route("/jobs/{id}", get(job))
         .route("/jobs/{id}/cancel", post(cancel))
@@ -186,6 +197,10 @@ async fn remove_peer(State(node): Node, Named(peer): Named<String>) -> Response 
 
 async fn snapshots(State(node): Node, Params(query): Params<SnapshotQuery>) -> Response {
     reply(StatusCode::OK, node.service.snapshots(query).await)
+}
+
+async fn snapshot(State(node): Node, Named(id): Named<String>) -> Response {
+    reply(StatusCode::OK, node.service.snapshot(id).await)
 }
 
 /// `ID` and a path as one reference; the path is as in `REF:PATH`, so one that begins with `:` is percent-encoded.
@@ -268,6 +283,29 @@ async fn verify_one(
 
 async fn repair(State(node): Node, headers: HeaderMap, Body(request): Body<RepairRequest>) -> Answer {
     start(&node, &headers, JobRequest::Repair(request)).await
+}
+
+async fn forget(State(node): Node, headers: HeaderMap, Body(request): Body<ForgetRequest>) -> Answer {
+    start(&node, &headers, JobRequest::Forget(request)).await
+}
+
+async fn forget_one(
+    State(node): Node,
+    headers: HeaderMap,
+    Named(id): Named<String>,
+    Params(options): Params<ForgetOptions>,
+) -> Answer {
+    let snapshots = vec![id];
+    let request = ForgetRequest { snapshots, confirmed: options.confirmed, ..ForgetRequest::default() };
+    start(&node, &headers, JobRequest::Forget(request)).await
+}
+
+async fn gc(State(node): Node, headers: HeaderMap, Body(request): Body<GcRequest>) -> Answer {
+    start(&node, &headers, JobRequest::Gc(request)).await
+}
+
+async fn gc_status(State(node): Node) -> Response {
+    reply(StatusCode::OK, node.service.gc_status().await)
 }
 
 /// Starts a job, or finds the one that the same `Idempotency-Key` started.

@@ -16,11 +16,11 @@ use super::{Client, bind, serve};
 use crate::api::{
     AddPeer, AddSchedule, ApiError, BackupRequest, Batches, ConfigRow, DiffChange, DiffItem, DiffQuery,
     DiffSide, DiffStatistics, Dump, EditSchedule, EntryInfo, Event, EventStream, ExplainReport,
-    ExplainRequest, FateStream, FindQuery, Found, Happening, Health, Identity, ImportRequest, InputStream,
-    JobId, JobInfo, JobKind, JobOutcome, JobRequest, JobState, PathFate, PathProblem, PeerInfo, Progress,
-    Reloaded, RepairReport, RepairRequest, Reply, RestoreRequest, ScheduleInfo, ScheduleSource, Service,
-    SnapshotInfo, SnapshotQuery, Stats, Status, StorageStatus, TagRequest, Tagged, TreeQuery, Verdict,
-    VerifyAllReport, VerifyOutcomeShape, VerifyReport, VerifyRequest, VerifySnapshotReport,
+    ExplainRequest, FateStream, FindQuery, Found, GcStatus, Happening, Health, Identity, ImportRequest,
+    InputStream, JobId, JobInfo, JobKind, JobOutcome, JobRequest, JobState, PathFate, PathProblem, PeerInfo,
+    Progress, Reloaded, RepairReport, RepairRequest, Reply, RestoreRequest, ScheduleInfo, ScheduleSource,
+    Service, SnapshotInfo, SnapshotQuery, Stats, Status, StorageStatus, TagRequest, Tagged, TreeQuery,
+    Verdict, VerifyAllReport, VerifyOutcomeShape, VerifyReport, VerifyRequest, VerifySnapshotReport,
 };
 use crate::base::{ChunkId, Code, PackId, PeerId, SnapshotId, limit};
 
@@ -56,6 +56,7 @@ fn peer() -> PeerInfo {
         bytes_held: 2,
         packs_stored: 3,
         bytes_stored: 4,
+        bytes_on_hold: 0,
     }
 }
 
@@ -247,8 +248,15 @@ impl Service for Fake {
     }
     fn tag(&self, request: TagRequest) -> Reply<'_, Vec<Tagged>> {
         let id = SnapshotId::new([2; 32]);
-        let tagged = Tagged { snapshot_id: id, old_snapshot_id: id, tags: request.add.clone() };
+        let tagged =
+            Tagged { snapshot_id: id, old_snapshot_id: id, tags: request.add.clone(), pinned: false };
         self.note(format!("{request:?}"), Ok(vec![tagged]))
+    }
+    fn snapshot(&self, reference: String) -> Reply<'_, SnapshotInfo> {
+        self.note(format!("snapshot {reference}"), Err(gone()))
+    }
+    fn gc_status(&self) -> Reply<'_, GcStatus> {
+        self.note("gc status".into(), Ok(GcStatus { waiting_packs: 3, ..GcStatus::default() }))
     }
     fn start(&self, request: JobRequest) -> Reply<'_, JobId> {
         let mut next = self.next_job.lock().unwrap();

@@ -152,7 +152,7 @@ async fn pair(one: NetConfig, two: NetConfig) -> (Peer, Peer) {
 }
 
 fn heads() -> wire::SyncRequest {
-    let query = wire::HeadQuery { vault: vec![1; 32] };
+    let query = wire::HeadQuery { vault: vec![1; 32], at_ms: 0 };
     wire::SyncRequest { ask: Some(wire::sync_request::Ask::Heads(query)) }
 }
 

@@ -23,6 +23,7 @@ use super::reload::Configured;
 use super::resources::Resources;
 use super::schedule::{self, Schedule};
 use super::serve::Served;
+use super::upkeep::OnHold;
 use crate::api::{ApiError, Happening};
 use crate::base::{Clock, Code, Moment, PeerId, SystemClock, VaultId, limit, meter};
 use crate::chunker::ChunkSizes;
@@ -65,6 +66,7 @@ pub(super) struct Core {
     pub(super) dumps: Arc<Semaphore>,
     pub(super) hooks: Hooks,
     pub(super) looks: Looks,
+    pub(super) on_hold: OnHold,
     pub(super) schedule: Schedule,
     /// Where the daemon can be asked over TCP, by what for.
     pub(super) listeners: Mutex<BTreeMap<String, String>>,
@@ -128,6 +130,7 @@ impl Core {
             dumps: Arc::new(Semaphore::new(limit::DUMPS_MAX)),
             hooks: Hooks::default(),
             looks: Looks::default(),
+            on_hold: OnHold::default(),
             schedule: Schedule::default(),
             listeners: Mutex::default(),
             configured: Mutex::default(),
@@ -215,6 +218,7 @@ impl Core {
         self.tasks.spawn(self.clone().own_loop());
         if mode == Mode::Daemon {
             self.tasks.spawn(self.clone().hold_loop());
+            self.tasks.spawn(self.clone().hold_upkeep());
             self.tasks.spawn(schedule::run_loop(self.clone()));
         } else {
             self.await_peers(&net, &book).await;

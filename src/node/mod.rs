@@ -25,6 +25,7 @@ mod setup;
 mod source;
 mod status;
 mod streams;
+mod upkeep;
 mod work;
 
 use std::collections::BTreeMap;

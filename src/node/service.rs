@@ -6,12 +6,12 @@ use std::sync::Arc;
 use super::core::Core;
 use super::error::failed;
 use super::source::Mesh;
-use super::work::{self, explain};
+use super::work::{self, explain, gc_status};
 use super::{Node, browse, exposition, reload, schedule, status};
 use crate::api::{
     AddPeer, AddSchedule, ApiError, Batches, ConfigRow, DiffItem, DiffQuery, Dump, EditSchedule, EntryInfo,
-    EventStream, ExplainReport, ExplainRequest, FateStream, FindQuery, Found, Health, Identity, InputStream,
-    JobId, JobInfo, JobRequest, PeerInfo, Reloaded, Reply, ScheduleInfo, Service, SnapshotInfo,
+    EventStream, ExplainReport, ExplainRequest, FateStream, FindQuery, Found, GcStatus, Health, Identity,
+    InputStream, JobId, JobInfo, JobRequest, PeerInfo, Reloaded, Reply, ScheduleInfo, Service, SnapshotInfo,
     SnapshotQuery, Stats, Status, TagRequest, Tagged, TreeQuery,
 };
 use crate::base::{Code, PeerId};
@@ -79,6 +79,18 @@ impl Service for Node {
 
     fn tag(&self, request: TagRequest) -> Reply<'_, Vec<Tagged>> {
         Box::pin(browse::tag(&self.core, request))
+    }
+
+    fn snapshot(&self, reference: String) -> Reply<'_, SnapshotInfo> {
+        Box::pin(self.core.blocking(move |core| {
+            let vault = core.vault()?;
+            let view = VaultView::load(&vault).map_err(failed)?;
+            status::snapshot(&vault, &view, &reference)
+        }))
+    }
+
+    fn gc_status(&self) -> Reply<'_, GcStatus> {
+        Box::pin(self.core.blocking(gc_status))
     }
 
     fn start(&self, request: JobRequest) -> Reply<'_, JobId> {

@@ -4,6 +4,7 @@ mod architecture;
 mod carry;
 mod damage;
 mod fidelity;
+mod forgetting;
 mod local;
 mod mesh;
 mod nat;

@@ -153,6 +153,8 @@ fn take(
     monitor: &Monitor,
 ) -> Result<BackupResult, EngineError> {
     let (started, began) = (vault.clock.now(), Instant::now());
+    // Until its snapshot is in a head, nothing tells but this that it needs what it finds.
+    let _at_work = vault.store.enter();
     adopt_unindexed(vault, monitor)?;
     let view = VaultView::load(vault)?;
     // A list goes into a chunk, which must be in a pack before the record is signed.

@@ -256,7 +256,7 @@ impl<'a> Survey<'a> {
                 ids.extend(pieces.iter().filter_map(|piece| ChunkId::try_from(piece.chunk.as_slice()).ok()));
             }
         }
-        let mut places = self.vault.store.lookup_many(&ids)?.into_iter();
+        let mut places = self.vault.store.lookup_to_keep(&ids)?.into_iter();
         for item in waiting.drain(..) {
             let (path, node, change) = match item {
                 Waiting::Ready(event) => {
@@ -347,7 +347,7 @@ impl<'a> Survey<'a> {
             .map(|piece| ChunkId::try_from(piece.chunk.as_slice()))
             .collect();
         let Ok(ids) = ids else { return Ok(false) };
-        let places = self.vault.store.lookup_many(&ids)?;
+        let places = self.vault.store.lookup_to_keep(&ids)?;
         Ok(places.into_iter().all(|place| self.note(kind, place)))
     }
 }

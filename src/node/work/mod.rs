@@ -2,11 +2,13 @@
 
 mod backup;
 mod carry;
+mod forget;
 mod restore;
 mod selection;
 mod verify;
 
 pub(super) use carry::export;
+pub(super) use forget::{gc_status, has_rules};
 pub(super) use selection::explain;
 use std::sync::Arc;
 
@@ -33,6 +35,8 @@ pub(super) async fn run(
         JobRequest::Verify(request) => verify::verify(core, request, monitor, memory).await,
         JobRequest::Repair(request) => verify::repair(core, request, monitor, memory).await,
         JobRequest::Import(request) => carry::import(core, request, monitor, streams.input).await,
+        JobRequest::Forget(request) => forget::forget(core, request, monitor, memory).await,
+        JobRequest::Gc(request) => forget::gc(core, request, monitor, memory).await,
     }
 }
 
