@@ -13,7 +13,7 @@ TOOL_COMMANDS := rsync setfattr setfacl
 PROMTOOL_PACKAGE := prometheus
 
 .DEFAULT_GOAL := help
-.PHONY: build test test-integration test-long bench bench-peers bench-memory lint demo install clean help tools
+.PHONY: build test test-integration test-long bench bench-peers bench-chunks bench-memory bench-mesh lint demo install clean help tools
 
 build: ## Build the program
 	$(CARGO) build --release --locked
@@ -43,6 +43,12 @@ bench: ## Time each stage of a backup beside the library it stands on
 
 bench-peers: build ## Compare with other backup tools; an hour and 12 GiB (see benches/peers/run.sh)
 	SHADOWVAULT=$(abspath $(BINARY)) benches/fill.py docs/BENCHMARKS.md PEERS benches/peers/run.sh $(CORPORA)
+
+bench-chunks: build ## Compare chunk sizes: repository, growth, time
+	SHADOWVAULT=$(abspath $(BINARY)) benches/fill.py docs/BENCHMARKS.md CHUNKS benches/peers/chunk_sizes.py
+
+bench-mesh: build ## Time how fast a holder pulls, beside bare libp2p
+	SHADOWVAULT=$(abspath $(BINARY)) benches/fill.py docs/BENCHMARKS.md MESH scripts/mesh_bench.sh
 
 bench-memory: build ## Measure peak memory over a million files, a 100 GiB sparse file, a disk image
 	SHADOWVAULT=$(abspath $(BINARY)) benches/fill.py docs/BENCHMARKS.md MEMORY scripts/memory.sh

@@ -16,6 +16,8 @@ export SHADOWVAULT_LISTEN_PORT=0 SHADOWVAULT_METRICS_PORT=0 SHADOWVAULT_MONITORI
 export SHADOWVAULT_MONITORING__LOG_LEVEL=warn SHADOWVAULT_MONITORING__LOG_FORMAT=text
 (umask 077 && echo 'correct horse battery staple' >"$work/passphrase")
 declare -A pids=()
+# A command that a node runs under, by its name.
+declare -A under=()
 
 cleanup() {
     local status=$? name
@@ -48,14 +50,16 @@ die() {
 node() {
     local name=$1
     shift
-    "$program" -c "$work/$name.yaml" --repo "$work/$name" --no-input "$@"
+    # shellcheck disable=SC2086
+    ${under[$name]:-} "$program" -c "$work/$name.yaml" --repo "$work/$name" --no-input "$@"
 }
 
 # start NAME: runs a node's daemon until the script ends.
 start() {
     local name=$1
     # The pid must be the daemon's own, not that of a shell around it, and the daemon must not hold our messages open.
-    (exec "$program" -c "$work/$name.yaml" --repo "$work/$name" --no-input daemon) </dev/null >"$work/$name-daemon.log" 2>&1 3>&- &
+    # shellcheck disable=SC2086
+    (exec ${under[$name]:-} "$program" -c "$work/$name.yaml" --repo "$work/$name" --no-input daemon) </dev/null >"$work/$name-daemon.log" 2>&1 3>&- &
     pids[$name]=$!
     for _ in $(seq 200); do
         kill -0 "${pids[$name]}" 2>/dev/null || die "the daemon of $name ended"

@@ -5,6 +5,7 @@
 #   TOOLS="shadowvault restic"   tools, alternating within a round; also rustic, borg, borg-lz4
 #   RUNS=3                       rounds
 #   BENCH_DIR=/var/tmp/...       where corpora and repositories go: about 12 GiB with all corpora
+#   RESULTS=/file.jsonl          adds to earlier results
 #   COLD=1                       drop the page cache before every step (needs root)
 #   SHADOWVAULT=/path            the program to measure (default: target/release/shadowvault)
 set -euo pipefail
@@ -51,7 +52,7 @@ versions() {
 
 cache=warm
 [ -z "${COLD:-}" ] || cache=dropped
-out="$dir/$(date -u +%Y%m%dT%H%M%SZ).jsonl"
+out=${RESULTS:-$dir/$(date -u +%Y%m%dT%H%M%SZ).jsonl}
 mkdir -p "$dir/work"
 for ((round = 1; round <= runs; round++)); do
     for corpus in "${corpora[@]}"; do

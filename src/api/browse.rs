@@ -173,6 +173,8 @@ pub struct TagRequest {
     pub remove: Vec<String>,
     /// All tags from now on; `remove` and `add` come after.
     pub set: Option<Vec<String>>,
+    /// Whether they are pinned from now on: then no rule forgets them. As they are when absent.
+    pub pin: Option<bool>,
 }
 
 /// A snapshot after a change of its tags. The record is signed, so another one is another snapshot id.
@@ -184,4 +186,7 @@ pub struct Tagged {
     pub old_snapshot_id: SnapshotId,
     /// Its tags.
     pub tags: Vec<String>,
+    /// Whether it is pinned.
+    #[serde(default)]
+    pub pinned: bool,
 }

@@ -7,7 +7,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::error::ApiError;
-use super::report::{BackupSummary, PathProblem, RepairReport, RestoreSummary, VerifyReport};
+use super::forget::{ForgetReport, ForgetRequest, GcReport, GcRequest};
+use super::report::{BackupSummary, ImportSummary, PathProblem, RepairReport, RestoreSummary, VerifyReport};
 use super::selection::PatternLines;
 
 /// Names a job within one run of a node.
@@ -141,6 +142,14 @@ pub struct RepairRequest {
     pub confirmed: bool,
 }
 
+/// `import`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ImportRequest {
+    /// How long what is streamed to the job is, in bytes; 0 when that is not known.
+    pub bytes: u64,
+}
+
 /// A long operation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
@@ -153,6 +162,12 @@ pub enum JobRequest {
     Verify(VerifyRequest),
     /// Mend what is known or found to be damaged.
     Repair(RepairRequest),
+    /// Take in an export that is streamed to the job.
+    Import(ImportRequest),
+    /// Forget snapshots.
+    Forget(ForgetRequest),
+    /// Collect garbage.
+    Gc(GcRequest),
 }
 
 impl JobRequest {
@@ -163,6 +178,9 @@ impl JobRequest {
             Self::Restore(_) => JobKind::Restore,
             Self::Verify(_) => JobKind::Verify,
             Self::Repair(_) => JobKind::Repair,
+            Self::Import(_) => JobKind::Import,
+            Self::Forget(_) => JobKind::Forget,
+            Self::Gc(_) => JobKind::Gc,
         }
     }
 }
@@ -179,6 +197,12 @@ pub enum JobKind {
     Verify,
     /// Repair.
     Repair,
+    /// Import.
+    Import,
+    /// Forgetting.
+    Forget,
+    /// Garbage collection.
+    Gc,
 }
 
 impl JobKind {
@@ -189,6 +213,9 @@ impl JobKind {
             Self::Restore => "restore",
             Self::Verify => "verify",
             Self::Repair => "repair",
+            Self::Import => "import",
+            Self::Forget => "forget",
+            Self::Gc => "gc",
         }
     }
 }
@@ -252,6 +279,12 @@ pub enum JobOutcome {
     Verify(VerifyReport),
     /// Of a repair.
     Repair(RepairReport),
+    /// Of an import.
+    Import(ImportSummary),
+    /// Of forgetting.
+    Forget(ForgetReport),
+    /// Of garbage collection.
+    Gc(GcReport),
 }
 
 /// A job as anyone may see it.

@@ -6,6 +6,7 @@
 mod browse;
 mod error;
 mod event;
+mod forget;
 mod job;
 mod report;
 mod schedule;
@@ -24,14 +25,15 @@ use futures::Stream;
 
 pub use error::ApiError;
 pub use event::{Event, EventStream, Happening};
+pub use forget::{ForgetReport, ForgetRequest, GcReport, GcRequest, GcStatus, KeepRules, Kept};
 pub use job::{
-    BackupRequest, JobId, JobInfo, JobKind, JobOutcome, JobRequest, JobState, Progress, RepairRequest,
-    RestoreRequest, VerifyRequest, WaitFor,
+    BackupRequest, ImportRequest, JobId, JobInfo, JobKind, JobOutcome, JobRequest, JobState, Progress,
+    RepairRequest, RestoreRequest, VerifyRequest, WaitFor,
 };
 pub use report::{
     AddPeer, AuditReport, BackupSummary, ConfigRow, Coverage, DamagedFile, EntryInfo, Health, Identity,
-    PathProblem, PeerInfo, RebuildSummary, Reloaded, RepairReport, RestoreChange, RestoreSummary,
-    SnapshotInfo, SnapshotQuery, Status, StorageStatus, TreeQuery, Verdict, VerifyAllReport,
+    ImportSummary, PathProblem, PeerInfo, RebuildSummary, Reloaded, RepairReport, RestoreChange,
+    RestoreSummary, SnapshotInfo, SnapshotQuery, Status, StorageStatus, TreeQuery, Verdict, VerifyAllReport,
     VerifyOutcomeShape, VerifyReport, VerifySnapshotReport,
 };
 
@@ -63,6 +65,8 @@ pub trait Service: Send + Sync {
     fn remove_peer(&self, peer: String) -> Reply<'_, PeerInfo>;
     /// Snapshots, oldest first.
     fn snapshots(&self, query: SnapshotQuery) -> Reply<'_, Vec<SnapshotInfo>>;
+    /// The snapshot that a reference names.
+    fn snapshot(&self, reference: String) -> Reply<'_, SnapshotInfo>;
     /// Entries of one directory of a snapshot (or all below it), in path order.
     fn list(&self, query: TreeQuery) -> Reply<'_, Batches<EntryInfo>>;
     /// Entries of snapshots by pattern, snapshot by snapshot.
@@ -71,19 +75,23 @@ pub trait Service: Send + Sync {
     fn diff(&self, query: DiffQuery) -> Reply<'_, Batches<DiffItem>>;
     /// The content of `REF:PATH`.
     fn dump(&self, reference: String) -> Reply<'_, Dump>;
+    /// The vault's heads, records and packs, sealed, in one archive; of the packs only those of one snapshot, if one is given.
+    fn export(&self, snapshot: Option<String>) -> Reply<'_, Dump>;
     /// The vault in numbers, or one snapshot.
     fn stats(&self, reference: Option<String>) -> Reply<'_, Stats>;
     /// Changes tags.
     fn tag(&self, request: TagRequest) -> Reply<'_, Vec<Tagged>>;
     /// Starts a long operation.
     fn start(&self, request: JobRequest) -> Reply<'_, JobId>;
+    /// What waits to be deleted, and until when.
+    fn gc_status(&self) -> Reply<'_, GcStatus>;
     /// How a job is doing.
     fn job(&self, id: JobId) -> Reply<'_, JobInfo>;
     /// All jobs this node remembers, newest first.
     fn jobs(&self) -> Reply<'_, Vec<JobInfo>>;
     /// Asks a job to stop; what it has done is kept.
     fn cancel(&self, id: JobId) -> Reply<'_, ()>;
-    /// Streams the input of a backup that waits for one; returns once the job has taken all of it.
+    /// Streams the input of a backup or import that waits for one; returns once the job has taken all of it.
     fn feed(&self, id: JobId, input: InputStream) -> Reply<'_, ()>;
     /// What a dry run finds, path by path; given once.
     fn fates(&self, id: JobId) -> Reply<'_, FateStream>;

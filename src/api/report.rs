@@ -40,6 +40,9 @@ pub struct StorageStatus {
     pub foreign_packs: u64,
     /// Their bytes.
     pub foreign_bytes: u64,
+    /// Of those, bytes that the hold keeps though their owners list them no more.
+    #[serde(default)]
+    pub on_hold_bytes: u64,
     /// What others may store here in all, in bytes.
     pub lend: u64,
     /// Chunks in the index.
@@ -120,6 +123,9 @@ pub struct PeerInfo {
     pub standing: String,
     /// Connected now.
     pub connected: bool,
+    /// How: `direct`, or `relay` through another member; absent when not connected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via: Option<String>,
     /// Known addresses, last good first.
     pub addresses: Vec<String>,
     /// RFC 3339; absent when never seen.
@@ -137,6 +143,9 @@ pub struct PeerInfo {
     /// Its last audit.
     #[serde(default)]
     pub audit: Option<AuditReport>,
+    /// Of those, bytes of packs that it lists no more and that the hold keeps.
+    #[serde(default)]
+    pub bytes_on_hold: u64,
 }
 
 /// Filters of `snapshots`.
@@ -180,6 +189,9 @@ pub struct SnapshotInfo {
     pub copies_wanted: u32,
     /// Every chosen file could be read.
     pub complete: bool,
+    /// No rule of retention forgets it.
+    #[serde(default)]
+    pub pinned: bool,
     /// Name of the device that made it.
     pub device: String,
     /// Its id as the backup told it, when its tags were changed since.
@@ -236,6 +248,22 @@ pub struct PathProblem {
     pub path: String,
     /// Why.
     pub reason: String,
+}
+
+/// Result of an import.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ImportSummary {
+    /// Whose packs these are.
+    pub vault: String,
+    /// It is this node's own vault: packs that were missing here are back.
+    pub own: bool,
+    /// Packs stored.
+    pub packs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Packs that were here already.
+    pub held: u64,
 }
 
 /// Result of a backup; restic's field names.

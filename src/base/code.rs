@@ -116,6 +116,10 @@ codes! {
     PeerMisbehaved "PEER_MISBEHAVED" Network Soon 502 1;
     /// The peer has too much to do just now.
     PeerBusy "PEER_BUSY" Network Later 503 11;
+    /// A person has to say that it is meant.
+    ConfirmationNeeded "CONFIRMATION_NEEDED" Permission Never 409 1;
+    /// The clock went back or far ahead, so nothing expires.
+    ClockOdd "CLOCK_ODD" Resource Never 503 1;
     /// Fewer peers than wished hold a copy so far.
     CopiesMissing "COPIES_MISSING" Network Later 504 4;
     /// Sealing failed.

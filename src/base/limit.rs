@@ -324,6 +324,22 @@ const _: () =
 const _: () =
     assert!((JOBS_REMEMBERED_MAX + JOBS_RUNNING_MAX + JOBS_QUEUED_MAX) * (JOB_SAVED_BYTES_MAX + 16) < MIB);
 const _: () = assert!(SHUTDOWN_JOBS.as_secs() + SHUTDOWN_REST.as_secs() < SHUTDOWN.as_secs());
+// ---- Relays --------------------------------------------------------------------------------------------------
+
+/// Members that may be reachable through this node at one time; each is an entry in a table.
+pub const RELAY_RESERVATIONS_MAX: usize = 128;
+/// Connections that this node carries at one time, and of one member; each has two buffers of 8 KiB.
+pub const RELAY_CIRCUITS_MAX: usize = 64;
+/// As many as a member has connections to others that are hard to reach.
+pub const RELAY_CIRCUITS_PER_PEER_MAX: usize = 16;
+/// How long one such connection may last. Who is cut off connects again and goes on where it was.
+pub const RELAY_CIRCUIT_LIFE: Duration = Duration::from_secs(12 * 3600);
+/// What one such connection may carry, in bytes: a first backup over a line of 10 MB/s for that time.
+pub const RELAY_CIRCUIT_BYTES_MAX: u64 = 512 << 30;
+/// Relays that a node is reachable through at one time: one may go.
+pub const RELAYS_USED_MAX: usize = 2;
+/// A connection through a relay is closed when there has been a direct one for this long.
+pub const RELAYED_PARTING: Duration = Duration::from_secs(5);
 // ---- Recurring tasks ----------------------------------------------------------------------------------------
 
 /// The scheduler looks at the clock this often at least: it may have been set, and the machine may have slept.
@@ -410,3 +426,20 @@ pub const AUDIT_IN_FLIGHT: usize = 4;
 pub const AUDIT_PROBATION: Duration = Duration::from_secs(24 * 3600);
 
 const _: () = assert!(24 * 3600 / AUDIT_ROUND.as_secs() as usize * AUDIT_SLICES_ROUND >= AUDIT_SLICES_DAY);
+// ---- Forgetting ---------------------------------------------------------------------------------------------
+
+/// How long packs that nothing needs wait before they are deleted: a backup that broke off is usually taken up within a
+/// day, and finds there what it had stored.
+pub const GC_GRACE: Duration = Duration::from_secs(86_400);
+/// Percent of the needed bytes that may stay unused in partly needed packs; rewriting them all would cost more than it frees.
+pub const GC_UNUSED_PERCENT: u32 = 5;
+/// Percent of the needed bytes that a scheduled run may free without a word from a person.
+pub const FORGET_PERCENT_MAX: u64 = 30;
+/// How often the configured rules are applied.
+pub const FORGET_EVERY: Duration = Duration::from_secs(86_400);
+/// How often a node looks whether the hold of something is over.
+pub const HOLD_LOOK: Duration = Duration::from_secs(3600);
+/// Replaced heads of one vault whose age is remembered; a state file has 1 MiB, and each takes some 90 bytes.
+pub const HOLD_STAMPS_MAX: usize = 8192;
+/// A list or record that no head names is removed at this age: the head that names it comes after it.
+pub const RECORD_AGE_MIN: Duration = Duration::from_secs(86_400);

@@ -166,6 +166,8 @@ metrics_table! {
         FETCH_BYTES "fetch_bytes_total" "Bytes of packs received from peers.";
         SERVE_BYTES "serve_bytes_total" "Bytes of packs sent to peers.";
         BLOCKS_STORED "blocks_stored_total" "Pack files written.";
+        GC_RUNS "gc_runs_total" "Collections of garbage that ran to their end.";
+        GC_FREED_BYTES "gc_freed_bytes_total" "Bytes of packs that collections of garbage deleted.";
         BLOCKS_DELETED "blocks_deleted_total" "Pack files removed or put into quarantine.";
     }
     counters_by {
@@ -194,6 +196,7 @@ metrics_table! {
         CHUNKS_MISSING "chunks_missing" "Missing chunks that the last verification found.";
         CHUNKS_CORRUPT "chunks_corrupt" "Damaged chunks that the last verification found.";
         CONFIG_LAST_RELOAD_SUCCESSFUL "config_last_reload_successful" "1 unless the last reload of the configuration failed.";
+        HELD_BYTES "held_bytes" "Bytes of packs of others that their owners list no more and that the hold keeps.";
         JOBS_RUNNING "jobs_running" "Jobs that wait or are at work.";
     }
     gauges_of_peers {
@@ -204,7 +207,7 @@ metrics_table! {
         CHUNK_FETCH_SECONDS "chunk_fetch_seconds" FETCH_SECONDS "How long range fetches from peers took.";
     }
     histograms_by {
-        JOB_DURATION "job_duration_seconds" "kind" ["backup" "restore" "verify" "repair"] JOB_SECONDS "How long jobs took, from their start to their end.";
+        JOB_DURATION "job_duration_seconds" "kind" ["backup" "restore" "verify" "repair" "forget" "gc"] JOB_SECONDS "How long jobs took, from their start to their end.";
     }
 }
 

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use super::{
-    backup, config, diff, dump, find, init, jobs, ls, peers, recover, restore, schedule, snapshots, stats,
-    status, tag, verify,
+    backup, carry, config, diff, dump, find, forget, init, jobs, ls, peers, recover, restore, schedule,
+    snapshots, stats, status, tag, verify,
 };
 
 /// Peer-to-peer backup: encrypted snapshots, sealed copies on friends' machines, self-repair, recovery from 24 words.
@@ -95,10 +95,22 @@ pub(super) enum Command {
     Diff(diff::DiffArgs),
     /// Write a file of a snapshot, or a directory as a tar archive, to stdout
     Dump(dump::DumpArgs),
+    /// Write sealed copies into a file, to carry them to a holder or keep them
+    Export(carry::ExportArgs),
+    /// Take in what `export` wrote: as copies for its owner, or as packs that are missing here
+    Import(carry::ImportArgs),
     /// Show the vault or a snapshot in numbers
     Stats(stats::StatsArgs),
     /// Change the labels of snapshots
     Tag(tag::TagArgs),
+    /// Keep snapshots whatever the rules of `forget` say
+    Pin(tag::PinArgs),
+    /// Let the rules of `forget` decide about snapshots again
+    Unpin(tag::PinArgs),
+    /// Forget snapshots: these, or all that no rule keeps
+    Forget(forget::ForgetArgs),
+    /// Delete what no snapshot needs any more
+    Gc(forget::GcArgs),
     /// Bring files of a snapshot back
     Restore(restore::RestoreArgs),
     /// Check snapshots and everything they need
@@ -152,6 +164,13 @@ mod tests {
             ("shadowvault backup /a -p x", Some(2)),
             ("shadowvault init --storage-only --phrase-out f", Some(2)),
             ("shadowvault status --passphrase-file a --passphrase-command b", Some(2)),
+            ("shadowvault forget latest --keep-last 1", Some(2)),
+            ("shadowvault forget --configured --keep-last 1", Some(2)),
+            ("shadowvault forget --keep-daily 0", Some(2)),
+            ("shadowvault gc --status --now", Some(2)),
+            ("shadowvault pin", Some(2)),
+            ("shadowvault forget --keep-last 1 --keep-within 30d --keep-tag a --keep-tag b --dry-run", None),
+            ("shadowvault forget", None),
             ("shadowvault --help", Some(0)),
             ("shadowvault --version", Some(0)),
             ("shadowvault --json backup /a /b --tag x --wait copies --wait-timeout 5m -x", None),

@@ -1,22 +1,22 @@
 //! `backup`.
 
 use std::fmt::Write as _;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
-use bytes::Bytes;
 use clap::{Args, ValueEnum};
 
 use super::explain::explain;
+use super::input::stream_of;
 use super::job::{self, Side};
 use super::output::{Paint, count, escape, span};
 use super::selecting::{Lists, misunderstood, pattern_files, sources};
 use super::session::Session;
 use crate::api::{
-    ApiError, BackupRequest, BackupSummary, ExplainRequest, InputStream, JobInfo, JobOutcome, JobRequest,
-    PathFate, WaitFor,
+    ApiError, BackupRequest, BackupSummary, ExplainRequest, JobInfo, JobOutcome, JobRequest, PathFate,
+    WaitFor,
 };
-use crate::base::{ByteSize, Code, host_fault, limit, parse_duration, tag_fault};
+use crate::base::{ByteSize, Code, host_fault, parse_duration, tag_fault};
 use crate::node::Mode;
 
 #[derive(Args)]
@@ -121,7 +121,7 @@ pub(super) async fn run(args: BackupArgs, session: &Session<'_>) -> Result<u8, A
     }
     request.list = request.dry_run && session.globals.verbose > 0 && !session.output.json;
     let side = match (stdin, request.list) {
-        (true, _) => Side::Feed(standard_input()),
+        (true, _) => Side::Feed(stream_of("standard input".to_owned(), io::stdin())),
         (_, true) => Side::Fates,
         _ => Side::None,
     };
@@ -153,32 +153,6 @@ fn request(args: BackupArgs) -> Result<BackupRequest, ApiError> {
         wait: if args.wait == Wait::Copies { WaitFor::Copies } else { WaitFor::Local },
         wait_timeout_ms: args.wait_timeout.map(|span| u64::try_from(span.as_millis()).unwrap_or(u64::MAX)),
     })
-}
-
-/// Standard input in pieces, read by a thread of its own: it may wait for ever.
-fn standard_input() -> InputStream {
-    let (sender, receiver) = tokio::sync::mpsc::channel(1);
-    std::thread::spawn(move || {
-        let mut input = io::stdin().lock();
-        loop {
-            let mut piece = Vec::with_capacity(limit::JOB_PIECE_BYTES);
-            let read = input.by_ref().take(limit::JOB_PIECE_BYTES as u64).read_to_end(&mut piece);
-            let piece = match read {
-                Ok(0) => break,
-                Ok(_) => Ok(Bytes::from(piece)),
-                Err(error) => {
-                    Err(ApiError::new(Code::IoFailed, format!("standard input cannot be read: {error}")))
-                }
-            };
-            let last = piece.is_err();
-            if sender.blocking_send(piece).is_err() || last {
-                break;
-            }
-        }
-    });
-    Box::pin(futures::stream::unfold(receiver, |mut receiver| async move {
-        receiver.recv().await.map(|piece| (piece, receiver))
-    }))
 }
 
 /// The path from the root, without `.` and `..`; a symlink at its end stays one.

@@ -35,7 +35,8 @@ pub(super) async fn run(args: DumpArgs, session: &Session<'_>) -> Result<u8, Api
     handle.close(result).await.map(|()| 0)
 }
 
-async fn write(dump: Dump, to: Option<&Path>, output: &Output) -> Result<(), ApiError> {
+/// Writes a dump to a file, or to stdout.
+pub(super) async fn write(dump: Dump, to: Option<&Path>, output: &Output) -> Result<(), ApiError> {
     let Some(path) = to else {
         if dump.archive && io::stdout().is_terminal() {
             let error = ApiError::new(Code::UsageInvalid, "a tar archive is nothing for a terminal");

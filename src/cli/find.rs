@@ -47,7 +47,7 @@ pub(super) struct FindArgs {
 }
 
 /// A moment, a date or date and time of this machine's zone, or a span back from now.
-fn moment(text: &str) -> Result<jiff::Timestamp, String> {
+pub(super) fn moment(text: &str) -> Result<jiff::Timestamp, String> {
     if let Ok(moment) = text.parse::<jiff::Timestamp>() {
         return Ok(moment);
     }

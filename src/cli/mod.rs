@@ -7,6 +7,7 @@
 
 mod args;
 mod backup;
+mod carry;
 mod config;
 mod daemon;
 mod diff;
@@ -14,7 +15,9 @@ mod dump;
 mod entries;
 mod explain;
 mod find;
+mod forget;
 mod init;
+mod input;
 mod job;
 mod jobs;
 mod logging;
@@ -117,8 +120,14 @@ async fn dispatch(cli: Cli, output: &Output) -> Result<u8, ApiError> {
         Command::Find(args) => find::run(args, &session).await,
         Command::Diff(args) => diff::run(args, &session).await,
         Command::Dump(args) => dump::run(args, &session).await,
+        Command::Export(args) => carry::export(args, &session).await,
+        Command::Import(args) => carry::import(args, &session).await,
         Command::Stats(args) => stats::run(args, &session).await,
         Command::Tag(args) => tag::run(args, &session).await,
+        Command::Pin(args) => tag::pin(args, true, &session).await,
+        Command::Unpin(args) => tag::pin(args, false, &session).await,
+        Command::Forget(args) => forget::run(args, &session).await,
+        Command::Gc(args) => forget::gc(args, &session).await,
         Command::Restore(args) => restore::run(args, &session).await,
         Command::Verify(args) => verify::run(args, &session).await,
         Command::Scrub(args) => verify::scrub(args, &session).await,

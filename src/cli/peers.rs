@@ -93,6 +93,7 @@ fn render(peers: &[PeerInfo], paint: Paint) -> String {
     let mut table = Table::new(&["NAME", "PEER", "STANDING", "SEEN", ">KEEPS OURS", ">STORED HERE"]);
     for peer in peers {
         let seen = match (peer.connected, &peer.last_seen) {
+            (true, _) if peer.via.as_deref() == Some("relay") => "through a relay".to_owned(),
             (true, _) => "connected".to_owned(),
             (false, Some(seen)) => local_time(seen),
             (false, None) => "never".to_owned(),
@@ -132,6 +133,7 @@ mod tests {
             name: Some("bob\x07".into()),
             standing: "allowed".into(),
             connected: false,
+            via: None,
             addresses: vec![],
             last_seen: None,
             last_error: Some("refused".into()),
@@ -140,6 +142,7 @@ mod tests {
             packs_stored: 0,
             bytes_stored: 0,
             audit: None,
+            bytes_on_hold: 0,
         };
         let text = render(&[peer], Paint(false));
         let lines: Vec<&str> = text.lines().collect();

@@ -2,7 +2,6 @@
 //! taken is known before anything else happens.
 
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -78,11 +77,9 @@ impl Ports {
         Ok(clients)
     }
 
-    fn end(self) -> impl Future<Output = Result<(), ApiError>> + Send + 'static {
-        async move {
-            self.stop.send_replace(true);
-            futures::future::join_all(self.serving).await;
-            Ok(())
-        }
+    async fn end(self) -> Result<(), ApiError> {
+        self.stop.send_replace(true);
+        futures::future::join_all(self.serving).await;
+        Ok(())
     }
 }

@@ -44,8 +44,10 @@ impl<'a> Meter<'a> {
         let way = if output.json {
             // A verification or repair is a report: one document, without lines before it.
             match kind {
-                JobKind::Backup | JobKind::Restore => Way::Json { next: (!output.quiet).then_some(now) },
-                JobKind::Verify | JobKind::Repair => Way::Silent,
+                JobKind::Backup | JobKind::Restore | JobKind::Import => {
+                    Way::Json { next: (!output.quiet).then_some(now) }
+                }
+                JobKind::Verify | JobKind::Repair | JobKind::Forget | JobKind::Gc => Way::Silent,
             }
         } else if output.quiet {
             Way::Silent
@@ -113,6 +115,9 @@ pub(super) fn word(kind: JobKind) -> &'static str {
         JobKind::Restore => "restore",
         JobKind::Verify => "verify",
         JobKind::Repair => "repair",
+        JobKind::Import => "import",
+        JobKind::Forget => "forget",
+        JobKind::Gc => "gc",
     }
 }
 

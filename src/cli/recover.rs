@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use clap::Args;
 use zeroize::Zeroizing;
 
+use super::find::moment;
 use super::init::{device_name, load_for_setup, read_phrase, write_config};
 use super::output::{Paint, count, escape};
 use super::passphrase::Text;
 use super::peers::describe;
 use super::session::Session;
 use crate::api::{ApiError, RebuildSummary};
-use crate::base::Code;
+use crate::base::{Code, Moment};
 use crate::crypto::Phrase;
 use crate::node::{self, DrillSummary, RecoverRequest, RecoverSummary};
 
@@ -29,6 +30,9 @@ pub(super) struct RecoverArgs {
     /// Carry on the snapshots of this lost device
     #[arg(long, value_name = "DEVICE")]
     heir_of: Option<String>,
+    /// The vault as it was then (2026-03-01, 2026-03-01T18:00:00Z), for as far back as holders keep what was forgotten
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    at: Option<jiff::Timestamp>,
 }
 
 pub(super) async fn run(args: RecoverArgs, session: &Session<'_>) -> Result<u8, ApiError> {
@@ -49,6 +53,7 @@ pub(super) async fn run(args: RecoverArgs, session: &Session<'_>) -> Result<u8, 
         passphrase,
         device_name: device_name(),
         heir_of: args.heir_of,
+        at: args.at.map(|at| Moment::from_millis(u64::try_from(at.as_millisecond()).unwrap_or(0))),
     };
     let progress = |stage: &str| session.output.note(&escape(stage));
     let summary = node::recover(loaded.settings.clone(), request, progress).await?;

@@ -127,6 +127,8 @@ fn usage(text: &str) -> ApiError {
 
 #[cfg(test)]
 mod tests {
+    use std::slice;
+
     use super::*;
 
     #[test]
@@ -140,18 +142,18 @@ mod tests {
         std::fs::write(&lines, format!("{}\n\n{}\n{}", path("plain"), path(" blank "), path("#hash")))
             .unwrap();
         std::fs::write(&zeros, format!("{}\0\0{}\0", path("line\nbreak"), path("absent"))).unwrap();
-        let lists = Lists { lines: std::slice::from_ref(&lines), zeros: std::slice::from_ref(&zeros) };
-        let found = sources(&[root.clone()], &lists).unwrap();
+        let lists = Lists { lines: slice::from_ref(&lines), zeros: slice::from_ref(&zeros) };
+        let found = sources(slice::from_ref(&root), &lists).unwrap();
         let expected = ["plain", " blank ", "#hash", "line\nbreak", "absent"].map(|name| root.join(name));
-        assert_eq!(found, [&[root.clone()], &expected[..]].concat());
+        assert_eq!(found, [slice::from_ref(&root), &expected[..]].concat());
 
         let none = |lines: &[PathBuf]| sources(&[], &Lists { lines, zeros: &[] }).unwrap_err().kind();
         assert_eq!(none(&[root.join("absent")]), Code::UsageInvalid);
         assert_eq!(none(&["-".into(), "-".into()]), Code::UsageInvalid);
         std::fs::write(&lines, b"\n\n").unwrap();
-        assert_eq!(none(&[lines.clone()]), Code::UsageInvalid);
+        assert_eq!(none(slice::from_ref(&lines)), Code::UsageInvalid);
         std::fs::write(&lines, b"/absent/1\n/absent/2\n").unwrap();
-        assert_eq!(none(&[lines.clone()]), Code::PathNotFound);
+        assert_eq!(none(slice::from_ref(&lines)), Code::PathNotFound);
         std::fs::write(&lines, vec![b'x'; limit::BACKUP_REQUEST_BYTES_MAX + 1]).unwrap();
         assert_eq!(none(&[lines]), Code::UsageInvalid);
     }

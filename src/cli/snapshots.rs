@@ -39,7 +39,12 @@ fn render(list: &[SnapshotInfo], paint: Paint) -> String {
     }
     let mut table = Table::new(&["ID", "TIME", "HOST", "PATHS", "TAGS", ">FILES", ">SIZE", ">COPIES"]);
     for one in list {
-        let incomplete = if one.complete { "" } else { " (incomplete)" };
+        let incomplete = match (one.complete, one.pinned) {
+            (true, false) => "",
+            (true, true) => " (pinned)",
+            (false, false) => " (incomplete)",
+            (false, true) => " (incomplete, pinned)",
+        };
         table.row([
             one.short_id.clone(),
             local_time(&one.time),
@@ -74,6 +79,7 @@ mod tests {
             copies: 1,
             copies_wanted: 2,
             complete: false,
+            pinned: false,
             device: "d".into(),
             original: None,
         };

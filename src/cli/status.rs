@@ -184,7 +184,10 @@ fn scrubbed(round: &Coverage) -> String {
 fn storage(status: &Status) -> String {
     let disk = &status.storage;
     let own = format!("own {} in {}", ByteSize(disk.own_bytes), count(disk.own_packs, "pack"));
-    let lent = format!("for others {} of {} lent", ByteSize(disk.foreign_bytes), ByteSize(disk.lend));
+    let mut lent = format!("for others {} of {} lent", ByteSize(disk.foreign_bytes), ByteSize(disk.lend));
+    if disk.on_hold_bytes > 0 {
+        lent += &format!(" ({} of it on hold)", ByteSize(disk.on_hold_bytes));
+    }
     format!("{own}; {lent}; {} free on disk", ByteSize(disk.disk_free))
 }
 
@@ -214,6 +217,7 @@ mod tests {
             name: Some("b\x1bob".into()),
             standing: "allowed".into(),
             connected: true,
+            via: None,
             addresses: vec![],
             last_seen: None,
             last_error: None,
@@ -222,6 +226,7 @@ mod tests {
             packs_stored: 0,
             bytes_stored: 0,
             audit: None,
+            bytes_on_hold: 0,
         };
         Status {
             verdict,

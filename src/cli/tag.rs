@@ -1,4 +1,4 @@
-//! `tag`.
+//! `tag`, `pin` and `unpin`.
 
 use clap::Args;
 
@@ -26,7 +26,24 @@ pub(super) struct TagArgs {
 
 pub(super) async fn run(args: TagArgs, session: &Session<'_>) -> Result<u8, ApiError> {
     let set = (!args.set.is_empty()).then(|| args.set.into_iter().filter(|tag| !tag.is_empty()).collect());
-    let request = TagRequest { snapshots: args.snapshots, add: args.add, remove: args.remove, set };
+    let request =
+        TagRequest { snapshots: args.snapshots, add: args.add, remove: args.remove, set, pin: None };
+    change(request, session).await
+}
+
+#[derive(Args)]
+pub(super) struct PinArgs {
+    /// Snapshots: the beginning of an id, `latest` or `latest~N`
+    #[arg(required = true, value_name = "REF", value_parser = reference())]
+    snapshots: Vec<String>,
+}
+
+pub(super) async fn pin(args: PinArgs, pinned: bool, session: &Session<'_>) -> Result<u8, ApiError> {
+    let request = TagRequest { snapshots: args.snapshots, pin: Some(pinned), ..TagRequest::default() };
+    change(request, session).await
+}
+
+async fn change(request: TagRequest, session: &Session<'_>) -> Result<u8, ApiError> {
     let handle = session.open(Keys::Needed, Mode::Offline).await?;
     let result = handle.service().tag(request).await;
     let tagged = handle.close(result).await?;
@@ -43,7 +60,8 @@ fn render(tagged: &[Tagged], paint: Paint) -> String {
         };
         let tags: Vec<_> = one.tags.iter().map(|tag| escape(tag)).collect();
         let tags = if tags.is_empty() { "no tags".to_owned() } else { tags.join(", ") };
-        format!("{id}{was}: {tags}\n")
+        let pinned = if one.pinned { ", pinned" } else { "" };
+        format!("{id}{was}: {tags}{pinned}\n")
     };
     tagged.iter().map(line).collect()
 }
@@ -60,9 +78,10 @@ mod tests {
             snapshot_id: new,
             old_snapshot_id: old,
             tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),
+            pinned: old == new,
         };
         let list = [tagged(a, b, &["x", "y\u{7}"]), tagged(b, b, &[])];
-        let expected = "11111111 (was 22222222): x, y\\u{7}\n22222222 as it was: no tags\n";
+        let expected = "11111111 (was 22222222): x, y\\u{7}\n22222222 as it was: no tags, pinned\n";
         assert_eq!(render(&list, Paint(false)), expected);
     }
 }

@@ -43,7 +43,7 @@ pub enum When {
     /// This long after it last began.
     Every(Duration),
     /// By a cron expression of five fields, in local time.
-    Cron(CronLine),
+    Cron(Box<CronLine>),
 }
 
 /// Commands as argument lists; empty means none.
@@ -137,7 +137,7 @@ fn read_set(node: &Node) -> Result<BackupSet, Vec<Wrong>> {
     let tags = fields.optional::<List<Tag>>("tags");
     let given = [fields.take("every").is_some(), fields.take("cron").is_some()];
     let every = fields.optional::<Every>("every").map(When::Every);
-    let when = every.or(fields.optional::<Cron>("cron").map(When::Cron));
+    let when = every.or(fields.optional::<Cron>("cron").map(|line| When::Cron(Box::new(line))));
     let hooks = fields.take("hooks").map(|node| fields.keep("hooks", read_hooks(node)));
     match given {
         [true, true] => fields.refuse("", node, "every and cron", "one of them, not both"),
@@ -183,12 +183,12 @@ impl Scalar for SetId {
     type Value = String;
     const SHAPE: Shape = Shape::Text;
     fn expected() -> String {
-        "a name of letters, digits, - _ and ., at most 64; not auto or scrub".to_owned()
+        "a name of letters, digits, - _ and ., at most 64; not auto, scrub, forget or gc".to_owned()
     }
     fn parse(text: &str) -> Option<String> {
         let sound = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         let named = (1..=limit::SCHEDULE_ID_BYTES_MAX).contains(&text.len()) && text.chars().all(sound);
-        (named && !["auto", "scrub"].contains(&text)).then(|| text.to_owned())
+        (named && !["auto", "scrub", "forget", "gc"].contains(&text)).then(|| text.to_owned())
     }
     fn print(value: &String) -> String {
         super::kind::quoted(value)

@@ -109,15 +109,15 @@ table! {
     /// Ways to reach peers, and to be reached, across routers.
     nat_traversal: NatTraversal {
         /// Use relays that members run when there is no direct way.
-        enable_auto_relay: bool = Switch, "true", Any, Restart, NotYet;
+        enable_auto_relay: bool = Switch, "true", Any, Restart, Built;
         /// Try to turn relayed connections into direct ones.
-        enable_hole_punching: bool = Switch, "true", Any, Restart, NotYet;
+        enable_hole_punching: bool = Switch, "true", Any, Restart, Built;
         /// Ask the router for an open port.
         enable_upnp: bool = Switch, "true", Any, Restart, NotYet;
         /// Find members on the local network.
         enable_mdns: bool = Switch, "true", Any, Restart, NotYet;
         /// Relay for other members.
-        serve_relay: bool = Switch, "false", Any, Restart, NotYet;
+        serve_relay: bool = Switch, "false", Any, Restart, Built;
     }
 
     /// How files become chunks. Other chunk sizes than before make unchanged files look new once.
@@ -155,21 +155,21 @@ table! {
     /// Which snapshots `forget` keeps on schedule; with no rule, all.
     retention: Retention {
         /// The newest so many.
-        keep_last: Option<u32> = Maybe<Number<u32>>, "", Between(1, 1_000_000), Live, NotYet;
+        keep_last: Option<u32> = Maybe<Number<u32>>, "", Between(1, 1_000_000), Live, Built;
         /// The newest of each of so many hours.
-        keep_hourly: Option<u32> = Maybe<Number<u32>>, "", Between(1, 1_000_000), Live, NotYet;
+        keep_hourly: Option<u32> = Maybe<Number<u32>>, "", Between(1, 1_000_000), Live, Built;
         /// The newest of each of so many days.
-        keep_daily: Option<u32> = Maybe<Number<u32>>, "", Between(1, 1_000_000), Live, NotYet;
+        keep_daily: Option<u32> = Maybe<Number<u32>>, "", Between(1, 1_000_000), Live, Built;
         /// The newest of each of so many weeks.
-        keep_weekly: Option<u32> = Maybe<Number<u32>>, "", Between(1, 1_000_000), Live, NotYet;
+        keep_weekly: Option<u32> = Maybe<Number<u32>>, "", Between(1, 1_000_000), Live, Built;
         /// The newest of each of so many months.
-        keep_monthly: Option<u32> = Maybe<Number<u32>>, "", Between(1, 1_000_000), Live, NotYet;
+        keep_monthly: Option<u32> = Maybe<Number<u32>>, "", Between(1, 1_000_000), Live, Built;
         /// The newest of each of so many years.
-        keep_yearly: Option<u32> = Maybe<Number<u32>>, "", Between(1, 1_000_000), Live, NotYet;
+        keep_yearly: Option<u32> = Maybe<Number<u32>>, "", Between(1, 1_000_000), Live, Built;
         /// All that are younger than this.
-        keep_within: Option<Duration> = Maybe<Span>, "", Between(1, u64::MAX), Live, NotYet;
+        keep_within: Option<Duration> = Maybe<Span>, "", Between(1, u64::MAX), Live, Built;
         /// All that carry one of these tags.
-        keep_tags: Vec<String> = List<Filled>, "[]", Any, Live, NotYet;
+        keep_tags: Vec<String> = List<Filled>, "[]", Any, Live, Built;
     }
 
     /// The mesh of peers.
@@ -205,15 +205,15 @@ table! {
         /// Own packs kept here with local_copy: cache.
         max_cache_size: u64 = Size, "1GiB", Between(64 * MIB, u64::MAX), Live, NotYet;
         /// How often unneeded packs are looked for.
-        gc_interval: Duration = Span, "24h", Between(MINUTE, 365 * DAY), Live, NotYet;
+        gc_interval: Duration = Span, "24h", Between(MINUTE, 365 * DAY), Live, Built;
         /// Forget snapshots older than so many days; 0 keeps all.
-        retention_days: u32 = Number<u32>, "0", Between(0, 36_500), Live, NotYet;
+        retention_days: u32 = Number<u32>, "0", Between(0, 36_500), Live, Built;
         /// Read restored files again and compare.
         verify_on_restore: bool = Switch, "true", Any, Live, Built;
         /// Store a chunk once, however often it occurs. false is for measuring.
         enable_deduplication: bool = Switch, "true", Any, Live, Built;
         /// Days for which packs of others are kept after their owner no longer lists them.
-        hold_days: u32 = Number<u32>, "30", Between(1, 3_650), Live, NotYet;
+        hold_days: u32 = Number<u32>, "30", Between(1, 3_650), Live, Built;
         /// How often every pack is read and checked.
         scrub_interval: Duration = Span, "30d", Between(HOUR, 365 * DAY), Live, Built;
         /// Memory for the buffers of backup, restore and repair.

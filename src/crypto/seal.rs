@@ -255,6 +255,31 @@ impl Sealer {
         Ok(SealedAs { codec, sealed_length: length_u32(out.len() - start) })
     }
 
+    /// Seals a sealed chunk anew, for another pack and with the newest epoch: opened, checked against its id, encrypted as
+    /// it is compressed, and opened again.
+    ///
+    /// # Errors
+    /// [`SealError::Unsound`] when it does not open, before or after.
+    pub fn reseal(
+        &mut self,
+        keys: &VaultKeys,
+        salt: &Salt,
+        subject: &Subject,
+        sealed: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<SealedAs, SealError> {
+        let epoch = keys.newest_epoch();
+        let epoch_keys = keys.epoch(epoch).ok_or(SealError::NoKey(epoch))?;
+        self.check.open(keys, subject, sealed).map_err(SealError::Unsound)?;
+        let start = out.len();
+        out.resize(start + NONCE_BYTES, 0);
+        out.extend_from_slice(&self.check.payload);
+        let anew = Subject { epoch, ..*subject };
+        encrypt_in_place(epoch_keys, salt, &anew.aad(keys.vault), out, start)?;
+        self.check.open(keys, &anew, &out[start..]).map_err(SealError::Unsound)?;
+        Ok(SealedAs { codec: subject.codec, sealed_length: length_u32(out.len() - start) })
+    }
+
     /// Appends the compressed form, or the plaintext when that is not longer. Public for `benches/stages.rs`.
     #[doc(hidden)]
     pub fn append_payload(&mut self, plaintext: &[u8], out: &mut Vec<u8>) -> Result<Codec, SealError> {

@@ -1,6 +1,7 @@
 //! How an operation's buffers are cut from the memory that it may take.
 
 use super::reader::SPAN_BYTES_MAX;
+use super::restore::WINDOW_BYTES;
 use crate::base::limit::{self, CELL_BYTES, KIB, MIB, PACK_BYTES_MAX};
 
 /// Open packs of data chunks, over which chunks are dealt at random.
@@ -53,9 +54,9 @@ const RESTORE_WALK_BYTES: usize = 8 * MIB;
 const RESTORE_BATCH_BYTES: usize = MIB;
 
 /// Workers that restore from packs on this disk: each has a chunk sealed, decrypted and in plain, neighbours in a pack
-/// that are read together, and a batch of small files.
+/// that are read together, a batch of small files, and a window of a large one.
 pub(super) fn restore_workers(memory: usize, workers: usize, chunk_bytes_max: usize) -> usize {
-    let each = 3 * chunk_bytes_max + SPAN_BYTES_MAX + RESTORE_BATCH_BYTES;
+    let each = 4 * chunk_bytes_max + SPAN_BYTES_MAX + RESTORE_BATCH_BYTES + WINDOW_BYTES;
     (memory.saturating_sub(RESTORE_WALK_BYTES) / each).clamp(1, workers.max(1))
 }
 
@@ -101,7 +102,7 @@ mod tests {
 
     #[test]
     fn readers_have_at_least_one_worker_and_no_more_than_fit() {
-        assert_eq!(restore_workers(48 * MIB, 16, 256 * KIB), 16);
+        assert_eq!(restore_workers(48 * MIB, 16, 256 * KIB), 12);
         assert_eq!(restore_workers(24 * MIB, 16, 8 * MIB), 1);
         assert_eq!(verify_workers(24 * MIB, 2, 256 * KIB), 2);
         assert_eq!(verify_workers(8 * MIB, 16, 8 * MIB), 1);

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::holder::HolderError;
 use crate::base::{ChunkId, Code, Coded, PackId, SnapshotId, limit};
 use crate::crypto::{KeyFileError, OpenError, SealError};
 use crate::fs::FsError;
@@ -36,6 +37,9 @@ pub enum EngineError {
     /// A receipt.
     #[error(transparent)]
     Receipt(#[from] ReceiptError),
+    /// Something that a holder does not take.
+    #[error(transparent)]
+    Holder(#[from] HolderError),
     /// A pack's structure.
     #[error("pack {id}")]
     Pack {
@@ -103,6 +107,15 @@ pub enum EngineError {
         /// Whose.
         device: String,
     },
+    /// A snapshot that somebody wants to keep.
+    #[error("snapshot {} is pinned", .0.short())]
+    Pinned(SnapshotId),
+    /// A snapshot without which a set has no complete one.
+    #[error("snapshot {} is the newest complete one of its host and paths", .0.short())]
+    NewestComplete(SnapshotId),
+    /// Something that tells what is needed cannot be read, so nothing may be deleted.
+    #[error("nothing is deleted: {0}")]
+    RootUnreadable(String),
     /// A path that is not in the snapshot.
     #[error("{} is not in that snapshot", .0.display())]
     NotInSnapshot(PathBuf),
@@ -118,6 +131,9 @@ pub enum EngineError {
     /// A streamed file did not come to its end.
     #[error("the input broke off before its end; no snapshot was made")]
     InputBroken(#[source] std::io::Error),
+    /// Not what `export` writes, or not all of it.
+    #[error("that is no whole export: {0}")]
+    NotAnExport(String),
     /// Asked to stop.
     #[error("cancelled")]
     Cancelled,
@@ -157,6 +173,7 @@ impl Coded for EngineError {
             Self::Head(e) => e.code(),
             Self::List(e) => e.code(),
             Self::Receipt(e) => e.code(),
+            Self::Holder(e) => e.code(),
             Self::Pack { source, .. } => source.code(),
             Self::Key(e) => e.code(),
             Self::ChunkMissing(_) | Self::NoSource { .. } | Self::RecordMissing(_) => Code::ChunkNotFound,
@@ -164,10 +181,10 @@ impl Coded for EngineError {
             Self::SnapshotUnknown { .. } => Code::SnapshotNotFound,
             Self::SnapshotAmbiguous { .. } => Code::SnapshotInvalid,
             Self::NotInSnapshot(_) => Code::PathNotFound,
-            Self::NotDumpable(_) | Self::Pattern { .. } => Code::UsageInvalid,
-            Self::NotOwn { .. } => Code::PermissionDenied,
+            Self::NotDumpable(_) | Self::Pattern { .. } | Self::NotAnExport(_) => Code::UsageInvalid,
+            Self::NotOwn { .. } | Self::Pinned(_) | Self::NewestComplete(_) => Code::PermissionDenied,
             Self::TooDeep => Code::SnapshotCorrupted,
-            Self::HeadsLost => Code::StorageCorrupted,
+            Self::HeadsLost | Self::RootUnreadable(_) => Code::StorageCorrupted,
             Self::InputBroken(_) => Code::IoFailed,
             Self::Cancelled => Code::Cancelled,
             Self::Stopped => Code::Internal,
@@ -193,6 +210,11 @@ impl Coded for EngineError {
             Self::NotDumpable(_) => Some("`shadowvault restore` brings anything back".to_owned()),
             Self::Pattern { .. } => Some("quote it, and write `\\*` for a star that is meant".to_owned()),
             Self::NotOwn { .. } => Some("run this on that device".to_owned()),
+            Self::Pinned(id) => Some(format!("`shadowvault unpin {}` lets it go", id.short())),
+            Self::NewestComplete(_) => Some("make a newer backup first, or add --yes if it is to go".to_owned()),
+            Self::RootUnreadable(_) => {
+                Some("mend it with `shadowvault repair`, then run `shadowvault gc` again".to_owned())
+            }
             Self::NotInSnapshot(_) => Some("`shadowvault ls REF -R` lists what is there".to_owned()),
             _ => None,
         }

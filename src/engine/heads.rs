@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use super::error::EngineError;
 use super::holder::readable;
 use super::vault::Vault;
-use crate::base::{DeviceId, HeadId, PackId, SnapshotId, VaultId, limit};
+use crate::base::{DeviceId, HeadId, Moment, PackId, SnapshotId, VaultId, limit};
 use crate::crypto::VaultKeys;
 use crate::snapshot::{
     Head, HeadDraft, HeadLink, HeadSummary, ListRef, PackList, PackSize, PeerAddress, SignedHead, Snapshot,
@@ -31,6 +31,24 @@ pub fn newest_heads(store: &Store, vault: VaultId) -> Result<Vec<Head>, EngineEr
                 Err(problem) => {
                     tracing::warn!(target: "heads", %device, seq, problem, "a head file is no use")
                 }
+            }
+        }
+    }
+    Ok(heads)
+}
+
+/// The heads of `vault` that were the newest of their devices here at that moment, by when their files were written: a
+/// device that lies about the time changes nothing.
+pub fn heads_at(store: &Store, vault: VaultId, at: Moment) -> Result<Vec<Head>, EngineError> {
+    let mut heads = Vec::new();
+    for device in store.head_devices(vault)? {
+        for (seq, id) in store.head_names(vault, device)? {
+            if store.head_stored_at(vault, device, seq, id)?.is_none_or(|stored| stored > at) {
+                continue;
+            }
+            if let Ok(head) = read_head(store, vault, device, (seq, id))? {
+                heads.push(head);
+                break;
             }
         }
     }
@@ -199,10 +217,14 @@ fn next_lists(vault: &Vault, previous: &[ListRef]) -> Result<Vec<ListRef>, Engin
         let decoded = readable(store.read_list(list.id))?.and_then(|bytes| PackList::decode(&bytes).ok());
         kept.extend(decoded.map(|decoded| (*list, decoded)));
     }
+    let unlisted = unlisted_packs(store)?;
+    // A piece that has a pack which is listed no more is written anew without it.
+    kept.retain(|(_, list)| !list.packs().iter().any(|(id, _)| unlisted.contains(id)));
     let listed: HashSet<PackId> = kept.iter().flat_map(|(_, list)| list.packs()).map(|(id, _)| *id).collect();
     let mut added = Vec::new();
     store.for_each_pack(true, |row| {
-        if let (false, Some(size)) = (listed.contains(&row.id), PackSize::of(row.bytes)) {
+        let known = listed.contains(&row.id) || unlisted.contains(&row.id);
+        if let (false, Some(size)) = (known, PackSize::of(row.bytes)) {
             added.push((row.id, size));
         }
         true
@@ -220,6 +242,15 @@ fn next_lists(vault: &Vault, previous: &[ListRef]) -> Result<Vec<ListRef>, Engin
         lists.push(ListRef { id, packs: part.len() as u32, bytes: list.bytes() });
     }
     Ok(lists)
+}
+
+/// Ids of packs that are on their way out.
+fn unlisted_packs(store: &Store) -> Result<HashSet<PackId>, EngineError> {
+    let mut ids = HashSet::new();
+    for number in store.unlisted_packs() {
+        ids.extend(store.pack_by_number(number)?.map(|row| row.id));
+    }
+    Ok(ids)
 }
 
 /// Signs and durably stores this device's next head with `added` snapshots.

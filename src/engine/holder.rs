@@ -127,6 +127,8 @@ pub fn wanted_packs(
 
 /// Of these packs, those that are here for that vault, with a file of the right length.
 pub fn held_packs(store: &Store, vault: VaultId, packs: &[PackId]) -> Result<Vec<PackId>, EngineError> {
+    // Not while it is found out what goes: what is said to be held must be.
+    let _gate = store.open_gate();
     let mut held = Vec::new();
     for id in packs {
         let Some(row) = store.pack_by_id(*id)? else { continue };
@@ -146,6 +148,7 @@ pub fn forward_packs(
     bytes: &[u8],
     outboard: &Outboard,
 ) -> Result<(), EngineError> {
+    let _gate = store.open_gate();
     store.publish_pack(id, bytes, outboard)?;
     let pack = NewPack {
         id,

@@ -6,13 +6,17 @@
 mod audit;
 mod backup;
 mod budget;
+mod carry;
 mod copies;
 mod diff;
 mod dump;
 mod enrol;
 mod error;
 mod find;
+mod forget;
+mod gc;
 mod heads;
+mod hold;
 mod holder;
 mod hurt;
 mod monitor;
@@ -39,16 +43,20 @@ pub use audit::{AuditOutcome, AuditTally, Pick, pick_slices};
 pub use backup::{
     BackupOptions, BackupResult, Fate, Listener, PreviewResult, backup, backup_stream, preview,
 };
+pub use carry::{ImportResult, Room, export, import};
 pub use copies::{CopyCounts, copy_counts, locked_copy_counts, place_packs, record_receipt};
 pub use diff::{Change, DiffTotals, Difference, SideTotals, diff};
 pub use dump::{DumpKind, dump};
 pub use enrol::{enrol_device, make_node, unlock};
 pub use error::EngineError;
 pub use find::{FindOptions, Pattern, Search};
+pub use forget::{ForgetEffect, ForgetPlan, forget, forget_effect, plan_forget, plan_named};
+pub use gc::{GcOptions, GcResult, Waiting, collect, gc_memory_wanted, waiting};
 pub use heads::{
-    HeadNews, VaultView, adopt_head, head_packs, newest_heads, next_head, publish_first_head,
+    HeadNews, VaultView, adopt_head, head_packs, heads_at, newest_heads, next_head, publish_first_head,
     publish_next_head,
 };
+pub use hold::{HoldResult, drop_expired};
 pub use holder::{
     HolderError, Needs, accept_head, complete_head, forward_packs, held_packs, missing_records, store_list,
     store_snapshot, wanted_packs,

@@ -9,7 +9,7 @@ use super::repair::{Damage, plan_repair, run_repair};
 use super::vault::Vault;
 use crate::base::{ChunkId, Coded, PackId, limit};
 use crate::crypto::{Kind, OVERHEAD_BYTES, OpenError, Opener, Subject};
-use crate::store::{ChunkPlace, PackFile, PackNumber, PackRow, StoreError};
+use crate::store::{AtWork, ChunkPlace, PackFile, PackNumber, PackRow, StoreError};
 
 /// Pack files kept open by one reader.
 const OPEN_PACKS_MAX: usize = 16;
@@ -27,12 +27,24 @@ pub(super) struct ChunkReader<'a> {
     sealed: Vec<u8>,
     span: Vec<u8>,
     open: VecDeque<(PackNumber, PackRow, PackFile)>,
+    /// What it finds stays in its place for as long as it reads.
+    _at_work: Option<AtWork>,
 }
 
 impl<'a> ChunkReader<'a> {
     pub(super) fn new(vault: &'a Vault, source: Option<&'a dyn PackSource>, monitor: &'a Monitor) -> Self {
+        Self { _at_work: Some(vault.store.enter()), ..Self::for_marking(vault, source, monitor) }
+    }
+
+    /// For garbage collection itself, which deletes nothing while it reads.
+    pub(super) fn for_marking(
+        vault: &'a Vault,
+        source: Option<&'a dyn PackSource>,
+        monitor: &'a Monitor,
+    ) -> Self {
         let (sealed, span) = (Vec::new(), Vec::new());
-        Self { vault, source, monitor, opener: Opener::new(), sealed, span, open: VecDeque::new() }
+        let (opener, open) = (Opener::new(), VecDeque::new());
+        Self { vault, source, monitor, opener, sealed, span, open, _at_work: None }
     }
 
     /// The plaintext of a chunk of that kind.

@@ -1,4 +1,4 @@
-//! Changing tags: a new signed record in the place of the old one, in this device's next head.
+//! Changing tags and pins: a new signed record in the place of the old one, in this device's next head.
 //!
 //! A record is signed and named by its bytes, so other tags make another snapshot id. The new record remembers the
 //! first one's id, by which references still find it. Everything else, the packs included, stays the same.
@@ -19,6 +19,8 @@ pub struct TagEdit {
     pub remove: Vec<String>,
     /// With these.
     pub add: Vec<String>,
+    /// Whether it is pinned from now on; as it is when absent.
+    pub pin: Option<bool>,
 }
 
 impl TagEdit {
@@ -44,6 +46,8 @@ pub struct Retagged {
     pub new: SnapshotId,
     /// Its tags.
     pub tags: Vec<String>,
+    /// Whether it is pinned.
+    pub pinned: bool,
 }
 
 /// Changes the tags of `snapshots`, all in one new head, which is durable when this returns `Ok`.
@@ -73,9 +77,11 @@ pub fn tag(
     let mut out = Vec::new();
     for snapshot in chosen {
         let tags = edit.apply(&snapshot.info.tags);
-        let new = if tags == snapshot.info.tags { snapshot.id } else { replace(vault, snapshot, &tags)? };
+        let pinned = edit.pin.unwrap_or(snapshot.info.pinned);
+        let same = (&tags, pinned) == (&snapshot.info.tags, snapshot.info.pinned);
+        let new = if same { snapshot.id } else { replace(vault, snapshot, &tags, pinned)? };
         draft.snapshots.iter_mut().filter(|id| **id == snapshot.id).for_each(|id| *id = new);
-        out.push(Retagged { old: snapshot.id, new, tags });
+        out.push(Retagged { old: snapshot.id, new, tags, pinned });
     }
     if out.iter().any(|one| one.old != one.new) {
         store_head(vault, draft)?;
@@ -83,10 +89,16 @@ pub fn tag(
     Ok(out)
 }
 
-/// Stores the record with other tags; no head lists it yet.
-fn replace(vault: &Vault, snapshot: &Snapshot, tags: &[String]) -> Result<SnapshotId, EngineError> {
+/// Stores the record with other tags and pin; no head lists it yet.
+fn replace(
+    vault: &Vault,
+    snapshot: &Snapshot,
+    tags: &[String],
+    pinned: bool,
+) -> Result<SnapshotId, EngineError> {
     let mut info = snapshot.info.clone();
     info.tags = tags.to_vec();
+    info.pinned = pinned;
     info.original = snapshot.original.unwrap_or(snapshot.id).as_bytes().to_vec();
     // An inherited snapshot is this device's from now on: it can sign for itself only.
     info.device = vault.device().as_bytes().to_vec();
@@ -114,7 +126,7 @@ mod tests {
             ("a b", None, "c", "b", "a b"),
         ];
         for (tags, set, remove, add, expected) in table {
-            let edit = TagEdit { set: set.map(list), remove: list(remove), add: list(add) };
+            let edit = TagEdit { set: set.map(list), remove: list(remove), add: list(add), pin: None };
             assert_eq!(edit.apply(&list(tags)), list(expected), "{tags} {edit:?}");
         }
     }

@@ -181,7 +181,10 @@ mod tests {
     use std::ffi::OsStr;
     use std::io::Read;
 
-    fn archive(members: &[(&[u8], wire::Node, Option<&str>, &[u8])]) -> Vec<u8> {
+    /// Name, record, the member it is a link to, content.
+    type Entry<'a> = (&'a [u8], wire::Node, Option<&'a str>, &'a [u8]);
+
+    fn archive(members: &[Entry<'_>]) -> Vec<u8> {
         let mut out = Vec::new();
         for (path, node, link, content) in members {
             let path = Path::new(OsStr::from_bytes(path));

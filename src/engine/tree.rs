@@ -140,7 +140,18 @@ pub(super) fn for_each_reference(
     each: &mut impl FnMut(Kind, ChunkId),
     broken: &mut impl FnMut(ChunkId, EngineError),
 ) -> Result<(), EngineError> {
-    let mut seen = SeenTrees::default();
+    for_each_new_reference(reader, snapshot, &mut SeenTrees::default(), monitor, each, broken)
+}
+
+/// The same without the trees that were seen before, and what is below them.
+pub(super) fn for_each_new_reference(
+    reader: &mut ChunkReader<'_>,
+    snapshot: &Snapshot,
+    seen: &mut SeenTrees,
+    monitor: &Monitor,
+    each: &mut impl FnMut(Kind, ChunkId),
+    broken: &mut impl FnMut(ChunkId, EngineError),
+) -> Result<(), EngineError> {
     let mut stack = vec![snapshot.tree];
     for id in [snapshot.unreadable, snapshot.paths_list].into_iter().flatten() {
         each(Kind::Tree, id);

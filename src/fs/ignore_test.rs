@@ -419,13 +419,16 @@ fn every_kind_of_pattern_is_what_it_is_to_git() {
     }
 }
 
+/// Ignore files, by directory; patterns of a list.
+type Case<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str]);
+
 #[test]
 fn ignore_files_at_several_depths_are_what_they_are_to_git() {
     if !has_git() {
         return;
     }
     let files: Vec<&str> = TREE.iter().copied().filter(|path| *path != "foo/bar").collect();
-    let table: [(&[(&str, &str)], &[&str]); 8] = [
+    let table: [Case<'_>; 8] = [
         (&[("", "*.o\n"), ("src", "!a.o\n")], &[]),
         (&[("", "*.log\n"), ("logs", "!*.log\n"), ("logs/keep", "*.log\n")], &[]),
         (&[("", "src/\n"), ("src", "!*\n")], &[]),

@@ -182,9 +182,11 @@ fn restore_of_every_kind_of_entry_is_exact() {
 
     let (old, new) = (capture(&from), capture(&to));
     assert_eq!(old.len(), new.len());
+    let born = |node: &Node| fs::metadata(&from).unwrap().created().is_err() || node.age_ns >= Some(0);
+    assert!(old.iter().all(|(_, node)| born(node)), "birth times where the file system has them");
     for ((path, mut old), (_, mut new)) in old.into_iter().zip(new) {
         for node in [&mut old, &mut new] {
-            (node.inode, node.ctime, node.atime) = (0, None, None);
+            (node.inode, node.ctime, node.atime, node.age_ns) = (0, None, None, None);
             if path.as_os_str().is_empty() {
                 node.name.clear();
             }

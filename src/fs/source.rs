@@ -158,6 +158,13 @@ impl SourceFile {
         Ok(buffer.len() - start)
     }
 
+    /// Has the kernel fetch the first `bytes` from the disk; does not wait for them.
+    pub fn fetch_ahead(&self, bytes: u64) {
+        if let Some(length) = std::num::NonZeroU64::new(self.opened.size.min(bytes)) {
+            let _ = fadvise(&self.file, 0, Some(length), Advice::WillNeed);
+        }
+    }
+
     /// Lets the kernel drop this file from its cache, so that a backup does not push out what others use.
     pub fn forget(&self) {
         let _ = fadvise(&self.file, 0, None, Advice::DontNeed);

@@ -25,8 +25,8 @@ use super::socket::{Place, is_own};
 use super::stream;
 use crate::api::{
     AddPeer, AddSchedule, ApiError, Batches, ConfigRow, DiffItem, DiffQuery, Dump, EditSchedule, EntryInfo,
-    EventStream, ExplainReport, ExplainRequest, FateStream, FindQuery, Found, Health, Identity, InputStream,
-    JobId, JobInfo, JobRequest, PeerInfo, Reloaded, Reply, ScheduleInfo, Service, SnapshotInfo,
+    EventStream, ExplainReport, ExplainRequest, FateStream, FindQuery, Found, GcStatus, Health, Identity,
+    InputStream, JobId, JobInfo, JobRequest, PeerInfo, Reloaded, Reply, ScheduleInfo, Service, SnapshotInfo,
     SnapshotQuery, Stats, Status, TagRequest, Tagged, TreeQuery, VerifyReport,
 };
 use crate::base::{Code, limit};
@@ -132,6 +132,13 @@ impl Client {
         let opened = tokio::time::timeout(within, self.send_for(kind, method, target, body));
         let (response, driver) = opened.await.map_err(|_| silent(within))??;
         Ok((accepted(response).await?, driver))
+    }
+
+    async fn archive(&self, target: Target) -> Result<Dump, ApiError> {
+        let request = (Method::GET, target.0.as_str(), Bytes::new());
+        let (response, driver) = self.stream(stream::PARTS, request, limit::HTTP_LONG_CALL).await?;
+        let (head, body) = response.into_parts();
+        stream::read_dump(&head.headers, body, driver)
     }
 
     async fn lines<T: DeserializeOwned + Send + 'static>(
@@ -246,6 +253,11 @@ impl Service for Client {
         Box::pin(async move { self.get(&target.0, limit::HTTP_LONG_CALL).await })
     }
 
+    fn snapshot(&self, reference: String) -> Reply<'_, SnapshotInfo> {
+        let target = format!("/api/v1/snapshots/{}", escape(&reference));
+        Box::pin(async move { self.get(&target, limit::HTTP_LONG_CALL).await })
+    }
+
     fn list(&self, query: TreeQuery) -> Reply<'_, Batches<EntryInfo>> {
         let mut target = placed(&query.snapshot, "tree");
         target.add("recursive", query.recursive.then_some("true"));
@@ -266,13 +278,13 @@ impl Service for Client {
     }
 
     fn dump(&self, reference: String) -> Reply<'_, Dump> {
-        let target = placed(&reference, "dump");
-        Box::pin(async move {
-            let request = (Method::GET, target.0.as_str(), Bytes::new());
-            let (response, driver) = self.stream(stream::PARTS, request, limit::HTTP_LONG_CALL).await?;
-            let (head, body) = response.into_parts();
-            stream::read_dump(&head.headers, body, driver)
-        })
+        Box::pin(self.archive(placed(&reference, "dump")))
+    }
+
+    fn export(&self, snapshot: Option<String>) -> Reply<'_, Dump> {
+        let mut target = Target::new("/api/v1/export");
+        target.add("snapshot", snapshot.as_deref());
+        Box::pin(self.archive(target))
     }
 
     fn stats(&self, reference: Option<String>) -> Reply<'_, Stats> {
@@ -296,6 +308,9 @@ impl Service for Client {
                 JobRequest::Restore(request) => self.post("/api/v1/restore", request, within).await,
                 JobRequest::Verify(request) => self.post("/api/v1/verify", request, within).await,
                 JobRequest::Repair(request) => self.post("/api/v1/repair", request, within).await,
+                JobRequest::Import(request) => self.post("/api/v1/import", request, within).await,
+                JobRequest::Forget(request) => self.post("/api/v1/forget", request, within).await,
+                JobRequest::Gc(request) => self.post("/api/v1/gc/run", request, within).await,
             }?;
             Ok(accepted.job_id)
         })
@@ -303,6 +318,10 @@ impl Service for Client {
 
     fn verify_report(&self) -> Reply<'_, VerifyReport> {
         Box::pin(self.get("/api/v1/verify/report", limit::HTTP_SHORT_CALL))
+    }
+
+    fn gc_status(&self) -> Reply<'_, GcStatus> {
+        Box::pin(self.get("/api/v1/gc/status", limit::HTTP_LONG_CALL))
     }
 
     fn job(&self, id: JobId) -> Reply<'_, JobInfo> {

@@ -63,6 +63,7 @@ impl Token {
 ///
 /// A page in the owner's browser reaches this port too: by another name that leads here (Host), or straight on
 /// (Origin). Neither is let through, with or without a token.
+#[expect(clippy::result_large_err, reason = "the error is the answer")]
 pub(super) fn check(
     headers: &HeaderMap,
     uri: &Uri,

@@ -18,8 +18,8 @@ use super::stream;
 use super::tcp::Slot;
 use crate::api::{
     AddPeer, AddSchedule, ApiError, BackupRequest, DiffQuery, EditSchedule, ExplainRequest, FindQuery,
-    Health, JobId, JobRequest, RepairRequest, RestoreRequest, Service, SnapshotQuery, TagRequest, TreeQuery,
-    VerifyRequest,
+    ForgetRequest, GcRequest, Health, ImportRequest, JobId, JobRequest, RepairRequest, RestoreRequest,
+    Service, SnapshotQuery, TagRequest, TreeQuery, VerifyRequest,
 };
 use crate::base::{Code, limit};
 
@@ -65,6 +65,13 @@ struct Place {
     path: String,
 }
 
+/// The query of an export.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct ExportQuery {
+    snapshot: Option<String>,
+}
+
 /// Where an event stream is taken up.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -78,6 +85,13 @@ struct EventsQuery {
 struct VerifyOptions {
     quick: bool,
     repair: bool,
+}
+
+/// Options of forgetting one snapshot, whose id stands in the path.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct ForgetOptions {
+    confirmed: bool,
 }
 
 type Node = State<Arc<Shared>>;
@@ -95,9 +109,12 @@ pub(super) fn router(service: Arc<dyn Service>) -> Router {
         .route("/peers/{id}", delete(remove_peer))
         .route("/snapshots", get(snapshots))
         .route("/snapshots/create", post(backup).layer(long_body()))
+        .route("/snapshots/{id}", get(snapshot).delete(forget_one))
         .route("/snapshots/{id}/tree", get(tree))
         .route("/snapshots/{id}/dump", get(dump))
         .route("/snapshots/{id}/stats", get(snapshot_stats))
+        .route("/export", get(export))
+        .route("/import", post(import))
         .route("/find", post(find))
         .route("/diff", get(diff))
         .route("/stats", get(stats))
@@ -109,6 +126,9 @@ pub(super) fn router(service: Arc<dyn Service>) -> Router {
         .route("/verify", post(verify))
         .route("/verify/report", get(verify_report))
         .route("/repair", post(repair))
+        .route("/forget", post(forget))
+        .route("/gc/run", post(gc))
+        .route("/gc/status", get(gc_status))
         .route("/jobs", get(jobs))
         .route("/jobs/{id}", get(job))
         .route("/jobs/{id}/cancel", post(cancel))
@@ -180,6 +200,10 @@ async fn snapshots(State(node): Node, Params(query): Params<SnapshotQuery>) -> R
     reply(StatusCode::OK, node.service.snapshots(query).await)
 }
 
+async fn snapshot(State(node): Node, Named(id): Named<String>) -> Response {
+    reply(StatusCode::OK, node.service.snapshot(id).await)
+}
+
 /// `ID` and a path as one reference; the path is as in `REF:PATH`, so one that begins with `:` is percent-encoded.
 fn reference(id: String, path: &str) -> String {
     if path.is_empty() { id } else { format!("{id}:{path}") }
@@ -202,6 +226,14 @@ async fn dump(
     Params(place): Params<Place>,
 ) -> Response {
     stream::dump(&headers, node.service.dump(reference(id, &place.path)).await)
+}
+
+async fn export(State(node): Node, headers: HeaderMap, Params(what): Params<ExportQuery>) -> Response {
+    stream::dump(&headers, node.service.export(what.snapshot).await)
+}
+
+async fn import(State(node): Node, headers: HeaderMap, Body(request): Body<ImportRequest>) -> Answer {
+    start(&node, &headers, JobRequest::Import(request)).await
 }
 
 async fn find(State(node): Node, headers: HeaderMap, Body(query): Body<FindQuery>) -> Response {
@@ -257,6 +289,29 @@ async fn verify_report(State(node): Node) -> Response {
 
 async fn repair(State(node): Node, headers: HeaderMap, Body(request): Body<RepairRequest>) -> Answer {
     start(&node, &headers, JobRequest::Repair(request)).await
+}
+
+async fn forget(State(node): Node, headers: HeaderMap, Body(request): Body<ForgetRequest>) -> Answer {
+    start(&node, &headers, JobRequest::Forget(request)).await
+}
+
+async fn forget_one(
+    State(node): Node,
+    headers: HeaderMap,
+    Named(id): Named<String>,
+    Params(options): Params<ForgetOptions>,
+) -> Answer {
+    let snapshots = vec![id];
+    let request = ForgetRequest { snapshots, confirmed: options.confirmed, ..ForgetRequest::default() };
+    start(&node, &headers, JobRequest::Forget(request)).await
+}
+
+async fn gc(State(node): Node, headers: HeaderMap, Body(request): Body<GcRequest>) -> Answer {
+    start(&node, &headers, JobRequest::Gc(request)).await
+}
+
+async fn gc_status(State(node): Node) -> Response {
+    reply(StatusCode::OK, node.service.gc_status().await)
 }
 
 /// Starts a job, or finds the one that the same `Idempotency-Key` started.

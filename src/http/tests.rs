@@ -16,11 +16,12 @@ use super::{Client, bind, serve};
 use crate::api::{
     AddPeer, AddSchedule, ApiError, BackupRequest, Batches, ConfigRow, Coverage, DamagedFile, DiffChange,
     DiffItem, DiffQuery, DiffSide, DiffStatistics, Dump, EditSchedule, EntryInfo, Event, EventStream,
-    ExplainReport, ExplainRequest, FateStream, FindQuery, Found, Happening, Health, Identity, InputStream,
-    JobId, JobInfo, JobKind, JobOutcome, JobRequest, JobState, PathFate, PathProblem, PeerInfo, Progress,
-    Reloaded, RepairReport, RepairRequest, Reply, RestoreRequest, ScheduleInfo, ScheduleSource, Service,
-    SnapshotInfo, SnapshotQuery, Stats, Status, StorageStatus, TagRequest, Tagged, TreeQuery, Verdict,
-    VerifyAllReport, VerifyOutcomeShape, VerifyReport, VerifyRequest, VerifySnapshotReport,
+    ExplainReport, ExplainRequest, FateStream, FindQuery, Found, GcStatus, Happening, Health, Identity,
+    ImportRequest, InputStream, JobId, JobInfo, JobKind, JobOutcome, JobRequest, JobState, PathFate,
+    PathProblem, PeerInfo, Progress, Reloaded, RepairReport, RepairRequest, Reply, RestoreRequest,
+    ScheduleInfo, ScheduleSource, Service, SnapshotInfo, SnapshotQuery, Stats, Status, StorageStatus,
+    TagRequest, Tagged, TreeQuery, Verdict, VerifyAllReport, VerifyOutcomeShape, VerifyReport, VerifyRequest,
+    VerifySnapshotReport,
 };
 use crate::base::{ChunkId, Code, PackId, PeerId, SnapshotId, limit};
 
@@ -48,6 +49,7 @@ fn peer() -> PeerInfo {
         name: Some("bob".into()),
         standing: "allowed".into(),
         connected: true,
+        via: Some("direct".into()),
         addresses: vec!["/ip4/10.0.0.1/tcp/9000".into()],
         last_seen: None,
         last_error: None,
@@ -56,6 +58,7 @@ fn peer() -> PeerInfo {
         packs_stored: 3,
         bytes_stored: 4,
         audit: None,
+        bytes_on_hold: 0,
     }
 }
 
@@ -244,13 +247,24 @@ impl Service for Fake {
         let bytes = (!archive).then_some(200_003);
         self.note(format!("dump {reference}"), Ok(Dump { archive, bytes, parts: stream_of(parts) }))
     }
+    fn export(&self, snapshot: Option<String>) -> Reply<'_, Dump> {
+        let parts = stream_of(dump_parts().into_iter().map(Ok));
+        self.note(format!("export {snapshot:?}"), Ok(Dump { archive: true, bytes: None, parts }))
+    }
     fn stats(&self, reference: Option<String>) -> Reply<'_, Stats> {
         self.note(format!("stats {reference:?}"), Ok(Stats { total_size: 7, ..Stats::default() }))
     }
     fn tag(&self, request: TagRequest) -> Reply<'_, Vec<Tagged>> {
         let id = SnapshotId::new([2; 32]);
-        let tagged = Tagged { snapshot_id: id, old_snapshot_id: id, tags: request.add.clone() };
+        let tagged =
+            Tagged { snapshot_id: id, old_snapshot_id: id, tags: request.add.clone(), pinned: false };
         self.note(format!("{request:?}"), Ok(vec![tagged]))
+    }
+    fn snapshot(&self, reference: String) -> Reply<'_, SnapshotInfo> {
+        self.note(format!("snapshot {reference}"), Err(gone()))
+    }
+    fn gc_status(&self) -> Reply<'_, GcStatus> {
+        self.note("gc status".into(), Ok(GcStatus { waiting_packs: 3, ..GcStatus::default() }))
     }
     fn start(&self, request: JobRequest) -> Reply<'_, JobId> {
         let mut next = self.next_job.lock().unwrap();
@@ -405,6 +419,7 @@ fn every_call_of_the_client_reaches_the_service_unchanged() {
             JobRequest::Restore(RestoreRequest { snapshot: "latest".into(), ..RestoreRequest::default() }),
             JobRequest::Verify(VerifyRequest { quick: true, ..VerifyRequest::default() }),
             JobRequest::Repair(RepairRequest { dry_run: true, ..RepairRequest::default() }),
+            JobRequest::Import(ImportRequest { bytes: 7 }),
         ];
         for (n, request) in (1..).zip(requests) {
             assert_eq!(client.start(request.clone()).await.unwrap(), JobId(n));

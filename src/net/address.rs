@@ -24,7 +24,10 @@ pub enum AddressError {
         source: IdError,
     },
     /// A transport that this node does not speak.
-    #[error("{0:?} is not a TCP or QUIC address (/ip4, /ip6 or /dns, then /tcp/PORT or /udp/PORT/quic-v1)")]
+    #[error(
+        "{0:?} is not a TCP or QUIC address (/ip4, /ip6 or /dns, then /tcp/PORT or /udp/PORT/quic-v1; of a relay, then \
+         /p2p/RELAY/p2p-circuit)"
+    )]
     Unsupported(String),
 }
 
@@ -90,17 +93,31 @@ pub(super) fn with_peer(address: &Multiaddr, peer: PeerId) -> String {
     format!("{address}/p2p/{peer}")
 }
 
-/// Whether this is a plain TCP or QUIC address: what the compiled-in transports dial.
+/// Whether this is a TCP or QUIC address, or one of those of a relay: what the compiled-in transports dial.
 pub(super) fn is_dialable(address: &Multiaddr) -> bool {
-    let mut parts = address.iter();
+    let parts: Vec<Protocol<'_>> = address.iter().take(6).collect();
+    let (Some((host, rest)), true) = (parts.split_first(), address.iter().nth(5).is_none()) else {
+        return false;
+    };
+    let rest = match rest {
+        [direct @ .., Protocol::P2p(_), Protocol::P2pCircuit] => direct,
+        direct => direct,
+    };
     let host = matches!(
-        parts.next(),
-        Some(Protocol::Ip4(_) | Protocol::Ip6(_) | Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_))
+        host,
+        Protocol::Ip4(_) | Protocol::Ip6(_) | Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_)
     );
-    let rest = [parts.next(), parts.next(), parts.next()];
-    let tcp = matches!(rest, [Some(Protocol::Tcp(_)), None, None]);
-    let quic = matches!(rest, [Some(Protocol::Udp(_)), Some(Protocol::QuicV1), None]);
-    host && (tcp || quic)
+    host && matches!(rest, [Protocol::Tcp(_)] | [Protocol::Udp(_), Protocol::QuicV1])
+}
+
+/// Whether it leads through a relay.
+pub(super) fn is_relayed(address: &Multiaddr) -> bool {
+    address.iter().any(|part| matches!(part, Protocol::P2pCircuit))
+}
+
+/// The address of whoever can be reached through `relay`, which is at `address`.
+pub(super) fn through(address: Multiaddr, relay: PeerId) -> Multiaddr {
+    address.with(Protocol::P2p(to_libp2p(relay))).with(Protocol::P2pCircuit)
 }
 
 /// Whether an address that a peer claims for itself is worth keeping: one that can be dialled, and not our own
@@ -124,14 +141,16 @@ pub(super) fn is_loopback(address: &Multiaddr) -> bool {
     }
 }
 
-/// Whether it is a TCP address.
+/// Whether it is a TCP address, and not one of a relay.
 pub(super) fn is_tcp(address: &Multiaddr) -> bool {
-    address.iter().any(|p| matches!(p, Protocol::Tcp(_)))
+    address.iter().any(|p| matches!(p, Protocol::Tcp(_))) && !is_relayed(address)
 }
 
-/// The TCP socket address to probe before listening there, when it names one with a port.
-/// The IP address that a multiaddr begins with.
+/// The IP address that a multiaddr begins with; a relay's address says nothing of who is behind it.
 pub(super) fn ip_of(address: &Multiaddr) -> Option<std::net::IpAddr> {
+    if is_relayed(address) {
+        return None;
+    }
     match address.iter().next()? {
         Protocol::Ip4(ip) => Some(ip.into()),
         Protocol::Ip6(ip) => Some(ip.into()),
@@ -139,6 +158,7 @@ pub(super) fn ip_of(address: &Multiaddr) -> Option<std::net::IpAddr> {
     }
 }
 
+/// The TCP socket address to probe before listening there, when it names one with a port.
 pub(super) fn tcp_socket(address: &Multiaddr) -> Option<std::net::SocketAddr> {
     let mut parts = address.iter();
     let ip = match parts.next()? {

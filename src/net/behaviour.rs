@@ -7,9 +7,10 @@ use std::time::Duration;
 use libp2p::kad::store::{MemoryStore, MemoryStoreConfig};
 use libp2p::request_response::ProtocolSupport;
 use libp2p::swarm::NetworkBehaviour;
+use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::{
-    StreamProtocol, Swarm, SwarmBuilder, connection_limits, identify, identity, kad,
-    memory_connection_limits, noise, ping, quic, request_response, tcp, yamux,
+    StreamProtocol, Swarm, SwarmBuilder, connection_limits, dcutr, identify, identity, kad,
+    memory_connection_limits, noise, ping, quic, relay, request_response, tcp, yamux,
 };
 
 use tracing::warn;
@@ -31,6 +32,12 @@ pub(super) struct Behaviour {
     memory: memory_connection_limits::Behaviour,
     pub(super) admission: Admission,
     hold: Gate<Hold>,
+    /// Carries members' connections to each other, if this node serves as a relay.
+    relay: Toggle<Gate<relay::Behaviour>>,
+    /// Being reached, and reaching others, through members that do.
+    circuits: Gate<relay::client::Behaviour>,
+    /// Turns connections through relays into direct ones.
+    punching: Toggle<Gate<dcutr::Behaviour>>,
     identify: Gate<identify::Behaviour>,
     ping: Gate<ping::Behaviour>,
     pub(super) kad: Gate<kad::Behaviour<MemoryStore>>,
@@ -40,7 +47,12 @@ pub(super) struct Behaviour {
 }
 
 impl Behaviour {
-    fn new(key: &identity::Keypair, config: &NetConfig, members: Arc<Members>) -> Self {
+    fn new(
+        key: &identity::Keypair,
+        circuits: relay::client::Behaviour,
+        config: &NetConfig,
+        members: Arc<Members>,
+    ) -> Self {
         let verdict = Verdict::default();
         let me = key.public().to_peer_id();
         let identify = identify::Config::new("/shadowvault/1".to_owned(), key.public())
@@ -56,6 +68,9 @@ impl Behaviour {
             memory: memory_connection_limits::Behaviour::with_max_bytes(config.memory_bytes_max),
             admission: Admission::new(members, verdict.clone(), config.max_peers),
             hold: Gate::new(Hold, verdict.clone()),
+            relay: gated(config.serve_relay, || relay::Behaviour::new(me, relaying()), &verdict),
+            circuits: Gate::new(circuits, verdict.clone()),
+            punching: gated(config.punch_holes, || dcutr::Behaviour::new(me), &verdict),
             identify: Gate::new(identify::Behaviour::new(identify), verdict.clone()),
             ping: Gate::new(ping::Behaviour::new(ping), verdict.clone()),
             kad: Gate::new(kademlia(me, config), verdict.clone()),
@@ -63,6 +78,23 @@ impl Behaviour {
             fetch: Gate::new(protocol(config.fetch_timeout), verdict),
             door: protocol(config.connection_timeout),
         }
+    }
+}
+
+fn gated<B: NetworkBehaviour>(wanted: bool, make: impl FnOnce() -> B, verdict: &Verdict) -> Toggle<Gate<B>> {
+    wanted.then(|| Gate::new(make(), verdict.clone())).into()
+}
+
+/// What members may have carried through this node. libp2p's own limits of 128 KiB and two minutes are for finding a direct
+/// way; here a whole backup may have to pass.
+fn relaying() -> relay::Config {
+    relay::Config {
+        max_reservations: limit::RELAY_RESERVATIONS_MAX,
+        max_circuits: limit::RELAY_CIRCUITS_MAX,
+        max_circuits_per_peer: limit::RELAY_CIRCUITS_PER_PEER_MAX,
+        max_circuit_duration: limit::RELAY_CIRCUIT_LIFE,
+        max_circuit_bytes: limit::RELAY_CIRCUIT_BYTES_MAX,
+        ..relay::Config::default()
     }
 }
 
@@ -130,7 +162,8 @@ pub(super) fn build(
             .with_max_negotiating_inbound_streams(limit::STREAMS_PER_CONNECTION_MAX)
             .with_dial_concurrency_factor(NonZeroU8::MIN.saturating_add(limit::PEER_ADDRESSES_MAX as u8 - 1))
     };
-    let behaviour = |key: &identity::Keypair| Behaviour::new(key, config, Arc::clone(&members));
+    let behaviour =
+        |key: &identity::Keypair, circuits| Behaviour::new(key, circuits, config, Arc::clone(&members));
     let transports = || {
         let tcp = SwarmBuilder::with_existing_identity(key.clone()).with_tokio().with_tcp(
             tcp::Config::default().nodelay(true),
@@ -142,6 +175,8 @@ pub(super) fn build(
     let timeout = config.connection_timeout;
     Ok(match transports()?.with_dns() {
         Ok(all) => all
+            .with_relay_client(noise::Config::new, muxer)
+            .map_err(|e| start(&e))?
             .with_behaviour(behaviour)
             .map_err(|e| start(&e))?
             .with_swarm_config(settings)
@@ -150,7 +185,8 @@ pub(super) fn build(
         Err(error) => {
             // A machine without a resolver still reaches peers by IP address.
             warn!(target: "net", %error, "names in addresses will not be resolved");
-            let all = transports()?.with_behaviour(behaviour).map_err(|e| start(&e))?;
+            let all = transports()?.with_relay_client(noise::Config::new, muxer).map_err(|e| start(&e))?;
+            let all = all.with_behaviour(behaviour).map_err(|e| start(&e))?;
             all.with_swarm_config(settings).with_connection_timeout(timeout).build()
         }
     })

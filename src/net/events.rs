@@ -6,13 +6,15 @@ use std::time::Instant;
 use libp2p::core::ConnectedPoint;
 use libp2p::request_response::{self, InboundRequestId, Message, OutboundFailure, ResponseChannel};
 use libp2p::swarm::{ConnectionId, SwarmEvent};
-use libp2p::{identify, kad, ping};
+use libp2p::{identify, kad, ping, relay};
 use prost::Message as _;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
-use super::address::{from_libp2p, ip_of, is_credible, is_dialable, strip_peer, to_libp2p, with_peer};
+use super::address::{
+    from_libp2p, ip_of, is_credible, is_dialable, is_relayed, strip_peer, through, to_libp2p, with_peer,
+};
 use super::behaviour::BehaviourEvent;
 use super::codec::Asked;
 use super::dial::transport_reason;
@@ -67,6 +69,11 @@ impl Node {
                 }
             }
             SwarmEvent::NewListenAddr { address, .. } => {
+                // A relay has to say where it is; that others reach it there is what makes it one.
+                if self.shared.config.serve_relay && self.shared.config.announce.is_empty() {
+                    self.swarm.add_external_address(address.clone());
+                }
+                let address = strip_peer(address, self.me);
                 let text = with_peer(&address, self.me);
                 let mut table = self.table();
                 if !table.listening.contains(&address) {
@@ -75,7 +82,17 @@ impl Node {
                 drop(table);
                 self.emit(NetEvent::Listening(text));
             }
-            SwarmEvent::ExpiredListenAddr { address, .. } => self.table().listening.retain(|a| *a != address),
+            SwarmEvent::ExpiredListenAddr { address, .. } => {
+                let address = strip_peer(address, self.me);
+                self.table().listening.retain(|a| *a != address);
+            }
+            SwarmEvent::ListenerClosed { listener_id, addresses, .. }
+                if self.relays.remove(&listener_id).is_some() =>
+            {
+                let addresses: Vec<_> = addresses.into_iter().map(|a| strip_peer(a, self.me)).collect();
+                self.table().listening.retain(|a| !addresses.contains(a));
+                debug!(target: "net", ?addresses, "no longer reachable through a relay");
+            }
             SwarmEvent::ListenerClosed { listener_id, addresses, reason } => {
                 self.listeners.remove(&listener_id);
                 self.table().listening.retain(|a| !addresses.contains(a));
@@ -116,12 +133,18 @@ impl Node {
 
     fn on_connected(&mut self, peer: PeerId, id: ConnectionId, endpoint: &ConnectedPoint, tried: Vec<Tried>) {
         let Some(admitted) = self.swarm.behaviour().admission.of(id) else { return };
-        let remote = strip_peer(endpoint.get_remote_address().clone(), peer);
+        let remote = match endpoint {
+            // All that is told of the other side is its name.
+            ConnectedPoint::Listener { local_addr, .. } if endpoint.is_relayed() => local_addr.clone(),
+            _ => strip_peer(endpoint.get_remote_address().clone(), peer),
+        };
         let now = now();
         {
             let mut table = self.table();
             let record = table.record(peer);
-            record.links.insert(id, Link { member: admitted.member, remote: remote.clone() });
+            record
+                .links
+                .insert(id, Link { member: admitted.member, remote: remote.clone(), since: Instant::now() });
             record.last_seen = Some(now);
             tried.iter().for_each(|t| record.failed(t));
             if endpoint.is_dialer() {
@@ -166,6 +189,9 @@ impl Node {
 
     /// The peer told who it is, which it does for its members only: so it serves this node.
     fn on_identified(&mut self, peer: PeerId, id: ConnectionId, info: identify::Info) {
+        if info.protocols.contains(&relay::HOP_PROTOCOL_NAME) {
+            self.rely_on(peer);
+        }
         let mut told = Vec::new();
         let mut evicted = Vec::new();
         let is_new = {
@@ -193,6 +219,25 @@ impl Node {
         });
         if is_new {
             self.emit(NetEvent::Connected(peer));
+        }
+    }
+
+    /// Asks a member that relays to be reachable through it, unless this node can be reached as it is.
+    fn rely_on(&mut self, relay: PeerId) {
+        let config = &self.shared.config;
+        let wanted = config.use_relays && !config.serve_relay && config.announce.is_empty();
+        let known =
+            self.relays.len() >= limit::RELAYS_USED_MAX || self.relays.values().any(|used| *used == relay);
+        if !wanted || known || !self.shared.members.allows(&relay) {
+            return;
+        }
+        let addresses = self.table().records.get(&relay).map(|record| record.dialable()).unwrap_or_default();
+        let Some(address) = addresses.into_iter().find(|address| !is_relayed(address)) else { return };
+        match self.swarm.listen_on(through(address, relay)) {
+            Ok(id) => {
+                self.relays.insert(id, relay);
+            }
+            Err(error) => debug!(target: "net", %relay, %error, "the relay cannot be used"),
         }
     }
 

@@ -38,6 +38,12 @@ pub struct NetConfig {
     pub reconnect_backoff: Duration,
     /// Longest such wait.
     pub max_reconnect_backoff: Duration,
+    /// Carry connections of other members.
+    pub serve_relay: bool,
+    /// Be reachable through members that do.
+    pub use_relays: bool,
+    /// Turn connections through relays into direct ones.
+    pub punch_holes: bool,
     /// Between searches for members that cannot be reached.
     pub discovery_interval: Duration,
     /// Bounds one sync or fetch request, from its sending to the last byte of its answer.

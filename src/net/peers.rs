@@ -10,7 +10,7 @@ use libp2p::Multiaddr;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::ConnectionId;
 
-use super::address::{is_tcp, with_peer};
+use super::address::{is_relayed, is_tcp, with_peer};
 use super::{Members, Tried};
 use crate::base::{Moment, PeerId, limit};
 
@@ -21,6 +21,8 @@ pub enum Transport {
     Tcp,
     /// QUIC.
     Quic,
+    /// Through another member.
+    Relay,
 }
 
 impl Transport {
@@ -29,11 +31,16 @@ impl Transport {
         match self {
             Self::Tcp => "tcp",
             Self::Quic => "quic",
+            Self::Relay => "relay",
         }
     }
 
     pub(super) fn of(address: &Multiaddr) -> Self {
-        if address.iter().any(|p| matches!(p, Protocol::QuicV1)) { Self::Quic } else { Self::Tcp }
+        match address {
+            address if is_relayed(address) => Self::Relay,
+            address if address.iter().any(|p| matches!(p, Protocol::QuicV1)) => Self::Quic,
+            _ => Self::Tcp,
+        }
     }
 }
 
@@ -67,7 +74,7 @@ pub struct PeerState {
     pub agent_version: Option<String>,
     /// Of the last ping.
     pub round_trip: Option<Duration>,
-    /// Of the newest connection.
+    /// Of the newest connection, direct ones first.
     pub transport: Option<Transport>,
 }
 
@@ -75,7 +82,9 @@ pub struct PeerState {
 #[derive(Debug, Clone)]
 pub(super) struct Link {
     pub(super) member: bool,
+    /// Where the peer is; this node's own place at the relay for a peer that came through it.
     pub(super) remote: Multiaddr,
+    pub(super) since: Instant,
 }
 
 #[derive(Debug, Clone)]
@@ -103,6 +112,16 @@ pub(super) struct Record {
 impl Record {
     pub(super) fn has_member_link(&self) -> bool {
         self.links.values().any(|l| l.member)
+    }
+
+    /// Connections through relays that a direct one has made needless.
+    pub(super) fn needless(&self, now: Instant) -> impl Iterator<Item = ConnectionId> + '_ {
+        let direct = self.links.values().any(|link| {
+            link.member
+                && !is_relayed(&link.remote)
+                && now.saturating_duration_since(link.since) >= limit::RELAYED_PARTING
+        });
+        self.links.iter().filter(move |(_, link)| direct && is_relayed(&link.remote)).map(|(id, _)| *id)
     }
 
     /// Addresses to dial, best first.
@@ -205,7 +224,11 @@ impl Record {
             last_good: k.good,
             last_error: k.error.clone(),
         };
-        let newest = self.links.iter().max_by_key(|(id, _)| **id).map(|(_, link)| link);
+        let newest = self
+            .links
+            .iter()
+            .max_by_key(|(id, link)| (!is_relayed(&link.remote), **id))
+            .map(|(_, link)| link);
         PeerState {
             id,
             connected: !self.links.is_empty(),

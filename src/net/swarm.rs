@@ -53,6 +53,8 @@ pub(super) struct Node {
     pub(super) serving: JoinSet<Option<Act>>,
     pub(super) finds: HashMap<kad::QueryId, (PeerId, Option<Found>)>,
     pub(super) listeners: HashMap<ListenerId, Multiaddr>,
+    /// Members that this node is, or asked to be, reachable through.
+    pub(super) relays: HashMap<ListenerId, PeerId>,
     stopping: Option<oneshot::Sender<()>>,
     pruned: Instant,
     searched: Instant,
@@ -80,6 +82,7 @@ impl Node {
             serving: JoinSet::new(),
             finds: HashMap::new(),
             listeners: HashMap::new(),
+            relays: HashMap::new(),
             stopping: None,
             pruned: Instant::now(),
             searched: Instant::now(),
@@ -178,7 +181,8 @@ impl Node {
         self.dials.clear();
         self.finds.clear();
         self.serving.abort_all();
-        for id in std::mem::take(&mut self.listeners).into_keys() {
+        let relays = std::mem::take(&mut self.relays).into_keys();
+        for id in std::mem::take(&mut self.listeners).into_keys().chain(relays) {
             self.swarm.remove_listener(id);
         }
         let open: Vec<_> = self.swarm.behaviour().admission.all().map(|(id, _)| id).collect();
@@ -286,6 +290,7 @@ impl Node {
             self.swarm.close_connection(id);
         }
         self.part_with_admitted();
+        self.part_with_relays(now);
         if now.duration_since(self.searched) >= self.shared.config.discovery_interval {
             self.searched = now;
             self.search_lost_members();
@@ -297,6 +302,18 @@ impl Node {
             self.shared.outgoing.prune();
             self.table().prune(&self.shared.members);
         }
+    }
+
+    fn part_with_relays(&mut self, now: Instant) {
+        let needless: Vec<_> = self
+            .table()
+            .records
+            .values()
+            .flat_map(|record| record.needless(now).collect::<Vec<_>>())
+            .collect();
+        needless.into_iter().for_each(|id| {
+            self.swarm.close_connection(id);
+        });
     }
 
     fn dial_lost_members(&mut self, now: Instant) {

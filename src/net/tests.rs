@@ -89,6 +89,9 @@ fn config(listen: &[&str]) -> NetConfig {
         heartbeat_interval: Duration::from_secs(5),
         reconnect_backoff: Duration::from_millis(100),
         max_reconnect_backoff: Duration::from_secs(1),
+        serve_relay: false,
+        use_relays: true,
+        punch_holes: true,
         discovery_interval: Duration::from_secs(300),
         fetch_timeout: Duration::from_secs(5),
         max_concurrent_fetch: 16,
@@ -149,7 +152,7 @@ async fn pair(one: NetConfig, two: NetConfig) -> (Peer, Peer) {
 }
 
 fn heads() -> wire::SyncRequest {
-    let query = wire::HeadQuery { vault: vec![1; 32] };
+    let query = wire::HeadQuery { vault: vec![1; 32], at_ms: 0 };
     wire::SyncRequest { ask: Some(wire::sync_request::Ask::Heads(query)) }
 }
 
@@ -591,4 +594,82 @@ async fn over_long_answers_are_refused_and_the_connection_goes_on() {
         assert_eq!(error.code(), Code::PeerMisbehaved);
     }
     assert_eq!(data(&target.net.fetch(id, range(limit::MIB as u64)).await.unwrap()), limit::MIB);
+}
+
+/// A relay, a node that can only be reached through it, and that node's address there.
+async fn behind_a_relay(relay: NetConfig, hidden: NetConfig) -> (Peer, Peer, String) {
+    let mut relay = Peer::start(NetConfig { serve_relay: true, ..relay }).await;
+    let mut hidden = Peer::start(hidden).await;
+    relay.members.insert(hidden.id());
+    hidden.knows(&relay).await;
+    relay.expect(|e| *e == NetEvent::Connected(hidden.id())).await;
+    let event = hidden.expect(|e| matches!(e, NetEvent::Listening(a) if a.contains("/p2p-circuit"))).await;
+    let NetEvent::Listening(address) = event else { unreachable!("it was matched") };
+    (relay, hidden, address)
+}
+
+/// Connects a third node to the hidden one by that address alone.
+async fn meet(relay: &Peer, hidden: &mut Peer, address: &str, config: NetConfig) -> Peer {
+    let mut caller = Peer::start(config).await;
+    caller.members.insert(hidden.id());
+    hidden.members.insert(caller.id());
+    // Only members are carried.
+    relay.members.insert(caller.id());
+    caller.members.insert(relay.id());
+    caller.net.add_address(hidden.id(), address).await.unwrap();
+    let (there, here) = (hidden.id(), caller.id());
+    caller.expect(|e| *e == NetEvent::Connected(there)).await;
+    hidden.expect(|e| *e == NetEvent::Connected(here)).await;
+    caller
+}
+
+#[tokio::test]
+async fn members_reach_each_other_through_a_relay() {
+    let still = |listen: &[&str]| NetConfig { punch_holes: false, ..config(listen) };
+    let (relay, mut hidden, address) = behind_a_relay(still(&[TCP]), still(&[])).await;
+    let caller = meet(&relay, &mut hidden, &address, still(&[])).await;
+    assert_eq!(caller.state(hidden.id()).transport, Some(Transport::Relay));
+    assert_eq!(hidden.state(caller.id()).transport, Some(Transport::Relay));
+    for _ in 0..4 {
+        let answer = caller.net.fetch(hidden.id(), range(1 << 20)).await.unwrap();
+        assert_eq!(data(&answer), 1 << 20, "more than libp2p's own limit of 128 KiB");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_through_a_relay_becomes_a_direct_one() {
+    let (relay, mut hidden, address) = behind_a_relay(config(&[TCP]), config(&[TCP])).await;
+    let caller = meet(&relay, &mut hidden, &address, config(&[TCP])).await;
+    let direct = async {
+        while caller.state(hidden.id()).transport != Some(Transport::Tcp) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, direct).await.expect("they find a direct way");
+    let answer = caller.net.fetch(hidden.id(), range(1 << 20)).await.unwrap();
+    assert_eq!(data(&answer), 1 << 20);
+}
+
+#[tokio::test]
+async fn who_wants_no_relay_asks_for_none() {
+    let mut relay = Peer::start(NetConfig { serve_relay: true, ..config(&[TCP]) }).await;
+    let mut shy = Peer::start(NetConfig { use_relays: false, ..config(&[]) }).await;
+    relay.members.insert(shy.id());
+    shy.knows(&relay).await;
+    relay.expect(|e| *e == NetEvent::Connected(shy.id())).await;
+    shy.expect(|e| *e == NetEvent::Connected(relay.id())).await;
+    shy.net.fetch(relay.id(), range(1)).await.unwrap();
+    assert!(shy.net.addresses().is_empty(), "{:?}", shy.net.addresses());
+}
+
+#[tokio::test]
+async fn strangers_are_not_carried() {
+    let still = |listen: &[&str]| NetConfig { punch_holes: false, ..config(listen) };
+    let (_relay, hidden, address) = behind_a_relay(still(&[TCP]), still(&[])).await;
+    let caller = Peer::start(still(&[])).await;
+    caller.members.insert(hidden.id());
+    hidden.members.insert(caller.id());
+    caller.net.add_address(hidden.id(), &address).await.unwrap();
+    let refused = caller.net.fetch(hidden.id(), range(1)).await;
+    assert!(matches!(refused, Err(NetError::Unreachable { .. })), "{refused:?}");
 }

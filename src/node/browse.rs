@@ -7,7 +7,7 @@ use futures::StreamExt;
 
 use super::core::Core;
 use super::error::failed;
-use super::flow::{Goods, flow};
+use super::flow::{Goods, flow, one_by_one};
 use super::source::Mesh;
 use super::status;
 use super::work::{know_listed_packs, split_reference};
@@ -211,14 +211,7 @@ pub(super) async fn dump(core: &Arc<Core>, reference: String) -> Result<Dump, Ap
         DumpKind::File(bytes) => Some(bytes),
         DumpKind::Archive => None,
     };
-    let parts = parts.flat_map(|batch| {
-        let (parts, error) = match batch {
-            Ok(parts) => (parts, None),
-            Err(error) => (Vec::new(), Some(error)),
-        };
-        futures::stream::iter(parts.into_iter().map(Ok).chain(error.map(Err)))
-    });
-    Ok(Dump { archive: kind == DumpKind::Archive, bytes, parts: Box::pin(parts) })
+    Ok(Dump { archive: kind == DumpKind::Archive, bytes, parts: one_by_one(parts) })
 }
 
 pub(super) async fn stats(core: &Arc<Core>, reference: Option<String>) -> Result<Stats, ApiError> {
@@ -297,14 +290,19 @@ pub(super) async fn tag(core: &Arc<Core>, request: TagRequest) -> Result<Vec<Tag
                     chosen.push(id);
                 }
             }
-            let edit = TagEdit { set: request.set, remove: request.remove, add: request.add };
+            let edit =
+                TagEdit { set: request.set, remove: request.remove, add: request.add, pin: request.pin };
             engine::tag(&vault, &view, &chosen, &edit, &core.holder_addresses()).map_err(failed)
         })
         .await?;
     // Holders get the new head and its records.
     core.changed.notify_one();
-    let tagged =
-        done.into_iter().map(|one| Tagged { snapshot_id: one.new, old_snapshot_id: one.old, tags: one.tags });
+    let tagged = done.into_iter().map(|one| Tagged {
+        snapshot_id: one.new,
+        old_snapshot_id: one.old,
+        tags: one.tags,
+        pinned: one.pinned,
+    });
     Ok(tagged.collect())
 }
 
@@ -314,7 +312,7 @@ fn check_tags(request: &TagRequest) -> Result<(), ApiError> {
         return wrong("no snapshot is named".to_owned());
     }
     let new: Vec<&String> = request.add.iter().chain(request.set.iter().flatten()).collect();
-    if new.is_empty() && request.remove.is_empty() && request.set.is_none() {
+    if new.is_empty() && request.remove.is_empty() && request.set.is_none() && request.pin.is_none() {
         return wrong("nothing to change: name tags to add, to remove or to set".to_owned());
     }
     if new.len() > limit::TAGS_MAX {

@@ -23,6 +23,7 @@ use super::reload::Configured;
 use super::resources::Resources;
 use super::schedule::{self, Schedule};
 use super::serve::Served;
+use super::upkeep::OnHold;
 use super::{Mode, auditing};
 use crate::api::{ApiError, Happening};
 use crate::base::{Clock, Code, Moment, PeerId, SystemClock, VaultId, limit, meter};
@@ -66,6 +67,7 @@ pub(super) struct Core {
     pub(super) dumps: Arc<Semaphore>,
     pub(super) hooks: Hooks,
     pub(super) looks: Looks,
+    pub(super) on_hold: OnHold,
     pub(super) schedule: Schedule,
     /// Where the daemon can be asked over TCP, by what for.
     pub(super) listeners: Mutex<BTreeMap<String, String>>,
@@ -134,6 +136,7 @@ impl Core {
             dumps: Arc::new(Semaphore::new(limit::DUMPS_MAX)),
             hooks: Hooks::default(),
             looks: Looks::default(),
+            on_hold: OnHold::default(),
             schedule: Schedule::default(),
             listeners: Mutex::default(),
             configured: Mutex::default(),
@@ -222,6 +225,7 @@ impl Core {
         self.tasks.spawn(self.clone().own_loop());
         if mode == Mode::Daemon {
             self.tasks.spawn(self.clone().hold_loop());
+            self.tasks.spawn(self.clone().hold_upkeep());
             self.tasks.spawn(schedule::run_loop(self.clone()));
             self.tasks.spawn(auditing::run_loop(self.clone()));
         } else {
@@ -511,6 +515,9 @@ pub(super) fn net_config(settings: &Settings, key: &NodeKey, listen: Vec<String>
         heartbeat_interval: p2p.heartbeat_interval,
         reconnect_backoff: p2p.reconnect_backoff,
         max_reconnect_backoff: p2p.max_reconnect_backoff,
+        serve_relay: settings.nat_traversal.serve_relay,
+        use_relays: settings.nat_traversal.enable_auto_relay,
+        punch_holes: settings.nat_traversal.enable_hole_punching,
         discovery_interval: p2p.discovery_interval,
         fetch_timeout: p2p.chunk_fetch_timeout,
         max_concurrent_fetch: p2p.max_concurrent_fetch as usize,

@@ -186,7 +186,17 @@ pub(super) fn job_ended(info: &JobInfo, now: Moment) {
         (None, JobKind::Backup) => meter::BACKUPS_FAILED.add(1),
         (None, JobKind::Restore) => meter::RESTORES_FAILED.add(1),
         (None, JobKind::Verify) => meter::VERIFY_RUNS.add("failed", 1),
-        (None, JobKind::Repair) => {}
+        (Some(JobOutcome::Forget(done)), _) => done.gc.iter().for_each(collected),
+        (Some(JobOutcome::Gc(done)), _) => collected(done),
+        (Some(JobOutcome::Import(_)), _) => {}
+        (None, JobKind::Repair | JobKind::Forget | JobKind::Gc | JobKind::Import) => {}
+    }
+}
+
+fn collected(done: &crate::api::GcReport) {
+    if !done.dry_run && !done.unchanged {
+        meter::GC_RUNS.add(1);
+        meter::GC_FREED_BYTES.add(done.deleted_bytes);
     }
 }
 

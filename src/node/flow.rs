@@ -3,9 +3,10 @@
 //! The thread waits while enough lies there; the taker gets everything that lies there at once. A reader that stops, or
 //! a node that does, ends the thread; a thread that fails or panics ends the stream with an error, never cleanly.
 
+use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use futures::stream;
+use futures::{Stream, StreamExt, stream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -107,6 +108,19 @@ impl<T> Drop for Taker<T> {
         self.shared.close();
         self.monitor.cancel();
     }
+}
+
+/// Things that come several at a time, one after the other.
+pub(super) fn one_by_one<T: Send + 'static>(
+    batches: Batches<T>,
+) -> Pin<Box<dyn Stream<Item = Result<T, ApiError>> + Send>> {
+    Box::pin(batches.flat_map(|batch| {
+        let (items, error) = match batch {
+            Ok(items) => (items, None),
+            Err(error) => (Vec::new(), Some(error)),
+        };
+        stream::iter(items.into_iter().map(Ok).chain(error.map(Err)))
+    }))
 }
 
 /// What a thread does once it is open: it puts what it finds.

@@ -18,6 +18,7 @@ use crate::base::{Code, HeadId, PackId, PeerId, VaultId, limit};
 use crate::engine::{self, Damage, Monitor};
 use crate::net::Net;
 use crate::snapshot::{Head, HeadSummary, PackSize, sign_receipt};
+use crate::store::StoreError;
 use crate::wire::{self, sync_request::Ask, sync_response::Answer};
 
 /// Packs pulled at one time for all owners together: each needs up to 16 MiB.
@@ -89,8 +90,8 @@ impl HoldQueue {
 
 /// What others may still store here: what is lent minus what they have stored, and never more than the disk has.
 /// Packs on their way are not counted: [`Resources::disk`](super::resources::Resources) knows of them.
-fn free_bytes(core: &Arc<Core>) -> Result<u64, ApiError> {
-    let counts = core.store.pack_counts().map_err(failed)?;
+pub(super) fn free_bytes(core: &Arc<Core>) -> Result<u64, StoreError> {
+    let counts = core.store.pack_counts()?;
     let lent = core.settings().replication.lend.saturating_sub(counts.foreign_bytes);
     Ok(lent.min(core.store.disk_free().saturating_sub(limit::RESERVE_BYTES)))
 }
@@ -119,7 +120,10 @@ pub(super) async fn answer_offer(
     if core.settings().replication.lend == 0 {
         return Err(ApiError::new(Code::StorageFull, "this node lends nothing"));
     }
-    let free_bytes = core.blocking(free_bytes).await?.saturating_sub(core.resources.disk.promised());
+    let free_bytes = core
+        .blocking(|core| free_bytes(core).map_err(failed))
+        .await?
+        .saturating_sub(core.resources.disk.promised());
     let accepted = core.holding.add(from, vault, head, packs);
     Ok(Some(Answer::Offer(wire::OfferAnswer { free_bytes, accepted })))
 }
@@ -295,10 +299,8 @@ fn pull(
     id: PackId,
     size: PackSize,
 ) -> Result<(), ApiError> {
-    let promise = core.resources.disk.promise(size.bytes(), || free_bytes(core))?;
-    let _promise = promise.ok_or_else(|| {
-        ApiError::new(Code::StorageFull, "what this node lends, or its disk, has no room for the pack")
-    })?;
+    let promise = core.resources.disk.promise(size.bytes(), || free_bytes(core)).map_err(failed)?;
+    let _promise = promise.ok_or(StoreError::NotLent).map_err(failed)?;
     let source = Mesh::new(core.clone(), net, Some(owner));
     let monitor = Monitor::default();
     let (bytes, outboard, _) = engine::pull_pack(&source, id, size.bytes(), &monitor).map_err(failed)?;

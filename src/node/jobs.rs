@@ -25,7 +25,7 @@ use crate::api::{
     ApiError, Happening, JobId, JobInfo, JobKind, JobOutcome, JobRequest, JobState, PathProblem, Progress,
 };
 use crate::base::{Code, Moment, limit};
-use crate::engine::Monitor;
+use crate::engine::{self, Monitor};
 
 const FILE: &str = "jobs.json";
 const VERSION: u32 = 1;
@@ -292,11 +292,18 @@ impl Core {
         streams: Streams,
     ) -> Ended {
         let kind = request.kind();
-        let least = if kind == JobKind::Backup {
-            let chunk_bytes = self.settings().snapshot.max_chunk_size;
-            limit::backup_bytes_min(usize::try_from(chunk_bytes).unwrap_or(limit::CHUNK_BYTES_MAX)) as u64
-        } else {
-            0
+        let settings = self.settings();
+        let least = match kind {
+            JobKind::Backup => {
+                let chunk_bytes = settings.snapshot.max_chunk_size;
+                limit::backup_bytes_min(usize::try_from(chunk_bytes).unwrap_or(limit::CHUNK_BYTES_MAX)) as u64
+            }
+            // In one walk over all trees where possible; with less memory it takes several.
+            JobKind::Gc | JobKind::Forget => {
+                let chunks = self.store.pack_counts().map_or(0, |counts| counts.chunks);
+                (engine::gc_memory_wanted(chunks) as u64).min(settings.storage.memory_limit / 4 * 3)
+            }
+            JobKind::Restore | JobKind::Verify | JobKind::Repair | JobKind::Import => 0,
         };
         self.save_jobs().await;
         let place: Place = tokio::select! {
@@ -383,6 +390,11 @@ fn brief(mut info: JobInfo) -> JobInfo {
         && let Some(JobOutcome::Restore(done)) = &mut info.outcome
     {
         done.changes.clear();
+    }
+    if long(&info)
+        && let Some(JobOutcome::Forget(done)) = &mut info.outcome
+    {
+        done.kept.clear();
     }
     if long(&info) {
         info.outcome = None;

@@ -26,6 +26,7 @@ mod setup;
 mod source;
 mod status;
 mod streams;
+mod upkeep;
 mod verified;
 mod work;
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::core::Core;
 use super::error::failed;
 use crate::api::ApiError;
-use crate::base::{Code, HeadId, PeerId, VaultId};
+use crate::base::{Code, HeadId, Moment, PeerId, VaultId};
 use crate::engine::{self, HeadNews};
 use crate::net::Net;
 use crate::snapshot::{Head, HeadSummary, PeerAddress};
@@ -43,7 +43,18 @@ pub(super) async fn heads_of(
     peer: PeerId,
     vault: VaultId,
 ) -> Result<(Vec<HeadSummary>, Vec<PeerAddress>), ApiError> {
-    let query = Ask::Heads(wire::HeadQuery { vault: vault.as_bytes().to_vec() });
+    heads_at(net, peer, vault, None).await
+}
+
+/// The heads of a vault that were the newest ones of a peer at a moment (now when absent), and the holders it knows.
+pub(super) async fn heads_at(
+    net: &Net,
+    peer: PeerId,
+    vault: VaultId,
+    at: Option<Moment>,
+) -> Result<(Vec<HeadSummary>, Vec<PeerAddress>), ApiError> {
+    let at_ms = at.map_or(0, Moment::as_millis);
+    let query = Ask::Heads(wire::HeadQuery { vault: vault.as_bytes().to_vec(), at_ms });
     let Some(Answer::Heads(list)) = ask(net, peer, query).await? else {
         return Err(odd(peer, "answered something else"));
     };

@@ -8,10 +8,10 @@ use super::core::{Core, log_failure};
 use super::door::prove;
 use super::error::{failed, panicked};
 use super::owning::index_listed;
-use super::records::{ask, heads_of, pull_head, refused};
+use super::records::{ask, heads_at, heads_of, pull_head, refused};
 use super::{Mode, Node};
 use crate::api::{ApiError, Identity};
-use crate::base::{Clock, Code, DeviceId, PackId, PeerId, SystemClock, VaultId, limit, random_bytes};
+use crate::base::{Clock, Code, DeviceId, Moment, PackId, PeerId, SystemClock, VaultId, limit, random_bytes};
 use crate::config::Settings;
 use crate::crypto::{AdminKey, KdfCost, Passphrase, Phrase};
 use crate::engine::{self, VaultView};
@@ -32,6 +32,8 @@ pub struct RecoverRequest {
     pub device_name: String,
     /// The lost device (name or id) whose snapshots this one carries on.
     pub heir_of: Option<String>,
+    /// The vault as holders had it then, by their clocks; as it is when absent.
+    pub at: Option<Moment>,
 }
 
 /// What recovery brought.
@@ -182,7 +184,7 @@ async fn bring_back(
             }
         }
     }
-    fetch_heads(core, &net, &holders, vault).await?;
+    fetch_heads(core, &net, &holders, vault, request.at).await?;
     progress("enrolling this machine");
     enrol(core, request).await?;
     let open = core.vault()?;
@@ -262,17 +264,18 @@ async fn prove_to(
     }
 }
 
-/// Takes over the newest head of every device that any holder has.
+/// Takes over the newest head of every device that any holder has, or had at that moment.
 async fn fetch_heads(
     core: &Arc<Core>,
     net: &Net,
     holders: &[PeerId],
     vault: VaultId,
+    at: Option<Moment>,
 ) -> Result<(), ApiError> {
     let mut best: Vec<(PeerId, crate::snapshot::HeadSummary)> = Vec::new();
     let mut failure = None;
     for holder in holders {
-        let heads = match heads_of(net, *holder, vault).await {
+        let heads = match heads_at(net, *holder, vault, at).await {
             Ok((heads, _)) => heads,
             Err(error) => {
                 failure = Some(error);
@@ -288,7 +291,8 @@ async fn fetch_heads(
         }
     }
     if best.is_empty() {
-        let nothing = ApiError::new(Code::VaultNotFound, "no holder has a head of this vault");
+        let when = if at.is_some() { " from that time" } else { "" };
+        let nothing = ApiError::new(Code::VaultNotFound, format!("no holder has a head of this vault{when}"));
         return Err(failure.unwrap_or(nothing));
     }
     for (holder, head) in best {

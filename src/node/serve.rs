@@ -7,7 +7,7 @@ use super::core::Core;
 use super::error::failed;
 use super::{door, holding};
 use crate::api::{ApiError, Happening};
-use crate::base::{Code, HeadId, ListId, PackId, PeerId, SnapshotId, VaultId, limit};
+use crate::base::{Code, HeadId, ListId, Moment, PackId, PeerId, SnapshotId, VaultId, limit};
 use crate::engine;
 use crate::net::{BoxFuture, Net, Server};
 use crate::pack::{CellRange, Outboard};
@@ -122,7 +122,10 @@ fn not_here() -> ApiError {
 
 fn heads(core: &Arc<Core>, query: &wire::HeadQuery) -> Answered {
     let vault = VaultId::try_from(query.vault.as_slice()).map_err(malformed)?;
-    let heads = engine::newest_heads(&core.store, vault).map_err(failed)?;
+    let heads = match query.at_ms {
+        0 => engine::newest_heads(&core.store, vault).map_err(failed)?,
+        at => engine::heads_at(&core.store, vault, Moment::from_millis(at)).map_err(failed)?,
+    };
     let mut holders: Vec<PeerAddress> = vec![PeerAddress {
         peer: core.key.peer_id(),
         addresses: core.net().map(Net::addresses).unwrap_or_default(),

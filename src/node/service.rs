@@ -6,12 +6,12 @@ use std::sync::Arc;
 use super::core::Core;
 use super::error::failed;
 use super::source::Mesh;
-use super::work::explain;
+use super::work::{self, explain, gc_status};
 use super::{Node, browse, exposition, reload, schedule, status, verified};
 use crate::api::{
     AddPeer, AddSchedule, ApiError, Batches, ConfigRow, DiffItem, DiffQuery, Dump, EditSchedule, EntryInfo,
-    EventStream, ExplainReport, ExplainRequest, FateStream, FindQuery, Found, Health, Identity, InputStream,
-    JobId, JobInfo, JobRequest, PeerInfo, Reloaded, Reply, ScheduleInfo, Service, SnapshotInfo,
+    EventStream, ExplainReport, ExplainRequest, FateStream, FindQuery, Found, GcStatus, Health, Identity,
+    InputStream, JobId, JobInfo, JobRequest, PeerInfo, Reloaded, Reply, ScheduleInfo, Service, SnapshotInfo,
     SnapshotQuery, Stats, Status, TagRequest, Tagged, TreeQuery, VerifyReport,
 };
 use crate::base::{Code, PeerId};
@@ -69,12 +69,28 @@ impl Service for Node {
         Box::pin(browse::dump(&self.core, reference))
     }
 
+    fn export(&self, snapshot: Option<String>) -> Reply<'_, Dump> {
+        Box::pin(work::export(&self.core, snapshot))
+    }
+
     fn stats(&self, reference: Option<String>) -> Reply<'_, Stats> {
         Box::pin(browse::stats(&self.core, reference))
     }
 
     fn tag(&self, request: TagRequest) -> Reply<'_, Vec<Tagged>> {
         Box::pin(browse::tag(&self.core, request))
+    }
+
+    fn snapshot(&self, reference: String) -> Reply<'_, SnapshotInfo> {
+        Box::pin(self.core.blocking(move |core| {
+            let vault = core.vault()?;
+            let view = VaultView::load(&vault).map_err(failed)?;
+            status::snapshot(&vault, &view, &reference)
+        }))
+    }
+
+    fn gc_status(&self) -> Reply<'_, GcStatus> {
+        Box::pin(self.core.blocking(gc_status))
     }
 
     fn start(&self, request: JobRequest) -> Reply<'_, JobId> {

@@ -90,13 +90,15 @@ pub(super) async fn ask(
         pack: pack.as_bytes().to_vec(),
         ranges: vec![wire::Range { offset: range.offset(), length }],
     };
-    let mut pause = BUSY_PAUSE;
+    let (mut pause, mut broken) = (BUSY_PAUSE, false);
     for _ in 0..BUSY_TRIES {
         match net.fetch(holder, request.clone()).await {
             Err(NetError::Busy { .. }) => {
                 tokio::time::sleep(pause).await;
                 pause *= 2;
             }
+            // The connection may have been closed in favour of a better one.
+            Err(NetError::Broken { .. }) if !broken => broken = true,
             Err(NetError::Timeout { .. }) => return Err(FetchFailure::Timeout),
             Err(error) => return Err(FetchFailure::Offline(error.to_string())),
             Ok(response) => return slice_of(response),

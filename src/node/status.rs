@@ -14,7 +14,7 @@ use crate::api::{
 };
 use crate::base::{ByteSize, ChunkId, Code, Moment, PeerId, SnapshotId, encode_path, limit};
 use crate::engine::{self, CopyCounts, TreeEntry, Vault, VaultView};
-use crate::net::Net;
+use crate::net::{Net, Transport};
 use crate::snapshot::Snapshot;
 use crate::wire::{Node, NodeType, Time};
 
@@ -96,6 +96,7 @@ pub(super) fn status(core: &Arc<Core>) -> Result<Status, ApiError> {
             own_bytes: counts.own_bytes,
             foreign_packs: counts.foreign_packs,
             foreign_bytes: counts.foreign_bytes,
+            on_hold_bytes: core.on_hold.sum().1,
             lend: core.settings().replication.lend,
             chunks: counts.chunks,
             disk_free: core.store.disk_free(),
@@ -257,12 +258,17 @@ pub(super) fn peers(core: &Arc<Core>) -> Result<Vec<PeerInfo>, ApiError> {
             state.and_then(|s| s.addresses.iter().find_map(|a| a.last_error.clone()))
         };
         let (packs_held, bytes_held) = held.get(&id).copied().unwrap_or_default();
-        let (packs_stored, bytes_stored) = stored.get(&id).copied().unwrap_or_default();
+        let via = state
+            .filter(|_| connected)
+            .and_then(|state| state.transport)
+            .map(|transport| if transport == Transport::Relay { "relay" } else { "direct" }.to_owned());
+        let (packs_stored, bytes_stored, bytes_on_hold) = stored.get(&id).copied().unwrap_or_default();
         PeerInfo {
             id,
             name: entry.and_then(|entry| entry.name.clone()),
             standing: standing.to_owned(),
             connected,
+            via,
             addresses,
             last_seen: seen.map(Moment::to_rfc3339),
             last_error,
@@ -271,6 +277,7 @@ pub(super) fn peers(core: &Arc<Core>) -> Result<Vec<PeerInfo>, ApiError> {
             packs_stored,
             bytes_stored,
             audit: audits.get(&id).cloned(),
+            bytes_on_hold,
         }
     };
     let mut out: Vec<PeerInfo> = book.allowed.iter().map(|entry| describe(entry.peer, "allowed")).collect();
@@ -288,14 +295,15 @@ pub(super) fn peers(core: &Arc<Core>) -> Result<Vec<PeerInfo>, ApiError> {
     Ok(out)
 }
 
-/// Packs and bytes stored for each peer: those of the vaults whose devices run on it.
-fn stored_for(core: &Arc<Core>) -> Result<BTreeMap<PeerId, (u64, u64)>, ApiError> {
-    let mut out: BTreeMap<PeerId, (u64, u64)> = BTreeMap::new();
+/// Packs and bytes stored for each peer, and bytes on hold among them: those of the vaults whose devices run on it.
+fn stored_for(core: &Arc<Core>) -> Result<BTreeMap<PeerId, (u64, u64, u64)>, ApiError> {
+    let mut out: BTreeMap<PeerId, (u64, u64, u64)> = BTreeMap::new();
     for (vault, (packs, bytes)) in core.store.foreign_usage().map_err(failed)? {
         for head in engine::newest_heads(&core.store, vault).map_err(failed)? {
             let entry = out.entry(head.certificate.peer).or_default();
             entry.0 += packs;
             entry.1 += bytes;
+            entry.2 += core.on_hold.of(vault).1;
         }
     }
     Ok(out)
@@ -316,6 +324,13 @@ pub(super) fn snapshots(
         chosen.drain(..chosen.len().saturating_sub(latest));
     }
     Ok(chosen)
+}
+
+/// The one snapshot that a reference names.
+pub(super) fn snapshot(vault: &Vault, view: &VaultView, reference: &str) -> Result<SnapshotInfo, ApiError> {
+    let found = engine::resolve(view, reference).map_err(failed)?;
+    let copies = engine::copy_counts(vault, view).map_err(failed)?;
+    Ok(info(view, &copies, vault.options().copies, found))
 }
 
 /// Whether a snapshot is of the host, with the tag and of the path that a query names.
@@ -342,6 +357,7 @@ fn info(view: &VaultView, copies: &CopyCounts, wanted: u32, snapshot: &Snapshot)
         copies: copies.of_snapshot(snapshot.id),
         copies_wanted: wanted,
         complete: snapshot.is_complete(),
+        pinned: snapshot.info.pinned,
         device: view.device_name(snapshot.device),
         original: snapshot.original,
     }

@@ -1,4 +1,4 @@
-//! What passes between a job and its caller while it works: the input of a backup, the fates of paths in a dry run.
+//! What passes between a job and its caller while it works: the input of a backup or import, the fates of paths in a dry run.
 //!
 //! Both are bounded: the faster side waits for the slower one. An input counts as whole only when its end was said; a
 //! caller that goes away before that fails the job. A job waits `limit::JOB_STREAM_WAIT` for its caller to come.
@@ -43,15 +43,21 @@ enum Piece {
 impl Ends {
     /// The streams that a job of this kind has.
     pub(super) fn enter(&self, id: JobId, request: &JobRequest, cancel: CancellationToken) -> Streams {
-        let JobRequest::Backup(request) = request else { return Streams::default() };
+        let (takes_input, tells_fates) = match request {
+            JobRequest::Backup(request) => {
+                (request.stdin_filename.is_some(), request.dry_run && request.list)
+            }
+            JobRequest::Import(_) => (true, false),
+            _ => (false, false),
+        };
         let (mut job, mut end) =
             (Streams::default(), End { input: None, fates: None, cancel: cancel.clone() });
-        if request.stdin_filename.is_some() {
+        if takes_input {
             let (sender, pieces) = mpsc::channel(limit::JOB_PIECES_MAX);
             end.input = Some(sender);
             job.input = Some(Input { pieces, current: Bytes::new(), ended: false });
         }
-        if request.dry_run && request.list {
+        if tells_fates {
             let (lines, receiver) = mpsc::channel(limit::JOB_LINES_MAX);
             let (taken, is_taken) = oneshot::channel();
             end.fates = Some((receiver, taken));

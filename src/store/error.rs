@@ -44,6 +44,9 @@ pub enum StoreError {
     /// The packs take as much as they may.
     #[error("the packs here would take more than {0}")]
     OverLimit(ByteSize),
+    /// What is lent to others, or the disk, is used up.
+    #[error("what this node lends, or its disk, has no room for the pack")]
+    NotLent,
     /// A flush to disk failed earlier; nothing more is acknowledged.
     #[error("a write to disk failed earlier; the store accepts nothing more until it is opened again")]
     Poisoned,
@@ -88,7 +91,7 @@ impl Coded for StoreError {
             Self::TooNew(_) => Code::StorageTooNew,
             Self::Unavailable { .. } | Self::Poisoned => Code::StorageUnavailable,
             Self::MarkerLost(_) | Self::IndexDamaged(_) | Self::DamagedFile(_) => Code::StorageCorrupted,
-            Self::Full(_) | Self::OverLimit(_) => Code::StorageFull,
+            Self::Full(_) | Self::OverLimit(_) | Self::NotLent => Code::StorageFull,
             Self::MissingPack(_) | Self::MissingFile(_) => Code::ChunkNotFound,
             Self::Io { .. } => Code::IoFailed,
         }
@@ -110,6 +113,9 @@ impl Coded for StoreError {
             }
             Self::Full(_) => "free some space and run the command again; everything committed so far is kept",
             Self::OverLimit(_) => "raise storage.disk_limit; everything committed so far is kept",
+            Self::NotLent => {
+                "raise replication.lend, or free some space; everything committed so far is kept"
+            }
             Self::Poisoned => "check the disk (dmesg), then restart",
             _ => return None,
         };

@@ -1,13 +1,15 @@
 //! The one publish path: write to `tmp/`, fdatasync, rename, fsync the directory.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io::{self, Read};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
 
 use super::error::StoreError;
-use crate::base::random_bytes;
+use super::trace::Trace;
+use crate::base::{Moment, random_bytes};
 
 /// Everything a store has beside the index. Packs are spread over 256 directories by their first byte.
 const DIRECTORIES: [&str; 9] =
@@ -17,15 +19,23 @@ pub(super) struct Files {
     root: PathBuf,
     /// Set by the first failed flush: after it the kernel may have dropped dirty pages, so nothing is certain.
     poisoned: AtomicBool,
+    trace: Trace,
 }
 
 /// A file that is being written in `tmp/`. Dropped, it leaves nothing.
 pub(super) struct Draft {
     pub(super) file: File,
     path: PathBuf,
+    trace: Trace,
 }
 
 impl Draft {
+    /// Writes at `offset`.
+    pub(super) fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.trace.write(&self.path, offset, bytes);
+        self.file.write_all_at(bytes, offset)
+    }
+
     /// Its path; from now on somebody else answers for it.
     fn keep(mut self) -> PathBuf {
         std::mem::take(&mut self.path)
@@ -36,6 +46,7 @@ impl Drop for Draft {
     fn drop(&mut self) {
         if !self.path.as_os_str().is_empty() {
             // What cannot be deleted now is cleared at the next start.
+            self.trace.remove(&self.path);
             let _ = std::fs::remove_file(&self.path);
         }
     }
@@ -71,7 +82,7 @@ impl Files {
         for byte in 0..=255u8 {
             make_dir(&root.join(format!("packs/{byte:02x}")))?;
         }
-        let files = Self { root: root.to_owned(), poisoned: AtomicBool::new(false) };
+        let files = Self { root: root.to_owned(), poisoned: AtomicBool::new(false), trace: Trace::current() };
         for name in ["packs", "members", ""] {
             files.sync_dir(&root.join(name))?;
         }
@@ -83,7 +94,7 @@ impl Files {
 
     /// Opens a store's directories and clears what a crash left in `tmp/`.
     pub(super) fn open(root: &Path) -> Result<Self, StoreError> {
-        let files = Self { root: root.to_owned(), poisoned: AtomicBool::new(false) };
+        let files = Self { root: root.to_owned(), poisoned: AtomicBool::new(false), trace: Trace::current() };
         let unavailable = |source| StoreError::Unavailable { path: root.to_owned(), source };
         for name in DIRECTORIES {
             // A directory that went missing is made again: its files, if any were lost, are found by verify.
@@ -115,6 +126,7 @@ impl Files {
     }
 
     pub(super) fn sync_dir(&self, dir: &Path) -> Result<(), StoreError> {
+        self.trace.sync_dir(dir);
         let handle = File::open(dir).map_err(|e| StoreError::io("opening a directory to flush it", e))?;
         handle.sync_all().map_err(|e| self.poison("flushing a directory", e))
     }
@@ -135,19 +147,23 @@ impl Files {
     }
 
     fn put(&self, tmp: &Path, dir: &str, name: &str) -> Result<(), StoreError> {
-        std::fs::rename(tmp, self.path(dir, name)).map_err(|e| {
+        let place = self.path(dir, name);
+        self.trace.rename(tmp, &place);
+        std::fs::rename(tmp, place).map_err(|e| {
             let _ = std::fs::remove_file(tmp);
             StoreError::io("putting a file in place", e)
         })
     }
 
     fn write_tmp(&self, parts: &[&[u8]], flush: bool) -> Result<PathBuf, StoreError> {
-        let mut draft = self.draft()?;
+        let draft = self.draft()?;
+        let mut offset = 0;
         for part in parts {
-            draft.file.write_all(part).map_err(|e| StoreError::io("writing a file", e))?;
+            draft.write_at(part, offset).map_err(|e| StoreError::io("writing a file", e))?;
+            offset += part.len() as u64;
         }
         if flush {
-            self.flush(&draft.file)?;
+            self.flush(&draft)?;
         }
         Ok(draft.keep())
     }
@@ -158,20 +174,22 @@ impl Files {
         let path = self.path("tmp", &hex::encode(random_bytes::<16>()));
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create_new(true).mode(0o600).open(&path);
-        file.map(|file| Draft { file, path }).map_err(|e| StoreError::io("making a file", e))
+        let trace = self.trace.clone();
+        file.map(|file| Draft { file, path, trace }).map_err(|e| StoreError::io("making a file", e))
     }
 
     /// Durably puts a draft in place, as [`Files::publish`] does.
     pub(super) fn publish_draft(&self, draft: Draft, dir: &str, name: &str) -> Result<(), StoreError> {
         self.sound()?;
-        self.flush(&draft.file)?;
+        self.flush(&draft)?;
         self.put(&draft.keep(), dir, name)?;
         self.sync_dir(&self.root.join(dir))
     }
 
     /// Flushes a file that nobody was told of yet.
-    fn flush(&self, file: &File) -> Result<(), StoreError> {
-        file.sync_data().map_err(|e| {
+    fn flush(&self, draft: &Draft) -> Result<(), StoreError> {
+        self.trace.sync(&draft.path);
+        draft.file.sync_data().map_err(|e| {
             // Delayed allocation reports a full disk only here; nothing was acknowledged, so that alone
             // does not put earlier files in doubt.
             let full = matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
@@ -182,8 +200,9 @@ impl Files {
     /// Moves a file within the store, durably.
     pub(super) fn rename(&self, from: (&str, &str), to: (&str, &str)) -> Result<(), StoreError> {
         self.sound()?;
-        std::fs::rename(self.path(from.0, from.1), self.path(to.0, to.1))
-            .map_err(|e| StoreError::io("moving a file", e))?;
+        let (old, new) = (self.path(from.0, from.1), self.path(to.0, to.1));
+        self.trace.rename(&old, &new);
+        std::fs::rename(old, new).map_err(|e| StoreError::io("moving a file", e))?;
         self.sync_dir(&self.root.join(to.0))?;
         self.sync_dir(&self.root.join(from.0))
     }
@@ -206,7 +225,9 @@ impl Files {
     /// Durably removes a file; one that is not there is no error.
     pub(super) fn remove(&self, dir: &str, name: &str) -> Result<(), StoreError> {
         self.sound()?;
-        match std::fs::remove_file(self.path(dir, name)) {
+        let path = self.path(dir, name);
+        self.trace.remove(&path);
+        match std::fs::remove_file(path) {
             Ok(()) => self.sync_dir(&self.root.join(dir)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(e) => Err(StoreError::io("removing a file", e)),
@@ -246,6 +267,28 @@ impl Files {
         }
         names.sort_unstable();
         Ok(names)
+    }
+
+    /// Names of files that were written at least `age` ago; one whose age cannot be told is young.
+    pub(super) fn old_names(&self, dir: &str, age: Duration) -> Result<Vec<String>, StoreError> {
+        let mut names = self.names(dir)?;
+        names.retain(|name| {
+            let written = std::fs::metadata(self.path(dir, name)).and_then(|file| file.modified());
+            written.is_ok_and(|time| time.elapsed().is_ok_and(|since| since >= age))
+        });
+        Ok(names)
+    }
+
+    /// When a file was written; `None` when it is not there.
+    pub(super) fn modified(&self, dir: &str, name: &str) -> Result<Option<Moment>, StoreError> {
+        match std::fs::metadata(self.path(dir, name)).and_then(|file| file.modified()) {
+            Ok(time) => {
+                let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+                Ok(Some(Moment::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))))
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(StoreError::io("examining a file", e)),
+        }
     }
 
     /// Makes a directory of the store, durably.

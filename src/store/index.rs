@@ -16,7 +16,7 @@ use redb::{
 
 use super::Store;
 use super::error::StoreError;
-use super::rows::{ChunkPlace, PLACE_BYTES, PackNumber, PackRow};
+use super::rows::{ChunkPlace, PLACE_BYTES, PackNumber, PackRow, RetiredRow};
 use crate::base::{
     ChunkId, DeviceId, Epoch, HeadId, Moment, PackId, PeerId, SnapshotId, VaultId, limit, meter,
 };
@@ -39,6 +39,13 @@ const FOREIGN: TableDefinition<(&[u8; 32], u32), ()> = TableDefinition::new("for
 
 /// (holder, device) → position and id of the newest head whose records the holder confirmed.
 const HEAD_RECEIPTS: TableDefinition<Pair, (u64, &[u8; 32])> = TableDefinition::new("head_receipts");
+
+/// Pack number → since when it waits to be deleted, and what of it is elsewhere.
+const RETIRED: TableDefinition<u32, &[u8]> = TableDefinition::new("retired");
+/// Ids of packs whose rows are gone and whose files are to be removed.
+const DOOMED: TableDefinition<&[u8; 32], ()> = TableDefinition::new("doomed");
+/// The key of the next free pack number in [`META`].
+const NEXT_PACK: &str = "next_pack";
 
 /// Two ids as a key.
 type Pair = (&'static [u8; 32], &'static [u8; 32]);
@@ -156,6 +163,12 @@ impl Index {
         // Made here so that its mode is ours; redb takes an empty file for a new database.
         let made = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
         made.map_err(|e| StoreError::io("making the index", e))?;
+        #[cfg(test)]
+        if super::trace::is_recording() {
+            let backend =
+                super::trace::Recorded::open(path).map_err(|e| StoreError::io("making the index", e))?;
+            return Self::fill(token, |builder| builder.create_with_backend(backend));
+        }
         Self::fill(token, |builder| builder.create(path))
     }
 
@@ -181,6 +194,8 @@ impl Index {
                 tx.open_table(SNAPSHOT_PACKS).map_err(wrong)?;
                 tx.open_table(FOREIGN).map_err(wrong)?;
                 tx.open_table(HEAD_RECEIPTS).map_err(wrong)?;
+                tx.open_table(RETIRED).map_err(wrong)?;
+                tx.open_table(DOOMED).map_err(wrong)?;
                 Ok(())
             })?;
             Ok(index)
@@ -192,19 +207,47 @@ impl Index {
             return Err(StoreError::IndexDamaged("index.redb is missing".to_owned()));
         }
         guarded(|| {
-            let opened = Database::builder().set_cache_size(limit::INDEX_CACHE_BYTES).open(path);
-            let db = opened.map_err(wrong)?;
+            let db = Self::open_file(path)?;
             let index = Self { db, totals: Mutex::default(), entered: AtomicU64::new(0) };
             let known = index.read(|tx| {
                 let meta = tx.open_table(META).map_err(wrong)?;
                 Ok(meta.get("token").map_err(wrong)?.is_some_and(|t| t.value() == token.as_bytes()))
             })?;
-            if known {
-                Ok(index)
-            } else {
-                Err(StoreError::IndexDamaged("it belongs to another store".to_owned()))
+            if !known {
+                return Err(StoreError::IndexDamaged("it belongs to another store".to_owned()));
             }
+            index.add_missing_tables()?;
+            Ok(index)
         })
+    }
+
+    fn open_file(path: &Path) -> Result<Database, StoreError> {
+        let mut builder = Database::builder();
+        builder.set_cache_size(limit::INDEX_CACHE_BYTES);
+        #[cfg(test)]
+        if super::trace::is_recording() {
+            let backend =
+                super::trace::Recorded::open(path).map_err(|e| StoreError::io("opening the index", e))?;
+            return builder.create_with_backend(backend).map_err(wrong);
+        }
+        builder.open(path).map_err(wrong)
+    }
+
+    /// An index of a version that deleted nothing has no tables for it.
+    fn add_missing_tables(&self) -> Result<(), StoreError> {
+        let missing = self.read(|tx| match tx.open_table(DOOMED) {
+            Ok(_) => Ok(false),
+            Err(redb::TableError::TableDoesNotExist(_)) => Ok(true),
+            Err(error) => Err(wrong(error)),
+        })?;
+        if missing {
+            self.write(|tx| {
+                tx.open_table(RETIRED).map_err(wrong)?;
+                tx.open_table(DOOMED).map_err(wrong)?;
+                Ok(())
+            })?;
+        }
+        Ok(())
     }
 
     fn read<T>(&self, work: impl FnOnce(&ReadTransaction) -> Result<T, StoreError>) -> Result<T, StoreError> {
@@ -250,13 +293,35 @@ impl Store {
     ///
     /// A chunk that the index has keeps its place. Entering a pack again changes nothing.
     pub fn index_packs(&self, packs: &[NewPack]) -> Result<Vec<IndexedPack>, StoreError> {
+        for pack in packs {
+            self.absolve(pack.id)?;
+        }
+        // A chunk whose only place is going gets its new one.
+        let condemned = self.condemned();
+        self.enter_packs(packs, |place| condemned.contains(&place.pack))
+    }
+
+    /// Enters packs as [`Store::index_packs`] does, and lets their chunks be found there instead of in packs of `from`.
+    pub fn move_chunks(
+        &self,
+        packs: &[NewPack],
+        from: &HashSet<PackNumber>,
+    ) -> Result<Vec<IndexedPack>, StoreError> {
+        self.enter_packs(packs, |place| from.contains(&place.pack))
+    }
+
+    fn enter_packs(
+        &self,
+        packs: &[NewPack],
+        gives_way: impl Fn(&ChunkPlace) -> bool,
+    ) -> Result<Vec<IndexedPack>, StoreError> {
         let mut totals = self.index.totals.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut fresh, mut chunks_added) = (PackCounts::default(), 0);
         let indexed = self.index.write(|tx| {
             let mut rows = tx.open_table(PACKS).map_err(wrong)?;
             let mut numbers = tx.open_table(PACK_NUMBERS).map_err(wrong)?;
             let mut chunks = tx.open_table(CHUNKS).map_err(wrong)?;
-            let mut next = rows.last().map_err(wrong)?.map_or(0, |(number, _)| number.value() + 1);
+            let mut next = next_pack(tx, &rows)?;
             let mut out = Vec::with_capacity(packs.len());
             for pack in packs {
                 let known = numbers.get(pack.id.as_bytes()).map_err(wrong)?.map(|number| number.value());
@@ -270,10 +335,14 @@ impl Store {
                     fresh.add(pack.own, pack.bytes);
                 }
                 for entry in &pack.entries {
-                    if chunks.get(entry.id.as_bytes()).map_err(wrong)?.is_none() {
+                    let known = match chunks.get(entry.id.as_bytes()).map_err(wrong)? {
+                        None => None,
+                        Some(row) => Some(ChunkPlace::decode(row.value()).ok_or_else(|| damaged("chunks"))?),
+                    };
+                    if known.as_ref().is_none_or(&gives_way) {
                         let place = ChunkPlace::of(number, entry).encode();
                         chunks.insert(entry.id.as_bytes(), &place).map_err(wrong)?;
-                        chunks_added += 1;
+                        chunks_added += u64::from(known.is_none());
                     }
                 }
                 out.push(IndexedPack { id: pack.id, number });
@@ -479,6 +548,14 @@ impl Store {
         })
     }
 
+    /// Forgets which packs these snapshots need.
+    pub fn drop_snapshot_packs(&self, gone: impl Fn(SnapshotId) -> bool) -> Result<(), StoreError> {
+        self.index.write(|tx| {
+            let mut table = tx.open_table(SNAPSHOT_PACKS).map_err(wrong)?;
+            table.retain(|id, _| !gone(SnapshotId::new(*id))).map_err(wrong)
+        })
+    }
+
     /// Calls `each` for every chunk; stops when it gives `false`. Reads the whole chunk table.
     pub fn for_each_chunk(
         &self,
@@ -527,6 +604,16 @@ impl Store {
         })
     }
 
+    /// Packs that are kept for that vault.
+    pub fn foreign_packs(&self, vault: VaultId) -> Result<Vec<PackNumber>, StoreError> {
+        self.index.read(|tx| {
+            let table = tx.open_table(FOREIGN).map_err(wrong)?;
+            let all = (vault.as_bytes(), 0)..=(vault.as_bytes(), u32::MAX);
+            let rows = table.range::<(&[u8; 32], u32)>(all).map_err(wrong)?;
+            rows.map(|row| Ok(PackNumber(row.map_err(wrong)?.0.value().1))).collect()
+        })
+    }
+
     /// Packs and bytes kept for each foreign vault.
     pub fn foreign_usage(&self) -> Result<HashMap<VaultId, (u64, u64)>, StoreError> {
         self.index.read(|tx| {
@@ -553,6 +640,234 @@ impl Store {
             Ok(table.get((vault.as_bytes(), number.0)).map_err(wrong)?.is_some())
         })
     }
+}
+
+impl Index {
+    /// Packs that an earlier run retired, and files that it could not remove.
+    pub(super) fn leftovers(&self) -> Result<(Vec<(PackNumber, RetiredRow)>, Vec<PackId>), StoreError> {
+        self.read(|tx| {
+            let mut retired = Vec::new();
+            for row in tx.open_table(RETIRED).map_err(wrong)?.iter().map_err(wrong)? {
+                let (number, row) = row.map_err(wrong)?;
+                let row = RetiredRow::decode(row.value()).ok_or_else(|| damaged("retired"))?;
+                retired.push((PackNumber(number.value()), row));
+            }
+            let mut doomed = Vec::new();
+            for row in tx.open_table(DOOMED).map_err(wrong)?.iter().map_err(wrong)? {
+                doomed.push(PackId::new(*row.map_err(wrong)?.0.value()));
+            }
+            Ok((retired, doomed))
+        })
+    }
+
+    pub(super) fn put_retired(&self, rows: &[(PackNumber, RetiredRow)]) -> Result<(), StoreError> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        self.write(|tx| {
+            let mut table = tx.open_table(RETIRED).map_err(wrong)?;
+            for (pack, row) in rows {
+                table.insert(pack.0, row.encode().as_slice()).map_err(wrong)?;
+            }
+            Ok(())
+        })
+    }
+
+    pub(super) fn remove_retired(&self, packs: &HashSet<PackNumber>) -> Result<(), StoreError> {
+        if packs.is_empty() {
+            return Ok(());
+        }
+        self.write(|tx| {
+            let mut table = tx.open_table(RETIRED).map_err(wrong)?;
+            for pack in packs {
+                table.remove(pack.0).map_err(wrong)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Removes the rows of all chunks that lie in `packs`, some at a time: each commit is bounded, and others may write
+    /// in between.
+    pub(super) fn remove_chunks_of(&self, packs: &HashSet<PackNumber>) -> Result<(), StoreError> {
+        if packs.is_empty() {
+            return Ok(());
+        }
+        let mut from = [0u8; 32];
+        loop {
+            let (ids, next) = self.chunks_of(packs, &from)?;
+            self.write(|tx| {
+                let mut chunks = tx.open_table(CHUNKS).map_err(wrong)?;
+                for id in &ids {
+                    // Meanwhile it may have got another place.
+                    let goes = match chunks.get(id).map_err(wrong)? {
+                        None => false,
+                        Some(row) => {
+                            ChunkPlace::decode(row.value()).is_none_or(|place| packs.contains(&place.pack))
+                        }
+                    };
+                    if goes {
+                        chunks.remove(id).map_err(wrong)?;
+                    }
+                }
+                Ok(())
+            })?;
+            match next {
+                Some(next) => from = next,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// The next chunks, from `from` on, that lie in `packs`, and where to go on.
+    fn chunks_of(
+        &self,
+        packs: &HashSet<PackNumber>,
+        from: &[u8; 32],
+    ) -> Result<(Vec<[u8; 32]>, Option<[u8; 32]>), StoreError> {
+        self.read(|tx| {
+            let mut found = Vec::new();
+            for row in tx.open_table(CHUNKS).map_err(wrong)?.range::<&[u8; 32]>(from..).map_err(wrong)? {
+                let (id, place) = row.map_err(wrong)?;
+                if found.len() >= limit::INDEX_ROWS_PENDING_MAX {
+                    return Ok((found, Some(*id.value())));
+                }
+                if ChunkPlace::decode(place.value()).is_some_and(|place| packs.contains(&place.pack)) {
+                    found.push(*id.value());
+                }
+            }
+            Ok((found, None))
+        })
+    }
+
+    /// Removes the rows of packs in which no chunk lies any more, and all that is known of them, in one commit that also
+    /// remembers that their files are to go. Snapshots that needed them need their successors.
+    pub(super) fn remove_packs(
+        &self,
+        packs: &HashSet<PackNumber>,
+        successors: &HashMap<PackNumber, Vec<u32>>,
+    ) -> Result<Vec<PackId>, StoreError> {
+        if packs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
+        let doomed = self.write(|tx| {
+            let mut rows = tx.open_table(PACKS).map_err(wrong)?;
+            let next = next_pack(tx, &rows)?;
+            tx.open_table(META)
+                .map_err(wrong)?
+                .insert(NEXT_PACK, next.to_le_bytes().as_slice())
+                .map_err(wrong)?;
+            let mut numbers = tx.open_table(PACK_NUMBERS).map_err(wrong)?;
+            let mut retired = tx.open_table(RETIRED).map_err(wrong)?;
+            let mut doomed = tx.open_table(DOOMED).map_err(wrong)?;
+            let mut receipts = tx.open_table(RECEIPTS).map_err(wrong)?;
+            let mut gone = Vec::new();
+            for pack in packs {
+                retired.remove(pack.0).map_err(wrong)?;
+                let Some(row) = rows.remove(pack.0).map_err(wrong)? else { continue };
+                let row = PackRow::decode(*pack, row.value()).ok_or_else(|| damaged("packs"))?;
+                numbers.remove(row.id.as_bytes()).map_err(wrong)?;
+                doomed.insert(row.id.as_bytes(), ()).map_err(wrong)?;
+                let range = (pack.0, &[0u8; 32])..=(pack.0, &[0xff; 32]);
+                receipts.retain_in(range, |_, _| false).map_err(wrong)?;
+                gone.push(row.id);
+            }
+            replace_needed(tx, packs, successors)?;
+            Ok(gone)
+        })?;
+        *totals = None;
+        Ok(doomed)
+    }
+
+    /// Forgets that packs are kept for a vault; those that are kept for no other, and are not this node's own.
+    pub(super) fn remove_foreign(
+        &self,
+        vault: VaultId,
+        packs: &[PackNumber],
+    ) -> Result<HashSet<PackNumber>, StoreError> {
+        if packs.is_empty() {
+            return Ok(HashSet::new());
+        }
+        self.write(|tx| {
+            let mut table = tx.open_table(FOREIGN).map_err(wrong)?;
+            for pack in packs {
+                table.remove((vault.as_bytes(), pack.0)).map_err(wrong)?;
+            }
+            let mut gone: HashSet<PackNumber> = packs.iter().copied().collect();
+            for row in table.iter().map_err(wrong)? {
+                let (key, ()) = row.map(|(key, _)| (key, ())).map_err(wrong)?;
+                gone.remove(&PackNumber(key.value().1));
+            }
+            let rows = tx.open_table(PACKS).map_err(wrong)?;
+            for pack in packs {
+                let row = rows.get(pack.0).map_err(wrong)?;
+                if row.and_then(|row| PackRow::decode(*pack, row.value())).is_none_or(|row| row.own) {
+                    gone.remove(pack);
+                }
+            }
+            Ok(gone)
+        })
+    }
+
+    pub(super) fn remove_doomed(&self, packs: &[PackId]) -> Result<(), StoreError> {
+        if packs.is_empty() {
+            return Ok(());
+        }
+        self.write(|tx| {
+            let mut table = tx.open_table(DOOMED).map_err(wrong)?;
+            for id in packs {
+                table.remove(id.as_bytes()).map_err(wrong)?;
+            }
+            Ok(())
+        })
+    }
+}
+
+/// Snapshots that needed `packs` need their successors instead.
+fn replace_needed(
+    tx: &WriteTransaction,
+    packs: &HashSet<PackNumber>,
+    successors: &HashMap<PackNumber, Vec<u32>>,
+) -> Result<(), StoreError> {
+    let mut table = tx.open_table(SNAPSHOT_PACKS).map_err(wrong)?;
+    let ids: Vec<[u8; 32]> = table
+        .iter()
+        .map_err(wrong)?
+        .map(|row| row.map(|(id, _)| *id.value()).map_err(wrong))
+        .collect::<Result<_, _>>()?;
+    for id in ids {
+        let Some(row) = table.get(&id).map_err(wrong)? else { continue };
+        let numbers: Vec<u32> =
+            row.value().as_chunks::<4>().0.iter().map(|n| u32::from_le_bytes(*n)).collect();
+        drop(row);
+        if !numbers.iter().any(|number| packs.contains(&PackNumber(*number))) {
+            continue;
+        }
+        let mut left: Vec<u32> = Vec::with_capacity(numbers.len());
+        for number in numbers {
+            match packs.contains(&PackNumber(number)) {
+                true => left.extend(successors.get(&PackNumber(number)).into_iter().flatten()),
+                false => left.push(number),
+            }
+        }
+        left.sort_unstable();
+        left.dedup();
+        let bytes: Vec<u8> = left.iter().flat_map(|number| number.to_le_bytes()).collect();
+        table.insert(&id, bytes.as_slice()).map_err(wrong)?;
+    }
+    Ok(())
+}
+
+/// The next free pack number: never one that was given before, since somebody may remember a place under it.
+fn next_pack(
+    tx: &WriteTransaction,
+    rows: &impl ReadableTable<u32, &'static [u8]>,
+) -> Result<u32, StoreError> {
+    let after_last = rows.last().map_err(wrong)?.map_or(0, |(number, _)| number.value() + 1);
+    let meta = tx.open_table(META).map_err(wrong)?;
+    let stored = meta.get(NEXT_PACK).map_err(wrong)?;
+    let stored = stored.and_then(|bytes| bytes.value().try_into().ok()).map_or(0, u32::from_le_bytes);
+    Ok(after_last.max(stored))
 }
 
 fn read_pack_row(tx: &ReadTransaction, number: PackNumber) -> Result<Option<PackRow>, StoreError> {

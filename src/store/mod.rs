@@ -11,7 +11,9 @@ mod index;
 mod packs;
 mod peers;
 mod records;
+mod retire;
 mod rows;
+mod trace;
 
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -23,7 +25,10 @@ pub use index::{IndexedPack, NewPack, PackCounts};
 pub use packs::{PackDraft, PackFile};
 pub use peers::{PeerBook, PeerEntry, PendingPeer};
 pub use records::StoredHead;
+pub use retire::{AtWork, MarkStart, Retired};
 pub use rows::{ChunkPlace, PackNumber, PackRow};
+#[cfg(test)]
+pub use trace::{Event, record};
 
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
@@ -31,6 +36,7 @@ use std::sync::atomic::AtomicU64;
 use crate::base::random_bytes;
 use files::Files;
 use index::Index;
+use retire::Retiring;
 
 const MARKER: &str = "shadowvault.store";
 const MARKER_TEXT: &str = "ShadowVault store, format 1";
@@ -45,6 +51,8 @@ pub struct Store {
     disk_limit: AtomicU64,
     /// What they take, once counted.
     disk_used: Mutex<Option<u64>>,
+    /// Packs on their way out.
+    retiring: Retiring,
     /// Holds the exclusive lock for as long as the store is open.
     _lock: std::fs::File,
 }
@@ -64,7 +72,7 @@ impl Store {
         let index = Index::create(&dir.join(INDEX), &token)?;
         // The marker comes last: a directory without it was never a store.
         files.publish("", MARKER, &[format!("{MARKER_TEXT}\n{token}\n").as_bytes()])?;
-        Ok(Self::assemble(files, index, lock))
+        Self::assemble(files, index, lock)
     }
 
     /// Opens the store in `dir`.
@@ -75,7 +83,7 @@ impl Store {
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
         let (files, token, lock) = Self::open_files(dir)?;
         let index = Index::open(&dir.join(INDEX), &token)?;
-        Ok(Self::assemble(files, index, lock))
+        Self::assemble(files, index, lock)
     }
 
     /// Opens the store in `dir` with a new, empty index; the old one is kept as `index.redb.old`.
@@ -89,18 +97,21 @@ impl Store {
             std::fs::rename(&path, &kept).map_err(|e| StoreError::io("moving the old index aside", e))?;
         }
         let index = Index::create(&path, &token)?;
-        Ok(Self::assemble(files, index, lock))
+        Self::assemble(files, index, lock)
     }
 
     /// Opens the store in `dir` for its files only, with a throw-away index in memory: to try keys before anything
     /// is changed. Index rows written to it are lost.
     pub fn rebuild_probe(dir: &Path) -> Result<Self, StoreError> {
         let (files, token, lock) = Self::open_files(dir)?;
-        Ok(Self::assemble(files, Index::in_memory(&token)?, lock))
+        Self::assemble(files, Index::in_memory(&token)?, lock)
     }
 
-    fn assemble(files: Files, index: Index, lock: std::fs::File) -> Self {
-        Self { files, index, disk_limit: AtomicU64::new(0), disk_used: Mutex::default(), _lock: lock }
+    fn assemble(files: Files, index: Index, lock: std::fs::File) -> Result<Self, StoreError> {
+        let (retired, doomed) = index.leftovers()?;
+        let retiring = Retiring::new(retired, doomed);
+        let (disk_limit, disk_used) = (AtomicU64::new(0), Mutex::default());
+        Ok(Self { files, index, disk_limit, disk_used, retiring, _lock: lock })
     }
 
     fn open_files(dir: &Path) -> Result<(Files, String, std::fs::File), StoreError> {

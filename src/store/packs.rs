@@ -74,7 +74,7 @@ impl Store {
     /// Writes the next bytes of a pack. Leaves the reserve free, as publishing does.
     pub fn append(&self, pack: &mut PackDraft, bytes: &[u8]) -> Result<(), StoreError> {
         self.keep_reserve(bytes.len() as u64)?;
-        let written = pack.draft.file.write_all_at(bytes, pack.length);
+        let written = pack.draft.write_at(bytes, pack.length);
         written.map_err(|e| StoreError::io("writing a pack", e))?;
         pack.length += bytes.len() as u64;
         Ok(())
@@ -105,6 +105,7 @@ impl Store {
 
     /// Makes the pack's directory, and its outboard there.
     fn beside_pack(&self, id: PackId, outboard: &Outboard) -> Result<(), StoreError> {
+        self.absolve(id)?;
         self.files.ensure_dir(&fan_out(id))?;
         self.renew_outboard(id, outboard)
     }
@@ -234,6 +235,19 @@ impl Store {
         Ok(())
     }
 
+    /// Removes a pack's file and its outboard; ones that are not there are no error.
+    pub(super) fn remove_pack_file(&self, id: PackId) -> Result<(), StoreError> {
+        let (dir, name) = (fan_out(id), id.to_string());
+        let length = self.pack_length(id)?.unwrap_or(0);
+        // The pack last: an outboard is made again from it.
+        self.files.remove(&dir, &format!("{name}{OUTBOARD}"))?;
+        self.files.remove(&dir, &name)?;
+        if let Some(used) = self.disk_used.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            *used = used.saturating_sub(length);
+        }
+        Ok(())
+    }
+
     /// Ids of all pack files, by id.
     pub fn pack_files(&self) -> Result<Vec<PackId>, StoreError> {
         let mut ids = Vec::new();
@@ -251,7 +265,7 @@ impl Store {
     pub fn unindexed_packs(&self) -> Result<Vec<PackId>, StoreError> {
         let mut out = Vec::new();
         for id in self.pack_files()? {
-            if self.pack_by_id(id)?.is_none() {
+            if self.pack_by_id(id)?.is_none() && !self.is_doomed(id) {
                 out.push(id);
             }
         }

@@ -1,8 +1,10 @@
 //! Small files: heads, pack lists, snapshot records, receipts, keys. Bytes in, bytes out.
 
+use std::time::Duration;
+
 use super::Store;
 use super::error::StoreError;
-use crate::base::{DeviceId, HeadId, ListId, PeerId, SnapshotId, VaultId, limit, random_bytes};
+use crate::base::{DeviceId, HeadId, ListId, Moment, PeerId, SnapshotId, VaultId, limit, random_bytes};
 
 /// A head's bytes with the place they were found in.
 pub struct StoredHead {
@@ -168,9 +170,61 @@ impl Store {
         text.trim().parse().map(Some).map_err(|_| StoreError::DamagedFile("vault.id".to_owned()))
     }
 
+    /// Durably removes a head.
+    pub fn remove_head(
+        &self,
+        vault: VaultId,
+        device: DeviceId,
+        seq: u64,
+        id: HeadId,
+    ) -> Result<(), StoreError> {
+        self.files.remove(&head_dir(vault, device), &format!("{seq:016x}-{id}"))
+    }
+
+    /// Durably removes a piece of a pack list.
+    pub fn remove_list(&self, id: ListId) -> Result<(), StoreError> {
+        self.files.remove("lists", &id.to_string())
+    }
+
+    /// Pieces of pack lists here, own and foreign, whose files are at least this old.
+    pub fn old_lists(&self, age: Duration) -> Result<Vec<ListId>, StoreError> {
+        let names = self.files.old_names("lists", age)?;
+        Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
+    }
+
+    /// Snapshot records here, own and foreign, whose files are at least this old.
+    pub fn old_snapshots(&self, age: Duration) -> Result<Vec<SnapshotId>, StoreError> {
+        let names = self.files.old_names("snapshots", age)?;
+        Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
+    }
+
+    /// When a head came to this disk, by this machine's clock; `None` when it is not here.
+    pub fn head_stored_at(
+        &self,
+        vault: VaultId,
+        device: DeviceId,
+        seq: u64,
+        id: HeadId,
+    ) -> Result<Option<Moment>, StoreError> {
+        self.files.modified(&head_dir(vault, device), &format!("{seq:016x}-{id}"))
+    }
+
+    /// Durably removes a snapshot record.
+    pub fn remove_snapshot(&self, id: SnapshotId) -> Result<(), StoreError> {
+        self.files.remove("snapshots", &id.to_string())
+    }
+
     /// Reads a small state file of the node, such as a report.
     pub fn read_state(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
         self.files.read("members", name, limit::MIB)
+    }
+
+    /// The same; one that grew beyond any bound is none.
+    pub fn read_state_if_sound(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        match self.read_state(name) {
+            Err(StoreError::DamagedFile(_)) => Ok(None),
+            other => other,
+        }
     }
 
     /// Durably replaces a small state file of the node.

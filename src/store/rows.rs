@@ -109,6 +109,27 @@ impl PackRow {
     }
 }
 
+/// What the index knows of a pack that waits to be deleted.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct RetiredRow {
+    /// Since when, in milliseconds.
+    pub(super) since_ms: u64,
+    /// No head of this device lists it.
+    pub(super) unlisted: bool,
+    /// Numbers of the packs that have its live chunks now.
+    pub(super) successors: Vec<u32>,
+}
+
+impl RetiredRow {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        encode(self)
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        decode(bytes)
+    }
+}
+
 fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     let mut out = vec![ROW_FORMAT];
     bincode::serde::encode_into_std_write(value, &mut out, bincode::config::standard())

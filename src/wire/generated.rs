@@ -336,6 +336,9 @@ pub struct Snapshot {
     /// SnapshotId of the record that this one replaces with other tags, or empty
     #[prost(bytes = "vec", tag = "15")]
     pub original: ::prost::alloc::vec::Vec<u8>,
+    /// no rule of retention forgets it
+    #[prost(bool, tag = "16")]
+    pub pinned: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PathList {
@@ -460,6 +463,9 @@ pub mod sync_response {
 pub struct HeadQuery {
     #[prost(bytes = "vec", tag = "1")]
     pub vault: ::prost::alloc::vec::Vec<u8>,
+    /// instead of the newest heads, those that the holder had as newest then, by its own clock; 0 asks for now
+    #[prost(uint64, tag = "2")]
+    pub at_ms: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct HeadList {

@@ -1,10 +1,13 @@
 //! Tests of the whole: one binary, one module a subject.
 
 mod architecture;
+mod carry;
 mod damage;
 mod fidelity;
+mod forgetting;
 mod local;
 mod mesh;
+mod nat;
 mod node;
 mod ports;
 mod progress;

@@ -158,13 +158,13 @@ fn a_restore_that_is_stopped_goes_on_where_it_was_and_leaves_nothing_behind() {
         let ended = status.code().unwrap_or(137);
         assert!(ended == code || ended == 0, "{status:?}");
         if signal == Signal::INT {
-            assert_eq!(temporaries(&target), [PathBuf::new(); 0]);
+            assert!(temporaries(&target).is_empty());
         }
         let done = restore(&node, &source, &target, &[]).exits(0).json();
         let counts = ["files_restored", "skipped"].map(|name| done[name].as_u64().expect("a number"));
         assert_eq!(counts.iter().sum::<u64>(), 901, "{done}");
         assert!(counts[1] > 0, "what was there is not written again: {done}");
-        assert_eq!(temporaries(&target), [PathBuf::new(); 0]);
+        assert!(temporaries(&target).is_empty());
         assert_same(&source, &target);
     }
 }

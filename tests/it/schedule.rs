@@ -81,7 +81,7 @@ fn a_backup_set_runs_at_once_with_its_tags_patterns_and_hooks() {
     node.start();
     assert_eq!(node.snapshots().len(), 1);
     let next = task(&node, "docs")["next"].as_str().expect("a time").to_owned();
-    assert!(next > task(&node, "docs")["last"]["began"].as_str().unwrap().to_owned());
+    assert!(*next > *task(&node, "docs")["last"]["began"].as_str().unwrap());
     // By hand it runs whenever one likes, in the daemon or at once.
     node.run(&["schedule", "run", "docs"]).exits(0);
     until("it has run again", &[&node], || (node.snapshots().len() == 2).then_some(()));

@@ -1,11 +1,12 @@
 //! Reading files in walk order and cutting them into batches of chunks.
 
 use std::collections::VecDeque;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::PathBuf;
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 
+use crate::base::limit;
 use crate::chunker::Cutter;
 use crate::engine::budget::BATCH_BYTES;
 use crate::engine::error::EngineError;
@@ -15,6 +16,10 @@ use crate::wire;
 
 /// Entries in one batch: keeps batches of empty files from growing without end.
 const BATCH_ITEMS_MAX: usize = 4096;
+/// Files that are open before their turn.
+pub(super) const AHEAD_MAX: usize = 32;
+/// What is fetched of each before its turn, in bytes.
+const AHEAD_BYTES: u64 = limit::MIB as u64;
 /// How often a file that changes while it is read is read again.
 const RETRIES: u32 = 2;
 
@@ -25,6 +30,26 @@ pub(super) struct FileJob {
     pub(super) stamp: FileStamp,
     /// Where the content comes from when it is not a file.
     pub(super) stream: Option<Box<dyn Read + Send>>,
+}
+
+/// A job whose turn comes soon.
+pub(super) struct ReadyJob {
+    job: FileJob,
+    /// Its file, unless a stream takes that place.
+    file: Option<io::Result<SourceFile>>,
+}
+
+/// Opens files ahead of their turn and has the kernel fetch their beginnings: a disk that is asked for many files at once
+/// delivers several times as much as one that is asked for one after the other.
+pub(super) fn open_ahead(jobs: &Receiver<FileJob>, ready: &Sender<ReadyJob>) -> Result<(), EngineError> {
+    for job in jobs {
+        let file = job.stream.is_none().then(|| open_file(&job.path));
+        if let Some(Ok(file)) = &file {
+            file.fetch_ahead(AHEAD_BYTES);
+        }
+        ready.send(ReadyJob { job, file }).map_err(|_| EngineError::Stopped)?;
+    }
+    Ok(())
 }
 
 /// One step of a file's content, in order.
@@ -46,7 +71,7 @@ pub(super) struct FileEnd {
     /// It changed while it was read, each time.
     pub(super) inconsistent: bool,
     /// It could not be read to its end.
-    pub(super) error: Option<std::io::Error>,
+    pub(super) error: Option<io::Error>,
 }
 
 /// Consecutive items with their plaintext.
@@ -81,15 +106,15 @@ impl<'a> Feeder<'a> {
     }
 
     /// Reads all files that come; flushes whenever the walk is slower than the reading.
-    pub(super) fn run(mut self, jobs: &Receiver<FileJob>) -> Result<(), EngineError> {
+    pub(super) fn run(mut self, jobs: &Receiver<ReadyJob>) -> Result<(), EngineError> {
         loop {
-            let mut job = match jobs.try_recv() {
-                Ok(job) => job,
+            let ReadyJob { mut job, file } = match jobs.try_recv() {
+                Ok(ready) => ready,
                 Err(TryRecvError::Empty) => {
                     // Nobody may wait for a batch that waits for the next file.
                     self.flush()?;
                     match jobs.recv() {
-                        Ok(job) => job,
+                        Ok(ready) => ready,
                         Err(_) => return Ok(()),
                     }
                 }
@@ -98,15 +123,16 @@ impl<'a> Feeder<'a> {
             self.monitor.go_on()?;
             match job.stream.take() {
                 Some(stream) => self.stream(stream)?,
-                None => self.file(&job)?,
+                None => self.file(&job, file)?,
             }
         }
     }
 
-    fn file(&mut self, job: &FileJob) -> Result<(), EngineError> {
+    fn file(&mut self, job: &FileJob, mut opened: Option<io::Result<SourceFile>>) -> Result<(), EngineError> {
         let mut expected = job.stamp.clone();
         for attempt in 0.. {
-            let (size, before, after) = match self.read_once(job)? {
+            let file = opened.take().unwrap_or_else(|| open_file(&job.path));
+            let (size, before, after) = match self.read_once(file)? {
                 Ok(read) => read,
                 Err(error) => {
                     return self.item(Item::End(FileEnd {
@@ -131,9 +157,9 @@ impl<'a> Feeder<'a> {
     /// Reads the file once: bytes of it, stamp before, stamp after.
     fn read_once(
         &mut self,
-        job: &FileJob,
-    ) -> Result<std::io::Result<(u64, FileStamp, FileStamp)>, EngineError> {
-        let file = match open_file(&job.path) {
+        file: io::Result<SourceFile>,
+    ) -> Result<io::Result<(u64, FileStamp, FileStamp)>, EngineError> {
+        let file = match file {
             Ok(file) => file,
             Err(error) => return Ok(Err(error)),
         };
@@ -154,12 +180,7 @@ impl<'a> Feeder<'a> {
     }
 
     /// Cuts one run of data; returns the bytes read, fewer when the file was truncated meanwhile.
-    fn data(
-        &mut self,
-        file: &SourceFile,
-        offset: u64,
-        length: u64,
-    ) -> Result<std::io::Result<u64>, EngineError> {
+    fn data(&mut self, file: &SourceFile, offset: u64, length: u64) -> Result<io::Result<u64>, EngineError> {
         let look_ahead = self.cutter.sizes().max();
         let mut done = 0;
         loop {
@@ -241,13 +262,13 @@ impl<'a> Feeder<'a> {
 }
 
 /// Reads until `buffer` is full or the stream ends.
-fn fill(stream: &mut dyn Read, buffer: &mut [u8]) -> std::io::Result<usize> {
+fn fill(stream: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
         match stream.read(&mut buffer[filled..]) {
             Ok(0) => break,
             Ok(read) => filled += read,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }

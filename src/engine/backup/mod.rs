@@ -38,7 +38,7 @@ use crate::snapshot::{PeerAddress, RecordError, Snapshot, seal_record};
 use crate::store::PackNumber;
 use crate::wire;
 use assemble::{Assembled, Assembler, TreeSealer};
-use feed::Feeder;
+use feed::{AHEAD_MAX, Feeder, open_ahead};
 use packer::{Checkpoint, Packer};
 use survey::Survey;
 
@@ -153,6 +153,8 @@ fn take(
     monitor: &Monitor,
 ) -> Result<BackupResult, EngineError> {
     let (started, began) = (vault.clock.now(), Instant::now());
+    // Until its snapshot is in a head, nothing tells but this that it needs what it finds.
+    let _at_work = vault.store.enter();
     adopt_unindexed(vault, monitor)?;
     let view = VaultView::load(vault)?;
     // A list goes into a chunk, which must be in a pack before the record is signed.
@@ -230,6 +232,7 @@ fn run_pipeline<T: Send>(
     let tokens = plan.batches;
     let (packs_in, packs_out) = bounded(PACKS_UNDER_WAY);
     let (jobs_in, jobs_out) = bounded(FILES_MAX);
+    let (ready_in, ready_out) = bounded(AHEAD_MAX);
     let (events_in, events_out) = bounded(EVENTS_MAX);
     let (batches_in, batches_out) = bounded(tokens);
     let (done_in, done_out) = bounded(tokens);
@@ -248,8 +251,9 @@ fn run_pipeline<T: Send>(
             let survey = Survey::new(vault, monitor, force).reading(input.stream);
             survey.run(input.events, parent_tree, &jobs_in, &events_in)
         });
+        let ahead = scope.spawn(move || open_ahead(&jobs_out, &ready_in));
         let feeder =
-            scope.spawn(move || Feeder::new(cutter, monitor, batches_in, buffers_out)?.run(&jobs_out));
+            scope.spawn(move || Feeder::new(cutter, monitor, batches_in, buffers_out)?.run(&ready_out));
         let sealing: Vec<_> = (0..plan.workers)
             .map(|_| {
                 let (batches, done) = (batches_out.clone(), done_in.clone());
@@ -267,7 +271,9 @@ fn run_pipeline<T: Send>(
             Err(error) => errors.push(error),
         };
         note(join(survey));
-        note(join(feeder).map(|()| HashSet::new()));
+        for stage in [ahead, feeder] {
+            note(join(stage).map(|()| HashSet::new()));
+        }
         sealing.into_iter().for_each(|worker| note(join(worker)));
         // Everything sealed so far is packed even when something failed: the next run continues there.
         let closed = assembled.and_then(|mut assembled| {

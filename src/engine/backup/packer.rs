@@ -128,7 +128,7 @@ impl<'a> Packer<'a> {
     ) -> Result<Vec<bool>, EngineError> {
         if !self.options.deduplicate && kind == Kind::Data {
             // A known chunk keeps its place in the index and is read from there, so that pack is needed as well.
-            used.extend(self.vault.store.lookup_many(ids)?.into_iter().flatten().map(|place| place.pack));
+            used.extend(self.vault.store.lookup_to_keep(ids)?.into_iter().flatten().map(|place| place.pack));
             return Ok(vec![true; ids.len()]);
         }
         let mut fresh: Vec<bool> = {
@@ -137,7 +137,7 @@ impl<'a> Packer<'a> {
         };
         let asked: Vec<ChunkId> =
             ids.iter().zip(&fresh).filter(|(_, fresh)| **fresh).map(|(id, _)| *id).collect();
-        let places = self.vault.store.lookup_many(&asked)?;
+        let places = self.vault.store.lookup_to_keep(&asked)?;
         let mut places = places.into_iter();
         let mut known = Vec::new();
         for (id, fresh) in ids.iter().zip(&mut fresh).filter(|(_, fresh)| **fresh) {

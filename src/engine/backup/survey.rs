@@ -79,6 +79,7 @@ pub(super) struct Survey<'a> {
 }
 
 /// What waits until the index has been asked about a whole batch: one question for each file costs twice the rest.
+#[expect(clippy::large_enum_variant, reason = "the largest is what most are, and few wait at one time")]
 enum Waiting {
     Ready(Event),
     /// A file whose content is to be read.
@@ -255,7 +256,7 @@ impl<'a> Survey<'a> {
                 ids.extend(pieces.iter().filter_map(|piece| ChunkId::try_from(piece.chunk.as_slice()).ok()));
             }
         }
-        let mut places = self.vault.store.lookup_many(&ids)?.into_iter();
+        let mut places = self.vault.store.lookup_to_keep(&ids)?.into_iter();
         for item in waiting.drain(..) {
             let (path, node, change) = match item {
                 Waiting::Ready(event) => {
@@ -346,7 +347,7 @@ impl<'a> Survey<'a> {
             .map(|piece| ChunkId::try_from(piece.chunk.as_slice()))
             .collect();
         let Ok(ids) = ids else { return Ok(false) };
-        let places = self.vault.store.lookup_many(&ids)?;
+        let places = self.vault.store.lookup_to_keep(&ids)?;
         Ok(places.into_iter().all(|place| self.note(kind, place)))
     }
 }

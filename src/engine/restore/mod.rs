@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::{Receiver, bounded};
 
+pub(super) use content::WINDOW_BYTES;
 pub(super) use links::content_hash;
 
 use super::budget::restore_workers;
@@ -35,7 +36,7 @@ use crate::fs::{self, Overwrite, Selector, Target};
 use crate::snapshot::Snapshot;
 use crate::wire::NodeType;
 use batch::{Batch, Scribe};
-use content::{Part, write_part};
+use content::{Part, Window, write_part};
 use links::Links;
 use making::Making;
 use surplus::Surplus;
@@ -229,7 +230,7 @@ fn run(
 
 /// A worker: does jobs until none comes.
 fn work<'a>(mut reader: ChunkReader<'_>, shared: &'a Shared<'a>, jobs: &Receiver<Job<'a>>) {
-    let mut scribe = Scribe::default();
+    let (mut scribe, mut window) = (Scribe::default(), Window::default());
     for job in jobs {
         if shared.go_on().is_err() {
             // Dropped unfinished: temporary files go with it.
@@ -237,7 +238,7 @@ fn work<'a>(mut reader: ChunkReader<'_>, shared: &'a Shared<'a>, jobs: &Receiver
         }
         match job {
             Job::Batch(batch) => scribe.write(&mut reader, shared, batch),
-            Job::Part(part) => write_part(&mut reader, shared, part),
+            Job::Part(part) => write_part(&mut reader, shared, &mut window, part),
         }
     }
 }

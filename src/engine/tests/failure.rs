@@ -10,7 +10,9 @@ use rustix::fs::{CWD, FileType, Mode, mknodat};
 use super::fixture::{Fixture, noise, vault_options, watched};
 use super::tree_of::assert_same;
 use crate::base::{Code, Coded};
-use crate::engine::{EngineError, Monitor, RestoreOptions, VaultOptions, restore};
+use crate::engine::{
+    EngineError, GcOptions, Monitor, RestoreOptions, VaultOptions, collect, forget, restore,
+};
 use crate::fs::Overwrite;
 use crate::store::Store;
 
@@ -229,6 +231,47 @@ fn a_full_disk_ends_a_backup_cleanly_and_the_next_one_goes_on() {
             // Nothing half-written stays behind.
             assert_eq!(std::fs::read_dir(root.join("store/tmp")).unwrap().count(), 0);
             let fixture = fixture.reopened(|_| {}, |path| Store::open(path).unwrap());
+            assert!(fixture.verify().is_sound());
+            drop((fixture, small));
+        });
+    }
+}
+
+#[test]
+fn forgetting_and_collecting_work_on_a_full_disk_and_give_it_back() {
+    for (seed, mib) in [(1u64, 44), (2, 57)] {
+        watched(move || {
+            let dir = tempfile::tempdir().unwrap();
+            let Some(small) = Small::mount(&dir.path().join("disk"), mib) else { return };
+            let fixture = Fixture::at(dir, &small.0.join("store"), vault_options());
+            fixture.write("keep", &noise(100 + seed, 1 << 20));
+            fixture.write("large", &noise(200 + seed, 16 << 20));
+            let first = fixture.backup();
+            std::fs::remove_file(fixture.src().join("large")).unwrap();
+            let second = fixture.backup();
+            fixture.write("huge", &noise(seed, 90 << 20));
+            let error = fixture.try_backup(&Monitor::default()).unwrap_err();
+            assert_eq!(error.code(), Code::StorageFull, "{error}");
+            let before = fixture.store().disk_free();
+            assert_eq!(forget(&fixture.vault, &[first.snapshot], &[]).unwrap(), 1);
+            let options = GcOptions {
+                dry_run: false,
+                now: true,
+                max_unused_percent: 5,
+                grace: Duration::from_secs(3600),
+                memory_bytes: 24 << 20,
+            };
+            let gc = || collect(&fixture.vault, options, &[], None, &Monitor::default()).unwrap();
+            // Where rewriting found no room, there is room after the first round.
+            let (done, again) = (gc(), gc());
+            assert!(done.deleted.0 + again.deleted.0 > 0, "{done:?} {again:?}");
+            assert!(fixture.store().disk_free() > before + (12 << 20), "{done:?} {again:?}");
+            assert!(fixture.verify().is_sound());
+            std::fs::remove_file(fixture.src().join("huge")).unwrap();
+            let (target, _) = fixture.restore(&second, "out");
+            assert_same(&fixture.src(), &target);
+            fixture.write("after", &noise(300 + seed, 4 << 20));
+            fixture.backup();
             assert!(fixture.verify().is_sound());
             drop((fixture, small));
         });

@@ -44,6 +44,7 @@ pub(super) fn vault_options() -> VaultOptions {
 pub(super) struct Fixture {
     pub(super) dir: tempfile::TempDir,
     pub(super) vault: Vault,
+    pub(super) phrase: Phrase,
 }
 
 impl Fixture {
@@ -70,12 +71,12 @@ impl Fixture {
         let vault = Vault::new(Arc::new(store), keyring, Arc::new(clock), options);
         // As `init` does: a vault has a head from its first moment.
         publish_first_head(&vault, None, &[]).unwrap();
-        Self { dir, vault }
+        Self { dir, vault, phrase }
     }
 
     /// Closes the store, lets `change` loose on its directory, and opens it with `open`.
     pub(super) fn reopened(self, change: impl FnOnce(&Path), open: fn(&Path) -> Store) -> Self {
-        let Self { dir, vault } = self;
+        let Self { dir, vault, phrase } = self;
         let options = (*vault.options()).clone();
         let Vault { store, clock, .. } = vault;
         let path = store.dir().to_owned();
@@ -84,7 +85,7 @@ impl Fixture {
         change(&path);
         let store = open(&path);
         let keyring = unlock(&store, &passphrase()).unwrap();
-        Self { dir, vault: Vault::new(Arc::new(store), keyring, clock, options) }
+        Self { dir, vault: Vault::new(Arc::new(store), keyring, clock, options), phrase }
     }
 
     pub(super) fn store(&self) -> &Store {

@@ -1,16 +1,19 @@
 //! Heads, references to snapshots, receipts and copies.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use super::fixture::{Fixture, noise};
-use crate::base::{Code, Coded, HeadId, Moment, PeerId, SnapshotId, limit};
-use crate::crypto::NodeKey;
+use crate::base::{Code, Coded, HeadId, Moment, PackId, PeerId, SnapshotId, limit};
+use crate::crypto::{DeviceKeys, NodeKey};
 use crate::engine::heads::store_head;
 use crate::engine::{
     BackupOptions, EngineError, HeadNews, Monitor, VaultView, adopt_head, backup, copy_counts, head_packs,
     newest_heads, next_head, publish_next_head, record_receipt, resolve, verify_known_receipts,
 };
-use crate::snapshot::{Head, HeadDraft, SignedHead, sign_receipt};
+use crate::snapshot::{
+    Head, HeadDraft, ListRef, PackList, PackSize, SignedHead, issue_certificate, sign_receipt,
+};
 
 fn sign(fixture: &Fixture, draft: HeadDraft) -> (Head, Vec<u8>) {
     let keyring = &fixture.vault.keyring;
@@ -19,6 +22,30 @@ fn sign(fixture: &Fixture, draft: HeadDraft) -> (Head, Vec<u8>) {
 
 fn newest(fixture: &Fixture) -> Vec<Head> {
     newest_heads(fixture.store(), fixture.vault.id()).unwrap()
+}
+
+/// Stores the first head of another device of the vault, which lists packs of this one and no snapshot.
+pub(super) fn publish_other_head(fixture: &Fixture, packs: &[PackId]) {
+    let (vault, store) = (&fixture.vault, fixture.store());
+    let (admin, device) = (fixture.phrase.root().admin(), DeviceKeys::generate("other"));
+    let (keys, peer) = (&vault.keyring.vault, PeerId::new([9; 32]));
+    let certificate = issue_certificate(&admin, keys, &device, peer, vault.clock.now()).unwrap();
+    let size = |id: &PackId| PackSize::of(store.pack_length(*id).unwrap().unwrap()).unwrap();
+    let list = PackList::new(packs.iter().map(|id| (*id, size(id))).collect());
+    let (id, bytes) = list.encode();
+    store.publish_list(id, &bytes).unwrap();
+    let lists = vec![ListRef { id, packs: packs.len() as u32, bytes: list.bytes() }];
+    let draft = next_head(vault, &[], &[]).unwrap();
+    let draft = HeadDraft { seq: 1, predecessor: None, seen: vec![], snapshots: vec![], lists, ..draft };
+    let (head, bytes) = SignedHead::sign(draft, &device, &certificate).unwrap();
+    store.publish_head(vault.id(), device.id(), 1, head.id, &bytes).unwrap();
+}
+
+/// What this device's newest head lists.
+pub(super) fn listed_by_this_device(fixture: &Fixture) -> HashSet<PackId> {
+    let heads = newest(fixture);
+    let head = heads.iter().find(|head| head.device() == fixture.vault.device()).unwrap();
+    head_packs(fixture.store(), head).unwrap().into_iter().map(|(id, _)| id).collect()
 }
 
 #[test]

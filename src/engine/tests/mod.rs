@@ -1,10 +1,12 @@
 //! What the engine promises, told by tests over a real store in a temporary directory.
 
+mod crash;
 mod damage;
 mod edits;
 mod failure;
 mod fixture;
 mod flow;
+mod forgetting;
 mod heads;
 mod healing;
 mod history;

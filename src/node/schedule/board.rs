@@ -8,16 +8,22 @@ use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
 use crate::api::{
-    AddSchedule, ApiError, BackupRequest, JobRequest, LastRun, ScheduleInfo, ScheduleSource, VerifyRequest,
+    AddSchedule, ApiError, BackupRequest, ForgetRequest, GcRequest, JobRequest, LastRun, ScheduleInfo,
+    ScheduleSource, VerifyRequest,
 };
 use crate::base::{Code, Moment, Retry, format_duration, limit};
 use crate::config::{Settings, When};
+use crate::node::work::has_rules;
 use crate::policy::{CronLine, Outcome, Rhythm, Timing, Verdict};
 
 /// The name of the task that `scheduler.enable_auto_backup` makes.
 const AUTO: &str = "auto";
 /// The name of the task that checks all packs.
 const SCRUB: &str = "scrub";
+/// The name of the task that applies the configured rules of retention.
+const FORGET: &str = "forget";
+/// The name of the task that collects garbage.
+const GC: &str = "gc";
 
 /// What a task does.
 #[derive(Clone, PartialEq, Debug)]
@@ -27,6 +33,8 @@ enum Work {
     Paths(Vec<PathBuf>),
     Verify,
     Scrub,
+    Forget,
+    Gc,
 }
 
 #[derive(Clone, Debug)]
@@ -180,6 +188,11 @@ impl Board {
                 repair: true,
                 ..VerifyRequest::default()
             }),
+            Work::Forget => {
+                let request = ForgetRequest { configured: true, scheduled: true, ..ForgetRequest::default() };
+                JobRequest::Forget(request)
+            }
+            Work::Gc => JobRequest::Gc(GcRequest { scheduled: true, ..GcRequest::default() }),
         };
         Some(Start { id: id.to_owned(), request })
     }
@@ -317,6 +330,8 @@ impl Board {
             Work::Set | Work::Paths(_) => "backup",
             Work::Verify => "verify",
             Work::Scrub => "scrub",
+            Work::Forget => "forget",
+            Work::Gc => "gc",
         };
         Ok(ScheduleInfo {
             id: id.to_owned(),
@@ -350,6 +365,12 @@ fn configured(settings: &Settings) -> BTreeMap<String, Task> {
     let scrub = Rhythm::Every(slice.max(limit::SCHEDULE_EVERY_MIN));
     let paths = Vec::new();
     tasks.insert(SCRUB.to_owned(), Task { source, work: Work::Scrub, rhythm: scrub, retries, paths });
+    let (gc, paths) = (Rhythm::Every(settings.storage.gc_interval), Vec::new());
+    tasks.insert(GC.to_owned(), Task { source, work: Work::Gc, rhythm: gc, retries, paths });
+    if has_rules(settings) {
+        let (rhythm, paths) = (Rhythm::Every(limit::FORGET_EVERY), Vec::new());
+        tasks.insert(FORGET.to_owned(), Task { source, work: Work::Forget, rhythm, retries, paths });
+    }
     let auto = &settings.scheduler;
     if auto.enable_auto_backup {
         let (rhythm, paths) = (Rhythm::Every(auto.backup_interval), auto.backup_paths.clone());
@@ -375,7 +396,7 @@ fn task_of(added: &AddSchedule, retries: u32) -> Result<Task, ApiError> {
             return refused(format!("every {} is too often: at least every minute", format_duration(span)));
         }
         (None, Some(line)) => match CronLine::parse(line) {
-            Ok(line) => Rhythm::Cron(line),
+            Ok(line) => Rhythm::Cron(Box::new(line)),
             Err(error) => return refused(error.to_string()),
         },
         _ => return refused("a task runs either every so often or by a cron line".to_owned()),
@@ -520,9 +541,9 @@ mod tests {
         let mut board = Board::new(Saved::default(), &Settings::default(), now(0));
         // A thirtieth of the packs each day, so that all are read within 30 days.
         assert_eq!(due(&mut board, 1439), [""; 0]);
-        assert_eq!(due(&mut board, 1440), ["scrub"]);
+        assert_eq!(due(&mut board, 1440), ["gc", "scrub"]);
         let line = CronLine::parse("0 12 * * *").unwrap();
-        let mut board = Board::new(Saved::default(), &settings("docs", When::Cron(line)), now(0));
+        let mut board = Board::new(Saved::default(), &settings("docs", When::Cron(Box::new(line))), now(0));
         assert_eq!(due(&mut board, 719), [""; 0]);
         assert_eq!(due(&mut board, 720), ["docs"]);
     }

@@ -1,11 +1,15 @@
 //! What jobs do: each turns a request into the engine's options, and what the engine did into an outcome.
 
 mod backup;
+mod carry;
+mod forget;
 mod restore;
 mod scrub;
 mod selection;
 mod verify;
 
+pub(super) use carry::export;
+pub(super) use forget::{gc_status, has_rules};
 pub(super) use selection::explain;
 use std::sync::Arc;
 
@@ -31,6 +35,9 @@ pub(super) async fn run(
         JobRequest::Restore(request) => restore::restore(core, request, monitor, memory).await,
         JobRequest::Verify(request) => verify::verify(core, request, monitor, memory).await,
         JobRequest::Repair(request) => verify::repair(core, request, monitor, memory).await,
+        JobRequest::Import(request) => carry::import(core, request, monitor, streams.input).await,
+        JobRequest::Forget(request) => forget::forget(core, request, monitor, memory).await,
+        JobRequest::Gc(request) => forget::gc(core, request, monitor, memory).await,
     }
 }
 

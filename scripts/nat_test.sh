@@ -1,0 +1,121 @@
+#!/usr/bin/env bash
+# Two nodes behind routers of their own, and one member that both reach: a backup goes through that member, and the two find a
+# direct way where their routers let them. Network namespaces stand for the machines, masquerading ones for the routers.
+#
+# usage: scripts/nat_test.sh        (root, `ip`, `nft`; exit code 77 where namespaces are not permitted)
+#   SHADOWVAULT=/path     the program (default: target/release/shadowvault)
+#   KEEP=1                leaves the working directory in place
+set -euo pipefail
+copies=1
+# shellcheck source=common.sh
+. "$(dirname "$0")/common.sh"
+
+for command in ip nft; do
+    command -v "$command" >/dev/null || { echo "skipped: $command is not there" >&2; exit 77; }
+done
+tag=sv$$
+ip netns add "$tag-try" 2>/dev/null || { echo 'skipped: network namespaces are not permitted here' >&2; exit 77; }
+ip netns del "$tag-try"
+
+spaces=()
+space() { ip netns add "$tag-$1" && spaces+=("$tag-$1") && ip -n "$tag-$1" link set lo up; }
+in_space() { ip netns exec "$tag-$1" "${@:2}"; }
+clear_up() {
+    local status=$? name
+    for name in "${!pids[@]}"; do kill -9 "${pids[$name]}" 2>/dev/null || true; done
+    wait 2>/dev/null || true
+    for name in "${spaces[@]}"; do ip netns del "$name" 2>/dev/null || true; done
+    (exit "$status") || true
+    cleanup
+}
+trap clear_up EXIT
+
+# cable SPACE NAME SPACE NAME: a line between two machines.
+cable() { ip link add "$2" netns "$tag-$1" type veth peer name "$4" netns "$tag-$3"; }
+address() { ip -n "$tag-$1" address add "$3" dev "$2" && ip -n "$tag-$1" link set "$2" up; }
+
+# The relay's machine is the public network: a bridge with a port for each router.
+space relay
+ip -n "$tag-relay" link add public type bridge
+address relay public 10.99.0.1/24
+number=1
+for side in owner holder; do
+    number=$((number + 1))
+    space "$side"
+    space "router-$side"
+    cable "router-$side" out relay "port$number"
+    ip -n "$tag-relay" link set "port$number" master public up
+    address "router-$side" out "10.99.0.$number/24"
+    cable "$side" home "router-$side" in
+    address "router-$side" in "192.168.$number.1/24"
+    address "$side" home "192.168.$number.2/24"
+    ip -n "$tag-$side" route add default via "192.168.$number.1"
+    in_space "router-$side" sysctl -qw net.ipv4.ip_forward=1
+    # As routers at home do: hides what is behind, and lets in only what answers.
+    in_space "router-$side" nft -f - <<'NFT'
+table ip home {
+    chain hide { type nat hook postrouting priority srcnat; oifname "out" masquerade; }
+    chain own { type filter hook input priority filter; iifname "out" ct state new drop; }
+    chain pass {
+        type filter hook forward priority filter; policy drop;
+        iifname "in" accept
+        iifname "out" ct state established,related accept
+    }
+}
+NFT
+done
+
+for name in owner holder relay; do under[$name]="ip netns exec $tag-$name"; done
+# where NAME PATTERN: the first of a node's addresses that looks like that, once there is one.
+where() {
+    local found
+    for _ in $(seq 100); do
+        found=$(node "$1" id --json | grep -o '"/ip4/[^"]*"' | tr -d '"' | grep -e "$2" | head -n 1) || true
+        if [ -n "$found" ]; then
+            echo "$found"
+            return
+        fi
+        sleep 0.1
+    done
+    die "$1 has no address like $2 after 10 s"
+}
+# via NAME PEER: how NAME is connected to PEER.
+via() { node "$1" peers --json | tr '{' '\n' | grep "\"name\": *\"$2\"" | grep -o '"via": *"[a-z]*"' | sed 's/.*"\([a-z]*\)"/\1/'; }
+
+node owner init --phrase-out "$work/phrase" >"$work/init.log" 2>&1
+node holder init --storage-only --lend 1GiB >>"$work/init.log" 2>&1
+node relay init --storage-only --lend 0 >>"$work/init.log" 2>&1
+SHADOWVAULT_NAT_TRAVERSAL__SERVE_RELAY=true start relay
+SHADOWVAULT_NAT_TRAVERSAL__ENABLE_HOLE_PUNCHING=false start owner
+start holder
+relay=$(where relay /10.99.0.1/tcp/)
+for side in owner holder; do
+    node relay peers add "$(where "$side" /192.168.)" --name "$side" >/dev/null 2>&1
+    node "$side" peers add "$relay" --name relay >/dev/null 2>&1
+done
+hidden_owner=$(where owner p2p-circuit)
+hidden_holder=$(where holder p2p-circuit)
+echo "behind their routers they are reachable through the relay: $hidden_holder"
+node holder peers add "$hidden_owner" --name owner >/dev/null 2>&1
+node owner peers add "$hidden_holder" --name holder >/dev/null 2>&1
+
+mkdir "$work/source"
+back_up() {
+    head -c 20000000 /dev/urandom >"$work/source/data"
+    node owner backup --wait copies --wait-timeout 60s "$work/source" >"$work/backup.log" 2>&1 || die 'no copy within a minute'
+    echo "backed up with a copy at the holder; connected: $(via owner holder)"
+}
+back_up
+[ "$(via owner holder)" = relay ] || die 'without hole punching there is no direct way'
+
+kill "${pids[owner]}"
+wait "${pids[owner]}" 2>/dev/null || true
+start owner
+for _ in $(seq 150); do
+    [ "$(via owner holder)" != direct ] || break
+    sleep 0.1
+done
+[ "$(via owner holder)" = direct ] || die 'no direct connection after 15 s'
+echo 'a direct way was found'
+back_up
+node owner verify >"$work/verify.log" 2>&1 || die 'the vault is not sound'

@@ -1,0 +1,285 @@
+//! `forget` and `gc`.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use super::job;
+use super::output::{Paint, Table, count, escape, local_time, span};
+use super::reference::reference;
+use super::session::{Keys, Session};
+use crate::api::{
+    ApiError, ForgetReport, ForgetRequest, GcReport, GcRequest, GcStatus, JobOutcome, JobRequest, KeepRules,
+};
+use crate::base::{ByteSize, parse_duration};
+use crate::node::Mode;
+
+#[derive(Args)]
+pub(super) struct ForgetArgs {
+    /// Forget these: the beginning of an id, `latest` or `latest~N`
+    #[arg(value_name = "REF", value_parser = reference(), conflicts_with_all = ["keep", "configured"])]
+    snapshots: Vec<String>,
+    #[command(flatten)]
+    keep: KeepArgs,
+    /// By the rules of the configuration (retention, storage.retention_days)
+    #[arg(long, conflicts_with = "keep")]
+    configured: bool,
+    /// Only show what would go and why the rest stays
+    #[arg(long)]
+    dry_run: bool,
+    /// Then collect garbage
+    #[arg(long)]
+    gc: bool,
+}
+
+/// What stays, for each device, host and set of paths. A snapshot stays when any rule keeps it.
+#[derive(Args)]
+#[group(id = "keep", multiple = true)]
+struct KeepArgs {
+    /// Keep the newest so many
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    keep_last: Option<u32>,
+    /// Keep the newest of each of so many hours
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    keep_hourly: Option<u32>,
+    /// Keep the newest of each of so many days
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    keep_daily: Option<u32>,
+    /// Keep the newest of each of so many weeks
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    keep_weekly: Option<u32>,
+    /// Keep the newest of each of so many months
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    keep_monthly: Option<u32>,
+    /// Keep the newest of each of so many years
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    keep_yearly: Option<u32>,
+    /// Keep all that are younger
+    #[arg(long, value_name = "DUR", value_parser = parse_duration)]
+    keep_within: Option<Duration>,
+    /// Keep all with this label; may be repeated
+    #[arg(long, value_name = "TAG")]
+    keep_tag: Vec<String>,
+}
+
+#[derive(Args)]
+pub(super) struct GcArgs {
+    /// Show what waits to be deleted, and until when
+    #[arg(long, conflicts_with_all = ["now", "dry_run", "max_unused"])]
+    status: bool,
+    /// Do not wait for the grace period; what work under way may need stays all the same
+    #[arg(long)]
+    now: bool,
+    /// Only show what would be done
+    #[arg(long)]
+    dry_run: bool,
+    /// Percent of the needed bytes that may stay unused in partly needed packs [default: 5]
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(0..=1000))]
+    max_unused: Option<u32>,
+}
+
+pub(super) async fn run(args: ForgetArgs, session: &Session<'_>) -> Result<u8, ApiError> {
+    let keep = args.keep;
+    let rules = KeepRules {
+        keep_last: keep.keep_last,
+        keep_hourly: keep.keep_hourly,
+        keep_daily: keep.keep_daily,
+        keep_weekly: keep.keep_weekly,
+        keep_monthly: keep.keep_monthly,
+        keep_yearly: keep.keep_yearly,
+        keep_within_ms: keep.keep_within.map(|span| u64::try_from(span.as_millis()).unwrap_or(u64::MAX)),
+        keep_tags: keep.keep_tag,
+    };
+    let request = ForgetRequest {
+        snapshots: args.snapshots,
+        rules,
+        configured: args.configured,
+        dry_run: args.dry_run,
+        gc: args.gc,
+        confirmed: session.globals.yes,
+        scheduled: false,
+    };
+    job::conduct(session, Mode::Offline, JobRequest::Forget(request), |job, paint| match &job.outcome {
+        Some(JobOutcome::Forget(report)) => render(report, paint),
+        _ => String::new(),
+    })
+    .await
+}
+
+pub(super) async fn gc(args: GcArgs, session: &Session<'_>) -> Result<u8, ApiError> {
+    if args.status {
+        let handle = session.open(Keys::Unneeded, Mode::Offline).await?;
+        let result = handle.service().gc_status().await;
+        let status = handle.close(result).await?;
+        session.output.show(&status, |status, _| render_status(status));
+        return Ok(0);
+    }
+    let (dry_run, now, max_unused) = (args.dry_run, args.now, args.max_unused);
+    let request = GcRequest { dry_run, now, max_unused, scheduled: false };
+    job::conduct(session, Mode::Offline, JobRequest::Gc(request), |job, _| match &job.outcome {
+        Some(JobOutcome::Gc(report)) => render_gc(report),
+        _ => String::new(),
+    })
+    .await
+}
+
+fn render(report: &ForgetReport, paint: Paint) -> String {
+    let mut text = String::new();
+    let told = report.kept.iter().any(|kept| !kept.reasons.is_empty());
+    if told {
+        let mut table = Table::new(&["KEPT", "WHY"]);
+        for kept in &report.kept {
+            table.row([kept.snapshot_id.short(), kept.reasons.join(", ")]);
+        }
+        text += &table.render(paint);
+    }
+    let short: Vec<String> = report.forgotten.iter().map(|id| id.short()).collect();
+    let gone = count(short.len() as u64, "snapshot");
+    let freed = ByteSize(report.freed_bytes);
+    text += &match (short.is_empty(), report.dry_run) {
+        (true, _) => format!("nothing to forget; {} kept\n", report.kept_count),
+        (false, true) => {
+            format!(
+                "would forget {gone} and free about {freed}; {} kept: {}\n",
+                report.kept_count,
+                short.join(" ")
+            )
+        }
+        (false, false) => format!("forgot {gone}; {} kept: {}\n", report.kept_count, short.join(" ")),
+    };
+    match &report.gc {
+        Some(done) => text += &render_gc(done),
+        None if !short.is_empty() && !report.dry_run => {
+            text += &format!("about {freed} are free once `shadowvault gc` has deleted them\n");
+        }
+        None => {}
+    }
+    text
+}
+
+fn packs(number: u64, bytes: u64) -> String {
+    format!("{} ({})", count(number, "pack"), ByteSize(bytes))
+}
+
+fn render_gc(report: &GcReport) -> String {
+    if report.unchanged {
+        return "nothing changed since the last collection\n".to_owned();
+    }
+    let would = if report.dry_run { "would be " } else { "" };
+    let mut text = format!(
+        "{} of {} needed by {}\n",
+        count(report.live_chunks, "chunk"),
+        report.live_chunks + report.dead_chunks,
+        count(report.snapshots, "snapshot")
+    );
+    let mut line = |number: u64, what: String| {
+        if number > 0 {
+            text += &format!("  {what}\n");
+        }
+    };
+    line(
+        report.deleted_packs,
+        format!("{would}deleted: {}", packs(report.deleted_packs, report.deleted_bytes)),
+    );
+    let size = ByteSize(report.resealed_bytes);
+    line(
+        report.resealed_packs,
+        format!("{would}rewritten: {} into {size}", count(report.resealed_packs, "pack")),
+    );
+    line(report.revived_packs, format!("needed again: {}", count(report.revived_packs, "pack")));
+    if report.dry_run {
+        line(
+            report.quarantined_packs,
+            format!("would be set aside: {}", packs(report.quarantined_packs, report.quarantined_bytes)),
+        );
+    } else {
+        let until = report.next_deletion.as_deref().map(local_time).unwrap_or_default();
+        let what = packs(report.waiting_packs, report.waiting_bytes);
+        line(report.waiting_packs, format!("set aside: {what}; the first may be deleted from {until} on"));
+    }
+    if report.deleted_packs + report.resealed_packs + report.revived_packs + report.quarantined_packs == 0
+        && report.waiting_packs == 0
+    {
+        text += "  nothing to delete\n";
+    }
+    for problem in &report.problems {
+        text += &format!("  {}\n", escape(problem));
+    }
+    if report.total_duration >= 1.0 {
+        text += &format!("  in {}\n", span(report.total_duration));
+    }
+    text
+}
+
+fn render_status(status: &GcStatus) -> String {
+    let mut text = match (&status.next_deletion, &status.last_deletion) {
+        (Some(first), Some(last)) => format!(
+            "{} wait to be deleted, from {} to {}\n",
+            packs(status.waiting_packs, status.waiting_bytes),
+            local_time(first),
+            local_time(last)
+        ),
+        _ => "nothing waits to be deleted\n".to_owned(),
+    };
+    if status.held_packs > 0 {
+        let held = packs(status.held_packs, status.held_bytes);
+        text += &format!("{held} of others are held that they list no more\n");
+    }
+    text += &match &status.last_run {
+        Some(time) => format!("last collection: {}\n", local_time(time)),
+        None => "no collection yet (`shadowvault gc`)\n".to_owned(),
+    };
+    if let Some(error) = &status.last_error {
+        text += &format!("it failed: {}\n", escape(error));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::Kept;
+    use crate::base::SnapshotId;
+
+    #[test]
+    fn a_reason_stands_beside_every_snapshot_that_stays() {
+        let kept = Kept {
+            snapshot_id: SnapshotId::new([0x11; 32]),
+            reasons: vec!["last".into(), "newest complete".into()],
+        };
+        let report = ForgetReport {
+            dry_run: true,
+            forgotten: vec![SnapshotId::new([0x22; 32])],
+            kept: vec![kept],
+            kept_count: 1,
+            freed_bytes: 2048,
+            ..ForgetReport::default()
+        };
+        let expected = "\
+            KEPT      WHY\n\
+            11111111  last, newest complete\n\
+            would forget 1 snapshot and free about 2.0 KiB; 1 kept: 22222222\n";
+        assert_eq!(render(&report, Paint(false)), expected);
+    }
+
+    #[test]
+    fn a_collection_tells_what_it_did_and_what_waits() {
+        let report = GcReport {
+            snapshots: 2,
+            live_chunks: 7,
+            dead_chunks: 3,
+            deleted_packs: 1,
+            deleted_bytes: 1024,
+            waiting_packs: 2,
+            waiting_bytes: 2048,
+            next_deletion: Some("soon".into()),
+            ..GcReport::default()
+        };
+        let expected = "\
+            7 chunks of 10 needed by 2 snapshots\n\
+            \x20 deleted: 1 pack (1.0 KiB)\n\
+            \x20 set aside: 2 packs (2.0 KiB); the first may be deleted from soon on\n";
+        assert_eq!(render_gc(&report), expected);
+        assert!(render_status(&GcStatus::default()).starts_with("nothing waits"));
+    }
+}

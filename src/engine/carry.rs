@@ -1,0 +1,283 @@
+//! Carrying copies on a disk: what a holder would pull, in one file, and taking it in from there.
+//!
+//! The file is a tar archive of sealed things, in the order in which each can be checked when it comes: the vault's newest
+//! heads, the pack lists and snapshot records that they name, packs. Nothing in it is believed: heads are signed, all else is
+//! named by its hash and must be named by a head. At most one pack is in memory.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Read, Write};
+
+use tar::{Archive, Builder, Header};
+
+use super::copies::packs_of;
+use super::error::EngineError;
+use super::heads::{adopt_head, head_packs, newest_heads};
+use super::holder::{accept_head, forward_packs, held_packs, missing_records, store_list, store_snapshot};
+use super::monitor::Monitor;
+use super::rebuild::adopt_unindexed;
+use super::vault::Vault;
+use crate::base::{HeadId, ListId, PackId, SnapshotId, VaultId, limit};
+use crate::pack::Outboard;
+use crate::snapshot::{Head, PackSize, Snapshot};
+use crate::store::{Store, StoreError};
+
+/// The first member; its content is the vault's id.
+const FIRST: &str = "shadowvault-export-1";
+
+/// Writes the vault's heads, with all that they list, to `out`; of the packs only those that `snapshot` needs, if one is given.
+/// Every pack is compared with its id first.
+///
+/// # Errors
+/// A pack or record that is missing or damaged here; [`EngineError::Cancelled`] when `out` gives `false`.
+pub fn export(
+    vault: &Vault,
+    snapshot: Option<&Snapshot>,
+    monitor: &Monitor,
+    out: impl FnMut(&[u8]) -> bool,
+) -> Result<(), EngineError> {
+    let store = &vault.store;
+    let heads = newest_heads(store, vault.id())?;
+    let mut packs: BTreeSet<PackId> = BTreeSet::new();
+    for head in &heads {
+        packs.extend(head_packs(store, head)?.into_iter().map(|(id, _)| id));
+    }
+    if let Some(snapshot) = snapshot {
+        let mut needed = BTreeSet::new();
+        for number in packs_of(vault, snapshot)? {
+            needed.extend(store.pack_by_number(number)?.map(|row| row.id));
+        }
+        packs.retain(|id| needed.contains(id));
+    }
+    let mut archive = Builder::new(Sink(out));
+    member(&mut archive, FIRST, vault.id().to_string().as_bytes())?;
+    for head in &heads {
+        let bytes = store.read_head(vault.id(), head.device(), head.draft.seq, head.id)?;
+        member(&mut archive, &format!("heads/{}", head.id), &there(bytes, "a head")?)?;
+    }
+    for list in heads.iter().flat_map(|head| &head.draft.lists).map(|list| list.id).collect::<BTreeSet<_>>() {
+        let bytes = there(store.read_list(list)?, "a pack list")?;
+        member(&mut archive, &format!("lists/{list}"), &bytes)?;
+    }
+    for id in heads.iter().flat_map(|head| head.draft.snapshots.iter().copied()).collect::<BTreeSet<_>>() {
+        let bytes = there(store.read_snapshot(id)?, "a snapshot record")?;
+        member(&mut archive, &format!("snapshots/{id}"), &bytes)?;
+    }
+    for id in packs {
+        monitor.go_on()?;
+        let bytes = store.open_pack(id)?.read_all()?;
+        if Outboard::of(&bytes).0 != id {
+            return Err(StoreError::DamagedFile(format!("pack {id}")).into());
+        }
+        member(&mut archive, &format!("packs/{id}"), &bytes)?;
+    }
+    archive.finish().map_err(|_| EngineError::Cancelled)
+}
+
+fn there(bytes: Option<Vec<u8>>, what: &str) -> Result<Vec<u8>, EngineError> {
+    bytes.ok_or_else(|| EngineError::RecordMissing(what.to_owned()))
+}
+
+fn member<W: Write>(archive: &mut Builder<W>, name: &str, bytes: &[u8]) -> Result<(), EngineError> {
+    let mut header = Header::new_ustar();
+    header.set_size(bytes.len() as u64);
+    header.set_mode(0o600);
+    header.set_mtime(0);
+    // Names are short, so only whoever takes the bytes can fail.
+    archive.append_data(&mut header, name, bytes).map_err(|_| EngineError::Cancelled)
+}
+
+struct Sink<F>(F);
+
+impl<F: FnMut(&[u8]) -> bool> Write for Sink<F> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut parts = bytes.chunks(limit::DUMP_PART_BYTES);
+        if parts.all(|part| self.0(part)) { Ok(bytes.len()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What was taken in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ImportResult {
+    /// Whose packs these are.
+    pub vault: VaultId,
+    /// Packs stored.
+    pub packs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Packs that were here already.
+    pub held: u64,
+}
+
+/// Stores a foreign pack of so many bytes by calling what it is given, if there is room for it.
+pub type Room<'a> = &'a dyn Fn(u64, &mut dyn FnMut() -> Result<(), EngineError>) -> Result<(), EngineError>;
+
+/// Takes in an export: as copies for another's vault, or, with the keys of that very vault, as packs that are missing here.
+///
+/// Each pack is durable before the next one is read, so that an import that broke off can be made again and goes on.
+///
+/// # Errors
+/// [`EngineError::NotAnExport`] for anything else than a whole export; heads that are not valid; no room.
+pub fn import(
+    store: &Store,
+    own: Option<&Vault>,
+    input: &mut dyn Read,
+    room: Room<'_>,
+    monitor: &Monitor,
+) -> Result<ImportResult, EngineError> {
+    let mut archive = Archive::new(input);
+    // Without extensions of the format: a name of any length would be read into memory.
+    let mut members = archive.entries().map_err(not_an_export)?.raw(true);
+    let first = members.next().transpose().map_err(not_an_export)?;
+    let mut first = first.ok_or_else(|| EngineError::NotAnExport("it is empty".to_owned()))?;
+    let text = if name_of(&first)? == FIRST { read(&mut first, 64)? } else { Vec::new() };
+    let vault = String::from_utf8(text).ok().and_then(|text| text.parse().ok());
+    let vault: VaultId =
+        vault.ok_or_else(|| EngineError::NotAnExport("it does not begin as one".to_owned()))?;
+    let own = own.filter(|own| own.id() == vault);
+    // Of the own vault no head is taken in: what this device knows of it is newer, or was signed by someone else.
+    let known = if own.is_some() { newest_heads(store, vault)? } else { Vec::new() };
+    let heads = known.into_iter().map(|head| (head, Vec::new())).collect();
+    let result = ImportResult { vault, packs: 0, bytes: 0, held: 0 };
+    let mut import = Import { store, own, room, heads, listed: None, result };
+    for member in members {
+        monitor.go_on()?;
+        let mut member = member.map_err(not_an_export)?;
+        let name = name_of(&member)?;
+        match name.split_once('/') {
+            Some(("heads", id)) => import.head(id, &read(&mut member, limit::HEAD_BYTES_MAX)?)?,
+            Some(("lists", id)) => import.list(id, &read(&mut member, limit::LIST_BYTES_MAX)?)?,
+            Some(("snapshots", id)) => import.snapshot(id, &read(&mut member, limit::RECORD_BYTES)?)?,
+            Some(("packs", id)) => {
+                let bytes = read(&mut member, limit::PACK_BYTES_MAX)?;
+                import.pack(id, &bytes)?;
+                Monitor::add(&monitor.bytes_done, bytes.len() as u64);
+            }
+            _ => return Err(EngineError::NotAnExport(format!("it holds {name:?}"))),
+        }
+    }
+    import.listed()?;
+    if let Some(own) = import.own {
+        adopt_unindexed(own, monitor)?;
+    }
+    Ok(import.result)
+}
+
+fn not_an_export(error: io::Error) -> EngineError {
+    EngineError::NotAnExport(error.to_string())
+}
+
+fn name_of(member: &tar::Entry<'_, impl Read>) -> Result<String, EngineError> {
+    Ok(String::from_utf8_lossy(&member.path_bytes()).into_owned())
+}
+
+/// The whole content, if it is at most `most` bytes.
+fn read(member: &mut tar::Entry<'_, impl Read>, most: usize) -> Result<Vec<u8>, EngineError> {
+    let length = usize::try_from(member.size()).ok().filter(|length| *length <= most);
+    let length = length.ok_or_else(|| EngineError::NotAnExport("a part of it is too large".to_owned()))?;
+    let mut bytes = vec![0; length];
+    member.read_exact(&mut bytes).map_err(not_an_export)?;
+    Ok(bytes)
+}
+
+/// An import under way.
+struct Import<'a> {
+    store: &'a Store,
+    own: Option<&'a Vault>,
+    room: Room<'a>,
+    /// Verified heads, until their records are here.
+    heads: Vec<(Head, Vec<u8>)>,
+    /// Packs that heads list, once all records are here.
+    listed: Option<BTreeMap<PackId, PackSize>>,
+    result: ImportResult,
+}
+
+impl Import<'_> {
+    fn head(&mut self, id: &str, bytes: &[u8]) -> Result<(), EngineError> {
+        let id: HeadId = named(id)?;
+        if self.own.is_some() {
+            return Ok(());
+        }
+        if self.listed.is_some() || self.heads.len() >= limit::VAULT_DEVICES_MAX {
+            return Err(EngineError::NotAnExport("a head is out of place".to_owned()));
+        }
+        let head = accept_head(self.store, self.result.vault, id, bytes)?;
+        self.heads.push((head, bytes.to_vec()));
+        Ok(())
+    }
+
+    fn list(&self, id: &str, bytes: &[u8]) -> Result<(), EngineError> {
+        let id: ListId = named(id)?;
+        let named = self.heads.iter().any(|(head, _)| head.draft.lists.iter().any(|list| list.id == id));
+        if named { store_list(self.store, id, bytes) } else { self.passed_over("pack list") }
+    }
+
+    fn snapshot(&self, id: &str, bytes: &[u8]) -> Result<(), EngineError> {
+        let id: SnapshotId = named(id)?;
+        let named = self.heads.iter().any(|(head, _)| head.draft.snapshots.contains(&id));
+        if named { store_snapshot(self.store, id, bytes) } else { self.passed_over("snapshot record") }
+    }
+
+    fn pack(&mut self, id: &str, bytes: &[u8]) -> Result<(), EngineError> {
+        let id: PackId = named(id)?;
+        let Some(size) = self.listed()?.get(&id).copied() else { return self.passed_over("pack") };
+        let (found, outboard) = Outboard::of(bytes);
+        if found != id || size.bytes() != bytes.len() as u64 {
+            return Err(EngineError::NotAnExport(format!("pack {id} is damaged in it")));
+        }
+        if self.is_here(id, bytes.len())? {
+            self.result.held += 1;
+            return Ok(());
+        }
+        if self.own.is_some() {
+            self.store.replace_pack(id, bytes, &outboard)?;
+        } else {
+            let vault = self.result.vault;
+            let mut keep = || forward_packs(self.store, vault, id, bytes, &outboard);
+            (self.room)(bytes.len() as u64, &mut keep)?;
+        }
+        self.result.packs += 1;
+        self.result.bytes += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn is_here(&self, id: PackId, length: usize) -> Result<bool, EngineError> {
+        Ok(match self.own {
+            Some(_) => self.store.pack_length(id)? == Some(length as u64),
+            None => !held_packs(self.store, self.result.vault, &[id])?.is_empty(),
+        })
+    }
+
+    /// The packs that may come. The first call ends the records: heads are stored once all that they name is here.
+    fn listed(&mut self) -> Result<&BTreeMap<PackId, PackSize>, EngineError> {
+        if self.listed.is_none() {
+            let mut listed = BTreeMap::new();
+            for (head, bytes) in std::mem::take(&mut self.heads) {
+                if self.own.is_none() {
+                    if !missing_records(self.store, &head)?.is_empty() {
+                        return Err(EngineError::NotAnExport("records of a head are not in it".to_owned()));
+                    }
+                    adopt_head(self.store, &head, &bytes)?;
+                }
+                listed.extend(head_packs(self.store, &head)?);
+            }
+            self.listed = Some(listed);
+        }
+        Ok(self.listed.get_or_insert_default())
+    }
+
+    /// What no head names: an older export of the own vault may hold what was forgotten since.
+    fn passed_over(&self, what: &str) -> Result<(), EngineError> {
+        match self.own {
+            Some(_) => Ok(()),
+            None => Err(EngineError::NotAnExport(format!("it holds a {what} that no head in it names"))),
+        }
+    }
+}
+
+fn named<T: std::str::FromStr>(id: &str) -> Result<T, EngineError> {
+    id.parse().map_err(|_| EngineError::NotAnExport(format!("{id:?} is no id")))
+}

@@ -1,0 +1,302 @@
+//! Moving live chunks out of partly dead and small packs: opened, checked, sealed anew with the new pack's salt, never
+//! compressed again. Moving the ciphertext as it is would show holders where chunks begin.
+
+use std::collections::{BTreeMap, HashSet};
+
+use super::mark::{Marks, PackUse};
+use crate::base::{Code, Coded, Epoch, limit};
+use crate::crypto::{Kind, SealError, Sealer};
+use crate::engine::error::EngineError;
+use crate::engine::monitor::Monitor;
+use crate::engine::vault::Vault;
+use crate::engine::verify::read_directory;
+use crate::pack::{PackBuilder, PackEntry, pack_sizes_for};
+use crate::store::{NewPack, PackDraft, PackFile, PackNumber, PackRow};
+
+/// What a row of a pack's directory takes.
+const ROW_BYTES: u64 = 46;
+/// Packs up to this size are put together when there are many: an eighth of a full one.
+const SMALL_BYTES: u64 = (limit::PACK_BYTES_MAX / 8) as u64;
+/// How many are many. Each backup leaves one or two, which are uploaded once more when they are put together.
+const SMALL_PACKS: usize = 32;
+/// A pack with less unused than this is not worth moving: an eighth is padding.
+const WASTE_SHARE_MIN: u64 = 8;
+/// An open pack is written out whenever it has this many bytes in memory.
+const DRAIN_BYTES: usize = limit::MIB;
+
+/// Which of these packs (number, bytes, what is needed of them) to move. Pure.
+///
+/// The emptiest first, until what stays unused in the others is at most `max_unused_percent` of all that is needed; and
+/// small packs of one kind once there are many.
+pub(super) fn plan_reseal(packs: &[(PackNumber, u64, PackUse)], max_unused_percent: u32) -> Vec<PackNumber> {
+    let unused =
+        |bytes: u64, used: &PackUse| bytes.saturating_sub(used.live_bytes + used.live_chunks * ROW_BYTES);
+    let live: u64 = packs.iter().map(|(_, _, used)| used.live_bytes).sum();
+    let mut left: u64 = packs.iter().map(|(_, bytes, used)| unused(*bytes, used)).sum();
+    let allowed = live.saturating_mul(u64::from(max_unused_percent)) / 100;
+    let mut emptiest: Vec<&(PackNumber, u64, PackUse)> = packs.iter().collect();
+    // By share: moving an empty pack costs little and frees much.
+    emptiest.sort_by_key(|(pack, bytes, used)| {
+        (std::cmp::Reverse(u128::from(unused(*bytes, used)) * 1_000_000 / u128::from((*bytes).max(1))), *pack)
+    });
+    let mut chosen: HashSet<PackNumber> = HashSet::new();
+    for (pack, bytes, used) in emptiest {
+        let waste = unused(*bytes, used);
+        if left <= allowed || waste * WASTE_SHARE_MIN <= *bytes {
+            break;
+        }
+        // The smallest there is does not get smaller.
+        if *bytes > limit::PACK_SIZES[0] as u64 {
+            chosen.insert(*pack);
+            left -= waste;
+        }
+    }
+    for trees in [false, true] {
+        let small = packs.iter().filter(|(_, bytes, used)| used.trees == trees && *bytes <= SMALL_BYTES);
+        let small: Vec<PackNumber> = small.map(|(pack, ..)| *pack).collect();
+        if small.len() >= SMALL_PACKS {
+            chosen.extend(small);
+        }
+    }
+    let mut chosen: Vec<PackNumber> = chosen.into_iter().collect();
+    chosen.sort_unstable();
+    chosen
+}
+
+/// What was moved.
+#[derive(Default)]
+pub(super) struct Moved {
+    /// Packs that have no live chunk any more, and where those are now.
+    pub(super) emptied: Vec<(PackNumber, Vec<PackNumber>)>,
+    /// Bytes of new packs.
+    pub(super) bytes: u64,
+    /// Packs that could not be moved, one line each.
+    pub(super) problems: Vec<String>,
+}
+
+/// An open new pack.
+struct Lane {
+    builder: PackBuilder,
+    draft: Option<PackDraft>,
+    /// Whose chunks are in it.
+    sources: HashSet<PackNumber>,
+    /// Sizes of the packs to come, the present one first.
+    sizes: std::vec::IntoIter<usize>,
+    size: usize,
+}
+
+impl Lane {
+    fn new(epoch: Epoch, bytes: u64) -> Self {
+        let mut sizes = pack_sizes_for(usize::try_from(bytes).unwrap_or(usize::MAX)).into_iter();
+        let size = sizes.next().unwrap_or(limit::PACK_SIZES[0]);
+        Self { builder: PackBuilder::new(epoch), draft: None, sources: HashSet::new(), sizes, size }
+    }
+}
+
+/// Moves live chunks. Order of durability: new pack, then the index row that finds the chunk there.
+pub(super) struct Mover<'a> {
+    vault: &'a Vault,
+    marks: &'a Marks,
+    monitor: &'a Monitor,
+    sealer: Sealer,
+    /// For data and for trees.
+    lanes: [Option<Lane>; 2],
+    /// New packs of each source.
+    successors: BTreeMap<PackNumber, HashSet<PackNumber>>,
+    moved: Moved,
+}
+
+impl<'a> Mover<'a> {
+    pub(super) fn new(vault: &'a Vault, marks: &'a Marks, monitor: &'a Monitor) -> Result<Self, EngineError> {
+        let (successors, moved) = (BTreeMap::new(), Moved::default());
+        Ok(Self { vault, marks, monitor, sealer: Sealer::new(None)?, lanes: [None, None], successors, moved })
+    }
+
+    /// Moves what lives in `sources`. One that cannot be read stays as it is, and is named; a full disk ends the work.
+    pub(super) fn run(mut self, sources: &[(PackRow, PackUse)]) -> Result<Moved, EngineError> {
+        let epoch = self.vault.keyring.vault.newest_epoch();
+        for (at, trees) in [false, true].into_iter().enumerate() {
+            let of_kind = sources.iter().filter(|(_, used)| used.trees == trees);
+            let bytes = of_kind.map(|(_, used)| used.live_bytes + used.live_chunks * ROW_BYTES).sum();
+            self.lanes[at] = Some(Lane::new(epoch, bytes));
+        }
+        let mut whole: Vec<PackNumber> = Vec::new();
+        let mut full = None;
+        for (row, _) in sources {
+            self.monitor.go_on()?;
+            match self.empty(row) {
+                Ok(()) => whole.push(row.number),
+                Err(error) if error.code() == Code::StorageFull => {
+                    full = Some(error);
+                    break;
+                }
+                Err(error) if is_of_the_pack(&error) => {
+                    self.moved.problems.push(format!("pack {} was left as it is: {error}", row.id.short()));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        for at in [0, 1] {
+            match self.finish(at) {
+                Err(error) if error.code() == Code::StorageFull => full = Some(error),
+                other => other?,
+            }
+        }
+        if let Some(error) = full {
+            self.moved.problems.push(format!("rewriting packs ended early: {error}"));
+        }
+        self.note_emptied(&whole)?;
+        Ok(self.moved)
+    }
+
+    /// A source is empty when the index finds none of its live chunks in it.
+    fn note_emptied(&mut self, whole: &[PackNumber]) -> Result<(), EngineError> {
+        for pack in whole {
+            let Some(row) = self.vault.store.pack_by_number(*pack)? else { continue };
+            let (_, (_, entries)) = self.directory(&row)?;
+            if !self.live(&row, &entries)?.is_empty() {
+                continue;
+            }
+            let mut successors: Vec<PackNumber> =
+                self.successors.get(pack).into_iter().flatten().copied().collect();
+            successors.sort_unstable();
+            self.moved.emptied.push((*pack, successors));
+        }
+        Ok(())
+    }
+
+    fn directory(&self, row: &PackRow) -> Result<(PackFile, (Epoch, Vec<PackEntry>)), EngineError> {
+        let file = self.vault.store.open_pack(row.id)?;
+        let length = usize::try_from(row.bytes).unwrap_or(usize::MAX);
+        let directory = read_directory(&file, &self.vault.keyring.vault, length);
+        let damaged = || EngineError::RecordMissing(format!("the directory of pack {}", row.id.short()));
+        Ok((file, directory.ok_or_else(damaged)?))
+    }
+
+    /// Of a pack's entries, those that are needed and read from there.
+    fn live(&self, row: &PackRow, entries: &[PackEntry]) -> Result<Vec<PackEntry>, EngineError> {
+        let ids: Vec<_> = entries.iter().map(|entry| entry.id).collect();
+        let places = self.vault.store.lookup_many(&ids)?;
+        let here = entries.iter().zip(places).filter(|(entry, place)| {
+            let found = place.is_some_and(|place| (place.pack, place.offset) == (row.number, entry.offset));
+            found && self.marks.is_live(entry.id)
+        });
+        Ok(here.map(|(entry, _)| *entry).collect())
+    }
+
+    /// Moves the live chunks of one pack.
+    fn empty(&mut self, row: &PackRow) -> Result<(), EngineError> {
+        let (file, (epoch, entries)) = self.directory(row)?;
+        let (mut sealed, mut anew) = (Vec::new(), Vec::new());
+        for entry in self.live(row, &entries)? {
+            sealed.resize(entry.sealed_length as usize, 0);
+            file.read_at(u64::from(entry.offset), &mut sealed)?;
+            let at = usize::from(entry.kind == Kind::Tree);
+            // The same payload, so the same length.
+            let lane = self.lane(at);
+            if !lane.builder.is_empty() && !lane.builder.fits(sealed.len(), lane.size) {
+                self.finish(at)?;
+            }
+            let salt = self.lane(at).builder.salt();
+            anew.clear();
+            let subject = entry.subject(epoch);
+            let made = self.sealer.reseal(&self.vault.keyring.vault, &salt, &subject, &sealed, &mut anew)?;
+            let store = &self.vault.store;
+            let lane = self.lanes[at].as_mut().expect("both were made");
+            lane.builder.push(entry.kind, made.codec, entry.id, entry.length, &anew);
+            lane.sources.insert(row.number);
+            if lane.builder.pending() >= DRAIN_BYTES {
+                let draft = match &mut lane.draft {
+                    Some(draft) => draft,
+                    none => none.insert(store.draft_pack()?),
+                };
+                lane.builder.drain(|_, bytes| store.append(draft, bytes))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn lane(&mut self, at: usize) -> &mut Lane {
+        self.lanes[at].as_mut().expect("both were made")
+    }
+
+    /// Publishes an open pack and lets its chunks be found there.
+    fn finish(&mut self, at: usize) -> Result<(), EngineError> {
+        let store = &self.vault.store;
+        let epoch = self.vault.keyring.vault.newest_epoch();
+        let lane = self.lanes[at].as_mut().expect("both were made");
+        if lane.builder.is_empty() {
+            return Ok(());
+        }
+        let builder = std::mem::replace(&mut lane.builder, PackBuilder::new(epoch));
+        let (draft, sources) = (lane.draft.take(), std::mem::take(&mut lane.sources));
+        lane.size = lane.sizes.next().unwrap_or(limit::PACK_BYTES_MAX);
+        let mut draft = draft.map_or_else(|| store.draft_pack(), Ok)?;
+        let mut pack = builder.finish(&self.vault.keyring.vault)?;
+        store.append(&mut draft, &std::mem::take(&mut pack.rest))?;
+        store.publish_draft(draft, pack.id, &pack.outboard)?;
+        let bytes = pack.length as u64;
+        let new = NewPack { id: pack.id, bytes, epoch: pack.epoch, own: true, entries: pack.entries };
+        let number = store.move_chunks(&[new], &sources)?[0].number;
+        self.moved.bytes += bytes;
+        for source in sources {
+            self.successors.entry(source).or_default().insert(number);
+        }
+        Ok(())
+    }
+}
+
+/// Damage of a pack, which verify tells of, as opposed to what is wrong with the system.
+fn is_of_the_pack(error: &EngineError) -> bool {
+    matches!(
+        error,
+        EngineError::Seal(SealError::Unsound(_) | SealError::NoKey(_)) | EngineError::RecordMissing(_)
+    ) || matches!(error.code(), Code::StorageCorrupted | Code::ChunkNotFound)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FULL: u64 = limit::PACK_BYTES_MAX as u64;
+
+    fn pack(number: u32, bytes: u64, live_bytes: u64, trees: bool) -> (PackNumber, u64, PackUse) {
+        (PackNumber(number), bytes, PackUse { live_chunks: 1, live_bytes, trees })
+    }
+
+    fn check(packs: &[(PackNumber, u64, PackUse)], percent: u32, expected: &[u32]) {
+        let found: Vec<u32> = plan_reseal(packs, percent).into_iter().map(|pack| pack.0).collect();
+        assert_eq!(found, expected, "{percent}");
+    }
+
+    #[test]
+    fn the_emptiest_packs_are_moved_until_little_is_unused() {
+        let packs = [
+            pack(0, FULL, FULL - 1000, false),
+            pack(1, FULL, FULL / 2, false),
+            pack(2, FULL, FULL / 10, false),
+            pack(3, FULL, FULL * 4 / 5, false),
+            pack(4, FULL, FULL - 1000, true),
+        ];
+        check(&packs, 0, &[1, 2, 3]);
+        check(&packs, 5, &[1, 2, 3]);
+        check(&packs, 10, &[1, 2]);
+        check(&packs, 30, &[2]);
+        check(&packs, 100, &[]);
+        check(&[], 5, &[]);
+        // Full ones are never worth it, and the smallest pack does not get smaller.
+        check(&packs[..1], 0, &[]);
+        check(&[pack(0, limit::PACK_SIZES[0] as u64, 10, false)], 0, &[]);
+    }
+
+    #[test]
+    fn small_packs_are_put_together_once_there_are_many() {
+        let small = |number: u32, trees| pack(number, 128 << 10, 120 << 10, trees);
+        let mut packs: Vec<_> = (0..31).map(|number| small(number, false)).collect();
+        packs.extend((31..40).map(|number| small(number, true)));
+        check(&packs, 100, &[]);
+        packs.push(small(40, false));
+        let expected: Vec<u32> = (0..31).chain([40]).collect();
+        check(&packs, 100, &expected);
+    }
+}

@@ -1,0 +1,333 @@
+//! The holder's memory: what no newest head needs any more is kept for a while all the same.
+//!
+//! A head that a newer one replaces gets a stamp; for the length of the hold it counts as if it were still the newest, and
+//! with it every pack, list and record that it names. So nothing that a device signs can destroy history before the hold
+//! is over: not a head that lists nothing, not a clock, not a flood of heads. Time is what this node itself has seen pass
+//! while it ran; stamps lie in a published file for each vault, and a lost one only makes the hold begin anew.
+//!
+//! Heads of this node's own vault are pruned by the same rule; its packs are `gc`'s.
+
+use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::error::EngineError;
+use super::heads::read_head;
+use super::holder::readable;
+use crate::base::{HeadId, ListId, PackId, SnapshotId, VaultId, limit};
+use crate::snapshot::PackList;
+use crate::store::{PackNumber, Store};
+
+/// What the hold keeps, and what its end removed. Sizes in bytes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HoldResult {
+    /// For each vault: packs and bytes here that no newest head lists.
+    pub held: BTreeMap<VaultId, (u64, u64)>,
+    /// Packs and bytes deleted.
+    pub deleted: (u64, u64),
+    /// Heads, lists and records removed.
+    pub records: u64,
+}
+
+/// Stamps of one vault.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Stamps {
+    /// How long this node has watched, in milliseconds.
+    observed_ms: u64,
+    /// Replaced heads: what `observed_ms` was when that was noticed.
+    heads: BTreeMap<String, u64>,
+}
+
+fn file(vault: VaultId) -> String {
+    format!("hold-{vault}.json")
+}
+
+/// What the heads of one vault name, once the expired ones are gone. The heads themselves would be too many to keep.
+#[derive(Default)]
+struct Kept {
+    /// Lists of newest heads.
+    newest: HashSet<ListId>,
+    /// Lists of replaced heads.
+    replaced: HashSet<ListId>,
+    records: HashSet<SnapshotId>,
+    /// A head that cannot be read may need anything.
+    uncertain: bool,
+    removed: u64,
+}
+
+/// Removes what the hold no longer protects. `elapsed` is the time since the last call of this run of the program, by a
+/// clock that nobody can set; `own` is this node's vault.
+///
+/// While it works no pack is taken in for others. What cannot be read keeps everything of its vault.
+pub fn drop_expired(
+    store: &Store,
+    own: Option<VaultId>,
+    hold: Duration,
+    elapsed: Duration,
+) -> Result<HoldResult, EngineError> {
+    let _gate = store.close_gate();
+    let mut result = HoldResult::default();
+    let (mut lists, mut records): (HashSet<ListId>, HashSet<SnapshotId>) = Default::default();
+    let mut uncertain = false;
+    for vault in store.head_vaults()? {
+        let kept = expire_heads(store, vault, own == Some(vault), hold, elapsed)?;
+        result.records += kept.removed;
+        lists.extend(kept.newest.union(&kept.replaced));
+        records.extend(&kept.records);
+        uncertain |= kept.uncertain;
+        if own != Some(vault) && !kept.uncertain {
+            let (held, deleted) = drop_packs(store, vault, &kept)?;
+            result.held.insert(vault, held);
+            result.deleted = (result.deleted.0 + deleted.0, result.deleted.1 + deleted.1);
+        }
+    }
+    if !uncertain {
+        result.records += remove_records(store, &lists, &records)?;
+    }
+    Ok(result)
+}
+
+fn expire_heads(
+    store: &Store,
+    vault: VaultId,
+    is_own: bool,
+    hold: Duration,
+    elapsed: Duration,
+) -> Result<Kept, EngineError> {
+    let bytes = readable(store.read_state_if_sound(&file(vault)))?;
+    let mut stamps: Stamps = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+    let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+    stamps.observed_ms = stamps.observed_ms.saturating_add(millis(elapsed));
+    // What a holder confirmed last is how its copies are counted.
+    let confirmed: HashSet<HeadId> = match is_own {
+        true => store.head_receipts()?.into_iter().map(|(_, _, _, head)| head).collect(),
+        false => HashSet::new(),
+    };
+    let mut kept = Kept::default();
+    let mut still: BTreeMap<String, u64> = BTreeMap::new();
+    for device in store.head_devices(vault)? {
+        let names = store.head_names(vault, device)?;
+        let newest = names.first().map_or(0, |(seq, _)| *seq);
+        // An unreadable newest head proves nothing about those before it.
+        let mut sure = true;
+        for (seq, id) in names {
+            let head = match read_head(store, vault, device, (seq, id))? {
+                Ok(head) => head,
+                Err(_) => {
+                    (sure, kept.uncertain) = (sure && seq < newest, true);
+                    continue;
+                }
+            };
+            let named = head.draft.lists.iter().map(|list| list.id);
+            if seq == newest {
+                kept.newest.extend(named);
+                kept.records.extend(&head.draft.snapshots);
+                continue;
+            }
+            let key = id.to_string();
+            let since = stamps.heads.get(&key).copied().unwrap_or(stamps.observed_ms);
+            let over = stamps.observed_ms.saturating_sub(since) >= millis(hold);
+            if over && sure && !confirmed.contains(&id) {
+                store.remove_head(vault, device, seq, id)?;
+                kept.removed += 1;
+            } else {
+                // One without room for a stamp is as if it had been replaced just now.
+                if still.len() < limit::HOLD_STAMPS_MAX {
+                    still.insert(key, since);
+                }
+                kept.replaced.extend(named);
+                kept.records.extend(&head.draft.snapshots);
+            }
+        }
+    }
+    stamps.heads = still;
+    store.publish_state(&file(vault), &serde_json::to_vec(&stamps).expect("plain data"))?;
+    Ok(kept)
+}
+
+/// Deletes packs of a foreign vault that neither a newest nor a held head lists; what is held, and what went.
+fn drop_packs(store: &Store, vault: VaultId, kept: &Kept) -> Result<((u64, u64), (u64, u64)), EngineError> {
+    let (Some(newest), Some(replaced)) = (listed(store, &kept.newest)?, listed(store, &kept.replaced)?)
+    else {
+        return Ok(((0, 0), (0, 0)));
+    };
+    let (mut held, mut gone) = ((0, 0), Vec::<PackNumber>::new());
+    for number in store.foreign_packs(vault)? {
+        let Some(row) = store.pack_by_number(number)? else { continue };
+        if newest.contains(&row.id) {
+            continue;
+        }
+        if replaced.contains(&row.id) {
+            held = (held.0 + 1, held.1 + row.bytes);
+        } else {
+            gone.push(number);
+        }
+    }
+    Ok((held, store.drop_foreign(vault, &gone)?))
+}
+
+/// All packs of these lists; `None` when one of them cannot be read.
+fn listed(store: &Store, lists: &HashSet<ListId>) -> Result<Option<HashSet<PackId>>, EngineError> {
+    let mut all = HashSet::new();
+    for list in lists {
+        let bytes = readable(store.read_list(*list))?;
+        let Some(piece) = bytes.and_then(|bytes| PackList::decode(&bytes).ok()) else { return Ok(None) };
+        all.extend(piece.packs().iter().map(|(id, _)| *id));
+    }
+    Ok(Some(all))
+}
+
+/// Removes lists and records that no kept head names. A young file may be of a head that is still on its way.
+fn remove_records(
+    store: &Store,
+    lists: &HashSet<ListId>,
+    records: &HashSet<SnapshotId>,
+) -> Result<u64, EngineError> {
+    let mut removed = 0;
+    for id in store.old_lists(limit::RECORD_AGE_MIN)?.into_iter().filter(|id| !lists.contains(id)) {
+        store.remove_list(id)?;
+        removed += 1;
+    }
+    for id in store.old_snapshots(limit::RECORD_AGE_MIN)?.into_iter().filter(|id| !records.contains(id)) {
+        store.remove_snapshot(id)?;
+        removed += 1;
+    }
+    Ok(removed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Epoch;
+    use crate::base::{Moment, PeerId};
+    use crate::crypto::{DeviceKeys, Phrase};
+    use crate::engine::holder::forward_packs;
+    use crate::pack::Outboard;
+    use crate::snapshot::{HeadDraft, ListRef, PackSize, SignedHead, issue_certificate};
+
+    const DAY: Duration = Duration::from_secs(86_400);
+    const HOLD: Duration = Duration::from_secs(30 * 86_400);
+
+    /// A holder, and a device that it holds for.
+    struct Held {
+        _dir: tempfile::TempDir,
+        store: Store,
+        phrase: Phrase,
+        device: DeviceKeys,
+        previous: Option<HeadId>,
+        seq: u64,
+    }
+
+    impl Held {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let store = Store::create(&dir.path().join("s")).unwrap();
+            let (phrase, device) = (Phrase::generate(), DeviceKeys::generate("d"));
+            Self { _dir: dir, store, phrase, device, previous: None, seq: 0 }
+        }
+
+        fn vault(&self) -> VaultId {
+            self.phrase.root().admin().vault()
+        }
+
+        /// Takes in a head that lists these packs, and the packs.
+        fn receive(&mut self, fills: &[u8]) {
+            let root = self.phrase.root();
+            let (admin, keys) = (root.admin(), root.vault_keys(Epoch(0)));
+            let peer = PeerId::new([1; 32]);
+            let certificate =
+                issue_certificate(&admin, &keys, &self.device, peer, Moment::from_millis(1)).unwrap();
+            let packs: Vec<(PackId, Vec<u8>, Outboard)> = fills
+                .iter()
+                .map(|fill| {
+                    let bytes = vec![*fill; 128 << 10];
+                    let (id, outboard) = Outboard::of(&bytes);
+                    (id, bytes, outboard)
+                })
+                .collect();
+            let size = PackSize::of(128 << 10).unwrap();
+            let list = PackList::new(packs.iter().map(|(id, ..)| (*id, size)).collect());
+            let (id, bytes) = list.encode();
+            self.store.publish_list(id, &bytes).unwrap();
+            self.seq += 1;
+            let draft = HeadDraft {
+                seq: self.seq,
+                predecessor: self.previous,
+                seen: vec![],
+                snapshots: vec![],
+                lists: vec![ListRef { id, packs: packs.len() as u32, bytes: list.bytes() }],
+                copies: 1,
+                holders: vec![],
+                // What a device says of the time counts for nothing.
+                time: Moment::from_millis(u64::MAX / 2),
+                epoch: Epoch(0),
+                checkpoint: false,
+                inherited: vec![],
+            };
+            let (head, bytes) = SignedHead::sign(draft, &self.device, &certificate).unwrap();
+            self.previous = Some(head.id);
+            self.store.publish_head(self.vault(), self.device.id(), self.seq, head.id, &bytes).unwrap();
+            for (id, bytes, outboard) in packs {
+                forward_packs(&self.store, self.vault(), id, &bytes, &outboard).unwrap();
+            }
+        }
+
+        fn pass(&self, elapsed: Duration) -> HoldResult {
+            drop_expired(&self.store, None, HOLD, elapsed).unwrap()
+        }
+
+        fn files(&self) -> usize {
+            self.store.pack_files().unwrap().len()
+        }
+    }
+
+    #[test]
+    fn what_a_device_no_longer_lists_stays_for_the_hold() {
+        let mut held = Held::new();
+        held.receive(&[1, 2, 3]);
+        assert_eq!(
+            held.pass(DAY * 100),
+            HoldResult { held: [(held.vault(), (0, 0))].into(), ..HoldResult::default() }
+        );
+        // Everything is forgotten, and a flood of heads follows.
+        for _ in 0..5 {
+            held.receive(&[3]);
+        }
+        let done = held.pass(Duration::ZERO);
+        assert_eq!((done.held[&held.vault()], done.deleted), ((2, 256 << 10), (0, 0)));
+        assert_eq!(held.store.foreign_usage().unwrap()[&held.vault()], (3, 384 << 10), "the quota counts it");
+        for _ in 0..29 {
+            assert_eq!(held.pass(DAY).deleted, (0, 0));
+        }
+        assert_eq!(held.files(), 3);
+        let done = held.pass(DAY);
+        assert_eq!((done.deleted, done.held[&held.vault()]), ((2, 256 << 10), (0, 0)));
+        assert!(done.records >= 5, "{done:?}");
+        assert_eq!((held.files(), held.store.foreign_usage().unwrap()[&held.vault()].0), (1, 1));
+        // It comes again like any other.
+        held.receive(&[2, 3]);
+        assert_eq!((held.pass(DAY).deleted, held.files()), ((0, 0), 2));
+    }
+
+    #[test]
+    fn lost_stamps_and_unreadable_heads_only_make_it_last_longer() {
+        let mut held = Held::new();
+        held.receive(&[1]);
+        held.receive(&[2]);
+        held.pass(DAY);
+        held.pass(DAY * 20);
+        held.store.publish_state(&file(held.vault()), b"broken").unwrap();
+        held.pass(DAY * 20);
+        assert_eq!((held.pass(DAY * 29).deleted, held.files()), ((0, 0), 2));
+        let newest = (held.vault(), held.device.id(), 2, held.previous.unwrap());
+        let bytes = held.store.read_head(newest.0, newest.1, newest.2, newest.3).unwrap().unwrap();
+        held.store.publish_head(newest.0, newest.1, newest.2, newest.3, b"broken").unwrap();
+        held.pass(DAY * 100);
+        assert_eq!(held.files(), 2);
+        held.store.publish_head(newest.0, newest.1, newest.2, newest.3, &bytes).unwrap();
+        held.pass(DAY * 31);
+        assert_eq!(held.files(), 1);
+    }
+}

@@ -1,0 +1,69 @@
+//! Exports and imports: copies that are carried on a disk.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::api::{ApiError, Dump, ImportRequest, ImportSummary, JobOutcome};
+use crate::base::Code;
+use crate::engine::{self, EngineError, Monitor, VaultView};
+use crate::node::core::Core;
+use crate::node::error::failed;
+use crate::node::flow::{Goods, flow, one_by_one};
+use crate::node::holding::free_bytes;
+use crate::node::jobs::Ended;
+use crate::node::streams::Input;
+use crate::store::StoreError;
+
+/// Streams the vault's heads, records and packs.
+pub(in crate::node) async fn export(core: &Arc<Core>, snapshot: Option<String>) -> Result<Dump, ApiError> {
+    let ((), parts) = flow(core, Goods::Parts, move |core, _| {
+        let vault = core.vault()?;
+        let view = VaultView::load(&vault).map_err(failed)?;
+        let resolved = snapshot.map(|reference| engine::resolve(&view, &reference).cloned().map_err(failed));
+        let snapshot = resolved.transpose()?;
+        Ok((
+            (),
+            Box::new(move |sink, monitor| {
+                let out = |bytes: &[u8]| sink.put(Bytes::copy_from_slice(bytes));
+                engine::export(&vault, snapshot.as_ref(), monitor, out).map_err(failed)
+            }),
+        ))
+    })
+    .await?;
+    Ok(Dump { archive: true, bytes: None, parts: one_by_one(parts) })
+}
+
+/// Takes in what is streamed to the job.
+pub(super) async fn import(
+    core: &Arc<Core>,
+    request: ImportRequest,
+    monitor: Arc<Monitor>,
+    input: Option<Input>,
+) -> Ended {
+    let mut input = input.ok_or_else(|| ApiError::new(Code::Internal, "an import without its input"))?;
+    monitor.enter("waiting for the input");
+    input.begin().await?;
+    monitor.enter("importing");
+    Monitor::add(&monitor.bytes_total, request.bytes);
+    core.blocking(move |core| {
+        let vault = core.vault().ok();
+        // Room is promised as for a pack that is pulled.
+        let room = |bytes: u64, keep: &mut dyn FnMut() -> Result<(), EngineError>| {
+            let promise = core.resources.disk.promise(bytes, || free_bytes(core))?;
+            let _promise = promise.ok_or(StoreError::NotLent)?;
+            keep()
+        };
+        let done =
+            engine::import(&core.store, vault.as_deref(), &mut input, &room, &monitor).map_err(failed)?;
+        let summary = ImportSummary {
+            vault: done.vault.to_string(),
+            own: vault.is_some_and(|vault| vault.id() == done.vault),
+            packs: done.packs,
+            bytes: done.bytes,
+            held: done.held,
+        };
+        Ok((JobOutcome::Import(summary), None))
+    })
+    .await
+}

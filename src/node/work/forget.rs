@@ -1,0 +1,308 @@
+//! Forgetting and garbage collection, asked for or on schedule.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::tz::TimeZone;
+use serde::{Deserialize, Serialize};
+
+use crate::api::{
+    ApiError, ForgetReport, ForgetRequest, GcReport, GcRequest, GcStatus, JobOutcome, KeepRules, Kept,
+};
+use crate::base::{ByteSize, Code, HeadId, Moment, SnapshotId, limit};
+use crate::config::Settings;
+use crate::engine::{self, ForgetPlan, GcOptions, GcResult, Monitor, PackSource, Vault, VaultView};
+use crate::node::core::{Core, log_failure};
+use crate::node::error::failed;
+use crate::node::jobs::Ended;
+use crate::policy::{ClockNews, Rules, judge_clock};
+
+const FILE: &str = "gc.json";
+const CLOCK: &str = "clock.json";
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// What is remembered of the last collection.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Last {
+    time: Option<Moment>,
+    error: Option<String>,
+    /// The newest heads that it followed, its own included.
+    heads: Vec<HeadId>,
+}
+
+/// When the clock was last looked at.
+#[derive(Serialize, Deserialize)]
+struct Seen {
+    time: Moment,
+}
+
+/// The rules of the configuration; `storage.retention_days` is one more of them.
+fn configured(settings: &Settings) -> Rules {
+    let keep = &settings.retention;
+    let days = settings.storage.retention_days;
+    let age = (days > 0).then(|| DAY * days);
+    Rules {
+        last: keep.keep_last.unwrap_or(0),
+        hourly: keep.keep_hourly.unwrap_or(0),
+        daily: keep.keep_daily.unwrap_or(0),
+        weekly: keep.keep_weekly.unwrap_or(0),
+        monthly: keep.keep_monthly.unwrap_or(0),
+        yearly: keep.keep_yearly.unwrap_or(0),
+        within: keep.keep_within.max(age),
+        tags: keep.keep_tags.clone(),
+    }
+}
+
+/// Whether the configuration has any rule.
+pub(in crate::node) fn has_rules(settings: &Settings) -> bool {
+    !configured(settings).is_empty()
+}
+
+fn asked(rules: &KeepRules) -> Rules {
+    Rules {
+        last: rules.keep_last.unwrap_or(0),
+        hourly: rules.keep_hourly.unwrap_or(0),
+        daily: rules.keep_daily.unwrap_or(0),
+        weekly: rules.keep_weekly.unwrap_or(0),
+        monthly: rules.keep_monthly.unwrap_or(0),
+        yearly: rules.keep_yearly.unwrap_or(0),
+        within: rules.keep_within_ms.map(Duration::from_millis),
+        tags: rules.keep_tags.clone(),
+    }
+}
+
+/// One way to say what goes, not two.
+fn check(request: &ForgetRequest) -> Result<(), ApiError> {
+    let by_rules = request.rules != KeepRules::default();
+    let ways =
+        [!request.snapshots.is_empty(), by_rules, request.configured].iter().filter(|way| **way).count();
+    if ways > 1 {
+        let text = "name snapshots, or give rules, or use the configured ones: not several of these";
+        return Err(ApiError::new(Code::UsageInvalid, text));
+    }
+    if request.rules.keep_tags.iter().any(String::is_empty) {
+        return Err(ApiError::new(Code::UsageInvalid, "a tag to keep is not empty"));
+    }
+    Ok(())
+}
+
+pub(super) async fn forget(
+    core: &Arc<Core>,
+    request: ForgetRequest,
+    monitor: Arc<Monitor>,
+    memory: usize,
+) -> Ended {
+    check(&request)?;
+    if request.scheduled && core.vault().is_err() {
+        return Ok((JobOutcome::Forget(ForgetReport::default()), None));
+    }
+    let then_gc = request.gc.then(|| GcRequest { dry_run: request.dry_run, ..GcRequest::default() });
+    let mut report = {
+        let monitor = monitor.clone();
+        core.blocking(move |core| forget_now(core, &request, &monitor)).await?
+    };
+    if !report.dry_run && !report.forgotten.is_empty() {
+        core.changed.notify_one();
+    }
+    if let Some(request) = then_gc {
+        let (outcome, error) = gc(core, request, monitor, memory).await?;
+        if let JobOutcome::Gc(done) = outcome {
+            report.gc = Some(done);
+        }
+        return Ok((JobOutcome::Forget(report), error));
+    }
+    Ok((JobOutcome::Forget(report), None))
+}
+
+fn forget_now(
+    core: &Arc<Core>,
+    request: &ForgetRequest,
+    monitor: &Monitor,
+) -> Result<ForgetReport, ApiError> {
+    monitor.enter("choosing snapshots");
+    let vault = core.vault()?;
+    let view = VaultView::load(&vault).map_err(failed)?;
+    if request.scheduled {
+        watch_clock(core)?;
+    }
+    let plan = plan(core, &vault, &view, request)?;
+    let effect = engine::forget_effect(&vault, &view, &plan.forget).map_err(failed)?;
+    if request.scheduled && effect.exceeds(limit::FORGET_PERCENT_MAX) {
+        let (freed, live) = (ByteSize(effect.freed_bytes), ByteSize(effect.live_bytes));
+        let count = plan.forget.len();
+        let text = format!(
+            "forgetting {count} snapshots by the configured rules would free {freed} of {live}; nothing was forgotten"
+        );
+        let hint = "look with `shadowvault forget --configured --dry-run`; without --dry-run it is done";
+        return Err(ApiError::new(Code::ConfirmationNeeded, text).with_hint(hint));
+    }
+    if !request.dry_run && !plan.forget.is_empty() {
+        engine::forget(&vault, &plan.forget, &core.holder_addresses()).map_err(failed)?;
+        tracing::info!(target: "forget", forgotten = plan.forget.len(), kept = plan.keep.len(), "snapshots forgotten");
+    }
+    let kept: Vec<Kept> = plan
+        .keep
+        .into_iter()
+        .map(|(id, reasons)| Kept {
+            snapshot_id: id,
+            reasons: reasons.iter().map(ToString::to_string).collect(),
+        })
+        .collect();
+    Ok(ForgetReport {
+        dry_run: request.dry_run,
+        forgotten: plan.forget,
+        kept_count: kept.len() as u64,
+        kept,
+        freed_bytes: effect.freed_bytes,
+        live_bytes: effect.live_bytes,
+        gc: None,
+    })
+}
+
+fn plan(
+    core: &Core,
+    vault: &Vault,
+    view: &VaultView,
+    request: &ForgetRequest,
+) -> Result<ForgetPlan, ApiError> {
+    if request.snapshots.is_empty() {
+        let rules = if request.configured { configured(&core.settings()) } else { asked(&request.rules) };
+        return Ok(engine::plan_forget(vault, view, &rules, core.now(), &TimeZone::system()));
+    }
+    let mut named: Vec<SnapshotId> = Vec::new();
+    for reference in &request.snapshots {
+        let id = engine::resolve(view, reference).map_err(failed)?.id;
+        if !named.contains(&id) {
+            named.push(id);
+        }
+    }
+    engine::plan_named(vault, view, &named, request.confirmed, core.now()).map_err(failed)
+}
+
+/// A clock that went back, or far ahead, is no reason to forget: expiry waits until it has been steady for one round.
+fn watch_clock(core: &Arc<Core>) -> Result<(), ApiError> {
+    let now = core.now();
+    let seen = core.store.read_state(CLOCK).map_err(failed)?;
+    let seen = seen.and_then(|bytes| serde_json::from_slice::<Seen>(&bytes).ok()).map(|seen| seen.time);
+    let bytes = serde_json::to_vec(&Seen { time: now }).expect("plain data");
+    core.store.publish_state(CLOCK, &bytes).map_err(failed)?;
+    let what = match judge_clock(seen, now, limit::FORGET_EVERY) {
+        ClockNews::Steady => return Ok(()),
+        ClockNews::Backwards(span) => format!("the clock went back by {} h", span.as_secs() / 3600),
+        ClockNews::Jumped(span) => {
+            format!("the clock is {} h ahead of the last look", (span + limit::FORGET_EVERY).as_secs() / 3600)
+        }
+    };
+    let text = format!("{what}; nothing was forgotten");
+    let hint = "is the time right? if so, the next run goes on; or run `shadowvault forget --configured`";
+    Err(ApiError::new(Code::ClockOdd, text).with_hint(hint))
+}
+
+pub(super) async fn gc(core: &Arc<Core>, request: GcRequest, monitor: Arc<Monitor>, memory: usize) -> Ended {
+    if request.scheduled && core.vault().is_err() {
+        // A node without a vault, or a locked one: nothing to do until its next time.
+        let report = GcReport { unchanged: true, ..GcReport::default() };
+        return Ok((JobOutcome::Gc(report), None));
+    }
+    let source = core.source();
+    let began = Instant::now();
+    let ended = core
+        .blocking(move |core| {
+            let vault = core.vault()?;
+            let heads = head_ids(&vault)?;
+            if request.scheduled && nothing_new(core, &vault, &heads)? {
+                let report = GcReport { unchanged: true, ..GcReport::default() };
+                return Ok(report);
+            }
+            let options = GcOptions {
+                dry_run: request.dry_run,
+                now: request.now,
+                max_unused_percent: request.max_unused.unwrap_or(limit::GC_UNUSED_PERCENT),
+                grace: limit::GC_GRACE,
+                memory_bytes: memory,
+            };
+            let source = source.as_ref().map(|source| source as &dyn PackSource);
+            let done =
+                engine::collect(&vault, options, &core.holder_addresses(), source, &monitor).map_err(failed);
+            if !request.dry_run {
+                remember(core, &vault, done.as_ref().err());
+            }
+            let mut report = report(core, &options, done?)?;
+            report.total_duration = began.elapsed().as_secs_f64();
+            Ok(report)
+        })
+        .await?;
+    if ended.deleted_packs + ended.resealed_packs > 0 && !ended.dry_run {
+        core.changed.notify_one();
+    }
+    Ok((JobOutcome::Gc(ended), None))
+}
+
+fn head_ids(vault: &Vault) -> Result<Vec<HeadId>, ApiError> {
+    let heads = engine::newest_heads(&vault.store, vault.id()).map_err(failed)?;
+    let mut ids: Vec<HeadId> = heads.iter().map(|head| head.id).collect();
+    ids.sort_unstable();
+    Ok(ids)
+}
+
+fn last(core: &Core) -> Result<Last, ApiError> {
+    let bytes = core.store.read_state(FILE).map_err(failed)?;
+    // What cannot be read is as good as nothing: everything is looked at anew.
+    Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default())
+}
+
+/// The same heads as last time, and nothing that waits is due.
+fn nothing_new(core: &Core, vault: &Vault, heads: &[HeadId]) -> Result<bool, ApiError> {
+    let waiting = engine::waiting(&vault.store, limit::GC_GRACE).map_err(failed)?;
+    let due = waiting.first.is_some_and(|first| first <= core.now());
+    let last = last(core)?;
+    Ok(!due && last.error.is_none() && last.heads == heads)
+}
+
+fn remember(core: &Core, vault: &Vault, error: Option<&ApiError>) {
+    let heads = head_ids(vault).unwrap_or_default();
+    let error = error.map(|error| error.message.chars().take(limit::SCHEDULE_MESSAGE_CHARS_MAX).collect());
+    let bytes = serde_json::to_vec(&Last { time: Some(core.now()), error, heads }).expect("plain data");
+    log_failure(core.store.publish_state(FILE, &bytes).map_err(failed), "noting a collection");
+}
+
+fn report(core: &Core, options: &GcOptions, done: GcResult) -> Result<GcReport, ApiError> {
+    let waiting = engine::waiting(&core.store, options.grace).map_err(failed)?;
+    Ok(GcReport {
+        dry_run: options.dry_run,
+        snapshots: done.snapshots,
+        live_chunks: done.live_chunks,
+        dead_chunks: done.dead_chunks,
+        packs: done.packs,
+        quarantined_packs: done.retired.0,
+        quarantined_bytes: done.retired.1,
+        revived_packs: done.revived,
+        resealed_packs: done.resealed,
+        resealed_bytes: done.resealed_bytes,
+        deleted_packs: done.deleted.0,
+        deleted_bytes: done.deleted.1,
+        waiting_packs: waiting.packs,
+        waiting_bytes: waiting.bytes,
+        next_deletion: waiting.first.map(Moment::to_rfc3339),
+        problems: done.problems,
+        ..GcReport::default()
+    })
+}
+
+/// What waits to be deleted.
+pub(in crate::node) fn gc_status(core: &Arc<Core>) -> Result<GcStatus, ApiError> {
+    let waiting = engine::waiting(&core.store, limit::GC_GRACE).map_err(failed)?;
+    let last = last(core)?;
+    Ok(GcStatus {
+        waiting_packs: waiting.packs,
+        waiting_bytes: waiting.bytes,
+        resealed_packs: waiting.resealed,
+        next_deletion: waiting.first.map(Moment::to_rfc3339),
+        last_deletion: waiting.last.map(Moment::to_rfc3339),
+        held_packs: core.on_hold.sum().0,
+        held_bytes: core.on_hold.sum().1,
+        last_run: last.time.map(Moment::to_rfc3339),
+        last_error: last.error,
+    })
+}
