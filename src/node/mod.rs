@@ -12,8 +12,10 @@ mod events;
 mod exposition;
 mod flow;
 mod holding;
+mod inviting;
 mod jobs;
 mod owning;
+mod peering;
 mod records;
 mod recover;
 mod reload;
@@ -25,6 +27,7 @@ mod setup;
 mod source;
 mod status;
 mod streams;
+mod ticket;
 mod work;
 
 use std::collections::BTreeMap;
@@ -37,6 +40,7 @@ pub use recover::{RecoverRequest, RecoverSummary, recover};
 pub use setup::{InitRequest, InitSummary, init, rebuild_index};
 
 pub use reload::Loader;
+pub use ticket::{Ticket, TicketError};
 
 use self::core::{Core, Priority};
 use self::ending::Hook;

@@ -112,7 +112,7 @@ pub(super) fn status(core: &Arc<Core>) -> Result<Status, ApiError> {
             own_bytes: counts.own_bytes,
             foreign_packs: counts.foreign_packs,
             foreign_bytes: counts.foreign_bytes,
-            lend: core.settings().replication.lend,
+            lend: core.lent(),
             chunks: counts.chunks,
             disk_free: core.store.disk_free(),
         },
@@ -131,7 +131,11 @@ pub(super) fn status(core: &Arc<Core>) -> Result<Status, ApiError> {
     verified(core, &mut status)?;
     scheduled(core, &mut status);
     for peer in status.peers.iter().filter(|peer| peer.standing == "pending") {
-        let line = format!("{} would like to join (`shadowvault peers add ADDRESS` if you know it)", peer.id);
+        let line = format!(
+            "{} would like to join (`shadowvault peers accept {}` if you know it)",
+            peer.id,
+            peer.id.short()
+        );
         status.problems.push(line);
     }
     Ok(status)
@@ -255,7 +259,7 @@ pub(super) fn peers(core: &Arc<Core>) -> Result<Vec<PeerInfo>, ApiError> {
         let last_error = if connected {
             None
         } else if waits {
-            Some("connected, but it does not list this node (`shadowvault peers add` there)".to_owned())
+            Some("connected, but it does not list this node (`shadowvault peers accept` there)".to_owned())
         } else {
             state.and_then(|s| s.addresses.iter().find_map(|a| a.last_error.clone()))
         };
@@ -291,7 +295,7 @@ pub(super) fn peers(core: &Arc<Core>) -> Result<Vec<PeerInfo>, ApiError> {
 }
 
 /// Packs and bytes stored for each peer: those of the vaults whose devices run on it.
-fn stored_for(core: &Arc<Core>) -> Result<BTreeMap<PeerId, (u64, u64)>, ApiError> {
+pub(super) fn stored_for(core: &Arc<Core>) -> Result<BTreeMap<PeerId, (u64, u64)>, ApiError> {
     let mut out: BTreeMap<PeerId, (u64, u64)> = BTreeMap::new();
     for (vault, (packs, bytes)) in core.store.foreign_usage().map_err(failed)? {
         for head in engine::newest_heads(&core.store, vault).map_err(failed)? {

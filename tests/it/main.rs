@@ -3,6 +3,7 @@
 mod architecture;
 mod damage;
 mod fidelity;
+mod joining;
 mod local;
 mod mesh;
 mod node;
