@@ -35,8 +35,8 @@ pub use joining::{
 };
 pub use report::{
     AddPeer, BackupSummary, ConfigRow, EntryInfo, Health, Identity, PathProblem, PeerInfo, RebuildSummary,
-    Reloaded, RepairReport, RestoreChange, RestoreSummary, SnapshotInfo, SnapshotQuery, Status,
-    StorageStatus, TreeQuery, Verdict, VerifyAllReport, VerifyOutcomeShape, VerifyReport,
+    Reloaded, RepairReport, ReplicationStatus, RestoreChange, RestoreSummary, SnapshotInfo, SnapshotQuery,
+    Status, StorageStatus, TreeQuery, Verdict, VerifyAllReport, VerifyOutcomeShape, VerifyReport,
     VerifySnapshotReport,
 };
 

@@ -258,6 +258,8 @@ mod tests {
             id,
             name: Some("bob\x07".into()),
             standing: "allowed".into(),
+            state: Some("available".into()),
+            room_bytes: None,
             connected: false,
             addresses: vec![],
             last_seen: None,

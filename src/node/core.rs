@@ -20,6 +20,7 @@ use super::holding::HoldQueue;
 use super::inviting::Invites;
 use super::jobs::Jobs;
 use super::owning::Owning;
+use super::presence::Waking;
 use super::reload::Configured;
 use super::resources::Resources;
 use super::schedule::{self, Schedule};
@@ -79,6 +80,7 @@ pub(super) struct Core {
     pub(super) changed: Notify,
     pub(super) owning: Owning,
     pub(super) holding: HoldQueue,
+    pub(super) waking: Waking,
     pub(super) doors: Doors,
     pub(super) invites: Invites,
     /// What serving peers keeps at hand.
@@ -122,6 +124,7 @@ impl Core {
             changed: Notify::new(),
             owning: Owning::default(),
             holding: HoldQueue::default(),
+            waking: Waking::new(SystemClock.now()),
             doors: Doors::default(),
             invites,
             served: Served::default(),
@@ -256,6 +259,7 @@ impl Core {
                 Some(NetEvent::Disconnected(peer)) => {
                     tracing::info!(target: "peers", peer = %peer.short(), "disconnected");
                     self.tell(Happening::PeerDisconnected { peer });
+                    log_failure(self.note_present(vec![peer]).await, "noting when a peer left");
                     self.owning.forget_offers(peer);
                     self.holding.forget(peer);
                     self.changed.notify_one();

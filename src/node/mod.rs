@@ -16,6 +16,7 @@ mod inviting;
 mod jobs;
 mod owning;
 mod peering;
+mod presence;
 mod records;
 mod recover;
 mod reload;

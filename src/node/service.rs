@@ -71,7 +71,7 @@ impl Service for Node {
         Box::pin(self.core.blocking(move |core| {
             let vault = core.vault()?;
             let view = VaultView::load(&vault).map_err(failed)?;
-            status::snapshots(&vault, &view, &query)
+            status::snapshots(core, &vault, &view, &query)
         }))
     }
 

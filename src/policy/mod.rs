@@ -1,12 +1,14 @@
-//! Pure decisions: when a task runs next, when it is tried again.
+//! Pure decisions: when a task runs next, when it is tried again, who counts as a holder.
 //!
 //! Plain values in, plain values out. Whoever asks says what time it is and gives the seed for chance, so that a run
 //! that went wrong can be played again. No clock, no I/O, no async.
 
 mod cron;
+mod presence;
 mod retry;
 mod timing;
 
 pub use cron::{CronError, CronLine};
+pub use presence::{Presence, presence};
 pub use retry::pause_after;
 pub use timing::{Outcome, Rhythm, Timing, Verdict};

@@ -218,3 +218,30 @@ fn nodes_that_moved_find_each_other_through_a_third() {
     }
     connected(&one, &other);
 }
+
+#[test]
+fn copies_of_a_holder_that_stays_away_are_made_elsewhere_and_count_again_when_it_is_back() {
+    let mut owner = Node::init().with("replication.copies", "1").with("p2p.away_after", "2s");
+    owner.start();
+    let mut first = joiner(&invite(&owner, &["attic", "--quota", "1GiB"]));
+    connected(&owner, &first);
+    let source = owner.path("source");
+    tree::plain(&source, 1, 5, 100_000);
+    owner.replicate(&source);
+    first.kill();
+    let id = first.peer_id();
+    until("the holder is missed", &[&owner], || {
+        (owner.peer(&id)?["state"] == "missing" && owner.snapshots()[0]["copies"] == 0).then_some(())
+    });
+    let status = owner.run(&["status"]).exits(1).json();
+    assert!(status["problems"].to_string().contains("attic was not seen since"), "{status}");
+    assert_eq!(status["replication"]["bytes_waiting"], owner.pack_bytes(), "{status}");
+    assert!(status["replication"]["since"].is_string(), "{status}");
+    let second = joiner(&invite(&owner, &["shed", "--quota", "1GiB"]));
+    until("another holder has the copies", &[&owner, &second], || {
+        (owner.snapshots()[0]["copies"] == 1).then_some(())
+    });
+    assert_eq!(second.pack_bytes(), owner.pack_bytes());
+    first.start();
+    until("both copies count", &[&owner, &first], || (owner.snapshots()[0]["copies"] == 2).then_some(()));
+}
