@@ -72,6 +72,11 @@ pub enum Happening {
         /// Who.
         peer: PeerId,
     },
+    /// A peer redeemed a ticket of this node.
+    PeerJoined {
+        /// Who.
+        peer: PeerId,
+    },
     /// The configuration was read again.
     ConfigReloaded {
         /// Keys that changed and count now.

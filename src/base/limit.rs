@@ -95,6 +95,22 @@ pub const FETCH_IN_FLIGHT_MAX: usize = 64;
 pub const IDLE_CONNECTION: Duration = Duration::from_secs(60);
 /// A nonce from the door is good for this long.
 pub const DOOR_NONCE_LIFE: Duration = Duration::from_secs(60);
+/// Invitations that are remembered, open or not; the one that was used or expired first makes room.
+pub const INVITES_MAX: usize = 64;
+/// Addresses in a ticket.
+pub const TICKET_ADDRESSES_MAX: usize = 8;
+/// A ticket as text in bytes: eight long addresses and two names fit several times.
+pub const TICKET_BYTES_MAX: usize = 4 * KIB;
+/// The shortest and the longest life of an invitation.
+pub const INVITE_LIFE_MIN: Duration = Duration::from_secs(60);
+/// See [`INVITE_LIFE_MIN`].
+pub const INVITE_LIFE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+/// A peer's name for people in bytes.
+pub const PEER_NAME_BYTES_MAX: usize = 64;
+/// Peers that were turned away for good; the oldest makes room.
+pub const REJECTED_PEERS_MAX: usize = 256;
+/// How long `join` waits to be served by the inviter after it was admitted.
+pub const JOIN_WAIT: Duration = Duration::from_secs(10);
 /// Wrong answers after which a peer is asked last and given no new packs.
 pub const MISBEHAVIOUR_MAX: u32 = 3;
 

@@ -2,10 +2,11 @@
 
 use clap::{Args, Subcommand};
 
+use super::join::render_words;
 use super::output::{Paint, Table, escape, local_time};
 use super::session::{Keys, Session};
-use crate::api::{AddPeer, ApiError, Identity, PeerInfo};
-use crate::base::ByteSize;
+use crate::api::{AddPeer, ApiError, Identity, PeerDetail, PeerInfo};
+use crate::base::{ByteSize, Code};
 use crate::node::Mode;
 
 #[derive(Args)]
@@ -34,6 +35,36 @@ enum Verb {
         #[arg(value_name = "PEER")]
         peer: String,
     },
+    /// Show one peer with all its addresses
+    Show {
+        /// Its id or name
+        #[arg(value_name = "PEER")]
+        peer: String,
+    },
+    /// Time a request and its answer
+    Ping {
+        /// Its id or name
+        #[arg(value_name = "PEER")]
+        peer: String,
+    },
+    /// Try every address of a peer, and tell what failed and what to do
+    Why {
+        /// Its id or name
+        #[arg(value_name = "PEER")]
+        peer: String,
+    },
+    /// Let a peer in that knocked
+    Accept {
+        /// Its id, or the end of it
+        #[arg(value_name = "PEER")]
+        peer: String,
+    },
+    /// Turn a peer away that knocked; it is not listed again
+    Reject {
+        /// Its id, or the end of it
+        #[arg(value_name = "PEER")]
+        peer: String,
+    },
 }
 
 pub(super) async fn run(args: PeersArgs, session: &Session<'_>) -> Result<u8, ApiError> {
@@ -57,6 +88,34 @@ pub(super) async fn run(args: PeersArgs, session: &Session<'_>) -> Result<u8, Ap
             let result = service.remove_peer(peer).await;
             let peer = handle.close(result).await?;
             session.output.show(&peer, |peer, _| changed("removed", peer));
+        }
+        Verb::Accept { peer } => {
+            let result = service.accept_peer(peer).await;
+            let peer = handle.close(result).await?;
+            session.output.show(&peer, |peer, _| changed("allowed", peer));
+        }
+        Verb::Reject { peer } => {
+            let result = service.reject_peer(peer).await;
+            let peer = handle.close(result).await?;
+            session.output.show(&peer, |peer, _| changed("turned away", peer));
+        }
+        Verb::Show { peer } => {
+            let result = service.peer(peer, false).await;
+            let detail = handle.close(result).await?;
+            session.output.show(&detail, |detail, _| render_detail(detail));
+        }
+        Verb::Why { peer } => {
+            let result = service.peer(peer, true).await;
+            let detail = handle.close(result).await?;
+            session.output.show(&detail, |detail, _| render_why(detail));
+        }
+        Verb::Ping { peer } => {
+            let result = service.peer(peer, true).await;
+            let detail = handle.close(result).await?;
+            session.output.show(&detail, |detail, _| render_ping(detail));
+            if detail.round_trip_ms.is_none() {
+                return Ok(Code::NetworkUnreachable.exit());
+            }
         }
     }
     Ok(0)
@@ -85,9 +144,81 @@ fn changed(what: &str, peer: &PeerInfo) -> String {
     format!("{what} {}{name}\n", peer.id)
 }
 
+fn title(peer: &PeerInfo) -> String {
+    let name = peer.name.as_ref().map(|name| format!(" ({})", escape(name))).unwrap_or_default();
+    format!("{}{name}", peer.id)
+}
+
+fn render_ping(detail: &PeerDetail) -> String {
+    match detail.round_trip_ms {
+        Some(ms) => {
+            let over =
+                detail.transport.as_deref().map(|t| format!(" over {}", escape(t))).unwrap_or_default();
+            format!("{} answered in {ms:.1} ms{over}\n", title(&detail.peer))
+        }
+        None => format!("no answer\n{}", render_why(detail)),
+    }
+}
+
+/// What is in the way, address by address.
+fn render_why(detail: &PeerDetail) -> String {
+    let peer = &detail.peer;
+    let mut text = format!("{}: ", title(peer));
+    text += match (peer.connected, peer.standing.as_str()) {
+        (true, _) => "connected\n",
+        (false, "pending") => "waits to be let in\n",
+        (false, _) => "not connected\n",
+    };
+    for way in &detail.ways {
+        text += &format!("  {}\n", escape(&way.address));
+        if let Some(error) = &way.error {
+            text += &format!("    failed: {}\n", escape(error));
+        } else if let Some(good) = &way.last_good {
+            text += &format!("    worked at {}\n", local_time(good));
+        } else {
+            text += "    not tried\n";
+        }
+        if let Some(advice) = &way.advice {
+            text += &format!("    {}\n", escape(advice));
+        }
+    }
+    let advice = detail.advice.as_ref().or(peer.last_error.as_ref().filter(|_| detail.ways.is_empty()));
+    match advice {
+        Some(advice) => text + &format!("  {}\n", escape(advice)),
+        None => text,
+    }
+}
+
+fn render_detail(detail: &PeerDetail) -> String {
+    let peer = &detail.peer;
+    let mut text = format!("peer      {}\n", title(peer));
+    let state = match (peer.connected, &peer.last_seen) {
+        (true, _) => {
+            let over =
+                detail.transport.as_deref().map(|t| format!(" over {}", escape(t))).unwrap_or_default();
+            format!("connected{over}")
+        }
+        (false, Some(seen)) => format!("last seen {}", local_time(seen)),
+        (false, None) => "never seen".to_owned(),
+    };
+    text += &format!("state     {}, {state}\n", escape(&peer.standing));
+    if let Some(agent) = &detail.agent {
+        text += &format!("runs      {}\n", escape(agent));
+    }
+    text += &render_words(&detail.words);
+    let lends = detail.lends.map(|bytes| format!(" of {} that it lends", ByteSize(bytes)));
+    text += &format!("keeps     {}{} for this node\n", ByteSize(peer.bytes_held), lends.unwrap_or_default());
+    let quota = detail.quota.map(|bytes| format!(" of {} that it may", ByteSize(bytes)));
+    text += &format!("stores    {}{} here\n", ByteSize(peer.bytes_stored), quota.unwrap_or_default());
+    for address in &peer.addresses {
+        text += &format!("address   {}\n", escape(address));
+    }
+    text
+}
+
 fn render(peers: &[PeerInfo], paint: Paint) -> String {
     if peers.is_empty() {
-        return "no peers; `shadowvault peers add ADDR` allows one\n".to_owned();
+        return "no peers; `shadowvault invite` makes a ticket for one, `shadowvault peers add ADDR` allows one\n".to_owned();
     }
     let mut table = Table::new(&["NAME", "PEER", "STANDING", "SEEN", ">KEEPS OURS", ">STORED HERE"]);
     for peer in peers {
@@ -128,6 +259,8 @@ mod tests {
             id,
             name: Some("bob\x07".into()),
             standing: "allowed".into(),
+            state: Some("available".into()),
+            room_bytes: None,
             connected: false,
             via: None,
             addresses: vec![],

@@ -26,8 +26,9 @@ use super::stream;
 use crate::api::{
     AddPeer, AddSchedule, ApiError, Batches, ConfigRow, DiffItem, DiffQuery, Dump, EditSchedule, EntryInfo,
     EventStream, ExplainReport, ExplainRequest, FateStream, FindQuery, Found, GcStatus, Health, Identity,
-    InputStream, JobId, JobInfo, JobRequest, PeerInfo, Reloaded, Reply, ScheduleInfo, Service, SnapshotInfo,
-    SnapshotQuery, Stats, Status, TagRequest, Tagged, TreeQuery,
+    InputStream, Invitation, InviteInfo, InviteRequest, JobId, JobInfo, JobRequest, JoinRequest, Joined,
+    PeerDetail, PeerInfo, Reloaded, Reply, ScheduleInfo, Service, SnapshotInfo, SnapshotQuery, Stats, Status,
+    TagRequest, Tagged, TreeQuery,
 };
 use crate::base::{Code, limit};
 
@@ -240,6 +241,34 @@ impl Service for Client {
             let target = format!("/api/v1/peers/{}", escape(&peer));
             self.call(Method::DELETE, &target, Bytes::new(), limit::HTTP_LONG_CALL).await
         })
+    }
+
+    fn peer(&self, peer: String, dial: bool) -> Reply<'_, PeerDetail> {
+        let mut target = Target::new(&format!("/api/v1/peers/{}", escape(&peer)));
+        target.add("dial", dial.then_some("true"));
+        Box::pin(async move { self.get(&target.0, limit::HTTP_LONG_CALL).await })
+    }
+
+    fn accept_peer(&self, peer: String) -> Reply<'_, PeerInfo> {
+        let target = format!("/api/v1/peers/{}/accept", escape(&peer));
+        Box::pin(async move { self.call(Method::POST, &target, Bytes::new(), limit::HTTP_LONG_CALL).await })
+    }
+
+    fn reject_peer(&self, peer: String) -> Reply<'_, PeerInfo> {
+        let target = format!("/api/v1/peers/{}/reject", escape(&peer));
+        Box::pin(async move { self.call(Method::POST, &target, Bytes::new(), limit::HTTP_LONG_CALL).await })
+    }
+
+    fn invite(&self, request: InviteRequest) -> Reply<'_, Invitation> {
+        Box::pin(async move { self.post("/api/v1/invites", &request, limit::HTTP_LONG_CALL).await })
+    }
+
+    fn invites(&self) -> Reply<'_, Vec<InviteInfo>> {
+        Box::pin(self.get("/api/v1/invites", limit::HTTP_SHORT_CALL))
+    }
+
+    fn join(&self, request: JoinRequest) -> Reply<'_, Joined> {
+        Box::pin(async move { self.post("/api/v1/join", &request, limit::HTTP_LONG_CALL).await })
     }
 
     fn snapshots(&self, query: SnapshotQuery) -> Reply<'_, Vec<SnapshotInfo>> {

@@ -303,7 +303,7 @@ impl Core {
                 let chunks = self.store.pack_counts().map_or(0, |counts| counts.chunks);
                 (engine::gc_memory_wanted(chunks) as u64).min(settings.storage.memory_limit / 4 * 3)
             }
-            JobKind::Restore | JobKind::Verify | JobKind::Repair => 0,
+            JobKind::Restore | JobKind::Verify | JobKind::Repair | JobKind::Import => 0,
         };
         self.save_jobs().await;
         let place: Place = tokio::select! {

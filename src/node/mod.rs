@@ -12,8 +12,11 @@ mod events;
 mod exposition;
 mod flow;
 mod holding;
+mod inviting;
 mod jobs;
 mod owning;
+mod peering;
+mod presence;
 mod records;
 mod recover;
 mod reload;
@@ -25,6 +28,7 @@ mod setup;
 mod source;
 mod status;
 mod streams;
+mod ticket;
 mod upkeep;
 mod work;
 
@@ -38,6 +42,7 @@ pub use recover::{RecoverRequest, RecoverSummary, recover};
 pub use setup::{InitRequest, InitSummary, init, rebuild_index};
 
 pub use reload::Loader;
+pub use ticket::{Ticket, TicketError};
 
 use self::core::{Core, Priority};
 use self::ending::Hook;

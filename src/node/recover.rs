@@ -182,12 +182,9 @@ async fn knock(
         other => return Err(refused(holder, other)),
     }
     let entry = PeerEntry {
-        peer: holder,
-        name: None,
         addresses: addresses.iter().take(limit::PEER_ADDRESSES_MAX).cloned().collect(),
-        added: core.now(),
-        proved: None,
         last_seen: Some(core.now()),
+        ..PeerEntry::new(holder, core.now())
     };
     core.admit(entry).await?;
     for address in addresses {

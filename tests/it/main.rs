@@ -5,6 +5,7 @@ mod carry;
 mod damage;
 mod fidelity;
 mod forgetting;
+mod joining;
 mod local;
 mod mesh;
 mod nat;

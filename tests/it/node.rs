@@ -96,6 +96,12 @@ impl Node {
         node
     }
 
+    /// Gives no passphrase: for a machine that has no vault.
+    pub fn without_passphrase(mut self) -> Self {
+        self.vault = false;
+        self
+    }
+
     /// Keeps the data directory elsewhere.
     pub fn at(mut self, repo: &Path) -> Self {
         self.repo = repo.to_owned();
