@@ -6,6 +6,7 @@ mod fidelity;
 mod joining;
 mod local;
 mod mesh;
+mod namespaces;
 mod node;
 mod ports;
 mod progress;
