@@ -278,11 +278,14 @@ fn render(peers: &[PeerInfo], paint: Paint) -> String {
     if peers.is_empty() {
         return "no peers; `shadowvault invite` makes a ticket for one, `shadowvault peers add ADDR` allows one\n".to_owned();
     }
-    let mut table = Table::new(&["NAME", "PEER", "STANDING", "SEEN", ">KEEPS OURS", ">STORED HERE"]);
+    let mut table = Table::new(&["NAME", "PEER", "STANDING", "SEEN", ">KEEPS OURS", ">ROOM", ">STORED HERE"]);
     for peer in peers {
         let seen = match (peer.connected, &peer.last_seen) {
             (true, _) => "connected".to_owned(),
-            (false, Some(seen)) => local_time(seen),
+            (false, Some(seen)) => match &peer.state {
+                Some(state) => format!("{state} since {}", local_time(seen)),
+                None => local_time(seen),
+            },
             (false, None) => "never".to_owned(),
         };
         table.row([
@@ -291,6 +294,7 @@ fn render(peers: &[PeerInfo], paint: Paint) -> String {
             peer.standing.clone(),
             seen,
             ByteSize(peer.bytes_held).to_string(),
+            peer.room_bytes.map_or("-".to_owned(), |bytes| ByteSize(bytes).to_string()),
             ByteSize(peer.bytes_stored).to_string(),
         ]);
     }
