@@ -74,6 +74,8 @@ pub trait Service: Send + Sync {
     fn accept_peer(&self, peer: String) -> Reply<'_, PeerInfo>;
     /// Turns a peer that knocked away; it is not listed again.
     fn reject_peer(&self, peer: String) -> Reply<'_, PeerInfo>;
+    /// Takes an admin's signed word on a peer, in hex, and passes it on through the mesh.
+    fn publish_peer_record(&self, record: String) -> Reply<'_, ()>;
     /// Makes a ticket for one other machine.
     fn invite(&self, request: InviteRequest) -> Reply<'_, Invitation>;
     /// Invitations that are remembered, oldest first.

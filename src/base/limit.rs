@@ -61,6 +61,7 @@ pub const OFFER_PACKS_MAX: usize = 4096;
 pub const SYNC_REQUEST_BYTES_MAX: usize = 512 * KIB;
 /// A sync answer in bytes: the largest is a head.
 pub const SYNC_RESPONSE_BYTES_MAX: usize = HEAD_BYTES_MAX + 4 * KIB;
+const _: () = assert!(PEER_RECORDS_MAX * (PEER_RECORD_BYTES_MAX + 128) < SYNC_REQUEST_BYTES_MAX);
 /// A door message in bytes, either way.
 pub const DOOR_BYTES_MAX: usize = KIB;
 /// Addresses kept or listed for one peer.
@@ -107,6 +108,12 @@ pub const INVITE_LIFE_MIN: Duration = Duration::from_secs(60);
 pub const INVITE_LIFE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 /// A peer's name for people in bytes.
 pub const PEER_NAME_BYTES_MAX: usize = 64;
+/// Peers that admins' records are kept of; the oldest makes room.
+pub const PEER_RECORDS_MAX: usize = 256;
+/// A peer record in bytes: eight long addresses and a name fit. All of them fit into one sync request.
+pub const PEER_RECORD_BYTES_MAX: usize = KIB;
+/// How far a record's time may lie ahead of this node's clock.
+pub const PEER_RECORD_AHEAD: Duration = Duration::from_secs(24 * 3600);
 /// Peers that were turned away for good; the oldest makes room.
 pub const REJECTED_PEERS_MAX: usize = 256;
 /// How long `join` waits to be served by the inviter after it was admitted.

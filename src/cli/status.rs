@@ -178,7 +178,8 @@ fn waiting(status: &Status) -> String {
             let pace = ByteSize(replication.bytes_per_second);
             text + &format!("; {pace}/s, about {} left", span(seconds as f64))
         }
-        None => text + "; nothing moves now",
+        None if replication.to.is_empty() => text + "; nothing moves now",
+        None => text + "; on its way",
     }
 }
 

@@ -137,7 +137,7 @@ table! {
     /// Who may change the list of members for this node.
     acl: Acl {
         /// Base64 Ed25519 public keys whose PeerAdd and PeerRemove records count.
-        admins: Vec<VaultId> = List<AdminKey>, "[]", Any, Live, NotYet;
+        admins: Vec<VaultId> = List<AdminKey>, "[]", Any, Live, Built;
     }
 
     /// Copies on peers, and storing for peers.

@@ -20,7 +20,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::events;
 use super::fates;
 use super::problem;
-use super::router::{Accepted, Unlock};
+use super::router::{Accepted, SignedRecord, Unlock};
 use super::socket::{Place, is_own};
 use super::stream;
 use crate::api::{
@@ -257,6 +257,12 @@ impl Service for Client {
     fn reject_peer(&self, peer: String) -> Reply<'_, PeerInfo> {
         let target = format!("/api/v1/peers/{}/reject", escape(&peer));
         Box::pin(async move { self.call(Method::POST, &target, Bytes::new(), limit::HTTP_LONG_CALL).await })
+    }
+
+    fn publish_peer_record(&self, record: String) -> Reply<'_, ()> {
+        Box::pin(async move {
+            self.post("/api/v1/peers/records", &SignedRecord { record }, limit::HTTP_LONG_CALL).await
+        })
     }
 
     fn invite(&self, request: InviteRequest) -> Reply<'_, Invitation> {

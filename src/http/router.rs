@@ -50,6 +50,14 @@ pub(super) struct Unlock {
     pub passphrase: String,
 }
 
+/// An admin's signed word on a peer.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SignedRecord {
+    /// In hex.
+    pub record: String,
+}
+
 /// The query of a snapshot's tree.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -109,6 +117,7 @@ pub(super) fn router(service: Arc<dyn Service>) -> Router {
         .route("/peers/{id}", get(peer).delete(remove_peer))
         .route("/peers/{id}/accept", post(accept_peer))
         .route("/peers/{id}/reject", post(reject_peer))
+        .route("/peers/records", post(publish_peer_record))
         .route("/invites", get(invites).post(invite))
         .route("/join", post(join))
         .route("/snapshots", get(snapshots))
@@ -216,6 +225,11 @@ async fn accept_peer(State(node): Node, Named(peer): Named<String>) -> Response 
 
 async fn reject_peer(State(node): Node, Named(peer): Named<String>) -> Response {
     reply(StatusCode::OK, node.service.reject_peer(peer).await)
+}
+
+async fn publish_peer_record(State(node): Node, Body(request): Body<SignedRecord>) -> Answer {
+    node.service.publish_peer_record(request.record).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 async fn invites(State(node): Node) -> Response {

@@ -273,6 +273,10 @@ impl Service for Fake {
         self.note(format!("reject {name}"), Ok(peer()))
     }
 
+    fn publish_peer_record(&self, record: String) -> Reply<'_, ()> {
+        self.note(format!("record {record}"), Ok(()))
+    }
+
     fn invite(&self, request: InviteRequest) -> Reply<'_, Invitation> {
         self.note(format!("invite {:?} {:?}", request.name, request.role), Ok(invitation()))
     }

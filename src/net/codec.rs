@@ -52,6 +52,7 @@ impl Protocol for Sync {
             Nested(3, &[Nested(2, &[])]),
             Nested(4, &[]),
             Nested(5, &[]),
+            Nested(6, &[Nested(1, &[])]),
         ],
     };
     const RESPONSE: Bound = Bound {

@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 use zeroize::Zeroizing;
 
 use super::Mode;
+use super::acl::{self, Acl};
 use super::door::Doors;
 use super::ending::{Hook, Hooks};
 use super::error::{failed, locked, no_network, panicked};
@@ -85,6 +86,7 @@ pub(super) struct Core {
     pub(super) waking: Waking,
     pub(super) doors: Doors,
     pub(super) invites: Invites,
+    pub(super) acl: Acl,
     /// What serving peers keeps at hand.
     pub(super) served: Served,
     /// Wrong answers of each peer.
@@ -108,6 +110,7 @@ impl Core {
         let vault_id = store.read_vault_id().map_err(failed)?;
         let book = store.read_peers().map_err(failed)?;
         let invites = Invites::load(&store)?;
+        let acl = Acl::load(&store)?;
         let members = Arc::new(Members::new(book.allowed.iter().map(|entry| entry.peer)));
         let core = Arc::new(Self {
             key: NodeKey::from_seed(&Secret::new(seed)),
@@ -129,6 +132,7 @@ impl Core {
             waking: Waking::new(SystemClock.now()),
             doors: Doors::default(),
             invites,
+            acl,
             served: Served::default(),
             misbehaved: Mutex::default(),
             events: Arc::new(Events::new(SystemClock.now())),
@@ -257,6 +261,7 @@ impl Core {
                     tracing::info!(target: "peers", peer = %peer.short(), "connected");
                     self.tell(Happening::PeerConnected { peer });
                     self.clone().note_seen(peer).await;
+                    self.tasks.spawn(acl::tell(self.clone(), peer));
                     self.owning.forget_offers(peer);
                     self.changed.notify_one();
                 }

@@ -3,6 +3,7 @@
 //! Owns every task that runs beside a request, and ends them within `limit::SHUTDOWN`. The engine knows nothing of the
 //! network and the network nothing of vaults; here packs pulled by one are handed to the other.
 
+mod acl;
 mod browse;
 mod core;
 mod door;
@@ -38,6 +39,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+pub use crate::net::parse_peer_address;
 pub use recover::{RecoverRequest, RecoverSummary, recover};
 pub use setup::{InitRequest, InitSummary, init, rebuild_index};
 

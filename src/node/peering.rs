@@ -67,7 +67,12 @@ pub(super) async fn reject(core: &Arc<Core>, name: &str) -> Result<PeerInfo, Api
 /// Takes a peer off the list and disconnects it; what it holds for this node counts no more.
 pub(super) async fn remove(core: &Arc<Core>, name: &str) -> Result<PeerInfo, ApiError> {
     let info = find(core, name).await?;
-    let peer = info.id;
+    part(core, info.id).await?;
+    Ok(info)
+}
+
+/// The same for a peer whose id is known, whether it is on the list or not.
+pub(super) async fn part(core: &Arc<Core>, peer: PeerId) -> Result<(), ApiError> {
     core.edit_book(move |book| {
         book.allowed.retain(|entry| entry.peer != peer);
         book.pending.retain(|pending| pending.peer != peer);
@@ -86,7 +91,7 @@ pub(super) async fn remove(core: &Arc<Core>, name: &str) -> Result<PeerInfo, Api
     })
     .await?;
     core.changed.notify_one();
-    Ok(info)
+    Ok(())
 }
 
 async fn listed(core: &Arc<Core>, peer: PeerId) -> Result<PeerInfo, ApiError> {

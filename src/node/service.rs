@@ -7,7 +7,7 @@ use super::core::Core;
 use super::error::failed;
 use super::source::Mesh;
 use super::work::{self, explain, gc_status};
-use super::{Node, browse, exposition, inviting, peering, reload, schedule, status};
+use super::{Node, acl, browse, exposition, inviting, peering, reload, schedule, status};
 use crate::api::{
     AddPeer, AddSchedule, Batches, ConfigRow, DiffItem, DiffQuery, Dump, EditSchedule, EntryInfo,
     EventStream, ExplainReport, ExplainRequest, FateStream, FindQuery, Found, GcStatus, Health, Identity,
@@ -53,6 +53,10 @@ impl Service for Node {
 
     fn reject_peer(&self, peer: String) -> Reply<'_, PeerInfo> {
         Box::pin(async move { peering::reject(&self.core, &peer).await })
+    }
+
+    fn publish_peer_record(&self, record: String) -> Reply<'_, ()> {
+        Box::pin(acl::publish(&self.core, record))
     }
 
     fn invite(&self, request: InviteRequest) -> Reply<'_, Invitation> {

@@ -412,14 +412,14 @@ pub struct Slice {
     pub proof: ::prost::alloc::vec::Vec<u8>,
 }
 /// /shadowvault/sync/1
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SyncRequest {
-    #[prost(oneof = "sync_request::Ask", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "sync_request::Ask", tags = "1, 2, 3, 4, 5, 6")]
     pub ask: ::core::option::Option<sync_request::Ask>,
 }
 /// Nested message and enum types in `SyncRequest`.
 pub mod sync_request {
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Ask {
         #[prost(message, tag = "1")]
         Heads(super::HeadQuery),
@@ -432,7 +432,36 @@ pub mod sync_request {
         Receipt(super::Signed),
         #[prost(message, tag = "5")]
         Receipts(super::ReceiptQuery),
+        /// what admins said; passed on by who trusts them
+        #[prost(message, tag = "6")]
+        Records(super::PeerRecords),
     }
+}
+/// Each with a PeerRecord as its body, signed by the admin key that it names.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PeerRecords {
+    #[prost(message, repeated, tag = "1")]
+    pub records: ::prost::alloc::vec::Vec<Signed>,
+}
+/// Of the records about one peer the newest counts; of two of one time the one that removes.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PeerRecord {
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    /// Ed25519 public key, 32 bytes
+    #[prost(bytes = "vec", tag = "2")]
+    pub admin: ::prost::alloc::vec::Vec<u8>,
+    #[prost(enumeration = "PeerAction", tag = "3")]
+    pub action: i32,
+    #[prost(bytes = "vec", tag = "4")]
+    pub peer: ::prost::alloc::vec::Vec<u8>,
+    #[prost(string, tag = "5")]
+    pub name: ::prost::alloc::string::String,
+    /// multiaddrs without the peer id
+    #[prost(string, repeated, tag = "6")]
+    pub addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(uint64, tag = "7")]
+    pub time_ms: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SyncResponse {
@@ -685,6 +714,35 @@ impl Status {
             "STATUS_REFUSED" => Some(Self::Refused),
             "STATUS_FULL" => Some(Self::Full),
             "STATUS_UNSUPPORTED" => Some(Self::Unsupported),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum PeerAction {
+    PeerUnspecified = 0,
+    PeerAdd = 1,
+    PeerRemove = 2,
+}
+impl PeerAction {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::PeerUnspecified => "PEER_UNSPECIFIED",
+            Self::PeerAdd => "PEER_ADD",
+            Self::PeerRemove => "PEER_REMOVE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "PEER_UNSPECIFIED" => Some(Self::PeerUnspecified),
+            "PEER_ADD" => Some(Self::PeerAdd),
+            "PEER_REMOVE" => Some(Self::PeerRemove),
             _ => None,
         }
     }

@@ -8,6 +8,7 @@ mod forgetting;
 mod joining;
 mod local;
 mod mesh;
+mod namespaces;
 mod nat;
 mod node;
 mod ports;
