@@ -281,7 +281,10 @@ fn a_pack_that_another_device_lists_is_only_not_listed_any_more() {
         tick(&fixture);
         let second = fixture.backup();
         // The first snapshot's packs, as another device of the vault lists them.
-        let pack = first.packs.iter().copied().find(|pack| !second.packs.contains(pack)).unwrap();
+        let bytes =
+            |pack: &crate::store::PackNumber| fixture.store().pack_by_number(*pack).unwrap().unwrap().bytes;
+        // The one with the file's content, not that with its trees.
+        let pack = first.packs.difference(&second.packs).copied().max_by_key(bytes).unwrap();
         let id = fixture.store().pack_by_number(pack).unwrap().unwrap().id;
         super::heads::publish_other_head(&fixture, &[id]);
         forget(&fixture.vault, &[first.snapshot], &[]).unwrap();
@@ -443,10 +446,10 @@ fn run_steps(steps: &[Step]) {
     for one in &model.live {
         restore_one(&fixture, one);
     }
-    // Two rounds: what a lost index forgot to be waiting is found again.
-    gc(&fixture, true);
-    let last = gc(&fixture, true);
-    assert_eq!((last.dead_chunks, waiting(fixture.store(), GRACE).unwrap().packs), (0, 0), "{last:?}");
+    // Some rounds: what a lost index forgot to be waiting is found again, and rewriting makes small packs.
+    let done = (0..6).map(|_| gc(&fixture, true)).find(|done| (done.retired.0, done.resealed) == (0, 0));
+    assert!(done.is_some(), "it never ends");
+    assert_eq!(waiting(fixture.store(), GRACE).unwrap().packs, 0);
     sound(&fixture);
 }
 
