@@ -57,6 +57,18 @@ pub enum Happening {
         /// Its id.
         snapshot: SnapshotId,
     },
+    /// Snapshots of this device are forgotten.
+    SnapshotsForgotten {
+        /// How many.
+        count: u64,
+    },
+    /// Garbage was collected.
+    GarbageCollected {
+        /// Packs deleted.
+        packs: u64,
+        /// Their bytes.
+        bytes: u64,
+    },
     /// A member is connected.
     PeerConnected {
         /// Who.

@@ -421,6 +421,8 @@ mod tests {
 
     fn settings(id: &str, when: When) -> Settings {
         let mut settings = Settings::default();
+        // Out of the way: these tests are about others.
+        settings.storage.gc_interval = Duration::from_secs(365 * 86_400);
         let (exclude, tags, hooks) = (vec![], vec![], Hooks::default());
         settings.backup_sets = vec![BackupSet {
             id: id.into(),
@@ -532,8 +534,9 @@ mod tests {
     #[test]
     fn what_is_checked_seldom_waits_for_its_time() {
         let mut board = Board::new(Saved::default(), &Settings::default(), now(0));
-        assert_eq!(due(&mut board, 29 * 1440), [""; 0]);
-        assert_eq!(due(&mut board, 30 * 1440), ["scrub"]);
+        assert_eq!(due(&mut board, 1439), [""; 0]);
+        assert_eq!(due(&mut board, 1440), ["gc"]);
+        assert_eq!(due(&mut board, 30 * 1440), ["scrub"], "the collection is still at work");
         let line = CronLine::parse("0 12 * * *").unwrap();
         let mut board = Board::new(Saved::default(), &settings("docs", When::Cron(Box::new(line))), now(0));
         assert_eq!(due(&mut board, 719), [""; 0]);
@@ -575,7 +578,7 @@ mod tests {
         assert_eq!(due(&mut board, 5001), [""; 0], "what was missed is not made up for");
         board.remove("mine").unwrap();
         assert!(board.ended("mine", now(5002), None, None, 0).is_none(), "nobody wants to know any more");
-        assert_eq!(board.list(now(0), &TimeZone::UTC).len(), 2, "docs and scrub");
+        assert_eq!(board.list(now(0), &TimeZone::UTC).len(), 3, "docs, gc and scrub");
     }
 
     #[test]
