@@ -89,6 +89,22 @@ pub enum Happening {
         /// Who.
         peer: PeerId,
     },
+    /// A holder could not prove that it has what it receipted; the packs get other copies.
+    AuditFailed {
+        /// Who.
+        peer: PeerId,
+        /// Packs that count as lost there.
+        packs: u64,
+    },
+    /// A holder found damage on its own disk.
+    HolderDamage {
+        /// Who.
+        peer: PeerId,
+        /// Packs that it mended.
+        mended: u32,
+        /// Packs that it could not mend; they get other copies.
+        lost: u64,
+    },
     /// The configuration was read again.
     ConfigReloaded {
         /// Keys that changed and count now.

@@ -118,8 +118,16 @@ pub struct VerifyRequest {
     pub snapshot: Option<String>,
     /// Presence and lengths only.
     pub quick: bool,
+    /// Read only a part of the packs: a share such as `5%`, on from where the last such check stopped, or `n/m`.
+    pub subset: Option<String>,
+    /// Only the hashes of packs, own and kept for others; needs no key. Without a subset at full speed.
+    pub scrub: bool,
     /// Mend what is found from peers.
     pub repair: bool,
+    /// Mend however much is damaged.
+    pub confirmed: bool,
+    /// Also audit the holders of this vault.
+    pub peers: bool,
 }
 
 /// `repair`.
@@ -130,6 +138,8 @@ pub struct RepairRequest {
     pub snapshot: Option<String>,
     /// Only tell what would be done.
     pub dry_run: bool,
+    /// Mend however much is damaged.
+    pub confirmed: bool,
 }
 
 /// `import`.

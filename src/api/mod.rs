@@ -36,10 +36,10 @@ pub use joining::{
     TicketText,
 };
 pub use report::{
-    AddPeer, BackupSummary, ConfigRow, EntryInfo, Health, Identity, ImportSummary, PathProblem, PeerInfo,
-    RebuildSummary, Reloaded, RepairReport, ReplicationStatus, RestoreChange, RestoreSummary, SnapshotInfo,
-    SnapshotQuery, Status, StorageStatus, TreeQuery, Verdict, VerifyAllReport, VerifyOutcomeShape,
-    VerifyReport, VerifySnapshotReport,
+    AddPeer, AuditReport, BackupSummary, ConfigRow, Coverage, DamagedFile, EntryInfo, Health, Identity,
+    ImportSummary, PathProblem, PeerInfo, RebuildSummary, Reloaded, RepairReport, ReplicationStatus,
+    RestoreChange, RestoreSummary, SnapshotInfo, SnapshotQuery, Status, StorageStatus, TreeQuery, Verdict,
+    VerifyAllReport, VerifyOutcomeShape, VerifyReport, VerifySnapshotReport,
 };
 
 pub use schedule::{AddSchedule, EditSchedule, LastRun, ScheduleInfo, ScheduleSource};
@@ -116,6 +116,8 @@ pub trait Service: Send + Sync {
     fn fates(&self, id: JobId) -> Reply<'_, FateStream>;
     /// Why a backup would take a path, or not.
     fn explain(&self, request: ExplainRequest) -> Reply<'_, ExplainReport>;
+    /// What the last verification found, also before a restart.
+    fn verify_report(&self) -> Reply<'_, VerifyReport>;
     /// What happens from now on, or since the event with this id; a [`Happening::Gap`] where some are forgotten.
     fn events(&self, since: Option<u64>) -> Reply<'_, EventStream>;
     /// Every setting in force, with where it comes from.

@@ -95,6 +95,9 @@ pub struct Status {
     pub copies_wanted: u32,
     /// When verification last ended, RFC 3339.
     pub last_verify: Option<String>,
+    /// How far the scrub of all packs is.
+    #[serde(default)]
+    pub scrub: Coverage,
     /// Disk.
     pub storage: StorageStatus,
     /// Peers.
@@ -166,6 +169,9 @@ pub struct PeerInfo {
     /// Of those, bytes of packs that it lists no more and that the hold keeps.
     #[serde(default)]
     pub bytes_on_hold: u64,
+    /// Its last audit.
+    #[serde(default)]
+    pub audit: Option<AuditReport>,
 }
 
 /// Filters of `snapshots`.
@@ -386,6 +392,61 @@ pub struct VerifySnapshotReport {
     pub signature_valid: bool,
     /// Nothing is wrong with it.
     pub success: bool,
+    /// Files that need what is missing or damaged; the first hundred.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub damaged_files: Vec<DamagedFile>,
+    /// How many there are.
+    #[serde(default)]
+    pub damaged_files_total: u64,
+}
+
+/// A file that cannot be restored as it was.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DamagedFile {
+    /// Absolute path in the snapshot (bytes that are not UTF-8 replaced).
+    pub path: String,
+    /// One of the chunks that it lacks.
+    pub chunk: ChunkId,
+}
+
+/// How far a check that goes round over all packs is.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Coverage {
+    /// When packs were last checked, RFC 3339.
+    pub last: Option<String>,
+    /// When the round began that is under way.
+    pub round_began: Option<String>,
+    /// Part of all bytes that were checked in it, 0 to 100.
+    pub covered_percent: f64,
+    /// When every pack had last been checked.
+    pub round_completed: Option<String>,
+}
+
+/// What asking one holder for random slices showed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AuditReport {
+    /// Whom.
+    pub peer: PeerId,
+    /// When, RFC 3339.
+    pub time: String,
+    /// Slices asked for.
+    pub slices: u64,
+    /// Came and were right.
+    pub ok: u64,
+    /// Were wrong, damaged or no longer there.
+    pub wrong: u64,
+    /// Not asked: the holder was away.
+    pub offline: u64,
+    /// Did not come in time.
+    pub timeout: u64,
+    /// The holder was busy or refused: proves nothing.
+    pub unknown: u64,
+    /// Packs that count as lost there, and get copies elsewhere.
+    pub packs_lost: u64,
+    /// When it last lost any, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost_at: Option<String>,
 }
 
 /// A verification over all snapshots.
@@ -427,6 +488,15 @@ pub struct VerifyReport {
     pub damaged_packs: Vec<PackId>,
     /// Seconds.
     pub total_duration: f64,
+    /// When it ended, RFC 3339.
+    #[serde(default)]
+    pub time: String,
+    /// Of `--subset` with a share, and of a scrub.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub coverage: Option<Coverage>,
+    /// Of `--peers`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub audits: Vec<AuditReport>,
     /// Of `--repair`.
     pub repair: Option<RepairReport>,
 }
@@ -443,6 +513,8 @@ pub struct RepairReport {
     pub repaired_packs: u64,
     /// Packs for which no source was found.
     pub unrepaired_packs: Vec<PackId>,
+    /// So much is damaged that nothing was touched without a confirmation.
+    pub refused: bool,
     /// Bytes pulled, by peer.
     pub sources: BTreeMap<String, u64>,
     /// Bytes pulled in all.

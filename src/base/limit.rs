@@ -428,3 +428,41 @@ pub const HOLD_LOOK: Duration = Duration::from_secs(3600);
 pub const HOLD_STAMPS_MAX: usize = 8192;
 /// A list or record that no head names is removed at this age: the head that names it comes after it.
 pub const RECORD_AGE_MIN: Duration = Duration::from_secs(86_400);
+// ---- Checks -------------------------------------------------------------------------------------------------
+
+/// Files that a verification names for one damaged snapshot; with paths of ordinary length some 20 KiB.
+pub const HURT_FILES_MAX: usize = 100;
+/// A paced check sleeps no longer than this before it looks whether it should stop.
+pub const SCRUB_PAUSE_STEP: Duration = Duration::from_millis(200);
+/// A scrub rests so many times as long as it worked: a tenth of one core.
+pub const SCRUB_REST: u32 = 9;
+/// Packs that could not be mended and are remembered for the next try; others are found again in the next round.
+pub const SCRUB_LOST_MAX: usize = 1024;
+/// Slices in which a scrub goes once over all packs.
+pub const SCRUB_SLICES: u32 = 30;
+/// Damaged packs that are mended without asking, however few packs there are.
+pub const REPAIR_UNASKED_PACKS: u64 = 32;
+/// Beyond those, mending more than one in so many packs wants a confirmation: a disk that is going away looks like this.
+pub const REPAIR_UNASKED_SHARE: u64 = 20;
+/// Ids and packs of each kind that the kept report of a verification names.
+pub const REPORT_NAMED_MAX: usize = 100;
+/// The kept report in bytes; one that is longer names nothing.
+pub const REPORT_BYTES_MAX: usize = MIB / 2;
+/// Slices that each holder is asked for in a day: 95 % to notice that one pack in a hundred is lost.
+pub const AUDIT_SLICES_DAY: usize = 300;
+/// Between two rounds of audits: a holder that lost everything is found within the hour.
+pub const AUDIT_ROUND: Duration = Duration::from_secs(1800);
+/// Slices that each holder is asked for in one round.
+pub const AUDIT_SLICES_ROUND: usize = 7;
+/// Slices of an audit by command: as many as in a day.
+pub const AUDIT_SLICES_NOW: usize = AUDIT_SLICES_DAY;
+/// Slices more of a holder that failed, one of each pack.
+pub const AUDIT_SLICES_SUSPECT_MAX: usize = 4096;
+/// How long a holder has for one slice of 64 KiB: longer than a disk needs to spin up.
+pub const AUDIT_DEADLINE: Duration = Duration::from_secs(20);
+/// Slices under way to one holder.
+pub const AUDIT_IN_FLIGHT: usize = 4;
+/// A holder that lost something gets nothing new for so long, where others can take it.
+pub const AUDIT_PROBATION: Duration = Duration::from_secs(24 * 3600);
+
+const _: () = assert!(24 * 3600 / AUDIT_ROUND.as_secs() as usize * AUDIT_SLICES_ROUND >= AUDIT_SLICES_DAY);

@@ -176,6 +176,8 @@ metrics_table! {
         REPAIRED_CHUNKS "repaired_chunks_total" "outcome" ["restored" "lost"]
             "Damaged or missing chunks that repairs dealt with.";
         VERIFY_RUNS "verify_runs_total" "outcome" ["sound" "damaged" "failed"] "Verifications by how they ended.";
+        AUDITS "audit_total" "outcome" ["ok" "wrong" "offline" "timeout" "unknown"]
+            "Slices that holders were asked for to prove that they have them, by what came of it.";
         RATE_LIMITED "rate_limited_total" "scope" ["peer" "ip"] "Requests refused because one asked too often.";
         SCHEDULER_RUNS "scheduler_runs_total" "outcome" ["success" "incomplete" "retry" "failure"]
             "Runs of scheduled tasks by how they ended.";

@@ -119,6 +119,8 @@ pub(super) enum Command {
     Restore(restore::RestoreArgs),
     /// Check snapshots and everything they need
     Verify(verify::VerifyArgs),
+    /// Check the packs here by their hashes, own and kept for others
+    Scrub(verify::ScrubArgs),
     /// Mend damage from peers
     Repair(verify::RepairArgs),
     /// Bring a vault to this machine, from its phrase and one peer

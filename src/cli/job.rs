@@ -205,7 +205,12 @@ pub(super) fn is_sound(report: &VerifyReport) -> bool {
     // No peer mends a signature; and a repair that did nothing mended nothing.
     let did_something = |repair: &RepairReport| repair.repaired_chunks > 0 || repair.repaired_packs > 0;
     let mended = report.repair.as_ref().is_some_and(|repair| is_mended(repair) && did_something(repair));
-    clean || (signed && mended)
+    (clean || (signed && mended)) && holders_proved(report)
+}
+
+/// No holder failed an audit.
+pub(super) fn holders_proved(report: &VerifyReport) -> bool {
+    report.audits.iter().all(|audit| audit.packs_lost == 0)
 }
 
 pub(super) fn is_mended(report: &RepairReport) -> bool {
@@ -249,6 +254,8 @@ mod tests {
             corrupted_chunks: vec![],
             signature_valid,
             success,
+            damaged_files: vec![],
+            damaged_files_total: 0,
         };
         JobOutcome::Verify(VerifyReport {
             result: VerifyOutcomeShape::One(one),
@@ -256,6 +263,9 @@ mod tests {
             bytes_checked: 1,
             damaged_packs: vec![],
             total_duration: 0.0,
+            time: String::new(),
+            coverage: None,
+            audits: vec![],
             repair,
         })
     }

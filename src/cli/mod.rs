@@ -133,6 +133,7 @@ async fn dispatch(cli: Cli, output: &Output) -> Result<u8, ApiError> {
         Command::Gc(args) => forget::gc(args, &session).await,
         Command::Restore(args) => restore::run(args, &session).await,
         Command::Verify(args) => verify::run(args, &session).await,
+        Command::Scrub(args) => verify::scrub(args, &session).await,
         Command::Repair(args) => verify::repair(args, &session).await,
         Command::Recover(args) => recover::run(args, &session).await,
         Command::RebuildIndex => recover::rebuild_index(&session).await,

@@ -9,6 +9,7 @@ use super::init::read_phrase;
 use super::join::render_words;
 use super::output::{Paint, Table, escape, local_time};
 use super::session::{Keys, Session};
+use super::verify::render_audit;
 use crate::api::{AddPeer, ApiError, Identity, PeerDetail, PeerInfo, Service};
 use crate::base::{ByteSize, Clock, Code, Moment, SystemClock};
 use crate::node::Mode;
@@ -300,6 +301,9 @@ fn render(peers: &[PeerInfo], paint: Paint) -> String {
         ]);
     }
     let mut text = table.render(paint);
+    for audit in peers.iter().filter_map(|peer| peer.audit.as_ref()) {
+        text += &format!("{}: {}\n", local_time(&audit.time), render_audit(audit, paint));
+    }
     for peer in peers.iter().filter(|peer| !peer.connected) {
         if let Some(error) = &peer.last_error {
             let id = peer.id.short();
@@ -333,6 +337,7 @@ mod tests {
             packs_stored: 0,
             bytes_stored: 0,
             bytes_on_hold: 0,
+            audit: None,
         };
         let text = render(&[peer], Paint(false));
         let lines: Vec<&str> = text.lines().collect();

@@ -14,7 +14,7 @@ use super::session::Session;
 use crate::api::{ApiError, RebuildSummary};
 use crate::base::{Code, Moment};
 use crate::crypto::Phrase;
-use crate::node::{self, RecoverRequest, RecoverSummary};
+use crate::node::{self, DrillSummary, RecoverRequest, RecoverSummary};
 
 #[derive(Args)]
 pub(super) struct RecoverArgs {
@@ -24,6 +24,9 @@ pub(super) struct RecoverArgs {
     /// Read the recovery phrase from this file; - reads stdin
     #[arg(long, value_name = "FILE")]
     phrase_file: Option<PathBuf>,
+    /// Only prove that phrase and peer would bring the vault back; nothing is made or changed
+    #[arg(long, conflicts_with = "heir_of")]
+    drill: bool,
     /// Carry on the snapshots of this lost device
     #[arg(long, value_name = "DEVICE")]
     heir_of: Option<String>,
@@ -38,6 +41,11 @@ pub(super) async fn run(args: RecoverArgs, session: &Session<'_>) -> Result<u8, 
         Some(path) => read_phrase(path, session.output)?,
         None => ask_phrase(session)?,
     };
+    if args.drill {
+        let summary = node::drill(loaded.settings, &phrase, &args.peer).await?;
+        session.output.show(&summary, render_drill);
+        return Ok(0);
+    }
     let passphrase = session.passphrases().fresh()?.into_passphrase();
     let request = RecoverRequest {
         phrase,
@@ -53,6 +61,11 @@ pub(super) async fn run(args: RecoverArgs, session: &Session<'_>) -> Result<u8, 
     session.output.show(&summary, render);
     session.output.note("next: `shadowvault snapshots`, then `shadowvault restore latest --target DIR`");
     Ok(0)
+}
+
+fn render_drill(summary: &DrillSummary, paint: Paint) -> String {
+    let good = paint.good("proven: this phrase and this peer bring the vault back");
+    format!("{good}\nvault     {}\nholder    {}\n", summary.vault_id, summary.peer)
 }
 
 fn ask_phrase(session: &Session<'_>) -> Result<Phrase, ApiError> {

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::output::{Paint, count, escape, local_time, span};
 use super::progress;
 use super::session::{Keys, Session};
-use crate::api::{ApiError, PeerInfo, Service, Status, Verdict};
+use crate::api::{ApiError, Coverage, PeerInfo, Service, Status, Verdict};
 use crate::base::{ByteSize, Code};
 use crate::http::Client;
 use crate::node::Mode;
@@ -130,7 +130,9 @@ fn render(status: &Status, up: bool, paint: Paint) -> String {
         }
         let verified = status.last_verify.as_deref().map_or("never".to_owned(), local_time);
         line("verified", verified);
+        line("audits", audits(status));
     }
+    line("scrubbed", scrubbed(&status.scrub));
     line("storage", storage(status));
     let connected = status.peers.iter().filter(|peer| peer.connected).count();
     line("peers", format!("{connected} of {} connected", status.peers.len()));
@@ -183,6 +185,24 @@ fn waiting(status: &Status) -> String {
     }
 }
 
+fn audits(status: &Status) -> String {
+    let last = status.peers.iter().filter_map(|peer| peer.audit.as_ref()).map(|audit| &audit.time).max();
+    match last {
+        Some(last) => format!("holders last proved their packs {}", local_time(last)),
+        None => "no holder has been asked yet (`shadowvault verify --peers`)".to_owned(),
+    }
+}
+
+fn scrubbed(round: &Coverage) -> String {
+    match (&round.round_completed, &round.last) {
+        (Some(done), _) => format!("every pack read again by {}", local_time(done)),
+        (None, Some(last)) => {
+            format!("{:.0}% of all packs, last {}", round.covered_percent, local_time(last))
+        }
+        (None, None) => "not yet (`shadowvault scrub --now`)".to_owned(),
+    }
+}
+
 fn storage(status: &Status) -> String {
     let disk = &status.storage;
     let own = format!("own {} in {}", ByteSize(disk.own_bytes), count(disk.own_packs, "pack"));
@@ -232,6 +252,7 @@ mod tests {
             packs_stored: 0,
             bytes_stored: 0,
             bytes_on_hold: 0,
+            audit: None,
         };
         Status {
             verdict,
@@ -250,6 +271,7 @@ mod tests {
             replication: crate::api::ReplicationStatus::default(),
             copies_wanted: 2,
             last_verify: None,
+            scrub: Coverage::default(),
             storage: StorageStatus { own_packs: 1, own_bytes: 1024, ..StorageStatus::default() },
             peers: vec![peer],
             jobs: vec![],

@@ -8,8 +8,8 @@ use super::job::{self, is_sound};
 use super::output::{Paint, count, escape, span};
 use super::session::Session;
 use crate::api::{
-    ApiError, JobOutcome, JobRequest, RepairReport, RepairRequest, VerifyOutcomeShape, VerifyReport,
-    VerifyRequest, VerifySnapshotReport,
+    ApiError, AuditReport, Coverage, JobOutcome, JobRequest, RepairReport, RepairRequest, VerifyOutcomeShape,
+    VerifyReport, VerifyRequest, VerifySnapshotReport,
 };
 use crate::base::ByteSize;
 use crate::node::Mode;
@@ -25,9 +25,22 @@ pub(super) struct VerifyArgs {
     /// Only that everything is there with the right length
     #[arg(long)]
     quick: bool,
-    /// Mend from peers what is found
+    /// Read only a part: a share such as 5%, on from where the last such check stopped, or the first of 20 parts as 1/20
+    #[arg(long, value_name = "PART", conflicts_with_all = ["quick", "snapshot"])]
+    subset: Option<String>,
+    /// Mend from peers what is found; with --yes however much that is
     #[arg(long)]
     repair: bool,
+    /// Also ask holders for random pieces and check them
+    #[arg(long)]
+    peers: bool,
+}
+
+#[derive(Args)]
+pub(super) struct ScrubArgs {
+    /// Check every pack now, own and kept for others, and mend what is damaged
+    #[arg(long, required = true)]
+    now: bool,
 }
 
 #[derive(Args)]
@@ -41,17 +54,35 @@ pub(super) struct RepairArgs {
 }
 
 pub(super) async fn run(args: VerifyArgs, session: &Session<'_>) -> Result<u8, ApiError> {
-    let mode = if args.repair { Mode::Online } else { Mode::Offline };
-    let request = VerifyRequest { snapshot: args.snapshot, quick: args.quick, repair: args.repair };
+    let request = VerifyRequest {
+        snapshot: args.snapshot,
+        quick: args.quick,
+        subset: args.subset,
+        repair: args.repair,
+        peers: args.peers,
+        ..VerifyRequest::default()
+    };
+    check(request, session).await
+}
+
+pub(super) async fn scrub(args: ScrubArgs, session: &Session<'_>) -> Result<u8, ApiError> {
+    check(VerifyRequest { scrub: args.now, repair: true, ..VerifyRequest::default() }, session).await
+}
+
+async fn check(request: VerifyRequest, session: &Session<'_>) -> Result<u8, ApiError> {
+    let mode = if request.repair || request.peers { Mode::Online } else { Mode::Offline };
+    let scrub = request.scrub;
+    let request = VerifyRequest { confirmed: session.globals.yes, ..request };
     job::conduct(session, mode, JobRequest::Verify(request), |job, paint| match &job.outcome {
-        Some(JobOutcome::Verify(report)) => render(report, paint),
+        Some(JobOutcome::Verify(report)) => render(report, scrub, paint),
         _ => String::new(),
     })
     .await
 }
 
 pub(super) async fn repair(args: RepairArgs, session: &Session<'_>) -> Result<u8, ApiError> {
-    let request = RepairRequest { snapshot: args.snapshot, dry_run: args.dry_run };
+    let confirmed = session.globals.yes;
+    let request = RepairRequest { snapshot: args.snapshot, dry_run: args.dry_run, confirmed };
     job::conduct(session, Mode::Online, JobRequest::Repair(request), |job, paint| match &job.outcome {
         Some(JobOutcome::Repair(report)) => render_repair(report, args.dry_run, paint),
         _ => String::new(),
@@ -59,16 +90,21 @@ pub(super) async fn repair(args: RepairArgs, session: &Session<'_>) -> Result<u8
     .await
 }
 
-fn render(report: &VerifyReport, paint: Paint) -> String {
+fn render(report: &VerifyReport, scrub: bool, paint: Paint) -> String {
     let mut text = match (is_sound(report), &report.repair) {
         (true, Some(repair)) if repair.repaired_packs > 0 || repair.repaired_chunks > 0 => {
             paint.good("mended")
         }
         (true, _) => paint.good("all sound"),
+        (false, _) if report.damaged_packs.is_empty() && !job::holders_proved(report) => {
+            paint.bad("lost on a holder")
+        }
         (false, _) => paint.bad("damaged"),
     } + "\n";
     match &report.result {
         VerifyOutcomeShape::One(one) => text += &render_one(one, paint),
+        // A scrub knows of packs only.
+        VerifyOutcomeShape::All(_) if scrub => {}
         VerifyOutcomeShape::All(all) => {
             let (valid, total) = (all.valid_snapshots, count(all.total_snapshots, "snapshot"));
             text += &format!("  {valid} of {total} sound ({:.1}%)\n", all.health_percentage);
@@ -79,6 +115,12 @@ fn render(report: &VerifyReport, paint: Paint) -> String {
     }
     let (packs, bytes) = (count(report.packs_checked, "pack"), ByteSize(report.bytes_checked));
     text += &format!("  {packs} with {bytes} checked in {}\n", span(report.total_duration));
+    if let Some(round) = &report.coverage {
+        text += &covered(round);
+    }
+    for audit in &report.audits {
+        text += &format!("  {}\n", render_audit(audit, paint));
+    }
     for pack in report.damaged_packs.iter().take(NAMED_MAX) {
         text += &format!("  damaged or missing: pack {pack}\n");
     }
@@ -102,7 +144,33 @@ fn render_one(one: &VerifySnapshotReport, paint: Paint) -> String {
     if !one.signature_valid {
         text += &paint.bad(", signature INVALID");
     }
-    text + "\n"
+    text.push('\n');
+    for file in one.damaged_files.iter().take(NAMED_MAX) {
+        text += &format!("    needs them: {}\n", escape(&file.path));
+    }
+    text + &more(usize::try_from(one.damaged_files_total).unwrap_or(usize::MAX), "file")
+}
+
+fn covered(round: &Coverage) -> String {
+    match (&round.round_completed, round.round_began.is_some()) {
+        (_, true) => format!("  {:.0}% of all packs checked in this round\n", round.covered_percent),
+        (Some(_), false) => "  every pack has been checked: the round is complete\n".to_owned(),
+        (None, false) => String::new(),
+    }
+}
+
+/// One holder's audit in a line.
+pub(super) fn render_audit(audit: &AuditReport, paint: Paint) -> String {
+    let mut text = format!("audit of {}: {} of {} right", audit.peer, audit.ok, count(audit.slices, "piece"));
+    let rest = [("late", audit.timeout), ("not reached", audit.offline), ("not answered", audit.unknown)];
+    for (what, number) in rest.into_iter().filter(|(_, number)| *number > 0) {
+        text += &format!(", {number} {what}");
+    }
+    if audit.wrong > 0 {
+        let lost = format!(", {} WRONG: {} lost there", audit.wrong, count(audit.packs_lost, "pack"));
+        text += &paint.bad(&lost);
+    }
+    text
 }
 
 fn render_repair(report: &RepairReport, dry_run: bool, paint: Paint) -> String {
@@ -113,6 +181,10 @@ fn render_repair(report: &RepairReport, dry_run: bool, paint: Paint) -> String {
         && job::is_mended(report)
     {
         return "  nothing to mend\n".to_owned();
+    }
+    if report.refused {
+        let much = "much is damaged at once; nothing was touched without --yes";
+        text += &format!("  {}\n", paint.bad(much));
     }
     for step in report.plan.iter().take(NAMED_MAX) {
         text += &format!("  {}\n", escape(step));
@@ -158,6 +230,8 @@ mod tests {
             corrupted_chunks: vec![],
             signature_valid: true,
             success,
+            damaged_files: vec![],
+            damaged_files_total: 0,
         };
         VerifyReport {
             result: VerifyOutcomeShape::All(VerifyAllReport {
@@ -171,13 +245,16 @@ mod tests {
             bytes_checked: 1024,
             damaged_packs: vec![],
             total_duration: 2.0,
+            time: String::new(),
+            coverage: None,
+            audits: vec![],
             repair,
         }
     }
 
     #[test]
     fn damage_is_named_and_mending_is_told() {
-        let text = render(&report(None), Paint(false));
+        let text = render(&report(None), false, Paint(false));
         let expected = "damaged\n  1 of 2 snapshots sound (50.0%)\n  \
             snapshot bbbbbbbb damaged: 2 of 3 chunks sound, 1 missing\n  1 pack with 1.0 KiB checked in 2.0s\n";
         assert_eq!(text, expected);
@@ -187,7 +264,7 @@ mod tests {
             sources: BTreeMap::from([("bob".into(), 5)]),
             ..RepairReport::default()
         };
-        let text = render(&report(Some(repair)), Paint(false));
+        let text = render(&report(Some(repair)), false, Paint(false));
         assert!(text.starts_with("mended\n") && text.ends_with("  5 B from bob\n"), "{text}");
     }
 

@@ -3,6 +3,7 @@
 //! Synchronous: runs on threads of its own and states what it needs from outside as small traits
 //! ([`PackSource`]). Plans are pure; runs do the I/O. Never imports `net`.
 
+mod audit;
 mod backup;
 mod budget;
 mod carry;
@@ -17,6 +18,7 @@ mod gc;
 mod heads;
 mod hold;
 mod holder;
+mod hurt;
 mod monitor;
 mod parent;
 mod pull;
@@ -37,6 +39,7 @@ mod verify;
 #[cfg(test)]
 mod tests;
 
+pub use audit::{AuditOutcome, AuditTally, Pick, pick_slices};
 pub use backup::{
     BackupOptions, BackupResult, Fate, Listener, PreviewResult, backup, backup_stream, preview,
 };
@@ -58,6 +61,7 @@ pub use holder::{
     HolderError, Needs, accept_head, complete_head, forward_packs, held_packs, missing_records, store_list,
     store_snapshot, wanted_packs,
 };
+pub use hurt::{HurtFile, HurtFiles};
 pub use monitor::{Monitor, Problem};
 pub use pull::{FetchFailure, Given, PackSource, PulledSlice, pull_pack};
 pub use rebuild::{Rebuilt, adopt_unindexed, rebuild_index, renew_snapshot_packs, verify_known_receipts};

@@ -30,7 +30,10 @@ pub enum FetchFailure {
     /// It does not serve us.
     #[error("refuses")]
     Refused,
-    /// It cannot be reached, or did not answer in time.
+    /// It did not answer in time.
+    #[error("did not answer in time")]
+    Timeout,
+    /// It cannot be reached.
     #[error("cannot be reached ({0})")]
     Offline(String),
 }
@@ -42,6 +45,7 @@ impl Coded for FetchFailure {
             Self::Corrupt => Code::StorageCorrupted,
             Self::Busy => Code::PeerBusy,
             Self::Refused => Code::Unauthorized,
+            Self::Timeout => Code::NetworkTimeout,
             Self::Offline(_) => Code::NetworkUnreachable,
         }
     }

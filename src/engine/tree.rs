@@ -182,7 +182,8 @@ pub(super) fn for_each_new_reference(
     Ok(())
 }
 
-fn pieces(
+/// Calls `each` for the chunks of a file's content; lists of them that cannot be read go to `broken`.
+pub(super) fn pieces(
     reader: &mut ChunkReader<'_>,
     node: &wire::Node,
     each: &mut impl FnMut(Kind, ChunkId),

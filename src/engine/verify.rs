@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
 
@@ -9,27 +10,37 @@ use super::budget::{VERIFY_BYTES, verify_workers};
 use super::error::EngineError;
 use super::heads::{VaultView, newest_heads, read_head};
 use super::holder::missing_records;
+use super::hurt::{HurtFiles, hurt_files};
 use super::monitor::Monitor;
 use super::reader::ChunkReader;
 use super::repair::Damage;
 use super::seen::DistinctChunks;
 use super::tree::for_each_reference;
 use super::vault::Vault;
-use crate::base::{ChunkId, Epoch, SnapshotId, VaultId, limit};
+use crate::base::{ChunkId, Epoch, PackId, SnapshotId, VaultId, limit};
 use crate::crypto::{Kind, Opener, VaultKeys};
 use crate::pack::{
     HEADER_BYTES, Outboard, OutboardBuilder, PackEntry, TRAILER_BYTES, locate_directory, open_directory,
 };
+use crate::policy::Subset;
 use crate::snapshot::Snapshot;
 use crate::store::{PackFile, PackNumber, PackRow, Store, StoreError};
 
 /// What to verify.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct VerifyOptions {
     /// One snapshot; all, and all packs, when absent.
     pub snapshot: Option<SnapshotId>,
     /// Presence and lengths only.
     pub quick: bool,
+    /// Read only these packs; of the others presence and lengths. All when absent.
+    pub subset: Option<Subset>,
+    /// Where the last check of a share stopped.
+    pub after: Option<PackId>,
+    /// Read only these packs, whatever `subset` says: those that an earlier look doubted.
+    pub again: Option<Vec<PackId>>,
+    /// After each pack, rest so many times as long as it took.
+    pub rest: u32,
     /// What the buffers may take, in bytes.
     pub memory_bytes: usize,
 }
@@ -47,6 +58,8 @@ pub struct SnapshotFinding {
     pub corrupt: Vec<ChunkId>,
     /// Its record is signed by a certified device.
     pub signed: bool,
+    /// Files that need what is missing or damaged.
+    pub hurt: HurtFiles,
     /// Why the record could not even be read.
     pub broken: Option<String>,
 }
@@ -61,10 +74,18 @@ impl SnapshotFinding {
 /// What verification found.
 #[derive(Debug, Clone, Default)]
 pub struct VerifyResult {
-    /// Packs looked at, own and kept for others.
+    /// Packs read (in a quick check, looked at), own and kept for others.
     pub packs: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Bytes of all packs that it could have read.
+    pub bytes_all: u64,
+    /// Of a share, the last pack in order of ids.
+    pub reached: Option<PackId>,
+    /// No pack comes after `reached`.
+    pub round_ended: bool,
+    /// Packs that are damaged, or sound with chunks in them that are not.
+    pub doubted: Vec<PackId>,
     /// Packs that need repair.
     pub damages: Vec<Damage>,
     /// Chunks of this vault that are missing or damaged here.
@@ -130,15 +151,15 @@ pub fn verify(
             true
         })?;
     }
-    monitor.files_total.store(rows.len() as u64, std::sync::atomic::Ordering::Relaxed);
-    let total_bytes: u64 = rows.iter().map(|row| row.bytes).sum();
-    monitor.bytes_total.store(total_bytes, std::sync::atomic::Ordering::Relaxed);
+    let mut result = VerifyResult::default();
+    let looks = choose(rows, &options, &mut result);
+    monitor.files_total.store(looks.len() as u64, std::sync::atomic::Ordering::Relaxed);
+    monitor.bytes_total.store(result.bytes_all, std::sync::atomic::Ordering::Relaxed);
     monitor.enter("verifying packs");
-    let mut result = VerifyResult { packs: rows.len() as u64, bytes: total_bytes, ..Default::default() };
     let keys = vault.map(|vault| &vault.keyring.vault);
     let chunk_bytes = vault.map_or(limit::CHUNK_BYTES_MAX, |vault| vault.options().sizes.max());
     let workers = verify_workers(options.memory_bytes, workers, chunk_bytes);
-    let mut bad = check_packs(store, keys, rows, options.quick, workers, monitor, &mut result)?;
+    let mut bad = check_packs(store, keys, looks, options.rest, workers, monitor, &mut result)?;
     lost_chunks(store, vault, &result.damages, options.quick, monitor, &mut bad)?;
     result.bad_chunks = bad.len() as u64;
     result.records = check_records(store, vault.map(Vault::id))?;
@@ -152,9 +173,47 @@ pub fn verify(
     for (id, why) in view.broken.iter().filter(|(id, _)| options.snapshot.is_none_or(|only| only == *id)) {
         let broken = Some(why.clone());
         let (missing, corrupt) = (Vec::new(), Vec::new());
-        result.snapshots.push(SnapshotFinding { id: *id, total: 0, missing, corrupt, signed: false, broken });
+        let hurt = HurtFiles::default();
+        result.snapshots.push(SnapshotFinding {
+            id: *id,
+            total: 0,
+            missing,
+            corrupt,
+            signed: false,
+            hurt,
+            broken,
+        });
     }
     Ok(result)
+}
+
+/// A pack, and whether presence and length are all that is looked at.
+type Look = (PackRow, bool);
+
+/// Says of each pack how it is looked at, and in the result how much is read.
+fn choose(mut rows: Vec<PackRow>, options: &VerifyOptions, result: &mut VerifyResult) -> Vec<Look> {
+    result.bytes_all = rows.iter().map(|row| row.bytes).sum();
+    if let Some(again) = &options.again {
+        let again: HashSet<&PackId> = again.iter().collect();
+        let looks: Vec<Look> = rows.into_iter().map(|row| (row, !again.contains(&row.id))).collect();
+        let read = looks.iter().filter(|(_, quick)| !quick);
+        (result.packs, result.bytes) = read.fold((0, 0), |(n, bytes), (row, _)| (n + 1, bytes + row.bytes));
+        return looks;
+    }
+    let Some(subset) = options.subset else {
+        (result.packs, result.bytes) = (rows.len() as u64, result.bytes_all);
+        return rows.into_iter().map(|row| (row, options.quick)).collect();
+    };
+    rows.sort_unstable_by_key(|row| row.id);
+    let packs: Vec<(PackId, u64)> = rows.iter().map(|row| (row.id, row.bytes)).collect();
+    let chosen = subset.choose(&packs, options.after);
+    result.packs = chosen.len() as u64;
+    result.bytes = chosen.iter().map(|at| packs[*at].1).sum();
+    result.reached = chosen.last().map(|at| packs[*at].0);
+    result.round_ended = chosen.last().is_none_or(|at| at + 1 == packs.len());
+    let mut looks: Vec<Look> = rows.into_iter().map(|row| (row, true)).collect();
+    chosen.into_iter().for_each(|at| looks[at].1 = options.quick);
+    looks
 }
 
 /// What is wrong with one pack, and with chunks in it.
@@ -164,14 +223,14 @@ type Examined = (Option<Damage>, Vec<(ChunkId, State)>);
 fn check_packs(
     store: &Store,
     keys: Option<&VaultKeys>,
-    rows: Vec<PackRow>,
-    quick: bool,
+    looks: Vec<Look>,
+    rest: u32,
     workers: usize,
     monitor: &Monitor,
     result: &mut VerifyResult,
 ) -> Result<BadChunks, EngineError> {
-    let found: Mutex<(Vec<Damage>, BadChunks)> = Mutex::default();
-    let (rows_in, rows_out) = bounded::<PackRow>(workers.max(1));
+    let found: Mutex<(Vec<Damage>, BadChunks, Vec<PackId>)> = Mutex::default();
+    let (rows_in, rows_out) = bounded::<Look>(workers.max(1));
     let outcome = std::thread::scope(|scope| {
         let found = &found;
         let threads: Vec<_> = (0..workers.max(1))
@@ -179,24 +238,27 @@ fn check_packs(
                 let rows = rows_out.clone();
                 scope.spawn(move || -> Result<(), EngineError> {
                     let mut scratch = Scratch { opener: Opener::new(), buffer: Vec::new() };
-                    for row in rows {
+                    for (row, quick) in rows {
                         monitor.go_on()?;
+                        let began = Instant::now();
                         let (damage, bad) = check_pack(store, keys, &row, quick, &mut scratch)?;
                         if damage.is_some() || !bad.is_empty() {
                             let mut found = found.lock().expect("no panic while held");
                             found.0.extend(damage);
                             found.1.extend(bad);
+                            found.2.push(row.id);
                         }
                         Monitor::add(&monitor.files_done, 1);
                         Monitor::add(&monitor.bytes_done, row.bytes);
+                        pause(began.elapsed().saturating_mul(rest), monitor)?;
                     }
                     Ok(())
                 })
             })
             .collect();
         drop(rows_out);
-        for row in rows {
-            if rows_in.send(row).is_err() {
+        for look in looks {
+            if rows_in.send(look).is_err() {
                 break;
             }
         }
@@ -208,9 +270,20 @@ fn check_packs(
         ended.collect::<Result<Vec<()>, _>>()
     });
     outcome?;
-    let (damages, bad) = found.into_inner().expect("no panic while held");
-    result.damages = damages;
+    let (damages, bad, doubted) = found.into_inner().expect("no panic while held");
+    (result.damages, result.doubted) = (damages, doubted);
     Ok(bad)
+}
+
+/// Leaves the disk and the processors to others for a while, in steps short enough to be stopped.
+fn pause(mut left: Duration, monitor: &Monitor) -> Result<(), EngineError> {
+    while !left.is_zero() {
+        monitor.go_on()?;
+        let step = left.min(limit::SCRUB_PAUSE_STEP);
+        std::thread::sleep(step);
+        left -= step;
+    }
+    Ok(())
 }
 
 /// What one worker needs beside a pack's directory.
@@ -228,7 +301,9 @@ fn check_pack(
     scratch: &mut Scratch,
 ) -> Result<Examined, EngineError> {
     let sound = if quick {
-        (store.pack_length(row.id)? == Some(row.bytes)).then(Vec::new)
+        let here = store.pack_length(row.id)? == Some(row.bytes);
+        // Without its outboard it is read after all, which makes the outboard again.
+        (here && store.has_outboard(row.id, row.bytes)?).then(Vec::new)
     } else {
         read_through(store, keys.filter(|_| row.own), row, scratch)
     };
@@ -467,12 +542,18 @@ fn check_snapshot(
         return Err(error.into());
     }
     corrupt.extend(unread.into_iter().filter(|id| !missing.contains(id)));
+    let hurt = if missing.is_empty() && corrupt.is_empty() {
+        HurtFiles::default()
+    } else {
+        hurt_files(&mut reader, snapshot, [&missing, &corrupt], monitor)?
+    };
     Ok(SnapshotFinding {
         id: snapshot.id,
         total: chunks.count(),
         missing: missing.into_iter().collect(),
         corrupt: corrupt.into_iter().collect(),
         signed: view.is_certified(snapshot.device),
+        hurt,
         broken: None,
     })
 }

@@ -28,7 +28,7 @@ use crate::api::{
     EventStream, ExplainReport, ExplainRequest, FateStream, FindQuery, Found, GcStatus, Health, Identity,
     InputStream, Invitation, InviteInfo, InviteRequest, JobId, JobInfo, JobRequest, JoinRequest, Joined,
     PeerDetail, PeerInfo, Reloaded, Reply, ScheduleInfo, Service, SnapshotInfo, SnapshotQuery, Stats, Status,
-    TagRequest, Tagged, TreeQuery,
+    TagRequest, Tagged, TreeQuery, VerifyReport,
 };
 use crate::base::{Code, limit};
 
@@ -353,6 +353,10 @@ impl Service for Client {
 
     fn gc_status(&self) -> Reply<'_, GcStatus> {
         Box::pin(self.get("/api/v1/gc/status", limit::HTTP_LONG_CALL))
+    }
+
+    fn verify_report(&self) -> Reply<'_, VerifyReport> {
+        Box::pin(self.get("/api/v1/verify/report", limit::HTTP_SHORT_CALL))
     }
 
     fn job(&self, id: JobId) -> Reply<'_, JobInfo> {

@@ -137,6 +137,7 @@ pub(super) fn router(service: Arc<dyn Service>) -> Router {
         .route("/backup/explain", post(explain).layer(long_body()))
         .route("/restore", post(restore))
         .route("/verify", post(verify))
+        .route("/verify/report", get(verify_report))
         .route("/repair", post(repair))
         .route("/forget", post(forget))
         .route("/gc/run", post(gc))
@@ -326,8 +327,13 @@ async fn verify_one(
     Named(id): Named<String>,
     Body(options): Body<VerifyOptions>,
 ) -> Answer {
-    let request = VerifyRequest { snapshot: Some(id), quick: options.quick, repair: options.repair };
+    let (quick, repair) = (options.quick, options.repair);
+    let request = VerifyRequest { snapshot: Some(id), quick, repair, ..VerifyRequest::default() };
     start(&node, &headers, JobRequest::Verify(request)).await
+}
+
+async fn verify_report(State(node): Node) -> Response {
+    reply(StatusCode::OK, node.service.verify_report().await)
 }
 
 async fn repair(State(node): Node, headers: HeaderMap, Body(request): Body<RepairRequest>) -> Answer {

@@ -14,14 +14,15 @@ use tokio::sync::oneshot;
 
 use super::{Client, bind, serve};
 use crate::api::{
-    AddPeer, AddSchedule, ApiError, BackupRequest, Batches, ConfigRow, DiffChange, DiffItem, DiffQuery,
-    DiffSide, DiffStatistics, Dump, EditSchedule, EntryInfo, Event, EventStream, ExplainReport,
-    ExplainRequest, FateStream, FindQuery, Found, GcStatus, Happening, Health, Identity, ImportRequest,
-    InputStream, Invitation, InviteInfo, InviteRequest, JobId, JobInfo, JobKind, JobOutcome, JobRequest,
-    JobState, JoinRequest, Joined, PathFate, PathProblem, PeerDetail, PeerInfo, PeerWay, Progress, Reloaded,
-    RepairReport, RepairRequest, Reply, RestoreRequest, Role, ScheduleInfo, ScheduleSource, Service,
-    SnapshotInfo, SnapshotQuery, Stats, Status, StorageStatus, TagRequest, Tagged, TicketText, TreeQuery,
-    Verdict, VerifyAllReport, VerifyOutcomeShape, VerifyReport, VerifyRequest, VerifySnapshotReport,
+    AddPeer, AddSchedule, ApiError, BackupRequest, Batches, ConfigRow, Coverage, DamagedFile, DiffChange,
+    DiffItem, DiffQuery, DiffSide, DiffStatistics, Dump, EditSchedule, EntryInfo, Event, EventStream,
+    ExplainReport, ExplainRequest, FateStream, FindQuery, Found, GcStatus, Happening, Health, Identity,
+    ImportRequest, InputStream, Invitation, InviteInfo, InviteRequest, JobId, JobInfo, JobKind, JobOutcome,
+    JobRequest, JobState, JoinRequest, Joined, PathFate, PathProblem, PeerDetail, PeerInfo, PeerWay,
+    Progress, Reloaded, RepairReport, RepairRequest, Reply, RestoreRequest, Role, ScheduleInfo,
+    ScheduleSource, Service, SnapshotInfo, SnapshotQuery, Stats, Status, StorageStatus, TagRequest, Tagged,
+    TicketText, TreeQuery, Verdict, VerifyAllReport, VerifyOutcomeShape, VerifyReport, VerifyRequest,
+    VerifySnapshotReport,
 };
 use crate::base::{ChunkId, Code, PackId, PeerId, SnapshotId, limit};
 
@@ -60,6 +61,7 @@ fn peer() -> PeerInfo {
         packs_stored: 3,
         bytes_stored: 4,
         bytes_on_hold: 0,
+        audit: None,
     }
 }
 
@@ -122,6 +124,7 @@ fn status() -> Status {
         replication: crate::api::ReplicationStatus::default(),
         copies_wanted: 2,
         last_verify: None,
+        scrub: Coverage::default(),
         storage: StorageStatus::default(),
         peers: vec![peer()],
         jobs: vec![job(JobId(4))],
@@ -139,6 +142,8 @@ fn job(id: JobId) -> JobInfo {
         corrupted_chunks: vec![],
         signature_valid: true,
         success: false,
+        damaged_files: vec![DamagedFile { path: "/a".into(), chunk: ChunkId::new([3; 32]) }],
+        damaged_files_total: 1,
     };
     let repair = RepairReport { sources: BTreeMap::from([("bob".into(), 7)]), ..RepairReport::default() };
     JobInfo {
@@ -161,6 +166,9 @@ fn job(id: JobId) -> JobInfo {
             bytes_checked: 2,
             damaged_packs: vec![PackId::new([4; 32])],
             total_duration: 1.5,
+            time: String::new(),
+            coverage: None,
+            audits: vec![],
             repair: Some(repair),
         })),
         error: Some(ApiError::new(Code::CopiesMissing, "one copy is missing").with_hint("wait")),
@@ -336,6 +344,10 @@ impl Service for Fake {
         *next += 1;
         self.note(format!("{request:?}"), Ok(JobId(*next)))
     }
+    fn verify_report(&self) -> Reply<'_, VerifyReport> {
+        self.note("verify report".into(), Err(ApiError::new(Code::SnapshotNotFound, "nothing yet")))
+    }
+
     fn job(&self, id: JobId) -> Reply<'_, JobInfo> {
         self.note(format!("job {id}"), Ok(job(id)))
     }

@@ -53,6 +53,7 @@ impl Protocol for Sync {
             Nested(4, &[]),
             Nested(5, &[]),
             Nested(6, &[Nested(1, &[])]),
+            Nested(7, &[]),
         ],
     };
     const RESPONSE: Bound = Bound {

@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use zeroize::Zeroizing;
 
-use super::Mode;
 use super::acl::{self, Acl};
+use super::auditing::Auditing;
 use super::door::Doors;
 use super::ending::{Hook, Hooks};
 use super::error::{failed, locked, no_network, panicked};
@@ -27,6 +27,7 @@ use super::resources::Resources;
 use super::schedule::{self, Schedule};
 use super::serve::Served;
 use super::upkeep::OnHold;
+use super::{Mode, auditing};
 use crate::api::{ApiError, Happening};
 use crate::base::{Clock, Code, Moment, PeerId, SystemClock, VaultId, limit, meter};
 use crate::chunker::ChunkSizes;
@@ -87,6 +88,9 @@ pub(super) struct Core {
     pub(super) doors: Doors,
     pub(super) invites: Invites,
     pub(super) acl: Acl,
+    /// Held while what is remembered of rounds over all packs is changed.
+    pub(super) rounds: Mutex<()>,
+    pub(super) auditing: Auditing,
     /// What serving peers keeps at hand.
     pub(super) served: Served,
     /// Wrong answers of each peer.
@@ -133,6 +137,8 @@ impl Core {
             doors: Doors::default(),
             invites,
             acl,
+            rounds: Mutex::default(),
+            auditing: Auditing::default(),
             served: Served::default(),
             misbehaved: Mutex::default(),
             events: Arc::new(Events::new(SystemClock.now())),
@@ -159,6 +165,7 @@ impl Core {
         if mode == Mode::Daemon {
             exposition::start();
             core.load_jobs();
+            auditing::load(&core);
         }
         Ok(core)
     }
@@ -231,6 +238,7 @@ impl Core {
             self.tasks.spawn(self.clone().hold_loop());
             self.tasks.spawn(self.clone().hold_upkeep());
             self.tasks.spawn(schedule::run_loop(self.clone()));
+            self.tasks.spawn(auditing::run_loop(self.clone()));
         } else {
             self.await_peers(&net, &book).await;
         }

@@ -46,13 +46,20 @@ fn statement(prover: PeerId, holder: PeerId, nonce: &[u8]) -> Vec<u8> {
     [prover.as_bytes().as_slice(), holder.as_bytes(), nonce].concat()
 }
 
-/// The proof of a vault for one holder's nonce.
-pub(super) fn prove(admin: &AdminKey, me: PeerId, holder: PeerId, nonce: &[u8]) -> wire::DoorRequest {
+/// The proof of a vault for one holder's nonce; a drill asks whether it holds and for nothing else.
+pub(super) fn prove(
+    admin: &AdminKey,
+    me: PeerId,
+    holder: PeerId,
+    nonce: &[u8],
+    drill: bool,
+) -> wire::DoorRequest {
     let signed = crypto::sign(admin, Context::Door, statement(me, holder, nonce));
     let proof = wire::DoorProof {
         vault: admin.vault().as_bytes().to_vec(),
         nonce: nonce.to_vec(),
         signature: signed.signature,
+        drill,
     };
     wire::DoorRequest { ask: Some(Ask::Proof(proof)) }
 }
@@ -104,6 +111,12 @@ async fn admit(core: Arc<Core>, from: PeerId, proof: wire::DoorProof) -> wire::D
             log_failure::<()>(Err(error), "looking for a vault");
             return reply(Status::Busy, false);
         }
+    }
+    if proof.drill {
+        // Knocking listed it; a drill leaves nothing behind.
+        let forgotten = core.edit_book(move |book| book.pending.retain(|pending| pending.peer != from)).await;
+        log_failure(forgotten, "forgetting a drill");
+        return reply(Status::Ok, false);
     }
     let entry = PeerEntry { proved: Some(vault), last_seen: Some(now), ..PeerEntry::new(from, now) };
     match core.admit(entry).await {

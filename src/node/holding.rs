@@ -16,7 +16,7 @@ use super::source::Mesh;
 use super::status;
 use crate::api::ApiError;
 use crate::base::{Code, HeadId, PackId, PeerId, VaultId, limit};
-use crate::engine::{self, Monitor};
+use crate::engine::{self, Damage, Monitor};
 use crate::net::Net;
 use crate::snapshot::{Head, HeadSummary, PackSize, sign_receipt};
 use crate::store::StoreError;
@@ -197,9 +197,38 @@ async fn hold(core: &Arc<Core>, owner: PeerId, vault: VaultId, wish: Wish) -> Re
         tracing::info!(target: "hold", peer = %owner.short(), vault = %vault.short(), seq = head.draft.seq,
             offered = count, held = held.len(), wanted = wanted.len(), "offer");
     }
+    // An owner offers what it has no receipt for, or none any more: what is here is looked at before it is confirmed.
+    let held = {
+        let net = net.clone();
+        core.blocking(move |core| sound_or_mended(core, net, owner, held)).await?
+    };
     // The head's records are complete: said even when no pack is wanted.
     confirm(core, &net, owner, vault, Some(head.id), &held).await?;
     pull_packs(core, &net, owner, vault, head.id, wanted).await
+}
+
+/// Of packs that are here, those that are sound; damaged ones are mended first, the owner being asked before all others.
+fn sound_or_mended(
+    core: &Arc<Core>,
+    net: Net,
+    owner: PeerId,
+    held: Vec<PackId>,
+) -> Result<Vec<PackId>, ApiError> {
+    let (mut sound, mut damages) = (Vec::new(), Vec::new());
+    for id in held {
+        let Some(row) = core.store.pack_by_id(id).map_err(failed)? else { continue };
+        match Damage::examine(&core.store, id, row.bytes).map_err(failed)? {
+            None => sound.push(id),
+            Some(damage) => damages.push(damage),
+        }
+    }
+    if !damages.is_empty() {
+        let source = Mesh::new(core.clone(), net, Some(owner));
+        let plan = engine::plan_repair(damages);
+        let done = engine::run_repair(&core.store, &plan, &source, &Monitor::default()).map_err(failed)?;
+        sound.extend(done.repaired);
+    }
+    Ok(sound)
 }
 
 /// The offered head with all its records, from the disk or from the owner, and whether it is new here.

@@ -4,6 +4,7 @@
 //! network and the network nothing of vaults; here packs pulled by one are handed to the other.
 
 mod acl;
+mod auditing;
 mod browse;
 mod core;
 mod door;
@@ -31,6 +32,7 @@ mod status;
 mod streams;
 mod ticket;
 mod upkeep;
+mod verified;
 mod work;
 
 use std::collections::BTreeMap;
@@ -40,7 +42,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 pub use crate::net::parse_peer_address;
-pub use recover::{RecoverRequest, RecoverSummary, recover};
+pub use recover::{DrillSummary, RecoverRequest, RecoverSummary, drill, recover};
 pub use setup::{InitRequest, InitSummary, init, rebuild_index};
 
 pub use reload::Loader;

@@ -180,6 +180,12 @@ async fn round(core: &Arc<Core>, vault: VaultId) -> Result<(), ApiError> {
             }
         }
     }
+    // What a holder lost goes to others, if there are enough of them.
+    let now = core.now();
+    let proven = |peer: &PeerId| !core.auditing.is_on_probation(peer, now);
+    if free.iter().filter(|(peer, _)| proven(peer)).count() >= core.settings().replication.copies as usize {
+        free.retain(|(peer, _)| proven(peer));
+    }
     if free.is_empty() {
         return Ok(());
     }

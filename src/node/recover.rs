@@ -11,7 +11,7 @@ use super::owning::index_listed;
 use super::records::{ask, heads_at, heads_of, pull_head, refused};
 use super::{Mode, Node};
 use crate::api::{ApiError, Identity};
-use crate::base::{Clock, Code, DeviceId, Moment, PackId, PeerId, SystemClock, VaultId, limit};
+use crate::base::{Clock, Code, DeviceId, Moment, PackId, PeerId, SystemClock, VaultId, limit, random_bytes};
 use crate::config::Settings;
 use crate::crypto::{AdminKey, KdfCost, Passphrase, Phrase};
 use crate::engine::{self, VaultView};
@@ -93,6 +93,60 @@ pub async fn recover(
     result
 }
 
+/// `recover --drill`.
+#[derive(Debug, Clone, Serialize)]
+pub struct DrillSummary {
+    /// The vault that the phrase opens.
+    pub vault_id: VaultId,
+    /// The holder that stores it.
+    pub peer: PeerId,
+    /// It took the proof: with these words and this address the vault comes back.
+    pub proved: bool,
+}
+
+/// Proves to one holder that the phrase is that of a vault which it stores. Nothing stays, here or there: the node that
+/// asks lives in a directory of its own, which is removed.
+///
+/// # Errors
+/// As of [`recover`].
+pub async fn drill(mut settings: Settings, phrase: &Phrase, peer: &str) -> Result<DrillSummary, ApiError> {
+    let (peer, address) = parse_peer_address(peer).map_err(failed)?;
+    let admin = phrase.root().admin();
+    let dir =
+        std::env::temp_dir().join(format!("shadowvault-drill-{:016x}", u64::from_le_bytes(random_bytes())));
+    settings.repository_path = dir.clone();
+    settings.peer_bootstrap.clear();
+    let made = tokio::task::spawn_blocking({
+        let dir = dir.clone();
+        move || engine::make_node(&Store::create(&dir).map_err(failed)?).map(|_| ()).map_err(failed)
+    });
+    let made = made.await.map_err(panicked)?;
+    let proved = match made {
+        Ok(()) => knock_as_drill(settings, &admin, peer, address).await,
+        Err(error) => Err(error),
+    };
+    let removed = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(dir)).await;
+    if !matches!(removed, Ok(Ok(()))) {
+        tracing::warn!(target: "recover", "the drill's directory could not be removed");
+    }
+    proved.map(|()| DrillSummary { vault_id: admin.vault(), peer, proved: true })
+}
+
+async fn knock_as_drill(
+    settings: Settings,
+    admin: &AdminKey,
+    peer: PeerId,
+    address: String,
+) -> Result<(), ApiError> {
+    let node = Node::open(settings, None, Mode::Online).await?;
+    let proved = match node.core.net() {
+        Ok(net) => prove_to(net, admin, peer, &[address], true).await,
+        Err(error) => Err(error),
+    };
+    log_failure(node.shutdown().await, "shutting down");
+    proved.map(|_| ())
+}
+
 fn remove_made(dir: &std::path::Path) -> std::io::Result<()> {
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;
@@ -164,22 +218,8 @@ async fn knock(
     holder: PeerId,
     addresses: &[String],
 ) -> Result<(), ApiError> {
-    net.dial(holder, addresses).await.map_err(failed)?;
-    let challenge = wire::DoorRequest { ask: Some(door_request::Ask::Challenge(wire::DoorChallenge {})) };
-    let answer = net.door(holder, challenge).await.map_err(failed)?;
-    if answer.status() != Status::Ok {
-        return Err(refused(holder, answer.status()));
-    }
-    let proof = prove(admin, net.peer_id(), holder, &answer.nonce);
-    let answer = net.door(holder, proof).await.map_err(failed)?;
-    match answer.status() {
-        Status::Ok if answer.admitted => {}
-        Status::NotFound => {
-            let text = format!("{} stores nothing of this vault", holder.short());
-            let hint = "is it the right holder? the phrase itself is well formed, but may be another vault's";
-            return Err(ApiError::new(Code::VaultNotFound, text).with_hint(hint));
-        }
-        other => return Err(refused(holder, other)),
+    if !prove_to(net, admin, holder, addresses, false).await? {
+        return Err(refused(holder, Status::Refused));
     }
     let entry = PeerEntry {
         addresses: addresses.iter().take(limit::PEER_ADDRESSES_MAX).cloned().collect(),
@@ -192,6 +232,33 @@ async fn knock(
         let _ = net.add_address(holder, address).await;
     }
     Ok(())
+}
+
+/// Proves the vault to a holder that stores it; whether that admitted this node.
+async fn prove_to(
+    net: &Net,
+    admin: &AdminKey,
+    holder: PeerId,
+    addresses: &[String],
+    drill: bool,
+) -> Result<bool, ApiError> {
+    net.dial(holder, addresses).await.map_err(failed)?;
+    let challenge = wire::DoorRequest { ask: Some(door_request::Ask::Challenge(wire::DoorChallenge {})) };
+    let answer = net.door(holder, challenge).await.map_err(failed)?;
+    if answer.status() != Status::Ok {
+        return Err(refused(holder, answer.status()));
+    }
+    let proof = prove(admin, net.peer_id(), holder, &answer.nonce, drill);
+    let answer = net.door(holder, proof).await.map_err(failed)?;
+    match answer.status() {
+        Status::Ok => Ok(answer.admitted),
+        Status::NotFound => {
+            let text = format!("{} stores nothing of this vault", holder.short());
+            let hint = "is it the right holder? the phrase itself is well formed, but may be another vault's";
+            Err(ApiError::new(Code::VaultNotFound, text).with_hint(hint))
+        }
+        other => Err(refused(holder, other)),
+    }
 }
 
 /// Takes over the newest head of every device that any holder has, or had at that moment.

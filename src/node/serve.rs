@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, Weak};
 use super::core::Core;
 use super::error::failed;
 use super::{acl, door, holding};
-use crate::api::ApiError;
+use crate::api::{ApiError, Happening};
 use crate::base::{Code, HeadId, ListId, Moment, PackId, PeerId, SnapshotId, VaultId, limit};
 use crate::engine;
 use crate::net::{BoxFuture, Net, Server};
@@ -55,7 +55,7 @@ impl Server for Answers {
         let core = self.core();
         Box::pin(async move {
             let Some(core) = core else { return fetch_status(Status::Busy) };
-            let served = core.blocking(move |core| Ok(fetch(core, &request))).await;
+            let served = core.blocking(move |core| Ok(fetch(core, from, &request))).await;
             served.unwrap_or_else(|error| {
                 tracing::error!(target: "serve", peer = %from.short(), %error, "serving a range failed");
                 fetch_status(Status::Busy)
@@ -94,6 +94,7 @@ async fn sync(core: Arc<Core>, from: PeerId, request: wire::SyncRequest) -> wire
             Ok(None)
         }
         Some(Ask::Receipts(query)) => core.blocking(move |core| receipts(core, &query)).await,
+        Some(Ask::Damage(notice)) => core.blocking(move |core| damage(core, from, &notice)).await,
     };
     match answered {
         Ok(answer) => wire::SyncResponse { status: Status::Ok.into(), answer },
@@ -210,9 +211,33 @@ fn receipts(core: &Arc<Core>, query: &wire::ReceiptQuery) -> Answered {
     Ok(Some(Answer::Receipt(sign_receipt(&core.key, vault, complete, &held, core.now()))))
 }
 
+/// A holder says what rotted on its disk. What it could not mend gets another copy.
+fn damage(core: &Arc<Core>, from: PeerId, notice: &wire::DamageNotice) -> Answered {
+    let vault = VaultId::try_from(notice.vault.as_slice()).map_err(malformed)?;
+    if core.vault_id() != Some(vault) {
+        return Err(not_here());
+    }
+    let ids = notice.packs.iter().take(limit::RECEIPT_PACKS_MAX);
+    let packs: Vec<PackId> =
+        ids.map(|id| PackId::try_from(id.as_slice())).collect::<Result<_, _>>().map_err(malformed)?;
+    core.store.drop_pack_receipts(from, &packs).map_err(failed)?;
+    let (mended, lost) = (notice.mended, packs.len() as u64);
+    core.tell(Happening::HolderDamage { peer: from, mended, lost });
+    tracing::warn!(target: "audit", peer = %from.short(), mended, lost, "a holder found damage on its disk");
+    core.changed.notify_one();
+    Ok(None)
+}
+
 /// Serves ranges of a pack, each cell checked before it is sent.
-fn fetch(core: &Arc<Core>, request: &wire::FetchRequest) -> wire::FetchResponse {
+fn fetch(core: &Arc<Core>, from: PeerId, request: &wire::FetchRequest) -> wire::FetchResponse {
     let Ok(pack) = PackId::try_from(request.pack.as_slice()) else { return fetch_status(Status::Refused) };
+    // Who is to prove that it has a pack does not get it here meanwhile.
+    if core.store.holders_of(pack).is_ok_and(|all| all.contains(&from)) {
+        if core.auditing.is_under_way(&from) {
+            return fetch_status(Status::Busy);
+        }
+        core.auditing.suspect(from, pack);
+    }
     match slices(core, pack, &request.ranges) {
         Ok(response) => response,
         Err(ServeError::Status(status)) => fetch_status(status),

@@ -7,13 +7,13 @@ use super::core::Core;
 use super::error::failed;
 use super::source::Mesh;
 use super::work::{self, explain, gc_status};
-use super::{Node, acl, browse, exposition, inviting, peering, reload, schedule, status};
+use super::{Node, acl, browse, exposition, inviting, peering, reload, schedule, status, verified};
 use crate::api::{
     AddPeer, AddSchedule, Batches, ConfigRow, DiffItem, DiffQuery, Dump, EditSchedule, EntryInfo,
     EventStream, ExplainReport, ExplainRequest, FateStream, FindQuery, Found, GcStatus, Health, Identity,
     InputStream, Invitation, InviteInfo, InviteRequest, JobId, JobInfo, JobRequest, JoinRequest, Joined,
     PeerDetail, PeerInfo, Reloaded, Reply, ScheduleInfo, Service, SnapshotInfo, SnapshotQuery, Stats, Status,
-    TagRequest, Tagged, TreeQuery,
+    TagRequest, Tagged, TreeQuery, VerifyReport,
 };
 use crate::crypto::Passphrase;
 use crate::engine::VaultView;
@@ -121,6 +121,10 @@ impl Service for Node {
 
     fn start(&self, request: JobRequest) -> Reply<'_, JobId> {
         Box::pin(async { self.core.start_job(request) })
+    }
+
+    fn verify_report(&self) -> Reply<'_, VerifyReport> {
+        Box::pin(self.core.blocking(verified::report))
     }
 
     fn job(&self, id: JobId) -> Reply<'_, JobInfo> {

@@ -78,7 +78,13 @@ impl PackSource for Mesh {
     }
 }
 
-async fn ask(net: &Net, holder: PeerId, pack: PackId, range: CellRange) -> Result<PulledSlice, FetchFailure> {
+/// Asks one peer for one range; a busy one again, for some seconds.
+pub(super) async fn ask(
+    net: &Net,
+    holder: PeerId,
+    pack: PackId,
+    range: CellRange,
+) -> Result<PulledSlice, FetchFailure> {
     let length = ((range.end - range.first) * limit::CELL_BYTES) as u64;
     let request = wire::FetchRequest {
         pack: pack.as_bytes().to_vec(),
@@ -93,6 +99,7 @@ async fn ask(net: &Net, holder: PeerId, pack: PackId, range: CellRange) -> Resul
             }
             // The connection may have been closed in favour of a better one.
             Err(NetError::Broken { .. }) if !broken => broken = true,
+            Err(NetError::Timeout { .. }) => return Err(FetchFailure::Timeout),
             Err(error) => return Err(FetchFailure::Offline(error.to_string())),
             Ok(response) => return slice_of(response),
         }

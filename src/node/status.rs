@@ -4,12 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use super::Mode;
-use super::core::{Core, log_failure};
+use super::core::Core;
 use super::error::failed;
-use super::schedule;
+use super::{schedule, verified};
 use crate::api::{
     ApiError, EntryInfo, Health, Identity, PeerInfo, ReplicationStatus, SnapshotInfo, SnapshotQuery, Status,
     StorageStatus, Verdict,
@@ -19,21 +17,6 @@ use crate::engine::{self, CopyCounts, TreeEntry, Vault, VaultView};
 use crate::net::{Net, Transport};
 use crate::snapshot::Snapshot;
 use crate::wire::{Node, NodeType, Time};
-
-const VERIFIED: &str = "verified.json";
-
-/// When verification last ended, and how.
-#[derive(Serialize, Deserialize)]
-struct Verified {
-    time: Moment,
-    sound: bool,
-}
-
-/// Remembers that a verification ended.
-pub(super) fn note_verified(core: &Arc<Core>, sound: bool) {
-    let bytes = serde_json::to_vec(&Verified { time: core.now(), sound }).expect("plain data");
-    log_failure(core.store.publish_state(VERIFIED, &bytes).map_err(failed), "noting a verification");
-}
 
 pub(super) fn identity(core: &Arc<Core>) -> Identity {
     Identity {
@@ -108,6 +91,7 @@ pub(super) fn status(core: &Arc<Core>) -> Result<Status, ApiError> {
         replication: ReplicationStatus::default(),
         copies_wanted: core.settings().replication.copies,
         last_verify: None,
+        scrub: verified::coverage(&verified::rounds(core).scrub, counts.bytes()),
         storage: StorageStatus {
             own_packs: counts.own_packs,
             own_bytes: counts.own_bytes,
@@ -131,8 +115,9 @@ pub(super) fn status(core: &Arc<Core>) -> Result<Status, ApiError> {
         status.verdict = Verdict::Locked;
         status.problems.push("the vault is locked: no backups are made (`shadowvault unlock`)".to_owned());
     }
-    verified(core, &mut status)?;
+    last_verified(core, &mut status)?;
     scheduled(core, &mut status);
+    audited(core, &mut status);
     for peer in status.peers.iter().filter(|peer| peer.standing == "pending") {
         let line = format!(
             "{} would like to join (`shadowvault peers accept {}` if you know it)",
@@ -252,11 +237,8 @@ fn scheduled(core: &Arc<Core>, status: &mut Status) {
     status.problems.extend(lines);
 }
 
-fn verified(core: &Arc<Core>, status: &mut Status) -> Result<(), ApiError> {
-    let bytes = core.store.read_state(VERIFIED).map_err(failed)?;
-    let Some(last) = bytes.and_then(|bytes| serde_json::from_slice::<Verified>(&bytes).ok()) else {
-        return Ok(());
-    };
+fn last_verified(core: &Arc<Core>, status: &mut Status) -> Result<(), ApiError> {
+    let Some(last) = verified::last(core)? else { return Ok(()) };
     status.last_verify = Some(last.time.to_rfc3339());
     if !last.sound {
         status.problems.push("the last verification found damage (`shadowvault repair`)".to_owned());
@@ -265,6 +247,20 @@ fn verified(core: &Arc<Core>, status: &mut Status) -> Result<(), ApiError> {
         }
     }
     Ok(())
+}
+
+/// Holders that lost packs lately.
+fn audited(core: &Arc<Core>, status: &mut Status) {
+    let now = core.now();
+    for peer in status.peers.iter().filter(|peer| core.auditing.is_on_probation(&peer.id, now)) {
+        let name = peer.name.clone().unwrap_or_else(|| peer.id.to_string());
+        let line =
+            format!("{name} lost packs that it had confirmed; they get other copies (`shadowvault peers`)");
+        status.problems.push(line);
+        if status.verdict == Verdict::Ok {
+            status.verdict = Verdict::AtRisk;
+        }
+    }
 }
 
 /// Allowed, pending and bootstrap peers.
@@ -290,6 +286,7 @@ pub(super) fn peers(core: &Arc<Core>) -> Result<Vec<PeerInfo>, ApiError> {
         .map_err(failed)?;
     let stored = stored_for(core)?;
     let presences = core.presences();
+    let audits = core.auditing.reports();
     let describe = |id: PeerId, standing: &str| {
         let state = states.iter().find(|state| state.id == id);
         let entry = book.find(id);
@@ -333,6 +330,7 @@ pub(super) fn peers(core: &Arc<Core>) -> Result<Vec<PeerInfo>, ApiError> {
             packs_stored,
             bytes_stored,
             bytes_on_hold,
+            audit: audits.get(&id).cloned(),
         }
     };
     let mut out: Vec<PeerInfo> = book.allowed.iter().map(|entry| describe(entry.peer, "allowed")).collect();

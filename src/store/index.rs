@@ -439,6 +439,20 @@ impl Store {
         })
     }
 
+    /// Forgets that `holder` holds those packs.
+    pub fn drop_pack_receipts(&self, holder: PeerId, packs: &[PackId]) -> Result<(), StoreError> {
+        self.index.write(|tx| {
+            let numbers = tx.open_table(PACK_NUMBERS).map_err(wrong)?;
+            let mut receipts = tx.open_table(RECEIPTS).map_err(wrong)?;
+            for pack in packs {
+                if let Some(number) = numbers.get(pack.as_bytes()).map_err(wrong)? {
+                    receipts.remove((number.value(), holder.as_bytes())).map_err(wrong)?;
+                }
+            }
+            Ok(())
+        })
+    }
+
     /// Remembers that `holder` has all records of a head; an earlier one of the same device is replaced.
     pub fn set_head_receipt(
         &self,

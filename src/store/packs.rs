@@ -208,6 +208,16 @@ impl Store {
         Ok(bytes.and_then(|bytes| Outboard::read(&bytes, id, length)))
     }
 
+    /// Whether an outboard of the right length lies beside a pack of `length` bytes; what is in it is not looked at.
+    pub fn has_outboard(&self, id: PackId, length: u64) -> Result<bool, StoreError> {
+        let path = self.files.path(&fan_out(id), &format!("{id}{OUTBOARD}"));
+        match std::fs::metadata(path) {
+            Ok(there) => Ok(there.len() == length.div_ceil(limit::CELL_BYTES as u64) * 32),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(StoreError::io("examining an outboard", e)),
+        }
+    }
+
     /// Writes a pack's outboard anew.
     pub fn renew_outboard(&self, id: PackId, outboard: &Outboard) -> Result<(), StoreError> {
         self.files.publish_lazily(&fan_out(id), &format!("{id}{OUTBOARD}"), &outboard.to_bytes())

@@ -414,7 +414,7 @@ pub struct Slice {
 /// /shadowvault/sync/1
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SyncRequest {
-    #[prost(oneof = "sync_request::Ask", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "sync_request::Ask", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub ask: ::core::option::Option<sync_request::Ask>,
 }
 /// Nested message and enum types in `SyncRequest`.
@@ -435,6 +435,9 @@ pub mod sync_request {
         /// what admins said; passed on by who trusts them
         #[prost(message, tag = "6")]
         Records(super::PeerRecords),
+        /// a holder tells the owner what rotted on its disk
+        #[prost(message, tag = "7")]
+        Damage(super::DamageNotice),
     }
 }
 /// Each with a PeerRecord as its body, signed by the admin key that it names.
@@ -538,6 +541,18 @@ pub struct ReceiptQuery {
     #[prost(bytes = "vec", repeated, tag = "3")]
     pub packs: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
 }
+/// Packs that a holder found damaged on its own disk.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DamageNotice {
+    #[prost(bytes = "vec", tag = "1")]
+    pub vault: ::prost::alloc::vec::Vec<u8>,
+    /// could not be mended: their receipts count no more
+    #[prost(bytes = "vec", repeated, tag = "2")]
+    pub packs: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// so many others were
+    #[prost(uint32, tag = "3")]
+    pub mended: u32,
+}
 /// /shadowvault/door/1: all that a stranger reaches.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DoorRequest {
@@ -576,6 +591,9 @@ pub struct DoorProof {
     pub nonce: ::prost::alloc::vec::Vec<u8>,
     #[prost(bytes = "vec", tag = "3")]
     pub signature: ::prost::alloc::vec::Vec<u8>,
+    /// only say whether it holds: nobody is admitted
+    #[prost(bool, tag = "4")]
+    pub drill: bool,
 }
 /// The bearer of a ticket. Sent to the peer that the ticket names and to no other.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -28,3 +28,4 @@ mod socket;
 mod source;
 mod together;
 mod tree;
+mod trust;

@@ -84,7 +84,8 @@ fn files_that_are_cut_zeroed_gone_or_exchanged_are_found() {
         };
         for quick in [false, true] {
             let look = || {
-                let options = VerifyOptions { snapshot: Some(done.snapshot), quick, memory_bytes: 0 };
+                let options =
+                    VerifyOptions { snapshot: Some(done.snapshot), quick, ..VerifyOptions::default() };
                 verify(fixture.store(), Some(&fixture.vault), options, 3, &Monitor::default()).unwrap()
             };
             for ((id, path), whole) in packs.iter().zip(&whole) {

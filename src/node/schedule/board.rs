@@ -182,7 +182,12 @@ impl Board {
                 JobRequest::Backup(BackupRequest { paths: paths.clone(), tags, ..BackupRequest::default() })
             }
             Work::Verify => JobRequest::Verify(VerifyRequest::default()),
-            Work::Scrub => JobRequest::Verify(VerifyRequest { repair: true, ..VerifyRequest::default() }),
+            Work::Scrub => JobRequest::Verify(VerifyRequest {
+                scrub: true,
+                subset: Some(format!("{}%", f64::from(1000u32.div_ceil(limit::SCRUB_SLICES)) / 10.0)),
+                repair: true,
+                ..VerifyRequest::default()
+            }),
             Work::Forget => {
                 let request = ForgetRequest { configured: true, scheduled: true, ..ForgetRequest::default() };
                 JobRequest::Forget(request)
@@ -355,7 +360,9 @@ fn configured(settings: &Settings) -> BTreeMap<String, Task> {
     let mut tasks = BTreeMap::new();
     let retries = settings.scheduler.max_backup_retries;
     let source = ScheduleSource::Config;
-    let scrub = Rhythm::Every(settings.storage.scrub_interval);
+    // Slice by slice, so that neither the disk nor a reader of the state waits long.
+    let slice = settings.storage.scrub_interval / limit::SCRUB_SLICES;
+    let scrub = Rhythm::Every(slice.max(limit::SCHEDULE_EVERY_MIN));
     let paths = Vec::new();
     tasks.insert(SCRUB.to_owned(), Task { source, work: Work::Scrub, rhythm: scrub, retries, paths });
     let (gc, paths) = (Rhythm::Every(settings.storage.gc_interval), Vec::new());
@@ -534,9 +541,9 @@ mod tests {
     #[test]
     fn what_is_checked_seldom_waits_for_its_time() {
         let mut board = Board::new(Saved::default(), &Settings::default(), now(0));
+        // A thirtieth of the packs each day, so that all are read within 30 days.
         assert_eq!(due(&mut board, 1439), [""; 0]);
-        assert_eq!(due(&mut board, 1440), ["gc"]);
-        assert_eq!(due(&mut board, 30 * 1440), ["scrub"], "the collection is still at work");
+        assert_eq!(due(&mut board, 1440), ["gc", "scrub"]);
         let line = CronLine::parse("0 12 * * *").unwrap();
         let mut board = Board::new(Saved::default(), &settings("docs", When::Cron(Box::new(line))), now(0));
         assert_eq!(due(&mut board, 719), [""; 0]);

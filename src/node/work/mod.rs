@@ -4,6 +4,7 @@ mod backup;
 mod carry;
 mod forget;
 mod restore;
+mod scrub;
 mod selection;
 mod verify;
 

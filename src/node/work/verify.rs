@@ -5,16 +5,22 @@ use std::time::Instant;
 
 use super::know_listed_packs;
 use crate::api::{
-    ApiError, JobOutcome, RepairReport, RepairRequest, VerifyAllReport, VerifyOutcomeShape, VerifyReport,
-    VerifyRequest, VerifySnapshotReport,
+    ApiError, DamagedFile, JobOutcome, RepairReport, RepairRequest, VerifyAllReport, VerifyOutcomeShape,
+    VerifyReport, VerifyRequest, VerifySnapshotReport,
 };
-use crate::base::{Code, SnapshotId};
-use crate::engine::{self, Monitor, Vault, VaultView, VerifyOptions, VerifyResult};
+use crate::base::{Code, SnapshotId, limit};
+use crate::engine::{self, Monitor, SnapshotFinding, Vault, VaultView, VerifyOptions, VerifyResult};
+use crate::node::auditing;
 use crate::node::core::{Core, workers};
 use crate::node::error::{failed, no_network};
 use crate::node::jobs::Ended;
 use crate::node::source::Mesh;
-use crate::node::status;
+use crate::node::verified::{self, coverage, edit_rounds, rounds};
+use crate::policy::{Subset, SubsetError};
+
+/// What helps when so much is damaged that nothing was touched.
+const CONFIRM: &str =
+    "much is damaged at once: is the disk all there? `repair --dry-run` shows the plan, --yes does it";
 
 pub(super) async fn verify(
     core: &Arc<Core>,
@@ -22,49 +28,112 @@ pub(super) async fn verify(
     monitor: Arc<Monitor>,
     memory: usize,
 ) -> Ended {
+    if request.scrub {
+        return super::scrub::run(core, request, monitor, memory).await;
+    }
+    let peers = request.peers;
+    let (mut report, mut error) = look(core, request, monitor.clone(), memory).await?;
+    if peers {
+        monitor.enter("auditing holders");
+        report.audits = auditing::audit(core, limit::AUDIT_SLICES_NOW).await?;
+        error = error.or_else(|| audit_failed(&report));
+    }
+    let kept = report.clone();
+    let keep = core.blocking(move |core| {
+        verified::keep_report(core, &kept);
+        Ok(())
+    });
+    keep.await?;
+    Ok((JobOutcome::Verify(report), error))
+}
+
+fn audit_failed(report: &VerifyReport) -> Option<ApiError> {
+    let lost: u64 = report.audits.iter().map(|audit| audit.packs_lost).sum();
+    (lost > 0).then(|| {
+        ApiError::new(
+            Code::StorageCorrupted,
+            format!("{lost} packs that holders had confirmed are lost there"),
+        )
+        .with_hint("they get new copies while `shadowvault daemon` runs; see `shadowvault status`")
+    })
+}
+
+/// Looks at what is on this disk, and mends it when asked to.
+async fn look(
+    core: &Arc<Core>,
+    request: VerifyRequest,
+    monitor: Arc<Monitor>,
+    memory: usize,
+) -> Result<(VerifyReport, Option<ApiError>), ApiError> {
     if request.repair {
         know_listed_packs(core).await;
     }
     let source = core.source();
     core.blocking(move |core| {
         let began = Instant::now();
-        let (result, one) = examine(core, request.snapshot.as_deref(), request.quick, memory, &monitor)?;
-        let mut report = report_of(&result, one, began);
+        let subset = subset_of(&request)?;
+        let after = rounds(core).verify.after;
+        let quick = request.quick;
+        let options =
+            VerifyOptions { quick, subset, after, memory_bytes: memory, ..VerifyOptions::default() };
+        let (result, one) = examine(core, request.snapshot.as_deref(), options.clone(), &monitor)?;
+        if let Some(Subset::Share(_)) = subset {
+            edit_rounds(core, |rounds| {
+                rounds.verify.advance(result.reached, result.bytes, result.round_ended, core.now());
+            });
+        }
+        let mut report = report_of(core, &result, one, began);
         let mut sound = result.is_sound();
         if request.repair && !sound {
-            let repair = mend(core, source.as_ref(), &result, &monitor)?;
-            let (again, _) = examine(core, request.snapshot.as_deref(), request.quick, memory, &monitor)?;
-            let bytes = report.bytes_checked;
-            report = report_of(&again, one, began);
-            report.bytes_checked += bytes;
+            let repair = mend(core, source.as_ref(), &result, request.confirmed, &monitor)?;
+            // Whatever was sound is so still; what was not is read again.
+            let options = VerifyOptions { again: Some(result.doubted.clone()), ..options };
+            let (again, _) = examine(core, request.snapshot.as_deref(), options, &monitor)?;
+            let (packs, bytes) = (report.packs_checked, report.bytes_checked);
+            report = report_of(core, &again, one, began);
+            (report.packs_checked, report.bytes_checked) = (packs, bytes);
             report.repair = Some(counted(repair, &result, &again));
             sound = again.is_sound();
         }
-        status::note_verified(core, sound);
-        let damaged = report.damaged_packs.len();
-        let error = (!sound).then(|| {
-            let hint = if request.repair {
-                "`shadowvault peers` shows which holders can be reached; then `shadowvault repair` again"
-            } else {
-                "`shadowvault repair` pulls what is damaged from peers"
-            };
-            ApiError::new(
-                Code::StorageCorrupted,
-                format!("damage found: {damaged} packs are damaged or missing"),
-            )
-            .with_hint(hint)
-        });
-        Ok((JobOutcome::Verify(report), error))
+        if let Some(Subset::Share(_)) = subset {
+            report.coverage = Some(coverage(&rounds(core).verify, result.bytes_all));
+        }
+        verified::note(core, sound);
+        let error = (!sound).then(|| damage_found(&report));
+        Ok((report, error))
     })
     .await
+}
+
+fn damage_found(report: &VerifyReport) -> ApiError {
+    let hint = match &report.repair {
+        Some(repair) if repair.refused => CONFIRM,
+        Some(_) => "`shadowvault peers` shows which holders can be reached; then `shadowvault repair` again",
+        None => "`shadowvault repair` pulls what is damaged from peers",
+    };
+    let damaged = report.damaged_packs.len();
+    ApiError::new(Code::StorageCorrupted, format!("damage found: {damaged} packs are damaged or missing"))
+        .with_hint(hint)
+}
+
+/// Which packs are read.
+///
+/// # Errors
+/// Text that names no part, or one beside what leaves no choice.
+pub(super) fn subset_of(request: &VerifyRequest) -> Result<Option<Subset>, ApiError> {
+    let Some(text) = &request.subset else { return Ok(None) };
+    if request.quick || request.snapshot.is_some() {
+        let text = "a subset goes over all packs: neither with a quick check nor with one snapshot";
+        return Err(ApiError::new(Code::UsageInvalid, text));
+    }
+    text.parse().map(Some).map_err(|error: SubsetError| ApiError::new(Code::UsageInvalid, error.to_string()))
 }
 
 /// Verifies what a reference names, or everything.
 fn examine(
     core: &Arc<Core>,
     reference: Option<&str>,
-    quick: bool,
-    memory_bytes: usize,
+    options: VerifyOptions,
     monitor: &Monitor,
 ) -> Result<(VerifyResult, Option<SnapshotId>), ApiError> {
     let vault: Option<Arc<Vault>> = match (core.vault(), reference) {
@@ -79,26 +148,19 @@ fn examine(
         }
         _ => None,
     };
-    let options = VerifyOptions { snapshot, quick, memory_bytes };
+    let options = VerifyOptions { snapshot, ..options };
     let result =
         engine::verify(&core.store, vault.as_deref(), options, workers(), monitor).map_err(failed)?;
     Ok((result, snapshot))
 }
 
-fn report_of(result: &VerifyResult, one: Option<SnapshotId>, began: Instant) -> VerifyReport {
-    let snapshots: Vec<VerifySnapshotReport> = result
-        .snapshots
-        .iter()
-        .map(|found| VerifySnapshotReport {
-            snapshot_id: found.id.to_string(),
-            total_chunks: found.total,
-            verified_chunks: found.total.saturating_sub((found.missing.len() + found.corrupt.len()) as u64),
-            missing_chunks: found.missing.clone(),
-            corrupted_chunks: found.corrupt.clone(),
-            signature_valid: found.signed,
-            success: found.is_sound(),
-        })
-        .collect();
+pub(super) fn report_of(
+    core: &Core,
+    result: &VerifyResult,
+    one: Option<SnapshotId>,
+    began: Instant,
+) -> VerifyReport {
+    let snapshots: Vec<VerifySnapshotReport> = result.snapshots.iter().map(snapshot_report).collect();
     let valid = snapshots.iter().filter(|snapshot| snapshot.success).count() as u64;
     let total = snapshots.len() as u64;
     let shape = match (one, snapshots.first()) {
@@ -117,20 +179,52 @@ fn report_of(result: &VerifyResult, one: Option<SnapshotId>, began: Instant) -> 
         bytes_checked: result.bytes,
         damaged_packs: result.damages.iter().map(|damage| damage.pack).collect(),
         total_duration: began.elapsed().as_secs_f64(),
+        time: core.now().to_rfc3339(),
+        coverage: None,
+        audits: Vec::new(),
         repair: None,
     }
 }
 
+fn snapshot_report(found: &SnapshotFinding) -> VerifySnapshotReport {
+    let named = found.hurt.named.iter();
+    VerifySnapshotReport {
+        snapshot_id: found.id.to_string(),
+        total_chunks: found.total,
+        verified_chunks: found.total.saturating_sub((found.missing.len() + found.corrupt.len()) as u64),
+        missing_chunks: found.missing.clone(),
+        corrupted_chunks: found.corrupt.clone(),
+        signature_valid: found.signed,
+        success: found.is_sound(),
+        damaged_files: named
+            .map(|file| DamagedFile { path: file.path.to_string_lossy().into_owned(), chunk: file.chunk })
+            .collect(),
+        damaged_files_total: found.hurt.total,
+    }
+}
+
+/// Whether so many damaged packs among so many look like a disk that is going away rather than like rot.
+fn wants_confirmation(damaged: u64, all: u64) -> bool {
+    damaged > limit::REPAIR_UNASKED_PACKS.max(all / limit::REPAIR_UNASKED_SHARE)
+}
+
 /// Repairs what a verification found.
-fn mend(
+pub(super) fn mend(
     core: &Arc<Core>,
     source: Option<&Mesh>,
     found: &VerifyResult,
+    confirmed: bool,
     monitor: &Monitor,
 ) -> Result<RepairReport, ApiError> {
     let plan = engine::plan_repair(found.damages.clone());
     let mut report = RepairReport { plan: plan.lines(), ..Default::default() };
     if plan.items.is_empty() {
+        return Ok(report);
+    }
+    let counts = core.store.pack_counts().map_err(failed)?;
+    if !confirmed && wants_confirmation(plan.items.len() as u64, counts.own_packs + counts.foreign_packs) {
+        report.refused = true;
+        report.unrepaired_packs = plan.items.iter().map(|damage| damage.pack).collect();
         return Ok(report);
     }
     let source = source.ok_or_else(no_network)?;
@@ -162,23 +256,50 @@ pub(super) async fn repair(
     know_listed_packs(core).await;
     let source = core.source();
     core.blocking(move |core| {
-        let (found, _) = examine(core, request.snapshot.as_deref(), false, memory, &monitor)?;
+        let options = VerifyOptions { memory_bytes: memory, ..VerifyOptions::default() };
+        let (found, _) = examine(core, request.snapshot.as_deref(), options.clone(), &monitor)?;
         if request.dry_run {
             let plan = engine::plan_repair(found.damages.clone()).lines();
             let unrepaired_chunks = found.bad_chunks;
             let report = RepairReport { plan, unrepaired_chunks, ..Default::default() };
             return Ok((JobOutcome::Repair(report), None));
         }
-        let report = mend(core, source.as_ref(), &found, &monitor)?;
-        let (again, _) = examine(core, request.snapshot.as_deref(), false, memory, &monitor)?;
+        let report = mend(core, source.as_ref(), &found, request.confirmed, &monitor)?;
+        let options = VerifyOptions { again: Some(found.doubted.clone()), ..options };
+        let (again, _) = examine(core, request.snapshot.as_deref(), options, &monitor)?;
         let report = counted(report, &found, &again);
-        status::note_verified(core, again.is_sound());
+        verified::note(core, again.is_sound());
         let error = (!again.is_sound()).then(|| {
             let lost = again.damages.len();
+            let hint = if report.refused {
+                CONFIRM
+            } else {
+                "`shadowvault peers` shows which holders can be reached"
+            };
             ApiError::new(Code::StorageCorrupted, format!("{lost} packs are still damaged or missing"))
-                .with_hint("`shadowvault peers` shows which holders can be reached")
+                .with_hint(hint)
         });
         Ok((JobOutcome::Repair(report), error))
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn much_damage_at_once_wants_a_confirmation() {
+        let table = [
+            (1, 1, false),
+            (32, 32, false),
+            (33, 100, true),
+            (33, 700, false),
+            (50, 1000, false),
+            (51, 1000, true),
+        ];
+        for (damaged, all, asks) in table {
+            assert_eq!(wants_confirmation(damaged, all), asks, "{damaged} of {all}");
+        }
+    }
 }

@@ -1,0 +1,151 @@
+//! Scrubs: packs are read again by hash, own and others' alike, and mended from whoever has them. Needs no key.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::verify::{mend, report_of, subset_of};
+use crate::api::{ApiError, JobOutcome, VerifyReport, VerifyRequest};
+use crate::base::{Code, PackId, PeerId, VaultId, limit};
+use crate::engine::{self, Damage, Monitor, VerifyOptions, VerifyResult};
+use crate::node::core::{Core, log_failure, workers};
+use crate::node::error::failed;
+use crate::node::jobs::Ended;
+use crate::node::records::ask;
+use crate::node::verified::{self, coverage, edit_rounds, rounds};
+use crate::policy::Subset;
+use crate::wire::{DamageNotice, sync_request::Ask};
+
+pub(super) async fn run(
+    core: &Arc<Core>,
+    request: VerifyRequest,
+    monitor: Arc<Monitor>,
+    memory: usize,
+) -> Ended {
+    let source = core.source();
+    let (outcome, found) = core
+        .blocking(move |core| {
+            let began = Instant::now();
+            let subset = subset_of(&request)?;
+            let mut result = look(core, subset, memory, &monitor)?;
+            let again = still_damaged(core, &result, &monitor)?;
+            result.damages.extend(again);
+            let mut report = report_of(core, &result, None, began);
+            let mut lost: Vec<PackId> = report.damaged_packs.clone();
+            if request.repair && !lost.is_empty() {
+                let repair = mend(core, source.as_ref(), &result, request.confirmed, &monitor)?;
+                lost = repair.unrepaired_packs.clone();
+                report.repair = Some(repair);
+            }
+            let share = matches!(subset, Some(Subset::Share(_)) | None);
+            // Only now: what is not mended yet is looked at again when this was interrupted.
+            edit_rounds(core, |rounds| {
+                if share {
+                    rounds.scrub.advance(result.reached, result.bytes, result.round_ended, core.now());
+                }
+                rounds.lost = lost.iter().copied().take(limit::SCRUB_LOST_MAX).collect();
+            });
+            report.coverage = Some(coverage(&rounds(core).scrub, result.bytes_all));
+            if !lost.is_empty() {
+                verified::note(core, false);
+            }
+            let found = Found { damaged: report.damaged_packs.clone(), lost };
+            let error = damage_left(&report, &found, result.records.len());
+            Ok(((JobOutcome::Verify(report), error), found))
+        })
+        .await?;
+    if !found.damaged.is_empty() {
+        log_failure(tell_owners(core, found).await, "telling owners of damage");
+    }
+    Ok(outcome)
+}
+
+/// Packs with damage, and those of them that stayed so.
+struct Found {
+    damaged: Vec<PackId>,
+    lost: Vec<PackId>,
+}
+
+/// All at once uses every core; a slice of a round leaves the machine to others.
+fn look(
+    core: &Arc<Core>,
+    subset: Option<Subset>,
+    memory_bytes: usize,
+    monitor: &Monitor,
+) -> Result<VerifyResult, ApiError> {
+    let (workers, rest) = if subset.is_some() { (1, limit::SCRUB_REST) } else { (workers(), 0) };
+    let after = rounds(core).scrub.after;
+    let options = VerifyOptions { subset, after, rest, memory_bytes, ..VerifyOptions::default() };
+    let mut result = engine::verify(&core.store, None, options, workers, monitor).map_err(failed)?;
+    result.round_ended |= subset.is_none();
+    Ok(result)
+}
+
+/// Of the packs that earlier scrubs could not mend, those that are damaged still and were not found just now.
+fn still_damaged(core: &Arc<Core>, found: &VerifyResult, monitor: &Monitor) -> Result<Vec<Damage>, ApiError> {
+    let mut damages = Vec::new();
+    for pack in rounds(core).lost {
+        monitor.go_on().map_err(failed)?;
+        if found.damages.iter().any(|damage| damage.pack == pack) {
+            continue;
+        }
+        // One that the index no longer knows is not wanted any more.
+        let Some(row) = core.store.pack_by_id(pack).map_err(failed)? else { continue };
+        damages.extend(Damage::examine(&core.store, pack, row.bytes).map_err(failed)?);
+    }
+    Ok(damages)
+}
+
+fn damage_left(report: &VerifyReport, found: &Found, records: usize) -> Option<ApiError> {
+    let lost = found.lost.len();
+    let hint = match &report.repair {
+        Some(repair) if repair.refused => {
+            "see what would be done with --dry-run; `shadowvault repair --yes` does it"
+        }
+        _ => "`shadowvault peers` shows which holders can be reached; then `shadowvault repair`",
+    };
+    (lost + records > 0).then(|| {
+        let text = format!("{lost} packs and {records} records are damaged or missing");
+        ApiError::new(Code::StorageCorrupted, text).with_hint(hint)
+    })
+}
+
+/// Tells each owner which of its packs rotted here, so that what stayed lost gets another copy.
+async fn tell_owners(core: &Arc<Core>, found: Found) -> Result<(), ApiError> {
+    let net = core.net()?.clone();
+    let owners = core.blocking(move |core| owners_of(core, &found)).await?;
+    for ((owner, vault), (mended, lost)) in owners {
+        for part in lost.chunks(limit::RECEIPT_PACKS_MAX).chain(lost.is_empty().then_some(&[][..])) {
+            let packs = part.iter().map(|id| id.as_bytes().to_vec()).collect();
+            let notice = DamageNotice { vault: vault.as_bytes().to_vec(), packs, mended };
+            if let Err(error) = ask(&net, owner, Ask::Damage(notice)).await {
+                tracing::info!(target: "scrub", peer = %owner.short(), code = error.code, %error, "the owner was not told of damage");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Per owner and vault: how many packs were mended, and which were not.
+type Told = HashMap<(PeerId, VaultId), (u32, Vec<PackId>)>;
+
+fn owners_of(core: &Arc<Core>, found: &Found) -> Result<Told, ApiError> {
+    let mut told = Told::new();
+    for vault in core.store.foreign_usage().map_err(failed)?.into_keys() {
+        let (mut mended, mut lost) = (0, Vec::new());
+        for pack in &found.damaged {
+            let Some(row) = core.store.pack_by_id(*pack).map_err(failed)? else { continue };
+            match core.store.is_foreign_of(vault, row.number).map_err(failed)? {
+                true if found.lost.contains(pack) => lost.push(*pack),
+                true => mended += 1,
+                false => {}
+            }
+        }
+        if mended > 0 || !lost.is_empty() {
+            for head in engine::newest_heads(&core.store, vault).map_err(failed)? {
+                told.insert((head.certificate.peer, vault), (mended, lost.clone()));
+            }
+        }
+    }
+    Ok(told)
+}
