@@ -13,7 +13,7 @@ TOOL_COMMANDS := rsync setfattr setfacl
 PROMTOOL_PACKAGE := prometheus
 
 .DEFAULT_GOAL := help
-.PHONY: build test test-integration test-long bench bench-peers bench-chunks bench-memory bench-mesh lint demo install clean help tools
+.PHONY: build test test-integration test-long test-forgetting bench bench-peers bench-chunks bench-memory bench-mesh lint demo install clean help tools
 
 build: ## Build the program
 	$(CARGO) build --release --locked
@@ -36,6 +36,10 @@ test-integration: tools ## Run only the tests of the whole program
 test-long: ## Thousands of random histories; SEED=n CASES=n choose; TMPDIR=/dev/shm makes it much faster
 	CASES=$(or $(CASES),2000) $(if $(SEED),SEED=$(SEED)) $(CARGO) test --release --locked --lib \
 		every_snapshot_of_a_changing_tree_restores_exactly -- --nocapture
+
+test-forgetting: ## Random histories of backup, forget, gc and crash; states that a power cut may leave; SEED=n CASES=n STATES=n choose
+	CASES=$(or $(CASES),2000) STATES=$(or $(STATES),20000) $(if $(SEED),SEED=$(SEED)) $(CARGO) test --release --locked --lib \
+		engine::tests -- --nocapture whatever_is_done_in_whatever_order no_power_cut
 
 # Each leaves what it printed in docs/BENCHMARKS.md.
 bench: ## Time each stage of a backup beside the library it stands on

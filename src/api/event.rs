@@ -57,6 +57,18 @@ pub enum Happening {
         /// Its id.
         snapshot: SnapshotId,
     },
+    /// Snapshots of this device are forgotten.
+    SnapshotsForgotten {
+        /// How many.
+        count: u64,
+    },
+    /// Garbage was collected.
+    GarbageCollected {
+        /// Packs deleted.
+        packs: u64,
+        /// Their bytes.
+        bytes: u64,
+    },
     /// A member is connected.
     PeerConnected {
         /// Who.
@@ -69,6 +81,11 @@ pub enum Happening {
     },
     /// A stranger knocked.
     PeerPending {
+        /// Who.
+        peer: PeerId,
+    },
+    /// A peer redeemed a ticket of this node.
+    PeerJoined {
         /// Who.
         peer: PeerId,
     },

@@ -8,6 +8,7 @@ mod error;
 mod event;
 mod forget;
 mod job;
+mod joining;
 mod report;
 mod schedule;
 mod selection;
@@ -30,11 +31,15 @@ pub use job::{
     BackupRequest, ImportRequest, JobId, JobInfo, JobKind, JobOutcome, JobRequest, JobState, Progress,
     RepairRequest, RestoreRequest, VerifyRequest, WaitFor,
 };
+pub use joining::{
+    Invitation, InviteInfo, InviteRequest, InviteState, JoinRequest, Joined, PeerDetail, PeerWay, Role,
+    TicketText,
+};
 pub use report::{
     AddPeer, AuditReport, BackupSummary, ConfigRow, Coverage, DamagedFile, EntryInfo, Health, Identity,
-    ImportSummary, PathProblem, PeerInfo, RebuildSummary, Reloaded, RepairReport, RestoreChange,
-    RestoreSummary, SnapshotInfo, SnapshotQuery, Status, StorageStatus, TreeQuery, Verdict, VerifyAllReport,
-    VerifyOutcomeShape, VerifyReport, VerifySnapshotReport,
+    ImportSummary, PathProblem, PeerInfo, RebuildSummary, Reloaded, RepairReport, ReplicationStatus,
+    RestoreChange, RestoreSummary, SnapshotInfo, SnapshotQuery, Status, StorageStatus, TreeQuery, Verdict,
+    VerifyAllReport, VerifyOutcomeShape, VerifyReport, VerifySnapshotReport,
 };
 
 pub use schedule::{AddSchedule, EditSchedule, LastRun, ScheduleInfo, ScheduleSource};
@@ -63,6 +68,20 @@ pub trait Service: Send + Sync {
     fn add_peer(&self, request: AddPeer) -> Reply<'_, PeerInfo>;
     /// Removes a peer; it is disconnected at once.
     fn remove_peer(&self, peer: String) -> Reply<'_, PeerInfo>;
+    /// One peer with all its addresses; with `dial` they are tried now, and a member's answer is timed.
+    fn peer(&self, peer: String, dial: bool) -> Reply<'_, PeerDetail>;
+    /// Allows a peer that knocked.
+    fn accept_peer(&self, peer: String) -> Reply<'_, PeerInfo>;
+    /// Turns a peer that knocked away; it is not listed again.
+    fn reject_peer(&self, peer: String) -> Reply<'_, PeerInfo>;
+    /// Takes an admin's signed word on a peer, in hex, and passes it on through the mesh.
+    fn publish_peer_record(&self, record: String) -> Reply<'_, ()>;
+    /// Makes a ticket for one other machine.
+    fn invite(&self, request: InviteRequest) -> Reply<'_, Invitation>;
+    /// Invitations that are remembered, oldest first.
+    fn invites(&self) -> Reply<'_, Vec<InviteInfo>>;
+    /// Redeems a ticket: this node and its issuer allow each other.
+    fn join(&self, request: JoinRequest) -> Reply<'_, Joined>;
     /// Snapshots, oldest first.
     fn snapshots(&self, query: SnapshotQuery) -> Reply<'_, Vec<SnapshotInfo>>;
     /// The snapshot that a reference names.

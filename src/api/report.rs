@@ -51,6 +51,22 @@ pub struct StorageStatus {
     pub disk_free: u64,
 }
 
+/// Copies that are still to be made.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ReplicationStatus {
+    /// Bytes still to be sent: each pack as often as it lacks a copy.
+    pub bytes_waiting: u64,
+    /// Time of the oldest snapshot that lacks copies, RFC 3339.
+    pub since: Option<String>,
+    /// Peers that packs are under way to, by name or id.
+    pub to: Vec<String>,
+    /// Pace of the last two minutes.
+    pub bytes_per_second: u64,
+    /// Until everything has its copies at that pace; absent when nothing moves.
+    pub seconds_left: Option<u64>,
+}
+
 /// `status`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -72,6 +88,9 @@ pub struct Status {
     pub last_snapshot: Option<SnapshotInfo>,
     /// Own bytes that have fewer copies than wished.
     pub under_replicated_bytes: u64,
+    /// Copies that are being made.
+    #[serde(default)]
+    pub replication: ReplicationStatus,
     /// Wished number of copies.
     pub copies_wanted: u32,
     /// When verification last ended, RFC 3339.
@@ -121,6 +140,13 @@ pub struct PeerInfo {
     pub name: Option<String>,
     /// `allowed`, `pending` (dialled us, not allowed) or `bootstrap`.
     pub standing: String,
+    /// Of an allowed peer: `available`, `away`, `missing` (not seen for `p2p.away_after`: its copies do not count) or
+    /// `lost`.
+    #[serde(default)]
+    pub state: Option<String>,
+    /// What it said last that it can still store for this node, in bytes.
+    #[serde(default)]
+    pub room_bytes: Option<u64>,
     /// Connected now.
     pub connected: bool,
     /// How: `direct`, or `relay` through another member; absent when not connected.
@@ -140,12 +166,12 @@ pub struct PeerInfo {
     pub packs_stored: u64,
     /// Their bytes.
     pub bytes_stored: u64,
-    /// Its last audit.
-    #[serde(default)]
-    pub audit: Option<AuditReport>,
     /// Of those, bytes of packs that it lists no more and that the hold keeps.
     #[serde(default)]
     pub bytes_on_hold: u64,
+    /// Its last audit.
+    #[serde(default)]
+    pub audit: Option<AuditReport>,
 }
 
 /// Filters of `snapshots`.

@@ -156,6 +156,14 @@ codes! {
     ResourceExhausted "RESOURCE_EXHAUSTED" Resource Later 503 11;
     /// Too many requests or bytes in a while.
     RateLimitExceeded "RATE_LIMIT_EXCEEDED" Resource Later 429 11;
+    /// A ticket is malformed, truncated or this node's own.
+    TicketInvalid "TICKET_INVALID" Config Never 400 2;
+    /// A ticket that its issuer does not know.
+    TicketUnknown "TICKET_UNKNOWN" Permission Never 404 1;
+    /// A ticket that was redeemed before.
+    TicketUsed "TICKET_USED" Permission Never 409 1;
+    /// A ticket whose time is over.
+    TicketExpired "TICKET_EXPIRED" Permission Never 410 1;
     /// No daemon answers on the control socket.
     DaemonUnreachable "DAEMON_UNREACHABLE" Network Later 503 13;
     /// No recurring task by that name.

@@ -61,6 +61,7 @@ pub const OFFER_PACKS_MAX: usize = 4096;
 pub const SYNC_REQUEST_BYTES_MAX: usize = 512 * KIB;
 /// A sync answer in bytes: the largest is a head.
 pub const SYNC_RESPONSE_BYTES_MAX: usize = HEAD_BYTES_MAX + 4 * KIB;
+const _: () = assert!(PEER_RECORDS_MAX * (PEER_RECORD_BYTES_MAX + 128) < SYNC_REQUEST_BYTES_MAX);
 /// A door message in bytes, either way.
 pub const DOOR_BYTES_MAX: usize = KIB;
 /// Addresses kept or listed for one peer.
@@ -95,6 +96,28 @@ pub const FETCH_IN_FLIGHT_MAX: usize = 64;
 pub const IDLE_CONNECTION: Duration = Duration::from_secs(60);
 /// A nonce from the door is good for this long.
 pub const DOOR_NONCE_LIFE: Duration = Duration::from_secs(60);
+/// Invitations that are remembered, open or not; the one that was used or expired first makes room.
+pub const INVITES_MAX: usize = 64;
+/// Addresses in a ticket.
+pub const TICKET_ADDRESSES_MAX: usize = 8;
+/// A ticket as text in bytes: eight long addresses and two names fit several times.
+pub const TICKET_BYTES_MAX: usize = 4 * KIB;
+/// The shortest and the longest life of an invitation.
+pub const INVITE_LIFE_MIN: Duration = Duration::from_secs(60);
+/// See [`INVITE_LIFE_MIN`].
+pub const INVITE_LIFE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+/// A peer's name for people in bytes.
+pub const PEER_NAME_BYTES_MAX: usize = 64;
+/// Peers that admins' records are kept of; the oldest makes room.
+pub const PEER_RECORDS_MAX: usize = 256;
+/// A peer record in bytes: eight long addresses and a name fit. All of them fit into one sync request.
+pub const PEER_RECORD_BYTES_MAX: usize = KIB;
+/// How far a record's time may lie ahead of this node's clock.
+pub const PEER_RECORD_AHEAD: Duration = Duration::from_secs(24 * 3600);
+/// Peers that were turned away for good; the oldest makes room.
+pub const REJECTED_PEERS_MAX: usize = 256;
+/// How long `join` waits to be served by the inviter after it was admitted.
+pub const JOIN_WAIT: Duration = Duration::from_secs(10);
 /// Wrong answers after which a peer is asked last and given no new packs.
 pub const MISBEHAVIOUR_MAX: u32 = 3;
 
@@ -388,6 +411,23 @@ pub const HTTP_COUNT_CALL: Duration = Duration::from_secs(1800);
 pub const HTTP_LINE_BYTES_MAX: usize = 4 * MIB;
 /// Snapshots that an ambiguous or unknown reference names.
 pub const CANDIDATES_NAMED_MAX: usize = 10;
+// ---- Forgetting ---------------------------------------------------------------------------------------------
+
+/// How long packs that nothing needs wait before they are deleted: a backup that broke off is usually taken up within a
+/// day, and finds there what it had stored.
+pub const GC_GRACE: Duration = Duration::from_secs(86_400);
+/// Percent of the needed bytes that may stay unused in partly needed packs; rewriting them all would cost more than it frees.
+pub const GC_UNUSED_PERCENT: u32 = 5;
+/// Percent of the needed bytes that a scheduled run may free without a word from a person.
+pub const FORGET_PERCENT_MAX: u64 = 30;
+/// How often the configured rules are applied.
+pub const FORGET_EVERY: Duration = Duration::from_secs(86_400);
+/// How often a node looks whether the hold of something is over.
+pub const HOLD_LOOK: Duration = Duration::from_secs(3600);
+/// Replaced heads of one vault whose age is remembered; a state file has 1 MiB, and each takes some 90 bytes.
+pub const HOLD_STAMPS_MAX: usize = 8192;
+/// A list or record that no head names is removed at this age: the head that names it comes after it.
+pub const RECORD_AGE_MIN: Duration = Duration::from_secs(86_400);
 // ---- Checks -------------------------------------------------------------------------------------------------
 
 /// Files that a verification names for one damaged snapshot; with paths of ordinary length some 20 KiB.
@@ -426,20 +466,3 @@ pub const AUDIT_IN_FLIGHT: usize = 4;
 pub const AUDIT_PROBATION: Duration = Duration::from_secs(24 * 3600);
 
 const _: () = assert!(24 * 3600 / AUDIT_ROUND.as_secs() as usize * AUDIT_SLICES_ROUND >= AUDIT_SLICES_DAY);
-// ---- Forgetting ---------------------------------------------------------------------------------------------
-
-/// How long packs that nothing needs wait before they are deleted: a backup that broke off is usually taken up within a
-/// day, and finds there what it had stored.
-pub const GC_GRACE: Duration = Duration::from_secs(86_400);
-/// Percent of the needed bytes that may stay unused in partly needed packs; rewriting them all would cost more than it frees.
-pub const GC_UNUSED_PERCENT: u32 = 5;
-/// Percent of the needed bytes that a scheduled run may free without a word from a person.
-pub const FORGET_PERCENT_MAX: u64 = 30;
-/// How often the configured rules are applied.
-pub const FORGET_EVERY: Duration = Duration::from_secs(86_400);
-/// How often a node looks whether the hold of something is over.
-pub const HOLD_LOOK: Duration = Duration::from_secs(3600);
-/// Replaced heads of one vault whose age is remembered; a state file has 1 MiB, and each takes some 90 bytes.
-pub const HOLD_STAMPS_MAX: usize = 8192;
-/// A list or record that no head names is removed at this age: the head that names it comes after it.
-pub const RECORD_AGE_MIN: Duration = Duration::from_secs(86_400);

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use super::{
-    backup, carry, config, diff, dump, find, forget, init, jobs, ls, peers, recover, restore, schedule,
+    backup, carry, config, diff, dump, find, forget, init, jobs, join, ls, peers, recover, restore, schedule,
     snapshots, stats, status, tag, verify,
 };
 
@@ -81,8 +81,12 @@ pub(super) enum Command {
     Daemon,
     /// Show how things stand, verdict first
     Status(status::StatusArgs),
-    /// List, add and remove peers
+    /// List peers; let them in, remove them, find out why one is not connected
     Peers(peers::PeersArgs),
+    /// Make a ticket with which one other machine can join
+    Invite(join::InviteArgs),
+    /// Become a peer of the machine that made a ticket
+    Join(join::JoinArgs),
     /// Back up files and directories
     Backup(backup::BackupArgs),
     /// List snapshots

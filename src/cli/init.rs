@@ -100,9 +100,9 @@ pub(super) async fn run(args: InitArgs, session: &Session<'_>) -> Result<u8, Api
                 .output
                 .note(&format!("recovery phrase written to {}; keep it off this machine", path.display()));
         }
-        session
-            .output
-            .note("next: `shadowvault daemon` runs the node, `shadowvault peers add ADDR` allows a peer");
+        session.output.note(
+            "next: `shadowvault daemon` runs the node, then `shadowvault invite` makes a ticket for a peer",
+        );
     }
     Ok(0)
 }

@@ -20,6 +20,7 @@ mod init;
 mod input;
 mod job;
 mod jobs;
+mod join;
 mod logging;
 mod ls;
 mod output;
@@ -114,6 +115,8 @@ async fn dispatch(cli: Cli, output: &Output) -> Result<u8, ApiError> {
         Command::Daemon => daemon::run(&session).await,
         Command::Status(args) => status::run(args, &session).await,
         Command::Peers(args) => peers::run(args, &session).await,
+        Command::Invite(args) => join::invite(args, &session).await,
+        Command::Join(args) => join::join(args, &session).await,
         Command::Backup(args) => backup::run(args, &session).await,
         Command::Snapshots(args) => snapshots::run(args, &session).await,
         Command::Ls(args) => ls::run(args, &session).await,

@@ -125,6 +125,9 @@ fn render(status: &Status, up: bool, paint: Paint) -> String {
     if status.identity.vault_id.is_some() {
         line("backups", backups(status));
         line("copies", copies(status));
+        if status.replication.bytes_waiting > 0 {
+            line("waiting", waiting(status));
+        }
         let verified = status.last_verify.as_deref().map_or("never".to_owned(), local_time);
         line("verified", verified);
         line("audits", audits(status));
@@ -163,6 +166,25 @@ fn copies(status: &Status) -> String {
     text
 }
 
+fn waiting(status: &Status) -> String {
+    let replication = &status.replication;
+    let mut text = format!("{} to send", ByteSize(replication.bytes_waiting));
+    if let Some(since) = &replication.since {
+        text += &format!(", since {}", local_time(since));
+    }
+    if !replication.to.is_empty() {
+        text += &format!(", to {}", escape(&replication.to.join(", ")));
+    }
+    match replication.seconds_left {
+        Some(seconds) => {
+            let pace = ByteSize(replication.bytes_per_second);
+            text + &format!("; {pace}/s, about {} left", span(seconds as f64))
+        }
+        None if replication.to.is_empty() => text + "; nothing moves now",
+        None => text + "; on its way",
+    }
+}
+
 fn audits(status: &Status) -> String {
     let last = status.peers.iter().filter_map(|peer| peer.audit.as_ref()).map(|audit| &audit.time).max();
     match last {
@@ -196,7 +218,9 @@ fn one_peer(peer: &PeerInfo) -> String {
     let name = peer.name.as_deref().map_or(id.clone(), |name| escape(name).into_owned());
     let state = match (peer.connected, &peer.last_seen) {
         (true, _) => "connected".to_owned(),
-        (false, Some(seen)) => format!("away since {}", local_time(seen)),
+        (false, Some(seen)) => {
+            format!("{} since {}", peer.state.as_deref().map_or("away".into(), escape), local_time(seen))
+        }
         (false, None) => "never seen".to_owned(),
     };
     let standing =
@@ -216,6 +240,8 @@ mod tests {
             id: PeerId::new([7; 32]),
             name: Some("b\x1bob".into()),
             standing: "allowed".into(),
+            state: Some("available".into()),
+            room_bytes: None,
             connected: true,
             via: None,
             addresses: vec![],
@@ -225,8 +251,8 @@ mod tests {
             bytes_held: 1024,
             packs_stored: 0,
             bytes_stored: 0,
-            audit: None,
             bytes_on_hold: 0,
+            audit: None,
         };
         Status {
             verdict,
@@ -242,6 +268,7 @@ mod tests {
             snapshots_safe: 1,
             last_snapshot: None,
             under_replicated_bytes: 2048,
+            replication: crate::api::ReplicationStatus::default(),
             copies_wanted: 2,
             last_verify: None,
             scrub: Coverage::default(),

@@ -124,6 +124,10 @@ impl Scalar for AdminKey {
         "an Ed25519 public key: 32 bytes in base64".to_owned()
     }
     fn parse(text: &str) -> Option<VaultId> {
+        // A vault's id, as `id` shows it, is such a key in hex.
+        if let Ok(vault) = text.parse() {
+            return Some(vault);
+        }
         let bytes = base64::engine::general_purpose::STANDARD.decode(text).ok()?;
         VaultId::try_from(bytes.as_slice()).ok()
     }

@@ -137,7 +137,7 @@ table! {
     /// Who may change the list of members for this node.
     acl: Acl {
         /// Base64 Ed25519 public keys whose PeerAdd and PeerRemove records count.
-        admins: Vec<VaultId> = List<AdminKey>, "[]", Any, Live, NotYet;
+        admins: Vec<VaultId> = List<AdminKey>, "[]", Any, Live, Built;
     }
 
     /// Copies on peers, and storing for peers.
@@ -191,7 +191,7 @@ table! {
         /// The longest such pause.
         max_reconnect_backoff: Duration = Span, "5m", Between(100, DAY), Restart, Built;
         /// A member unseen for this long counts as lost, and its copies are made again elsewhere.
-        away_after: Duration = Span, "72h", Between(MINUTE, 365 * DAY), Live, NotYet;
+        away_after: Duration = Span, "72h", Between(SECOND, 365 * DAY), Live, Built;
         /// Bytes per second that one member may fetch; 0 is no limit.
         peer_bytes_per_second: u64 = Size, "0", Any, Live, Built;
         /// More multiaddrs to listen on.

@@ -10,7 +10,7 @@ mod sign;
 mod slot;
 
 pub use keys::{DeviceKeys, EpochKeys, Keyring, NodeKey, Secret, VaultKeys};
-pub use phrase::{AdminKey, Phrase, PhraseError, Root};
+pub use phrase::{AdminKey, Phrase, PhraseError, Root, pairing_words};
 pub use seal::{
     Codec, Kind, NONCE_BYTES, OVERHEAD_BYTES, OpenError, Opener, Salt, SealError, SealedAs, Sealer, Subject,
     open_blob, seal_blob,

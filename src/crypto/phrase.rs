@@ -4,7 +4,7 @@ use ed25519_dalek::SigningKey;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::keys::{EpochKeys, Secret, VaultKeys};
-use crate::base::{Code, Coded, Epoch, VaultId, random_bytes};
+use crate::base::{Code, Coded, Epoch, PeerId, VaultId, random_bytes};
 
 /// Why a phrase is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -75,6 +75,18 @@ impl Phrase {
         entropy.zeroize();
         Root(Secret::new(bytes))
     }
+}
+
+/// Four words for two nodes, the same on both sides: who compares them knows that nobody stands between.
+///
+/// 44 bits, no secret: both ids are public.
+pub fn pairing_words(one: PeerId, other: PeerId) -> String {
+    let (low, high) = if one < other { (one, other) } else { (other, one) };
+    let material = [low.as_bytes().as_slice(), high.as_bytes()].concat();
+    let digest = blake3::derive_key("ShadowVault 2026 v1 pairing words", &material);
+    let list = bip39::Language::English.word_list();
+    let word = |pair: &[u8]| list[usize::from(u16::from_le_bytes([pair[0], pair[1]])) % list.len()];
+    digest[..8].chunks(2).map(word).collect::<Vec<_>>().join(" ")
 }
 
 /// What the phrase encodes; never stored. Everything of the vault is derived from it with
@@ -175,5 +187,13 @@ mod tests {
             format!("nonce1 {}", hex::encode(keys.epochs[1].nonce.expose())),
         ];
         crate::base::frozen("keys.txt", lines.join("\n").as_bytes());
+    }
+
+    #[test]
+    fn pairing_words_are_the_same_on_both_sides_and_differ_between_pairs() {
+        let [a, b, c] = [1, 2, 3].map(|n| PeerId::new([n; 32]));
+        assert_eq!(pairing_words(a, b), pairing_words(b, a));
+        assert_eq!(pairing_words(a, b).split(' ').count(), 4);
+        assert_ne!(pairing_words(a, b), pairing_words(a, c));
     }
 }

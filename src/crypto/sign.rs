@@ -20,6 +20,8 @@ pub enum Context {
     Receipt,
     /// The admin key proves a vault at a holder's door.
     Door,
+    /// An admin says that all who trust it allow a peer, or no longer do.
+    PeerRecord,
 }
 
 impl Context {
@@ -30,6 +32,7 @@ impl Context {
             Self::Snapshot => "ShadowVault v1 snapshot record",
             Self::Receipt => "ShadowVault v1 receipt",
             Self::Door => "ShadowVault v1 door proof",
+            Self::PeerRecord => "ShadowVault v1 peer record",
         }
     }
 

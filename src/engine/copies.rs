@@ -84,9 +84,14 @@ impl CopyCounts {
 }
 
 /// Counts receipts for all snapshots of an open vault. Works out which packs a snapshot needs where that is not known
-/// yet (after `rebuild-index` or `recover`); a snapshot whose trees cannot be read counts as having none.
-pub fn copy_counts(vault: &Vault, view: &VaultView) -> Result<CopyCounts, EngineError> {
-    let mut counts = counts_of_records(&vault.store, vault.id())?;
+/// yet (after `rebuild-index` or `recover`); a snapshot whose trees cannot be read counts as having none. Receipts of
+/// peers that `counted` refuses say nothing.
+pub fn copy_counts(
+    vault: &Vault,
+    view: &VaultView,
+    counted: impl Fn(&PeerId) -> bool,
+) -> Result<CopyCounts, EngineError> {
+    let mut counts = counts_of_records(&vault.store, vault.id(), counted)?;
     for snapshot in &view.snapshots {
         match packs_of(vault, snapshot) {
             Ok(packs) => counts.set_needs(snapshot.id, packs),
@@ -104,8 +109,9 @@ pub fn copy_counts(vault: &Vault, view: &VaultView) -> Result<CopyCounts, Engine
 pub fn locked_copy_counts(
     store: &Store,
     vault: VaultId,
+    counted: impl Fn(&PeerId) -> bool,
 ) -> Result<(CopyCounts, Vec<SnapshotId>), EngineError> {
-    let mut counts = counts_of_records(store, vault)?;
+    let mut counts = counts_of_records(store, vault, counted)?;
     let mut snapshots: Vec<SnapshotId> = Vec::new();
     for head in newest_heads(store, vault)? {
         snapshots
@@ -121,11 +127,16 @@ pub fn locked_copy_counts(
 }
 
 /// Who has which packs and records; what the snapshots need is still to be said.
-fn counts_of_records(store: &Store, vault: VaultId) -> Result<CopyCounts, EngineError> {
-    let packs = store.receipt_counts()?;
+fn counts_of_records(
+    store: &Store,
+    vault: VaultId,
+    counted: impl Fn(&PeerId) -> bool,
+) -> Result<CopyCounts, EngineError> {
+    let packs = store.receipt_counts(&counted)?;
     let mut records: HashMap<SnapshotId, HashSet<PeerId>> = HashMap::new();
     let mut listed: HashMap<HeadId, Vec<SnapshotId>> = HashMap::new();
-    for (holder, device, seq, id) in store.head_receipts()? {
+    let receipts = store.head_receipts()?;
+    for (holder, device, seq, id) in receipts.into_iter().filter(|(holder, ..)| counted(holder)) {
         if let std::collections::hash_map::Entry::Vacant(entry) = listed.entry(id) {
             let bytes = store.read_head(vault, device, seq, id)?;
             let head = bytes.and_then(|bytes| SignedHead::verify(&bytes).ok());

@@ -20,14 +20,15 @@ use tokio_util::task::AbortOnDropHandle;
 use super::events;
 use super::fates;
 use super::problem;
-use super::router::{Accepted, Unlock};
+use super::router::{Accepted, SignedRecord, Unlock};
 use super::socket::{Place, is_own};
 use super::stream;
 use crate::api::{
     AddPeer, AddSchedule, ApiError, Batches, ConfigRow, DiffItem, DiffQuery, Dump, EditSchedule, EntryInfo,
     EventStream, ExplainReport, ExplainRequest, FateStream, FindQuery, Found, GcStatus, Health, Identity,
-    InputStream, JobId, JobInfo, JobRequest, PeerInfo, Reloaded, Reply, ScheduleInfo, Service, SnapshotInfo,
-    SnapshotQuery, Stats, Status, TagRequest, Tagged, TreeQuery, VerifyReport,
+    InputStream, Invitation, InviteInfo, InviteRequest, JobId, JobInfo, JobRequest, JoinRequest, Joined,
+    PeerDetail, PeerInfo, Reloaded, Reply, ScheduleInfo, Service, SnapshotInfo, SnapshotQuery, Stats, Status,
+    TagRequest, Tagged, TreeQuery, VerifyReport,
 };
 use crate::base::{Code, limit};
 
@@ -242,6 +243,40 @@ impl Service for Client {
         })
     }
 
+    fn peer(&self, peer: String, dial: bool) -> Reply<'_, PeerDetail> {
+        let mut target = Target::new(&format!("/api/v1/peers/{}", escape(&peer)));
+        target.add("dial", dial.then_some("true"));
+        Box::pin(async move { self.get(&target.0, limit::HTTP_LONG_CALL).await })
+    }
+
+    fn accept_peer(&self, peer: String) -> Reply<'_, PeerInfo> {
+        let target = format!("/api/v1/peers/{}/accept", escape(&peer));
+        Box::pin(async move { self.call(Method::POST, &target, Bytes::new(), limit::HTTP_LONG_CALL).await })
+    }
+
+    fn reject_peer(&self, peer: String) -> Reply<'_, PeerInfo> {
+        let target = format!("/api/v1/peers/{}/reject", escape(&peer));
+        Box::pin(async move { self.call(Method::POST, &target, Bytes::new(), limit::HTTP_LONG_CALL).await })
+    }
+
+    fn publish_peer_record(&self, record: String) -> Reply<'_, ()> {
+        Box::pin(async move {
+            self.post("/api/v1/peers/records", &SignedRecord { record }, limit::HTTP_LONG_CALL).await
+        })
+    }
+
+    fn invite(&self, request: InviteRequest) -> Reply<'_, Invitation> {
+        Box::pin(async move { self.post("/api/v1/invites", &request, limit::HTTP_LONG_CALL).await })
+    }
+
+    fn invites(&self) -> Reply<'_, Vec<InviteInfo>> {
+        Box::pin(self.get("/api/v1/invites", limit::HTTP_SHORT_CALL))
+    }
+
+    fn join(&self, request: JoinRequest) -> Reply<'_, Joined> {
+        Box::pin(async move { self.post("/api/v1/join", &request, limit::HTTP_LONG_CALL).await })
+    }
+
     fn snapshots(&self, query: SnapshotQuery) -> Reply<'_, Vec<SnapshotInfo>> {
         let mut target = Target::new("/api/v1/snapshots");
         let latest = query.latest.map(|n| n.to_string());
@@ -316,12 +351,12 @@ impl Service for Client {
         })
     }
 
-    fn verify_report(&self) -> Reply<'_, VerifyReport> {
-        Box::pin(self.get("/api/v1/verify/report", limit::HTTP_SHORT_CALL))
-    }
-
     fn gc_status(&self) -> Reply<'_, GcStatus> {
         Box::pin(self.get("/api/v1/gc/status", limit::HTTP_LONG_CALL))
+    }
+
+    fn verify_report(&self) -> Reply<'_, VerifyReport> {
+        Box::pin(self.get("/api/v1/verify/report", limit::HTTP_SHORT_CALL))
     }
 
     fn job(&self, id: JobId) -> Reply<'_, JobInfo> {

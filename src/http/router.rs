@@ -7,7 +7,7 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response, sse};
-use axum::routing::{delete, get, post, put};
+use axum::routing::{get, post, put};
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
@@ -18,8 +18,8 @@ use super::stream;
 use super::tcp::Slot;
 use crate::api::{
     AddPeer, AddSchedule, ApiError, BackupRequest, DiffQuery, EditSchedule, ExplainRequest, FindQuery,
-    ForgetRequest, GcRequest, Health, ImportRequest, JobId, JobRequest, RepairRequest, RestoreRequest,
-    Service, SnapshotQuery, TagRequest, TreeQuery, VerifyRequest,
+    ForgetRequest, GcRequest, Health, ImportRequest, InviteRequest, JobId, JobRequest, JoinRequest,
+    RepairRequest, RestoreRequest, Service, SnapshotQuery, TagRequest, TreeQuery, VerifyRequest,
 };
 use crate::base::{Code, limit};
 
@@ -48,6 +48,14 @@ pub(super) struct Accepted {
 #[serde(deny_unknown_fields)]
 pub(super) struct Unlock {
     pub passphrase: String,
+}
+
+/// An admin's signed word on a peer.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SignedRecord {
+    /// In hex.
+    pub record: String,
 }
 
 /// The query of a snapshot's tree.
@@ -106,7 +114,12 @@ pub(super) fn router(service: Arc<dyn Service>) -> Router {
         .route("/id", get(identity))
         .route("/identity", get(identity))
         .route("/peers", get(peers).post(add_peer))
-        .route("/peers/{id}", delete(remove_peer))
+        .route("/peers/{id}", get(peer).delete(remove_peer))
+        .route("/peers/{id}/accept", post(accept_peer))
+        .route("/peers/{id}/reject", post(reject_peer))
+        .route("/peers/records", post(publish_peer_record))
+        .route("/invites", get(invites).post(invite))
+        .route("/join", post(join))
         .route("/snapshots", get(snapshots))
         .route("/snapshots/create", post(backup).layer(long_body()))
         .route("/snapshots/{id}", get(snapshot).delete(forget_one))
@@ -194,6 +207,42 @@ async fn add_peer(State(node): Node, Body(request): Body<AddPeer>) -> Response {
 
 async fn remove_peer(State(node): Node, Named(peer): Named<String>) -> Response {
     reply(StatusCode::OK, node.service.remove_peer(peer).await)
+}
+
+/// The query of one peer.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct PeerQuery {
+    dial: bool,
+}
+
+async fn peer(State(node): Node, Named(peer): Named<String>, Params(query): Params<PeerQuery>) -> Response {
+    reply(StatusCode::OK, node.service.peer(peer, query.dial).await)
+}
+
+async fn accept_peer(State(node): Node, Named(peer): Named<String>) -> Response {
+    reply(StatusCode::OK, node.service.accept_peer(peer).await)
+}
+
+async fn reject_peer(State(node): Node, Named(peer): Named<String>) -> Response {
+    reply(StatusCode::OK, node.service.reject_peer(peer).await)
+}
+
+async fn publish_peer_record(State(node): Node, Body(request): Body<SignedRecord>) -> Answer {
+    node.service.publish_peer_record(request.record).await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+async fn invites(State(node): Node) -> Response {
+    reply(StatusCode::OK, node.service.invites().await)
+}
+
+async fn invite(State(node): Node, Body(request): Body<InviteRequest>) -> Response {
+    reply(StatusCode::CREATED, node.service.invite(request).await)
+}
+
+async fn join(State(node): Node, Body(request): Body<JoinRequest>) -> Response {
+    reply(StatusCode::OK, node.service.join(request).await)
 }
 
 async fn snapshots(State(node): Node, Params(query): Params<SnapshotQuery>) -> Response {

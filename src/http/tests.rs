@@ -17,10 +17,11 @@ use crate::api::{
     AddPeer, AddSchedule, ApiError, BackupRequest, Batches, ConfigRow, Coverage, DamagedFile, DiffChange,
     DiffItem, DiffQuery, DiffSide, DiffStatistics, Dump, EditSchedule, EntryInfo, Event, EventStream,
     ExplainReport, ExplainRequest, FateStream, FindQuery, Found, GcStatus, Happening, Health, Identity,
-    ImportRequest, InputStream, JobId, JobInfo, JobKind, JobOutcome, JobRequest, JobState, PathFate,
-    PathProblem, PeerInfo, Progress, Reloaded, RepairReport, RepairRequest, Reply, RestoreRequest,
-    ScheduleInfo, ScheduleSource, Service, SnapshotInfo, SnapshotQuery, Stats, Status, StorageStatus,
-    TagRequest, Tagged, TreeQuery, Verdict, VerifyAllReport, VerifyOutcomeShape, VerifyReport, VerifyRequest,
+    ImportRequest, InputStream, Invitation, InviteInfo, InviteRequest, JobId, JobInfo, JobKind, JobOutcome,
+    JobRequest, JobState, JoinRequest, Joined, PathFate, PathProblem, PeerDetail, PeerInfo, PeerWay,
+    Progress, Reloaded, RepairReport, RepairRequest, Reply, RestoreRequest, Role, ScheduleInfo,
+    ScheduleSource, Service, SnapshotInfo, SnapshotQuery, Stats, Status, StorageStatus, TagRequest, Tagged,
+    TicketText, TreeQuery, Verdict, VerifyAllReport, VerifyOutcomeShape, VerifyReport, VerifyRequest,
     VerifySnapshotReport,
 };
 use crate::base::{ChunkId, Code, PackId, PeerId, SnapshotId, limit};
@@ -48,6 +49,8 @@ fn peer() -> PeerInfo {
         id: PeerId::new([7; 32]),
         name: Some("bob".into()),
         standing: "allowed".into(),
+        state: Some("available".into()),
+        room_bytes: None,
         connected: true,
         via: Some("direct".into()),
         addresses: vec!["/ip4/10.0.0.1/tcp/9000".into()],
@@ -57,8 +60,49 @@ fn peer() -> PeerInfo {
         bytes_held: 2,
         packs_stored: 3,
         bytes_stored: 4,
-        audit: None,
         bytes_on_hold: 0,
+        audit: None,
+    }
+}
+
+fn detail() -> PeerDetail {
+    PeerDetail {
+        peer: peer(),
+        words: "a b c d".into(),
+        transport: Some("tcp".into()),
+        round_trip_ms: Some(1.5),
+        agent: None,
+        lends: Some(5),
+        quota: None,
+        ways: vec![PeerWay {
+            address: "/ip4/10.0.0.1/tcp/9000".into(),
+            last_good: None,
+            error: Some("refused".into()),
+            advice: None,
+        }],
+        advice: None,
+    }
+}
+
+fn invitation() -> Invitation {
+    Invitation {
+        ticket: TicketText("svt1x".into()),
+        id: "ab".into(),
+        expires: "2026-11-22T10:00:00.000Z".into(),
+        role: Role::Mutual,
+        quota: 7,
+    }
+}
+
+fn joined() -> Joined {
+    Joined {
+        peer: PeerId::new([7; 32]),
+        name: None,
+        words: "a b c d".into(),
+        role: Role::Storage,
+        quota: 7,
+        lend: 7,
+        connected: true,
     }
 }
 
@@ -77,6 +121,7 @@ fn status() -> Status {
         snapshots_safe: 1,
         last_snapshot: None,
         under_replicated_bytes: 9,
+        replication: crate::api::ReplicationStatus::default(),
         copies_wanted: 2,
         last_verify: None,
         scrub: Coverage::default(),
@@ -224,6 +269,34 @@ impl Service for Fake {
         let error = ApiError::new(Code::PeerNotFound, format!("no peer {peer}")).with_hint("list them");
         self.note(format!("remove {peer}"), Err(error))
     }
+    fn peer(&self, peer: String, dial: bool) -> Reply<'_, PeerDetail> {
+        self.note(format!("peer {peer} {dial}"), Ok(detail()))
+    }
+
+    fn accept_peer(&self, name: String) -> Reply<'_, PeerInfo> {
+        self.note(format!("accept {name}"), Ok(peer()))
+    }
+
+    fn reject_peer(&self, name: String) -> Reply<'_, PeerInfo> {
+        self.note(format!("reject {name}"), Ok(peer()))
+    }
+
+    fn publish_peer_record(&self, record: String) -> Reply<'_, ()> {
+        self.note(format!("record {record}"), Ok(()))
+    }
+
+    fn invite(&self, request: InviteRequest) -> Reply<'_, Invitation> {
+        self.note(format!("invite {:?} {:?}", request.name, request.role), Ok(invitation()))
+    }
+
+    fn invites(&self) -> Reply<'_, Vec<InviteInfo>> {
+        self.note("invites".into(), Ok(vec![]))
+    }
+
+    fn join(&self, request: JoinRequest) -> Reply<'_, Joined> {
+        self.note(format!("join {}", request.ticket.0), Ok(joined()))
+    }
+
     fn snapshots(&self, query: SnapshotQuery) -> Reply<'_, Vec<SnapshotInfo>> {
         self.note(format!("{query:?}"), Ok(vec![]))
     }

@@ -52,6 +52,8 @@ impl Protocol for Sync {
             Nested(3, &[Nested(2, &[])]),
             Nested(4, &[]),
             Nested(5, &[]),
+            Nested(6, &[Nested(1, &[])]),
+            Nested(7, &[]),
         ],
     };
     const RESPONSE: Bound = Bound {
@@ -81,8 +83,11 @@ impl Protocol for Door {
     const NAME: &'static str = "/shadowvault/door/1";
     type Request = wire::DoorRequest;
     type Response = wire::DoorResponse;
-    const REQUEST: Bound =
-        Bound { bytes: limit::DOOR_BYTES_MAX, fields: 16, nested: &[Nested(2, &[]), Nested(3, &[])] };
+    const REQUEST: Bound = Bound {
+        bytes: limit::DOOR_BYTES_MAX,
+        fields: 16,
+        nested: &[Nested(2, &[]), Nested(3, &[]), Nested(4, &[])],
+    };
     const RESPONSE: Bound = Bound { bytes: limit::DOOR_BYTES_MAX, fields: 16, nested: &[] };
 }
 

@@ -67,7 +67,12 @@ impl Server for Answers {
         if admitted {
             self.members.insert(from);
         }
-        self.ready(wire::DoorResponse { status: Status::Ok.into(), nonce: vec![1; 32], admitted })
+        self.ready(wire::DoorResponse {
+            status: Status::Ok.into(),
+            nonce: vec![1; 32],
+            admitted,
+            ..Default::default()
+        })
     }
 }
 

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use zeroize::Zeroizing;
 
+use super::acl::{self, Acl};
 use super::auditing::Auditing;
 use super::door::Doors;
 use super::ending::{Hook, Hooks};
@@ -17,8 +18,10 @@ use super::error::{failed, locked, no_network, panicked};
 use super::events::Events;
 use super::exposition::{self, Looks};
 use super::holding::HoldQueue;
+use super::inviting::Invites;
 use super::jobs::Jobs;
 use super::owning::Owning;
+use super::presence::Waking;
 use super::reload::Configured;
 use super::resources::Resources;
 use super::schedule::{self, Schedule};
@@ -81,7 +84,10 @@ pub(super) struct Core {
     pub(super) changed: Notify,
     pub(super) owning: Owning,
     pub(super) holding: HoldQueue,
+    pub(super) waking: Waking,
     pub(super) doors: Doors,
+    pub(super) invites: Invites,
+    pub(super) acl: Acl,
     /// Held while what is remembered of rounds over all packs is changed.
     pub(super) rounds: Mutex<()>,
     pub(super) auditing: Auditing,
@@ -107,6 +113,8 @@ impl Core {
         })?;
         let vault_id = store.read_vault_id().map_err(failed)?;
         let book = store.read_peers().map_err(failed)?;
+        let invites = Invites::load(&store)?;
+        let acl = Acl::load(&store)?;
         let members = Arc::new(Members::new(book.allowed.iter().map(|entry| entry.peer)));
         let core = Arc::new(Self {
             key: NodeKey::from_seed(&Secret::new(seed)),
@@ -125,7 +133,10 @@ impl Core {
             changed: Notify::new(),
             owning: Owning::default(),
             holding: HoldQueue::default(),
+            waking: Waking::new(SystemClock.now()),
             doors: Doors::default(),
+            invites,
+            acl,
             rounds: Mutex::default(),
             auditing: Auditing::default(),
             served: Served::default(),
@@ -258,15 +269,20 @@ impl Core {
                     tracing::info!(target: "peers", peer = %peer.short(), "connected");
                     self.tell(Happening::PeerConnected { peer });
                     self.clone().note_seen(peer).await;
+                    self.tasks.spawn(acl::tell(self.clone(), peer));
                     self.owning.forget_offers(peer);
                     self.changed.notify_one();
                 }
                 Some(NetEvent::Disconnected(peer)) => {
                     tracing::info!(target: "peers", peer = %peer.short(), "disconnected");
                     self.tell(Happening::PeerDisconnected { peer });
+                    log_failure(self.note_present(vec![peer]).await, "noting when a peer left");
                     self.owning.forget_offers(peer);
                     self.holding.forget(peer);
                     self.changed.notify_one();
+                }
+                Some(NetEvent::Stranger { peer, .. }) if self.book().rejected.contains(&peer) => {
+                    tracing::debug!(target: "peers", peer = %peer.short(), "one that was turned away knocked");
                 }
                 Some(NetEvent::Stranger { peer, addresses }) => {
                     tracing::info!(target: "peers", peer = %peer.short(), "a stranger knocked; listed as pending");
@@ -305,6 +321,11 @@ impl Core {
         log_failure(edited.await, "noting a peer's address");
     }
 
+    /// Bytes that others may store here in all: what is configured, or what was promised by ticket if that is more.
+    pub(super) fn lent(&self) -> u64 {
+        self.settings().replication.lend.max(self.book().promised())
+    }
+
     /// The peer book as it is now.
     pub(super) fn book(&self) -> std::sync::MutexGuard<'_, PeerBook> {
         self.book.lock().expect("no panic while held")
@@ -333,6 +354,7 @@ impl Core {
         let peer = entry.peer;
         self.edit_book(move |book| {
             book.pending.retain(|pending| pending.peer != peer);
+            book.rejected.retain(|rejected| *rejected != peer);
             match book.allowed.iter_mut().find(|known| known.peer == peer) {
                 None => book.allowed.push(entry),
                 Some(known) => {
@@ -343,6 +365,9 @@ impl Core {
                     known.addresses.truncate(limit::PEER_ADDRESSES_MAX);
                     known.name = entry.name.or(known.name.take());
                     known.proved = entry.proved.or(known.proved);
+                    // Who was to store nothing here may when it is allowed without a limit of its own.
+                    known.quota = entry.quota.or(known.quota.filter(|bytes| *bytes > 0));
+                    known.lends = entry.lends.or(known.lends);
                 }
             }
         })

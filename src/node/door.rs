@@ -1,9 +1,10 @@
-//! The door: how a stranger becomes a member by proving a vault that this node stores.
+//! The door: how a stranger becomes a member by proving a vault that this node stores, or with a ticket.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
 use super::core::{Core, log_failure};
+use super::inviting;
 use crate::base::{Moment, PeerId, VaultId, limit, random_bytes};
 use crate::crypto::{self, AdminKey, Context};
 use crate::store::PeerEntry;
@@ -68,7 +69,7 @@ pub(super) async fn answer(core: Arc<Core>, from: PeerId, request: wire::DoorReq
     match request.ask {
         Some(Ask::Challenge(_)) => {
             let nonce = core.doors.give(from, core.now()).to_vec();
-            wire::DoorResponse { status: Status::Ok.into(), nonce, admitted: false }
+            wire::DoorResponse { status: Status::Ok.into(), nonce, ..Default::default() }
         }
         Some(Ask::Proof(proof)) => admit(core, from, proof).await,
         Some(Ask::Hello(_)) => {
@@ -77,12 +78,13 @@ pub(super) async fn answer(core: Arc<Core>, from: PeerId, request: wire::DoorReq
             log_failure(noted, "noting a stranger");
             reply(Status::Ok, false)
         }
+        Some(Ask::Redeem(redeem)) => inviting::answer(core, from, redeem).await,
         None => reply(Status::Unsupported, false),
     }
 }
 
-fn reply(status: Status, admitted: bool) -> wire::DoorResponse {
-    wire::DoorResponse { status: status.into(), nonce: Vec::new(), admitted }
+pub(super) fn reply(status: Status, admitted: bool) -> wire::DoorResponse {
+    wire::DoorResponse { status: status.into(), admitted, ..Default::default() }
 }
 
 async fn admit(core: Arc<Core>, from: PeerId, proof: wire::DoorProof) -> wire::DoorResponse {
@@ -116,14 +118,7 @@ async fn admit(core: Arc<Core>, from: PeerId, proof: wire::DoorProof) -> wire::D
         log_failure(forgotten, "forgetting a drill");
         return reply(Status::Ok, false);
     }
-    let entry = PeerEntry {
-        peer: from,
-        name: None,
-        addresses: Vec::new(),
-        added: now,
-        proved: Some(vault),
-        last_seen: Some(now),
-    };
+    let entry = PeerEntry { proved: Some(vault), last_seen: Some(now), ..PeerEntry::new(from, now) };
     match core.admit(entry).await {
         Ok(()) => {
             tracing::info!(target: "door", peer = %from.short(), vault = %vault.short(), "admitted: it proved a vault");

@@ -125,7 +125,7 @@ fn refresh(core: &Arc<Core>) -> Result<(), ApiError> {
         && let Ok(vault) = core.vault()
     {
         let view = VaultView::load(&vault).map_err(failed)?;
-        let copies = engine::copy_counts(&vault, &view).map_err(failed)?;
+        let copies = engine::copy_counts(&vault, &view, core.counted()).map_err(failed)?;
         let least = view.snapshots.iter().map(|snapshot| copies.of_snapshot(snapshot.id)).min();
         meter::SNAPSHOT_COPIES_MIN.set(f64::from(least.unwrap_or(0)));
         let own = view.snapshots.iter().filter(|snapshot| snapshot.device == vault.device());

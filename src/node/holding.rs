@@ -13,6 +13,7 @@ use super::core::Core;
 use super::error::failed;
 use super::records::{ask, pull_head};
 use super::source::Mesh;
+use super::status;
 use crate::api::ApiError;
 use crate::base::{Code, HeadId, PackId, PeerId, VaultId, limit};
 use crate::engine::{self, Damage, Monitor};
@@ -92,8 +93,17 @@ impl HoldQueue {
 /// Packs on their way are not counted: [`Resources::disk`](super::resources::Resources) knows of them.
 pub(super) fn free_bytes(core: &Arc<Core>) -> Result<u64, StoreError> {
     let counts = core.store.pack_counts()?;
-    let lent = core.settings().replication.lend.saturating_sub(counts.foreign_bytes);
+    let lent = core.lent().saturating_sub(counts.foreign_bytes);
     Ok(lent.min(core.store.disk_free().saturating_sub(limit::RESERVE_BYTES)))
+}
+
+/// What one peer may still store here, as agreed with it.
+fn free_for(core: &Arc<Core>, owner: PeerId) -> Result<u64, ApiError> {
+    let free = free_bytes(core).map_err(failed)?;
+    let quota = core.book().find(owner).and_then(|entry| entry.quota);
+    let Some(quota) = quota else { return Ok(free) };
+    let stored = status::stored_for(core)?.get(&owner).map_or(0, |(_, bytes, _)| *bytes);
+    Ok(free.min(quota.saturating_sub(stored)))
 }
 
 /// Answers an offer: how much room there is, and how many of the packs are taken on.
@@ -117,13 +127,12 @@ pub(super) async fn answer_offer(
         // Another device of this node's own vault: it is no holder.
         return Ok(Some(Answer::Offer(wire::OfferAnswer { free_bytes: 0, accepted: 0 })));
     }
-    if core.settings().replication.lend == 0 {
+    let quota = core.book().find(from).and_then(|entry| entry.quota);
+    if core.lent() == 0 || quota == Some(0) {
         return Err(ApiError::new(Code::StorageFull, "this node lends nothing"));
     }
-    let free_bytes = core
-        .blocking(|core| free_bytes(core).map_err(failed))
-        .await?
-        .saturating_sub(core.resources.disk.promised());
+    let free_bytes =
+        core.blocking(move |core| free_for(core, from)).await?.saturating_sub(core.resources.disk.promised());
     let accepted = core.holding.add(from, vault, head, packs);
     Ok(Some(Answer::Offer(wire::OfferAnswer { free_bytes, accepted })))
 }
@@ -299,7 +308,7 @@ fn pull(
     id: PackId,
     size: PackSize,
 ) -> Result<(), ApiError> {
-    let promise = core.resources.disk.promise(size.bytes(), || free_bytes(core)).map_err(failed)?;
+    let promise = core.resources.disk.promise(size.bytes(), || free_for(core, owner))?;
     let _promise = promise.ok_or(StoreError::NotLent).map_err(failed)?;
     let source = Mesh::new(core.clone(), net, Some(owner));
     let monitor = Monitor::default();

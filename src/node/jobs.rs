@@ -341,8 +341,26 @@ impl Core {
         {
             self.tell(Happening::SnapshotCreated { snapshot });
         }
+        self.tell_of_forgetting(info.outcome.as_ref());
         self.tell(Happening::JobEnded { job: id, kind: info.kind, state: info.state, code });
         self.save_jobs().await;
+    }
+
+    fn tell_of_forgetting(&self, outcome: Option<&JobOutcome>) {
+        let collected = match outcome {
+            Some(JobOutcome::Forget(done)) if !done.dry_run => {
+                if !done.forgotten.is_empty() {
+                    self.tell(Happening::SnapshotsForgotten { count: done.forgotten.len() as u64 });
+                }
+                done.gc.as_ref()
+            }
+            Some(JobOutcome::Gc(done)) => Some(done),
+            _ => None,
+        };
+        if let Some(done) = collected.filter(|done| !done.dry_run && !done.unchanged) {
+            let (packs, bytes) = (done.deleted_packs, done.deleted_bytes);
+            self.tell(Happening::GarbageCollected { packs, bytes });
+        }
     }
 
     /// Reads what an earlier run of the daemon remembered. Blocking.

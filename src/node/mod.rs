@@ -3,6 +3,7 @@
 //! Owns every task that runs beside a request, and ends them within `limit::SHUTDOWN`. The engine knows nothing of the
 //! network and the network nothing of vaults; here packs pulled by one are handed to the other.
 
+mod acl;
 mod auditing;
 mod browse;
 mod core;
@@ -13,8 +14,11 @@ mod events;
 mod exposition;
 mod flow;
 mod holding;
+mod inviting;
 mod jobs;
 mod owning;
+mod peering;
+mod presence;
 mod records;
 mod recover;
 mod reload;
@@ -26,6 +30,7 @@ mod setup;
 mod source;
 mod status;
 mod streams;
+mod ticket;
 mod upkeep;
 mod verified;
 mod work;
@@ -36,10 +41,12 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+pub use crate::net::parse_peer_address;
 pub use recover::{DrillSummary, RecoverRequest, RecoverSummary, drill, recover};
 pub use setup::{InitRequest, InitSummary, init, rebuild_index};
 
 pub use reload::Loader;
+pub use ticket::{Ticket, TicketError};
 
 use self::core::{Core, Priority};
 use self::ending::Hook;

@@ -1,7 +1,7 @@
 //! Getting the vault's packs to holders: whenever something changed, compare heads, count receipts, offer what lacks
 //! copies.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use super::error::failed;
 use super::records::{ask, heads_of, pull_head};
 use super::source::Mesh;
 use crate::api::ApiError;
-use crate::base::{PackId, PeerId, VaultId, limit};
+use crate::base::{Code, PackId, PeerId, VaultId, limit};
 use crate::engine::{self, HeadNews, Monitor, Vault};
 use crate::net::Net;
 use crate::snapshot::{Head, PackSize, PeerAddress};
@@ -23,6 +23,10 @@ const ROUND_INTERVAL: Duration = Duration::from_secs(30);
 const ROUND_PAUSE: Duration = Duration::from_millis(200);
 /// An offered pack counts as on its way to a holder for this long.
 const OFFER_LIFE: Duration = Duration::from_secs(600);
+/// The pace of the last minutes is what the next ones are judged by.
+const PACE_WINDOW: Duration = Duration::from_secs(120);
+/// Confirmations that the pace is taken from.
+const CONFIRMED_MAX: usize = 1024;
 /// Threads that read directories of packs that are elsewhere, and packs between two commits of what they found.
 const DIRECTORY_READERS: usize = 8;
 const DIRECTORIES_BATCH: usize = 64;
@@ -33,11 +37,16 @@ const OFFERED_MAX: usize = 1024;
 #[derive(Default)]
 pub(super) struct Owning {
     offered: Mutex<HashMap<PackId, Vec<(PeerId, Instant)>>>,
+    /// What each holder said that it can still store for us, in bytes.
+    room: Mutex<HashMap<PeerId, u64>>,
+    /// When packs were confirmed, and how many, for as long as [`PACE_WINDOW`].
+    confirmed: Mutex<VecDeque<(Instant, u64)>>,
 }
 
 impl Owning {
     /// A holder confirmed packs.
     pub(super) fn settle(&self, holder: PeerId, packs: &[PackId]) {
+        self.note_confirmed(packs.len() as u64);
         let mut offered = self.offered.lock().expect("no panic while held");
         for pack in packs {
             if let Some(peers) = offered.get_mut(pack) {
@@ -49,8 +58,41 @@ impl Owning {
         }
     }
 
+    fn note_confirmed(&self, packs: u64) {
+        let mut confirmed = self.confirmed.lock().expect("no panic while held");
+        confirmed.retain(|(when, _)| when.elapsed() < PACE_WINDOW);
+        if confirmed.len() >= CONFIRMED_MAX {
+            confirmed.pop_front();
+        }
+        confirmed.push_back((Instant::now(), packs));
+    }
+
+    /// Packs that holders confirmed a second lately; 0 when none did.
+    pub(super) fn packs_per_second(&self) -> f64 {
+        let confirmed = self.confirmed.lock().expect("no panic while held");
+        let recent = confirmed.iter().filter(|(when, _)| when.elapsed() < PACE_WINDOW);
+        let (first, packs) =
+            recent.fold((None, 0), |(first, sum), (when, packs)| (first.or(Some(when)), sum + packs));
+        first.map_or(0.0, |first| packs as f64 / first.elapsed().as_secs_f64().max(1.0))
+    }
+
+    /// Peers that packs are under way to.
+    pub(super) fn receivers(&self) -> HashSet<PeerId> {
+        self.under_way().1.into_keys().collect()
+    }
+
+    /// What a holder said last that it can still store.
+    pub(super) fn room(&self, holder: PeerId) -> Option<u64> {
+        self.room.lock().expect("no panic while held").get(&holder).copied()
+    }
+
+    fn note_room(&self, holder: PeerId, bytes: u64) {
+        self.room.lock().expect("no panic while held").insert(holder, bytes);
+    }
+
     /// A holder came or went: what it was offered is open again.
     pub(super) fn forget_offers(&self, holder: PeerId) {
+        self.room.lock().expect("no panic while held").remove(&holder);
         let mut offered = self.offered.lock().expect("no panic while held");
         offered.retain(|_, peers| {
             peers.retain(|(peer, _)| *peer != holder);
@@ -101,7 +143,8 @@ impl Core {
             tokio::select! {
                 () = self.stop.cancelled() => return,
                 () = self.changed.notified() => {}
-                () = tokio::time::sleep(ROUND_INTERVAL) => {}
+                // Who goes missing sooner than that is to be noticed in time.
+                () = tokio::time::sleep(ROUND_INTERVAL.min(self.settings().p2p.away_after)) => {}
             }
         }
     }
@@ -116,6 +159,8 @@ impl Core {
 
 async fn round(core: &Arc<Core>, vault: VaultId) -> Result<(), ApiError> {
     let net = core.net()?.clone();
+    core.waking.look(core.now());
+    core.note_connected().await?;
     let peers: Vec<PeerId> = core.connected().into_iter().filter(|peer| !core.is_distrusted(*peer)).collect();
     let mut free: Vec<(PeerId, u64)> = Vec::new();
     for peer in peers {
@@ -123,9 +168,14 @@ async fn round(core: &Arc<Core>, vault: VaultId) -> Result<(), ApiError> {
             tracing::debug!(target: "replicate", peer = %peer.short(), code = error.code, %error, "comparing heads failed");
         }
         match offer(core, &net, peer, vault, &[]).await {
-            Ok(bytes) if bytes > 0 => free.push((peer, bytes)),
-            Ok(_) => {}
+            Ok(bytes) => {
+                core.owning.note_room(peer, bytes);
+                free.extend((bytes > 0).then_some((peer, bytes)));
+            }
             Err(error) => {
+                if error.kind() == Code::StorageFull {
+                    core.owning.note_room(peer, 0);
+                }
                 tracing::debug!(target: "replicate", peer = %peer.short(), code = error.code, %error, "takes no offer");
             }
         }
@@ -172,10 +222,11 @@ fn lacking(
     let listed = engine::head_packs(&core.store, &head).map_err(failed)?;
     let listed: HashSet<PackId> = listed.into_iter().map(|(id, _)| id).collect();
     let mut holders: HashMap<_, Vec<PeerId>> = HashMap::new();
+    let counted = core.counted();
     core.store
         .for_each_receipt(|pack, peer, _| {
-            // A peer that was removed holds nothing for us any more.
-            if core.members.allows(&peer) {
+            // A peer that was removed or is missing holds nothing for us any more.
+            if counted(&peer) {
                 holders.entry(pack).or_default().push(peer);
             }
         })

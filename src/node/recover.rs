@@ -222,12 +222,9 @@ async fn knock(
         return Err(refused(holder, Status::Refused));
     }
     let entry = PeerEntry {
-        peer: holder,
-        name: None,
         addresses: addresses.iter().take(limit::PEER_ADDRESSES_MAX).cloned().collect(),
-        added: core.now(),
-        proved: None,
         last_seen: Some(core.now()),
+        ..PeerEntry::new(holder, core.now())
     };
     core.admit(entry).await?;
     for address in addresses {

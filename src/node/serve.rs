@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use super::core::Core;
 use super::error::failed;
-use super::{door, holding};
+use super::{acl, door, holding};
 use crate::api::{ApiError, Happening};
 use crate::base::{Code, HeadId, ListId, Moment, PackId, PeerId, SnapshotId, VaultId, limit};
 use crate::engine;
@@ -89,6 +89,10 @@ async fn sync(core: Arc<Core>, from: PeerId, request: wire::SyncRequest) -> wire
         Some(Ask::Record(query)) => core.blocking(move |core| record(core, &query)).await,
         Some(Ask::Offer(offer)) => holding::answer_offer(&core, from, offer).await,
         Some(Ask::Receipt(signed)) => core.blocking(move |core| receipt(core, from, &signed)).await,
+        Some(Ask::Records(records)) => {
+            acl::take(&core, from, records).await;
+            Ok(None)
+        }
         Some(Ask::Receipts(query)) => core.blocking(move |core| receipts(core, &query)).await,
         Some(Ask::Damage(notice)) => core.blocking(move |core| damage(core, from, &notice)).await,
     };

@@ -7,18 +7,16 @@ use super::core::Core;
 use super::error::failed;
 use super::source::Mesh;
 use super::work::{self, explain, gc_status};
-use super::{Node, browse, exposition, reload, schedule, status, verified};
+use super::{Node, acl, browse, exposition, inviting, peering, reload, schedule, status, verified};
 use crate::api::{
-    AddPeer, AddSchedule, ApiError, Batches, ConfigRow, DiffItem, DiffQuery, Dump, EditSchedule, EntryInfo,
+    AddPeer, AddSchedule, Batches, ConfigRow, DiffItem, DiffQuery, Dump, EditSchedule, EntryInfo,
     EventStream, ExplainReport, ExplainRequest, FateStream, FindQuery, Found, GcStatus, Health, Identity,
-    InputStream, JobId, JobInfo, JobRequest, PeerInfo, Reloaded, Reply, ScheduleInfo, Service, SnapshotInfo,
-    SnapshotQuery, Stats, Status, TagRequest, Tagged, TreeQuery, VerifyReport,
+    InputStream, Invitation, InviteInfo, InviteRequest, JobId, JobInfo, JobRequest, JoinRequest, Joined,
+    PeerDetail, PeerInfo, Reloaded, Reply, ScheduleInfo, Service, SnapshotInfo, SnapshotQuery, Stats, Status,
+    TagRequest, Tagged, TreeQuery, VerifyReport,
 };
-use crate::base::{Code, PeerId};
 use crate::crypto::Passphrase;
 use crate::engine::VaultView;
-use crate::net::parse_peer_address;
-use crate::store::PeerEntry;
 
 impl Service for Node {
     fn identity(&self) -> Reply<'_, Identity> {
@@ -38,18 +36,46 @@ impl Service for Node {
     }
 
     fn add_peer(&self, request: AddPeer) -> Reply<'_, PeerInfo> {
-        Box::pin(add_peer(&self.core, request))
+        Box::pin(peering::add(&self.core, request))
     }
 
     fn remove_peer(&self, peer: String) -> Reply<'_, PeerInfo> {
-        Box::pin(remove_peer(&self.core, peer))
+        Box::pin(async move { peering::remove(&self.core, &peer).await })
+    }
+
+    fn peer(&self, peer: String, dial: bool) -> Reply<'_, PeerDetail> {
+        Box::pin(async move { peering::detail(&self.core, &peer, dial).await })
+    }
+
+    fn accept_peer(&self, peer: String) -> Reply<'_, PeerInfo> {
+        Box::pin(async move { peering::accept(&self.core, &peer).await })
+    }
+
+    fn reject_peer(&self, peer: String) -> Reply<'_, PeerInfo> {
+        Box::pin(async move { peering::reject(&self.core, &peer).await })
+    }
+
+    fn publish_peer_record(&self, record: String) -> Reply<'_, ()> {
+        Box::pin(acl::publish(&self.core, record))
+    }
+
+    fn invite(&self, request: InviteRequest) -> Reply<'_, Invitation> {
+        Box::pin(inviting::invite(&self.core, request))
+    }
+
+    fn invites(&self) -> Reply<'_, Vec<InviteInfo>> {
+        Box::pin(async { Ok(inviting::list(&self.core)) })
+    }
+
+    fn join(&self, request: JoinRequest) -> Reply<'_, Joined> {
+        Box::pin(inviting::join(&self.core, request))
     }
 
     fn snapshots(&self, query: SnapshotQuery) -> Reply<'_, Vec<SnapshotInfo>> {
         Box::pin(self.core.blocking(move |core| {
             let vault = core.vault()?;
             let view = VaultView::load(&vault).map_err(failed)?;
-            status::snapshots(&vault, &view, &query)
+            status::snapshots(core, &vault, &view, &query)
         }))
     }
 
@@ -85,7 +111,7 @@ impl Service for Node {
         Box::pin(self.core.blocking(move |core| {
             let vault = core.vault()?;
             let view = VaultView::load(&vault).map_err(failed)?;
-            status::snapshot(&vault, &view, &reference)
+            status::snapshot(core, &vault, &view, &reference)
         }))
     }
 
@@ -177,64 +203,4 @@ impl Core {
     pub(super) fn source(self: &Arc<Self>) -> Option<Mesh> {
         self.net().ok().map(|net| Mesh::new(self.clone(), net.clone(), None))
     }
-}
-
-async fn add_peer(core: &Arc<Core>, request: AddPeer) -> Result<PeerInfo, ApiError> {
-    let (peer, address) = parse_peer_address(&request.address).map_err(failed)?;
-    if peer == core.key.peer_id() {
-        return Err(ApiError::new(Code::UsageInvalid, "that is this node's own address"));
-    }
-    let entry = PeerEntry {
-        peer,
-        name: request.name,
-        addresses: vec![address.clone()],
-        added: core.now(),
-        proved: None,
-        last_seen: None,
-    };
-    core.admit(entry).await?;
-    if let Ok(net) = core.net() {
-        net.add_address(peer, &address).await.map_err(failed)?;
-    }
-    one_peer(core, peer).await
-}
-
-async fn one_peer(core: &Arc<Core>, peer: PeerId) -> Result<PeerInfo, ApiError> {
-    let all = core.blocking(status::peers).await?;
-    all.into_iter().find(|info| info.id == peer).ok_or_else(|| no_such_peer(&peer.to_string()))
-}
-
-fn no_such_peer(name: &str) -> ApiError {
-    ApiError::new(Code::PeerNotFound, format!("no peer matches {name:?}"))
-        .with_hint("`shadowvault peers` lists them")
-}
-
-async fn remove_peer(core: &Arc<Core>, name: String) -> Result<PeerInfo, ApiError> {
-    let all = core.blocking(status::peers).await?;
-    let matches = |info: &&PeerInfo| {
-        let id = info.id.to_string();
-        id == name || info.name.as_deref() == Some(&name) || (name.len() >= 6 && id.ends_with(&name))
-    };
-    let found: Vec<&PeerInfo> = all.iter().filter(matches).collect();
-    let [info] = found.as_slice() else { return Err(no_such_peer(&name)) };
-    let (info, peer) = ((*info).clone(), info.id);
-    core.edit_book(move |book| {
-        book.allowed.retain(|entry| entry.peer != peer);
-        book.pending.retain(|pending| pending.peer != peer);
-    })
-    .await?;
-    core.members.remove(&peer);
-    if let Ok(net) = core.net() {
-        net.forget(peer).await;
-    }
-    core.holding.forget(peer);
-    core.owning.forget_offers(peer);
-    // Its receipts no longer count: the packs get other holders.
-    core.blocking(move |core| {
-        core.store.drop_receipts(peer).map_err(failed)?;
-        core.store.remove_receipt_files(peer).map_err(failed)
-    })
-    .await?;
-    core.changed.notify_one();
-    Ok(info)
 }

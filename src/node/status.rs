@@ -9,8 +9,8 @@ use super::core::Core;
 use super::error::failed;
 use super::{schedule, verified};
 use crate::api::{
-    ApiError, EntryInfo, Health, Identity, PeerInfo, SnapshotInfo, SnapshotQuery, Status, StorageStatus,
-    Verdict,
+    ApiError, EntryInfo, Health, Identity, PeerInfo, ReplicationStatus, SnapshotInfo, SnapshotQuery, Status,
+    StorageStatus, Verdict,
 };
 use crate::base::{ByteSize, ChunkId, Code, Moment, PeerId, SnapshotId, encode_path, limit};
 use crate::engine::{self, CopyCounts, TreeEntry, Vault, VaultView};
@@ -88,6 +88,7 @@ pub(super) fn status(core: &Arc<Core>) -> Result<Status, ApiError> {
         snapshots_safe: 0,
         last_snapshot: None,
         under_replicated_bytes: 0,
+        replication: ReplicationStatus::default(),
         copies_wanted: core.settings().replication.copies,
         last_verify: None,
         scrub: verified::coverage(&verified::rounds(core).scrub, counts.bytes()),
@@ -97,7 +98,7 @@ pub(super) fn status(core: &Arc<Core>) -> Result<Status, ApiError> {
             foreign_packs: counts.foreign_packs,
             foreign_bytes: counts.foreign_bytes,
             on_hold_bytes: core.on_hold.sum().1,
-            lend: core.settings().replication.lend,
+            lend: core.lent(),
             chunks: counts.chunks,
             disk_free: core.store.disk_free(),
         },
@@ -108,7 +109,8 @@ pub(super) fn status(core: &Arc<Core>) -> Result<Status, ApiError> {
     if let Ok(vault) = core.vault() {
         vault_status(core, &vault, &mut status)?;
     } else if let Some(vault) = core.vault_id() {
-        let (copies, snapshots) = engine::locked_copy_counts(&core.store, vault).map_err(failed)?;
+        let (copies, snapshots) =
+            engine::locked_copy_counts(&core.store, vault, core.counted()).map_err(failed)?;
         count_copies(core, &copies, &snapshots, &mut status)?;
         status.verdict = Verdict::Locked;
         status.problems.push("the vault is locked: no backups are made (`shadowvault unlock`)".to_owned());
@@ -117,7 +119,11 @@ pub(super) fn status(core: &Arc<Core>) -> Result<Status, ApiError> {
     scheduled(core, &mut status);
     audited(core, &mut status);
     for peer in status.peers.iter().filter(|peer| peer.standing == "pending") {
-        let line = format!("{} would like to join (`shadowvault peers add ADDRESS` if you know it)", peer.id);
+        let line = format!(
+            "{} would like to join (`shadowvault peers accept {}` if you know it)",
+            peer.id,
+            peer.id.short()
+        );
         status.problems.push(line);
     }
     Ok(status)
@@ -125,11 +131,14 @@ pub(super) fn status(core: &Arc<Core>) -> Result<Status, ApiError> {
 
 fn vault_status(core: &Arc<Core>, vault: &Vault, status: &mut Status) -> Result<(), ApiError> {
     let view = VaultView::load(vault).map_err(failed)?;
-    let copies = engine::copy_counts(vault, &view).map_err(failed)?;
+    let copies = engine::copy_counts(vault, &view, core.counted()).map_err(failed)?;
     status.last_snapshot = view.snapshots.last().map(|s| info(&view, &copies, status.copies_wanted, s));
     for (id, why) in &view.broken {
         status.problems.push(format!("snapshot {}: {why} (`shadowvault repair`)", id.short()));
     }
+    let unsafe_ones =
+        view.snapshots.iter().filter(|snapshot| copies.of_snapshot(snapshot.id) < status.copies_wanted);
+    status.replication.since = unsafe_ones.map(|snapshot| snapshot.time).min().map(Moment::to_rfc3339);
     let snapshots: Vec<SnapshotId> = view.snapshots.iter().map(|snapshot| snapshot.id).collect();
     count_copies(core, &copies, &snapshots, status)
 }
@@ -146,12 +155,16 @@ fn count_copies(
     status.snapshots_safe = snapshots.iter().filter(|id| copies.of_snapshot(**id) >= wanted).count() as u64;
     core.store
         .for_each_pack(true, |row| {
-            if copies.of_pack(row.number) < wanted {
+            let missing = wanted.saturating_sub(copies.of_pack(row.number));
+            if missing > 0 {
                 status.under_replicated_bytes += row.bytes;
+                status.replication.bytes_waiting += row.bytes * u64::from(missing);
             }
             true
         })
         .map_err(failed)?;
+    estimate(core, status);
+    missing_holders(status);
     let unsafe_count = status.snapshots - status.snapshots_safe;
     if unsafe_count > 0 {
         let bytes = ByteSize(status.under_replicated_bytes);
@@ -166,6 +179,43 @@ fn count_copies(
         status.verdict = Verdict::AtRisk;
     }
     Ok(())
+}
+
+/// Who gets copies now, how fast, and how long that takes.
+fn estimate(core: &Core, status: &mut Status) {
+    let receivers = core.owning.receivers();
+    let named = status.peers.iter().filter(|peer| receivers.contains(&peer.id));
+    let replication = &mut status.replication;
+    replication.to = named.map(|peer| peer.name.clone().unwrap_or_else(|| peer.id.to_string())).collect();
+    let mean = status.storage.own_bytes as f64 / status.storage.own_packs.max(1) as f64;
+    replication.bytes_per_second = (core.owning.packs_per_second() * mean) as u64;
+    replication.seconds_left = match replication.bytes_waiting {
+        0 => None,
+        bytes => bytes.checked_div(replication.bytes_per_second),
+    };
+}
+
+/// Holders that have not been seen for long, and that there is no room left anywhere.
+fn missing_holders(status: &mut Status) {
+    let gone = |peer: &&PeerInfo| matches!(peer.state.as_deref(), Some("missing" | "lost"));
+    for peer in status.peers.iter().filter(gone).filter(|peer| peer.packs_held > 0) {
+        let name = peer.name.clone().unwrap_or_else(|| peer.id.to_string());
+        let since = peer.last_seen.as_deref().unwrap_or("it was added");
+        status.problems.push(format!(
+            "{name} was not seen since {since}; its copies are made anew elsewhere (`shadowvault peers why {}`)",
+            peer.id.short()
+        ));
+    }
+    let connected = || status.peers.iter().filter(|peer| peer.connected && peer.standing == "allowed");
+    let known = connected().filter_map(|peer| peer.room_bytes);
+    if status.replication.bytes_waiting > 0
+        && connected().next().is_some()
+        && known.clone().count() == connected().count()
+        && known.max() == Some(0)
+    {
+        let line = "no connected peer has room for more (`shadowvault invite` for another one)";
+        status.problems.push(line.to_owned());
+    }
 }
 
 /// Recurring tasks whose last run failed, or that cannot be read.
@@ -235,6 +285,7 @@ pub(super) fn peers(core: &Arc<Core>) -> Result<Vec<PeerInfo>, ApiError> {
         })
         .map_err(failed)?;
     let stored = stored_for(core)?;
+    let presences = core.presences();
     let audits = core.auditing.reports();
     let describe = |id: PeerId, standing: &str| {
         let state = states.iter().find(|state| state.id == id);
@@ -253,7 +304,7 @@ pub(super) fn peers(core: &Arc<Core>) -> Result<Vec<PeerInfo>, ApiError> {
         let last_error = if connected {
             None
         } else if waits {
-            Some("connected, but it does not list this node (`shadowvault peers add` there)".to_owned())
+            Some("connected, but it does not list this node (`shadowvault peers accept` there)".to_owned())
         } else {
             state.and_then(|s| s.addresses.iter().find_map(|a| a.last_error.clone()))
         };
@@ -267,6 +318,8 @@ pub(super) fn peers(core: &Arc<Core>) -> Result<Vec<PeerInfo>, ApiError> {
             id,
             name: entry.and_then(|entry| entry.name.clone()),
             standing: standing.to_owned(),
+            state: presences.get(&id).map(|presence| presence.name().to_owned()),
+            room_bytes: core.owning.room(id),
             connected,
             via,
             addresses,
@@ -276,8 +329,8 @@ pub(super) fn peers(core: &Arc<Core>) -> Result<Vec<PeerInfo>, ApiError> {
             bytes_held,
             packs_stored,
             bytes_stored,
-            audit: audits.get(&id).cloned(),
             bytes_on_hold,
+            audit: audits.get(&id).cloned(),
         }
     };
     let mut out: Vec<PeerInfo> = book.allowed.iter().map(|entry| describe(entry.peer, "allowed")).collect();
@@ -296,7 +349,7 @@ pub(super) fn peers(core: &Arc<Core>) -> Result<Vec<PeerInfo>, ApiError> {
 }
 
 /// Packs and bytes stored for each peer, and bytes on hold among them: those of the vaults whose devices run on it.
-fn stored_for(core: &Arc<Core>) -> Result<BTreeMap<PeerId, (u64, u64, u64)>, ApiError> {
+pub(super) fn stored_for(core: &Arc<Core>) -> Result<BTreeMap<PeerId, (u64, u64, u64)>, ApiError> {
     let mut out: BTreeMap<PeerId, (u64, u64, u64)> = BTreeMap::new();
     for (vault, (packs, bytes)) in core.store.foreign_usage().map_err(failed)? {
         for head in engine::newest_heads(&core.store, vault).map_err(failed)? {
@@ -311,11 +364,12 @@ fn stored_for(core: &Arc<Core>) -> Result<BTreeMap<PeerId, (u64, u64, u64)>, Api
 
 /// Snapshots that a query asks for, oldest first.
 pub(super) fn snapshots(
+    core: &Core,
     vault: &Vault,
     view: &VaultView,
     query: &SnapshotQuery,
 ) -> Result<Vec<SnapshotInfo>, ApiError> {
-    let copies = engine::copy_counts(vault, view).map_err(failed)?;
+    let copies = engine::copy_counts(vault, view, core.counted()).map_err(failed)?;
     let wanted = vault.options().copies;
     let asked_for = view.snapshots.iter().filter(|snapshot| is_asked_for(query, snapshot));
     let mut chosen: Vec<SnapshotInfo> =
@@ -327,9 +381,14 @@ pub(super) fn snapshots(
 }
 
 /// The one snapshot that a reference names.
-pub(super) fn snapshot(vault: &Vault, view: &VaultView, reference: &str) -> Result<SnapshotInfo, ApiError> {
+pub(super) fn snapshot(
+    core: &Core,
+    vault: &Vault,
+    view: &VaultView,
+    reference: &str,
+) -> Result<SnapshotInfo, ApiError> {
     let found = engine::resolve(view, reference).map_err(failed)?;
-    let copies = engine::copy_counts(vault, view).map_err(failed)?;
+    let copies = engine::copy_counts(vault, view, core.counted()).map_err(failed)?;
     Ok(info(view, &copies, vault.options().copies, found))
 }
 

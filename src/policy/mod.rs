@@ -1,15 +1,18 @@
-//! Pure decisions: when a task runs next, when it is tried again, which snapshots stay, what is checked next.
+//! Pure decisions: when a task runs next, when it is tried again, which snapshots stay, who counts as a holder, what is checked
+//! next.
 //!
 //! Plain values in, plain values out. Whoever asks says what time it is and gives the seed for chance, so that a run
 //! that went wrong can be played again. No clock, no I/O, no async.
 
 mod cron;
+mod presence;
 mod retention;
 mod retry;
 mod round;
 mod timing;
 
 pub use cron::{CronError, CronLine};
+pub use presence::{Presence, presence};
 pub use retention::{Candidate, ClockNews, Reason, Rules, judge_clock, keep};
 pub use retry::pause_after;
 pub use round::{Round, Subset, SubsetError};

@@ -6,6 +6,7 @@
 mod certificate;
 mod head;
 mod list;
+mod peer_record;
 mod receipt;
 mod record;
 mod tree;
@@ -13,6 +14,7 @@ mod tree;
 pub use certificate::{Certificate, issue_certificate, open_device_name};
 pub use head::{Head, HeadDraft, HeadError, HeadLink, HeadSummary, ListRef, PeerAddress, SignedHead};
 pub use list::{ListError, ListPlan, PackList, PackSize, plan_lists};
+pub use peer_record::{PeerRecord, PeerRecordDraft, PeerRecordError, sign_peer_record};
 pub use receipt::{Receipt, ReceiptError, sign_receipt};
 pub use record::{RecordError, Snapshot, open_record, seal_record};
 pub use tree::{Content, PieceWriter, Tree, TreeError, TreeWriter, decode_pieces, decode_tree, node_content};

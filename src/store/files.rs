@@ -224,12 +224,17 @@ impl Files {
 
     /// Durably removes a file; one that is not there is no error.
     pub(super) fn remove(&self, dir: &str, name: &str) -> Result<(), StoreError> {
+        if self.remove_lazily(dir, name)? { self.sync_dir(&self.root.join(dir)) } else { Ok(()) }
+    }
+
+    /// Removes a file without any flush, so that a crash may bring it back; whether it was there.
+    pub(super) fn remove_lazily(&self, dir: &str, name: &str) -> Result<bool, StoreError> {
         self.sound()?;
         let path = self.path(dir, name);
         self.trace.remove(&path);
         match std::fs::remove_file(path) {
-            Ok(()) => self.sync_dir(&self.root.join(dir)),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(e) => Err(StoreError::io("removing a file", e)),
         }
     }

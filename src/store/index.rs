@@ -486,10 +486,17 @@ impl Store {
         })
     }
 
-    /// Number of distinct holders of each pack that has any.
-    pub fn receipt_counts(&self) -> Result<HashMap<PackNumber, u32>, StoreError> {
+    /// Number of distinct holders of each pack that has any, of those that are `counted`.
+    pub fn receipt_counts(
+        &self,
+        counted: impl Fn(&PeerId) -> bool,
+    ) -> Result<HashMap<PackNumber, u32>, StoreError> {
         let mut counts = HashMap::new();
-        self.for_each_receipt(|pack, _, _| *counts.entry(pack).or_insert(0) += 1)?;
+        self.for_each_receipt(|pack, holder, _| {
+            if counted(&holder) {
+                *counts.entry(pack).or_insert(0) += 1;
+            }
+        })?;
         Ok(counts)
     }
 

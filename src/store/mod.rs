@@ -280,8 +280,10 @@ mod tests {
                 .add_receipts(holder, &[id, PackId::new([9; 32])], crate::base::Moment::from_millis(5))
                 .unwrap();
         }
-        let counts = store.receipt_counts().unwrap();
+        let counts = store.receipt_counts(|_| true).unwrap();
         assert_eq!(counts.values().copied().collect::<Vec<_>>(), [2]);
+        let counts = store.receipt_counts(|holder| *holder == b).unwrap();
+        assert_eq!(counts.values().copied().collect::<Vec<_>>(), [1]);
         store.drop_receipts(a).unwrap();
         assert_eq!(store.holders_of(id).unwrap(), [b]);
     }

@@ -239,8 +239,8 @@ impl Store {
     pub(super) fn remove_pack_file(&self, id: PackId) -> Result<(), StoreError> {
         let (dir, name) = (fan_out(id), id.to_string());
         let length = self.pack_length(id)?.unwrap_or(0);
-        // The pack last: an outboard is made again from it.
-        self.files.remove(&dir, &format!("{name}{OUTBOARD}"))?;
+        // The pack last: an outboard is made again from it. One flush is for both.
+        self.files.remove_lazily(&dir, &format!("{name}{OUTBOARD}"))?;
         self.files.remove(&dir, &name)?;
         if let Some(used) = self.disk_used.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
             *used = used.saturating_sub(length);

@@ -28,6 +28,28 @@ pub struct PeerEntry {
     /// When it was last connected.
     #[serde(default)]
     pub last_seen: Option<Moment>,
+    /// Bytes that it may store here, as agreed when it joined or was joined; absent: what this node lends in all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quota: Option<u64>,
+    /// Bytes that it agreed to lend this node when it joined.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lends: Option<u64>,
+}
+
+impl PeerEntry {
+    /// One of which nothing else is known.
+    pub fn new(peer: PeerId, added: Moment) -> Self {
+        Self {
+            peer,
+            name: None,
+            addresses: Vec::new(),
+            added,
+            proved: None,
+            last_seen: None,
+            quota: None,
+            lends: None,
+        }
+    }
 }
 
 /// A stranger that dialled.
@@ -51,6 +73,9 @@ pub struct PeerBook {
     /// Knocked and waiting.
     #[serde(default)]
     pub pending: Vec<PendingPeer>,
+    /// Turned away: not listed as pending again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rejected: Vec<PeerId>,
 }
 
 impl PeerBook {
@@ -59,8 +84,36 @@ impl PeerBook {
         self.allowed.iter().find(|entry| entry.peer == peer)
     }
 
-    /// Notes a stranger; the one waiting longest makes room.
+    /// What peers were promised by ticket, together, in bytes.
+    pub fn promised(&self) -> u64 {
+        self.allowed.iter().filter_map(|entry| entry.quota).fold(0, u64::saturating_add)
+    }
+
+    /// A name that no other peer has yet: `name`, or with a number behind it.
+    pub fn free_name(&self, peer: PeerId, name: &str) -> String {
+        let taken = |name: &str| {
+            self.allowed.iter().any(|entry| entry.peer != peer && entry.name.as_deref() == Some(name))
+        };
+        let numbered = (2u32..).map(|n| format!("{name}-{n}"));
+        let mut names = std::iter::once(name.to_owned()).chain(numbered);
+        names.find(|name| !taken(name)).expect("the list of peers is finite")
+    }
+
+    /// Turns a stranger away for good; the one turned away first makes room.
+    pub fn reject(&mut self, peer: PeerId) {
+        self.pending.retain(|pending| pending.peer != peer);
+        self.rejected.retain(|known| *known != peer);
+        if self.rejected.len() >= limit::REJECTED_PEERS_MAX {
+            self.rejected.remove(0);
+        }
+        self.rejected.push(peer);
+    }
+
+    /// Notes a stranger; the one waiting longest makes room. One that was turned away is not noted.
     pub fn knock(&mut self, peer: PeerId, addresses: Vec<String>, now: Moment) {
+        if self.rejected.contains(&peer) {
+            return;
+        }
         self.pending.retain(|pending| pending.peer != peer);
         if self.pending.len() >= limit::PENDING_PEERS_MAX {
             self.pending.remove(0);

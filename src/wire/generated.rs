@@ -412,14 +412,14 @@ pub struct Slice {
     pub proof: ::prost::alloc::vec::Vec<u8>,
 }
 /// /shadowvault/sync/1
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SyncRequest {
-    #[prost(oneof = "sync_request::Ask", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "sync_request::Ask", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub ask: ::core::option::Option<sync_request::Ask>,
 }
 /// Nested message and enum types in `SyncRequest`.
 pub mod sync_request {
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Ask {
         #[prost(message, tag = "1")]
         Heads(super::HeadQuery),
@@ -432,10 +432,39 @@ pub mod sync_request {
         Receipt(super::Signed),
         #[prost(message, tag = "5")]
         Receipts(super::ReceiptQuery),
-        /// a holder tells the owner what rotted on its disk
+        /// what admins said; passed on by who trusts them
         #[prost(message, tag = "6")]
+        Records(super::PeerRecords),
+        /// a holder tells the owner what rotted on its disk
+        #[prost(message, tag = "7")]
         Damage(super::DamageNotice),
     }
+}
+/// Each with a PeerRecord as its body, signed by the admin key that it names.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PeerRecords {
+    #[prost(message, repeated, tag = "1")]
+    pub records: ::prost::alloc::vec::Vec<Signed>,
+}
+/// Of the records about one peer the newest counts; of two of one time the one that removes.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PeerRecord {
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    /// Ed25519 public key, 32 bytes
+    #[prost(bytes = "vec", tag = "2")]
+    pub admin: ::prost::alloc::vec::Vec<u8>,
+    #[prost(enumeration = "PeerAction", tag = "3")]
+    pub action: i32,
+    #[prost(bytes = "vec", tag = "4")]
+    pub peer: ::prost::alloc::vec::Vec<u8>,
+    #[prost(string, tag = "5")]
+    pub name: ::prost::alloc::string::String,
+    /// multiaddrs without the peer id
+    #[prost(string, repeated, tag = "6")]
+    pub addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(uint64, tag = "7")]
+    pub time_ms: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SyncResponse {
@@ -527,7 +556,7 @@ pub struct DamageNotice {
 /// /shadowvault/door/1: all that a stranger reaches.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DoorRequest {
-    #[prost(oneof = "door_request::Ask", tags = "1, 2, 3")]
+    #[prost(oneof = "door_request::Ask", tags = "1, 2, 3, 4")]
     pub ask: ::core::option::Option<door_request::Ask>,
 }
 /// Nested message and enum types in `DoorRequest`.
@@ -540,6 +569,8 @@ pub mod door_request {
         Proof(super::DoorProof),
         #[prost(message, tag = "3")]
         Hello(super::DoorHello),
+        #[prost(message, tag = "4")]
+        Redeem(super::DoorRedeem),
     }
 }
 /// Give me a nonce to prove a vault with.
@@ -564,6 +595,17 @@ pub struct DoorProof {
     #[prost(bool, tag = "4")]
     pub drill: bool,
 }
+/// The bearer of a ticket. Sent to the peer that the ticket names and to no other.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct DoorRedeem {
+    /// 16 bytes
+    #[prost(bytes = "vec", tag = "1")]
+    pub secret: ::prost::alloc::vec::Vec<u8>,
+    /// of the joining machine, for people
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DoorResponse {
     #[prost(enumeration = "Status", tag = "1")]
@@ -571,9 +613,35 @@ pub struct DoorResponse {
     /// answers a challenge
     #[prost(bytes = "vec", tag = "2")]
     pub nonce: ::prost::alloc::vec::Vec<u8>,
-    /// answers a proof: reconnect, and you are served
+    /// answers a proof or a ticket: reconnect, and you are served
     #[prost(bool, tag = "3")]
     pub admitted: bool,
+    #[prost(enumeration = "TicketRefusal", tag = "4")]
+    pub refusal: i32,
+}
+/// What `invite` prints, as text: docs/FORMAT.md.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct Ticket {
+    /// the inviter, 32 bytes
+    #[prost(bytes = "vec", tag = "1")]
+    pub peer: ::prost::alloc::vec::Vec<u8>,
+    /// where it can be dialled
+    #[prost(string, repeated, tag = "2")]
+    pub addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// 16 bytes
+    #[prost(bytes = "vec", tag = "3")]
+    pub secret: ::prost::alloc::vec::Vec<u8>,
+    #[prost(enumeration = "TicketRole", tag = "4")]
+    pub role: i32,
+    /// bytes that the joiner lends
+    #[prost(uint64, tag = "5")]
+    pub quota: u64,
+    #[prost(uint64, tag = "6")]
+    pub expires_ms: u64,
+    /// the inviting machine, for people
+    #[prost(string, tag = "7")]
+    pub from: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -670,6 +738,35 @@ impl Status {
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
+pub enum PeerAction {
+    PeerUnspecified = 0,
+    PeerAdd = 1,
+    PeerRemove = 2,
+}
+impl PeerAction {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::PeerUnspecified => "PEER_UNSPECIFIED",
+            Self::PeerAdd => "PEER_ADD",
+            Self::PeerRemove => "PEER_REMOVE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "PEER_UNSPECIFIED" => Some(Self::PeerUnspecified),
+            "PEER_ADD" => Some(Self::PeerAdd),
+            "PEER_REMOVE" => Some(Self::PeerRemove),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
 pub enum RecordKind {
     RecordUnspecified = 0,
     /// SignedHead
@@ -697,6 +794,70 @@ impl RecordKind {
             "RECORD_HEAD" => Some(Self::RecordHead),
             "RECORD_LIST" => Some(Self::RecordList),
             "RECORD_SNAPSHOT" => Some(Self::RecordSnapshot),
+            _ => None,
+        }
+    }
+}
+/// Why a ticket is not taken. Told only to who has its secret, UNKNOWN apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum TicketRefusal {
+    TicketUnspecified = 0,
+    TicketUnknown = 1,
+    TicketExpired = 2,
+    TicketUsed = 3,
+}
+impl TicketRefusal {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::TicketUnspecified => "TICKET_UNSPECIFIED",
+            Self::TicketUnknown => "TICKET_UNKNOWN",
+            Self::TicketExpired => "TICKET_EXPIRED",
+            Self::TicketUsed => "TICKET_USED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "TICKET_UNSPECIFIED" => Some(Self::TicketUnspecified),
+            "TICKET_UNKNOWN" => Some(Self::TicketUnknown),
+            "TICKET_EXPIRED" => Some(Self::TicketExpired),
+            "TICKET_USED" => Some(Self::TicketUsed),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum TicketRole {
+    RoleUnspecified = 0,
+    /// the joiner stores for the inviter
+    RoleStorage = 1,
+    /// both store for each other
+    RoleMutual = 2,
+}
+impl TicketRole {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::RoleUnspecified => "ROLE_UNSPECIFIED",
+            Self::RoleStorage => "ROLE_STORAGE",
+            Self::RoleMutual => "ROLE_MUTUAL",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "ROLE_UNSPECIFIED" => Some(Self::RoleUnspecified),
+            "ROLE_STORAGE" => Some(Self::RoleStorage),
+            "ROLE_MUTUAL" => Some(Self::RoleMutual),
             _ => None,
         }
     }

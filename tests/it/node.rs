@@ -66,6 +66,7 @@ pub struct Node {
     home: TempDir,
     repo: PathBuf,
     vault: bool,
+    namespace: Option<String>,
     environment: Vec<(String, String)>,
     daemon: Option<Child>,
 }
@@ -75,7 +76,7 @@ impl Node {
     pub fn bare() -> Self {
         let home = tempfile::Builder::new().prefix("sv-it-").tempdir().expect("a temporary directory");
         let repo = home.path().join("repo");
-        let node = Self { home, repo, vault: true, environment: Vec::new(), daemon: None };
+        let node = Self { home, repo, vault: true, namespace: None, environment: Vec::new(), daemon: None };
         node.secret("passphrase", "correct horse\n");
         node
     }
@@ -94,6 +95,18 @@ impl Node {
         node.vault = false;
         node.run(&["init", "--storage-only", "--lend", lend]).exits(0);
         node
+    }
+
+    /// Gives no passphrase: for a machine that has no vault.
+    pub fn without_passphrase(mut self) -> Self {
+        self.vault = false;
+        self
+    }
+
+    /// Runs every command in a network namespace.
+    pub fn within(mut self, namespace: &str) -> Self {
+        self.namespace = Some(namespace.to_owned());
+        self
     }
 
     /// Keeps the data directory elsewhere.
@@ -137,7 +150,15 @@ impl Node {
 
     /// The program with this node's surroundings and nothing of the tester's own.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(program());
+        let mut command = match &self.namespace {
+            None => Command::new(program()),
+            Some(namespace) => {
+                let mut command = Command::new("ip");
+                // It replaces itself with the program: signals reach that.
+                command.args(["netns", "exec", namespace]).arg(program());
+                command
+            }
+        };
         command.env_clear().stdin(Stdio::null());
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
         command.env("HOME", self.home.path()).env("XDG_CONFIG_HOME", self.path("config"));
@@ -278,6 +299,15 @@ impl Node {
         let addresses = id["addresses"].as_array().expect("addresses").iter().filter_map(Value::as_str);
         let found = addresses.clone().find(|a| a.starts_with("/ip4/127.0.0.1/tcp/"));
         found.unwrap_or_else(|| panic!("no loopback address in {id}")).to_owned()
+    }
+
+    /// The daemon's TCP address on the network.
+    pub fn wide_address(&self) -> String {
+        let id = self.run(&["id"]).exits(0).json();
+        let addresses = id["addresses"].as_array().expect("addresses").iter().filter_map(Value::as_str);
+        let is_wide = |a: &&str| a.starts_with("/ip4/") && !a.starts_with("/ip4/127.") && a.contains("/tcp/");
+        let found = addresses.clone().find(is_wide);
+        found.unwrap_or_else(|| panic!("no address on a network in {id}")).to_owned()
     }
 
     pub fn peer_id(&self) -> String {

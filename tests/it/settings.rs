@@ -56,6 +56,11 @@ const SEEN: &[(&str, &str)] = &[
     ("scheduler.backup_interval", "downtime_is_made_up_for_once_and_a_reload_brings_new_tasks"),
     ("scheduler.backup_paths", "downtime_is_made_up_for_once_and_a_reload_brings_new_tasks"),
     ("scheduler.max_backup_retries", "retries_and_notifications_are_as_configured"),
+    ("acl.admins", "what_an_admin_signs_travels_the_mesh_and_unknown_admins_are_refused"),
+    (
+        "p2p.away_after",
+        "copies_of_a_holder_that_stays_away_are_made_elsewhere_and_count_again_when_it_is_back",
+    ),
     ("notify.command", "a_hook_that_fails_or_is_missing_stops_the_backup_and_somebody_is_told"),
     ("notify.webhook", "retries_and_notifications_are_as_configured"),
     ("notify.on_success", "retries_and_notifications_are_as_configured"),
@@ -83,8 +88,6 @@ const SEEN: &[(&str, &str)] = &[
 /// Keys that are refused at any value but their default, and what will bring them.
 const LATER: &[(&str, &[&str])] = &[
     ("ways across routers", &["nat_traversal.enable_upnp", "nat_traversal.enable_mdns"]),
-    ("records of members", &["acl.admins"]),
-    ("making copies again elsewhere", &["p2p.away_after"]),
     ("a cache", &["storage.local_copy", "storage.max_cache_size"]),
     (
         "profiles and traces",

@@ -9,8 +9,8 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::fixture::{Fixture, noise, passphrase, vault_options, watched};
-use crate::base::SnapshotId;
+use super::fixture::{Fixture, noise, passphrase, vault_options};
+use crate::base::{SnapshotId, random_bytes};
 use crate::engine::{
     GcOptions, Monitor, Vault, VaultOptions, VaultView, VerifyOptions, backup, collect, forget, unlock,
     verify,
@@ -239,40 +239,46 @@ fn check(dir: &Path, live: &[SnapshotId], fixture: &Fixture, what: &str) {
     assert!(found.is_sound(), "{what}, then collected: {:?} {:?}", found.damages, found.snapshots);
 }
 
-/// `SHADOWVAULT_CRASH_STATES` asks for more of them.
-fn states() -> u64 {
-    std::env::var("SHADOWVAULT_CRASH_STATES").ok().and_then(|states| states.parse().ok()).unwrap_or(60)
+/// `STATES` and `SEED` from the environment (`make test-forgetting`), else a few states from a seed that nobody chose.
+fn wanted() -> (u64, u64) {
+    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
+    let seed = number("SEED").unwrap_or_else(|| u64::from_le_bytes(random_bytes()));
+    let states = number("STATES").unwrap_or(60);
+    eprintln!("again with: make test-forgetting SEED={seed} STATES={states}");
+    (states, seed)
 }
 
 #[test]
 fn no_power_cut_loses_an_acknowledged_snapshot() {
-    watched(|| {
-        let events = record(true);
-        let options = VaultOptions { workers: 1, ..vault_options() };
-        let fixture = Fixture::with(options);
-        let root = fixture.store().dir().to_owned();
-        let base = Disk::of(&root);
-        events.lock().unwrap().clear();
-        let promises = record_work(&fixture, &events);
-        record(false);
-        let events = events.lock().unwrap().clone();
-        let scratch = tempfile::tempdir().unwrap();
-        let (states, total) = (states(), events.len());
-        let mut dice = Dice(11);
-        // Moments in order, so that the disk is stepped through once.
-        let mut moments: Vec<usize> = (0..states).map(|_| dice.roll() as usize % (total + 1)).collect();
-        moments.sort_unstable();
-        let (mut disk, mut done) = (base, 0);
-        for (number, moment) in moments.into_iter().enumerate() {
-            for event in &events[done..moment] {
-                disk.step(event);
-            }
-            done = moment;
-            let promise = promises.iter().rev().find(|promise| promise.event <= moment).unwrap();
-            let dir = scratch.path().join(number.to_string());
-            disk.rebuild(&root, &dir, &mut Dice(number as u64 + 1));
-            check(&dir, &promise.live, &fixture, &format!("event {moment} of {total}, seed {}", number + 1));
-            std::fs::remove_dir_all(&dir).unwrap();
+    let events = record(true);
+    let fixture = Fixture::with(VaultOptions { workers: 1, ..vault_options() });
+    let root = fixture.store().dir().to_owned();
+    let base = Disk::of(&root);
+    events.lock().unwrap().clear();
+    let promises = record_work(&fixture, &events);
+    record(false);
+    let events = events.lock().unwrap().clone();
+    let scratch = tempfile::tempdir().unwrap();
+    let ((states, seed), total) = (wanted(), events.len());
+    let mut dice = Dice(seed);
+    // Moments in order, so that the disk is stepped through once.
+    let mut moments: Vec<usize> = (0..states).map(|_| dice.roll() as usize % (total + 1)).collect();
+    moments.sort_unstable();
+    let (mut disk, mut done) = (base, 0);
+    for (number, moment) in moments.into_iter().enumerate() {
+        for event in &events[done..moment] {
+            disk.step(event);
         }
-    });
+        done = moment;
+        let promise = promises.iter().rev().find(|promise| promise.event <= moment).unwrap();
+        let dir = scratch.path().join(number.to_string());
+        disk.rebuild(&root, &dir, &mut Dice(seed ^ number as u64));
+        check(
+            &dir,
+            &promise.live,
+            &fixture,
+            &format!("event {moment} of {total}, state {number} of seed {seed}"),
+        );
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
 }

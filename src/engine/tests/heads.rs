@@ -235,8 +235,9 @@ fn copies_are_receipts_of_distinct_holders_for_everything() {
     let head = newest(&fixture).remove(0);
     let packs = store.pack_files().unwrap();
     assert!(packs.len() >= 2);
-    let copies =
-        |fixture: &Fixture| copy_counts(&fixture.vault, &fixture.view()).unwrap().of_snapshot(done.snapshot);
+    let copies = |fixture: &Fixture| {
+        copy_counts(&fixture.vault, &fixture.view(), |_| true).unwrap().of_snapshot(done.snapshot)
+    };
     let keys: Vec<NodeKey> = (0..3).map(|_| NodeKey::generate()).collect();
     let receive = |key: &NodeKey, head: Option<HeadId>, packs: &[_]| {
         let signed = sign_receipt(key, vault, head, packs, Moment::from_millis(5));
@@ -270,7 +271,7 @@ fn copies_are_receipts_of_distinct_holders_for_everything() {
     // A new snapshot has no copies yet; the old one keeps its own.
     fixture.write("b", &noise(2, 1000));
     let next = fixture.backup();
-    let counts = copy_counts(&fixture.vault, &fixture.view()).unwrap();
+    let counts = copy_counts(&fixture.vault, &fixture.view(), |_| true).unwrap();
     assert_eq!((counts.of_snapshot(done.snapshot), counts.of_snapshot(next.snapshot)), (2, 0));
 }
 
@@ -298,7 +299,7 @@ fn copies_can_be_counted_while_packs_are_missing() {
             std::fs::remove_file(path).unwrap();
         }
     }
-    let counts = copy_counts(&fixture.vault, &fixture.view()).unwrap();
+    let counts = copy_counts(&fixture.vault, &fixture.view(), |_| true).unwrap();
     assert_eq!((counts.of_snapshot(first.snapshot), counts.of_snapshot(second.snapshot)), (1, 0));
 }
 

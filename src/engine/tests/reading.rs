@@ -313,7 +313,7 @@ fn other_tags_make_another_record_of_the_same_snapshot() {
         assert_eq!(resolve(&view, &first.snapshot.to_string()).unwrap().id, again[0].new);
         let packs = fixture.store().snapshot_packs(again[0].new).unwrap().unwrap();
         assert_eq!(packs.len(), first.packs.len());
-        assert_eq!(copy_counts(&fixture.vault, &view).unwrap().of_snapshot(again[0].new), 0);
+        assert_eq!(copy_counts(&fixture.vault, &view, |_| true).unwrap().of_snapshot(again[0].new), 0);
         assert!(fixture.verify().is_sound());
 
         let head = fixture.store().head_names(fixture.vault.id(), fixture.vault.device()).unwrap();

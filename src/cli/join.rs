@@ -1,0 +1,225 @@
+//! `invite` and `join`: two machines become peers by a ticket.
+
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use super::init::{load_for_setup, write_config};
+use super::output::{Paint, escape, local_time};
+use super::session::{Handle, Keys, Session};
+use crate::api::{
+    ApiError, Invitation, InviteInfo, InviteRequest, InviteState, JoinRequest, Joined, Role, Service,
+    TicketText,
+};
+use crate::base::{ByteSize, Code, parse_duration};
+use crate::node::{self, InitRequest, Mode, Ticket};
+
+/// How often `invite --wait` looks whether the ticket was redeemed.
+const LOOK: Duration = Duration::from_millis(500);
+
+#[derive(Args)]
+pub(super) struct InviteArgs {
+    /// A name for the machine that will join
+    #[arg(value_name = "NAME")]
+    name: Option<String>,
+    /// Disk space that it lends this node, such as 500GiB
+    #[arg(long, value_name = "SIZE", default_value = "100GiB")]
+    quota: ByteSize,
+    /// How long the ticket is good, such as 24h
+    #[arg(long, value_name = "DUR", default_value = "24h", value_parser = parse_duration)]
+    expires: Duration,
+    /// What the other machine will be
+    #[arg(long, value_name = "ROLE", default_value = "storage")]
+    role: RoleArg,
+    /// Wait until it has joined
+    #[arg(long)]
+    wait: bool,
+}
+
+/// [`Role`] as an argument.
+#[derive(ValueEnum, Copy, Clone, PartialEq, Eq, Debug)]
+enum RoleArg {
+    /// It stores for this node
+    Storage,
+    /// Both store for each other
+    Mutual,
+    /// Another machine of the same owner
+    Device,
+}
+
+impl From<RoleArg> for Role {
+    fn from(role: RoleArg) -> Self {
+        match role {
+            RoleArg::Storage => Self::Storage,
+            RoleArg::Mutual => Self::Mutual,
+            RoleArg::Device => Self::Device,
+        }
+    }
+}
+
+#[derive(Args)]
+pub(super) struct JoinArgs {
+    /// What `shadowvault invite` printed on the other machine
+    #[arg(value_name = "TICKET")]
+    ticket: String,
+}
+
+pub(super) async fn invite(args: InviteArgs, session: &Session<'_>) -> Result<u8, ApiError> {
+    // Only a node that runs can be joined.
+    let daemon = session.daemon().await?;
+    let request = InviteRequest {
+        name: args.name,
+        quota: Some(args.quota.0),
+        expires_seconds: Some(args.expires.as_secs()),
+        role: args.role.into(),
+    };
+    let made = daemon.invite(request).await?;
+    if !args.wait {
+        session.output.show(&made, |made, _| render_invitation(made));
+        session.output.note(&format!(
+            "good once, until {}; on the other machine: shadowvault join TICKET",
+            local_time(&made.expires)
+        ));
+        return Ok(0);
+    }
+    // The other machine needs it now; the result comes when it has joined.
+    if session.output.json {
+        session.output.document(&made);
+    } else {
+        session.output.text(&render_invitation(&made));
+    }
+    session.output.note("waiting for the other machine; Ctrl-C leaves the invitation open");
+    let joined = wait(&daemon, &made).await?;
+    session.output.show(&joined, |joined, _| render_redeemed(joined));
+    Ok(0)
+}
+
+async fn wait(daemon: &dyn Service, made: &Invitation) -> Result<InviteInfo, ApiError> {
+    loop {
+        let found = daemon.invites().await?.into_iter().find(|invite| invite.id == made.id);
+        match found {
+            Some(invite) if invite.state == InviteState::Used => return Ok(invite),
+            Some(invite) if invite.state == InviteState::Open => tokio::time::sleep(LOOK).await,
+            _ => {
+                let text = "nobody joined before the ticket expired";
+                return Err(ApiError::new(Code::TicketExpired, text).with_hint("make another one"));
+            }
+        }
+    }
+}
+
+pub(super) async fn join(args: JoinArgs, session: &Session<'_>) -> Result<u8, ApiError> {
+    let text = TicketText(args.ticket);
+    // Before anything is made or asked: a ticket that is cut off, too.
+    let ticket = Ticket::parse(&text).map_err(|error| ApiError::from(&error))?;
+    confirm(session, &ticket)?;
+    let handle = open(session, &ticket).await?;
+    let is_daemon = matches!(handle, Handle::Daemon(_));
+    let result = handle.service().join(JoinRequest { ticket: text }).await;
+    let joined = handle.close(result).await?;
+    session.output.show(&joined, render_joined);
+    if !is_daemon {
+        session.output.note("next: `shadowvault daemon` runs this node");
+    } else if !joined.connected {
+        session.output.note("not connected yet; `shadowvault peers why` tells what is in the way");
+    }
+    Ok(0)
+}
+
+/// Asks a person at a terminal. Without one the command itself is the consent: the ticket says how much.
+fn confirm(session: &Session<'_>, ticket: &Ticket) -> Result<(), ApiError> {
+    let globals = &session.globals;
+    if globals.yes || globals.no_input || globals.json || !io::stdin().is_terminal() {
+        return Ok(());
+    }
+    let from = if ticket.from.is_empty() { ticket.peer.to_string() } else { ticket.from.clone() };
+    let size = ByteSize(ticket.quota);
+    let mutual = if ticket.role == Role::Mutual { ", and let it keep yours" } else { "" };
+    write!(io::stderr(), "Keep up to {size} of encrypted backups for {}{mutual}? [y/N] ", escape(&from)).ok();
+    let mut answer = String::new();
+    io::stdin()
+        .read_line(&mut answer)
+        .map_err(|error| ApiError::new(Code::IoFailed, format!("reading the answer: {error}")))?;
+    match answer.trim().to_lowercase().as_str() {
+        "y" | "yes" => Ok(()),
+        _ => Err(ApiError::new(Code::Cancelled, "not joined")),
+    }
+}
+
+/// The node that joins: the daemon, the one on this disk, or a new one that only stores for others.
+async fn open(session: &Session<'_>, ticket: &Ticket) -> Result<Handle, ApiError> {
+    match session.open(Keys::Unneeded, Mode::Online).await {
+        Err(error) if error.kind() == Code::VaultNotFound || error.kind() == Code::ConfigMissing => {
+            make(session, ticket).await
+        }
+        other => other,
+    }
+}
+
+async fn make(session: &Session<'_>, ticket: &Ticket) -> Result<Handle, ApiError> {
+    let loaded = load_for_setup(session)?;
+    let settings = loaded.settings.clone();
+    let request = InitRequest {
+        storage_only: true,
+        phrase: None,
+        passphrase: None,
+        device_name: super::init::device_name(),
+    };
+    let made = tokio::task::spawn_blocking(move || node::init(&settings, request)).await;
+    made.unwrap_or_else(|_| Err(ApiError::new(Code::Internal, "making the node panicked")))?;
+    session.output.note("there was no node here: made one that stores for others");
+    write_config(session, &loaded, Some(ByteSize(ticket.quota)));
+    session.open(Keys::Unneeded, Mode::Online).await
+}
+
+fn render_invitation(made: &Invitation) -> String {
+    format!("{}\n", escape(&made.ticket.0))
+}
+
+fn render_redeemed(invite: &InviteInfo) -> String {
+    let name = invite.name.as_deref().map(|name| format!(" as {}", escape(name))).unwrap_or_default();
+    let peer = invite.peer.map(|peer| peer.to_string()).unwrap_or_default();
+    format!("joined    {peer}{name}\n{}", render_words(invite.words.as_deref().unwrap_or_default()))
+}
+
+fn render_joined(joined: &Joined, _: Paint) -> String {
+    let name = joined.name.as_deref().map(|name| format!(" ({})", escape(name))).unwrap_or_default();
+    format!(
+        "joined    {}{name}\n{}lends     {} to it, {} in all\n",
+        joined.peer,
+        render_words(&joined.words),
+        ByteSize(joined.quota),
+        ByteSize(joined.lend)
+    )
+}
+
+/// The words with what they are for.
+pub(super) fn render_words(words: &str) -> String {
+    format!("words     {}  (`shadowvault peers show` on the other machine shows the same)\n", escape(words))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::PeerId;
+
+    #[test]
+    fn a_joined_machine_shows_words_to_compare_and_what_it_lends() {
+        let joined = Joined {
+            peer: PeerId::new([7; 32]),
+            name: Some("attic".into()),
+            words: "one two three four".into(),
+            role: Role::Storage,
+            quota: 1 << 30,
+            lend: 3 << 30,
+            connected: true,
+        };
+        let text = render_joined(&joined, Paint(false));
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].ends_with(" (attic)"), "{text}");
+        assert!(lines[1].contains("one two three four"), "{text}");
+        let lends = format!("lends     {} to it, {} in all", ByteSize(1 << 30), ByteSize(3 << 30));
+        assert_eq!(lines[2], lends);
+    }
+}

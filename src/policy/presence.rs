@@ -1,0 +1,83 @@
+//! Whether a peer that is not connected still counts as a holder.
+
+use std::time::Duration;
+
+use crate::base::Moment;
+
+/// How a peer stands with the copies that it holds.
+#[derive(Debug, Copy, Clone, PartialEq, Eq)]
+pub enum Presence {
+    /// It is connected.
+    Available,
+    /// It is not, and is expected back: its copies count, nothing is moved. A laptop sleeps.
+    Away,
+    /// It has not been seen for so long that its copies are made anew elsewhere. They count again when it is back.
+    Missing,
+    /// It will hardly come back.
+    Lost,
+}
+
+impl Presence {
+    /// Lower-case name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Available => "available",
+            Self::Away => "away",
+            Self::Missing => "missing",
+            Self::Lost => "lost",
+        }
+    }
+
+    /// Whether the copies it confirmed count.
+    pub const fn counts(self) -> bool {
+        matches!(self, Self::Available | Self::Away)
+    }
+}
+
+/// A peer that is missing this many times as long as it takes to be so is lost.
+const LOST_AFTER: u32 = 10;
+
+/// The longest time in which this node, just awake, gives all others the chance to be found.
+const AWAKE_GRACE: Duration = Duration::from_secs(600);
+
+/// Judges a peer that was last seen at `seen` (or allowed then, if it never was) by a node that has been awake since
+/// `awake`. A node that slept itself has seen nobody: it waits for ten minutes, or `away_after` if that is less, before
+/// it takes anyone for missing.
+pub fn presence(connected: bool, seen: Moment, awake: Moment, now: Moment, away_after: Duration) -> Presence {
+    let gone = now.since(seen);
+    if connected {
+        Presence::Available
+    } else if gone < away_after || now.since(awake) < away_after.min(AWAKE_GRACE) {
+        Presence::Away
+    } else if gone < away_after.saturating_mul(LOST_AFTER) {
+        Presence::Missing
+    } else {
+        Presence::Lost
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peers_are_missed_late_and_never_by_a_node_that_just_woke() {
+        const HOUR: u64 = 3_600_000;
+        let at = |hours: u64| Moment::from_millis(hours * HOUR);
+        let table = [
+            // connected, seen at, awake since, now, presence
+            (true, 0, 0, 10_000, Presence::Available),
+            (false, 0, 0, 71, Presence::Away),
+            (false, 0, 0, 72, Presence::Missing),
+            (false, 0, 100, 100, Presence::Away),
+            (false, 0, 99, 100, Presence::Missing),
+            (false, 0, 0, 720, Presence::Lost),
+            // A clock that was set back: nothing is concluded.
+            (false, 500, 0, 100, Presence::Away),
+        ];
+        for (connected, seen, awake, now, expected) in table {
+            let found = presence(connected, at(seen), at(awake), at(now), Duration::from_secs(72 * 3600));
+            assert_eq!(found, expected, "seen {seen}, awake {awake}, now {now}");
+        }
+    }
+}
