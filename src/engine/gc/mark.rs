@@ -85,6 +85,8 @@ pub(super) struct PackUse {
     pub(super) live_chunks: u64,
     /// Their sealed bytes.
     pub(super) live_bytes: u64,
+    /// Sealed bytes of chunks that the index places in it and that nothing needs.
+    pub(super) dead_bytes: u64,
     /// They are trees.
     pub(super) trees: bool,
 }
@@ -138,6 +140,7 @@ pub(super) fn measure(
                 used.trees |= place.kind == Kind::Tree;
                 usage.live_chunks += 1;
             } else {
+                usage.packs.entry(place.pack).or_default().dead_bytes += u64::from(place.sealed_length);
                 usage.dead_chunks += 1;
             }
             monitor.go_on().is_ok()

@@ -26,22 +26,21 @@ const DRAIN_BYTES: usize = limit::MIB;
 
 /// Which of these packs (number, bytes, what is needed of them) to move. Pure.
 ///
+/// Unused is what dead chunks take. Padding is not: moving it would pad again, for ever.
 /// The emptiest first, until what stays unused in the others is at most `max_unused_percent` of all that is needed; and
 /// small packs of one kind once there are many.
 pub(super) fn plan_reseal(packs: &[(PackNumber, u64, PackUse)], max_unused_percent: u32) -> Vec<PackNumber> {
-    let unused =
-        |bytes: u64, used: &PackUse| bytes.saturating_sub(used.live_bytes + used.live_chunks * ROW_BYTES);
     let live: u64 = packs.iter().map(|(_, _, used)| used.live_bytes).sum();
-    let mut left: u64 = packs.iter().map(|(_, bytes, used)| unused(*bytes, used)).sum();
+    let mut left: u64 = packs.iter().map(|(_, _, used)| used.dead_bytes).sum();
     let allowed = live.saturating_mul(u64::from(max_unused_percent)) / 100;
     let mut emptiest: Vec<&(PackNumber, u64, PackUse)> = packs.iter().collect();
     // By share: moving an empty pack costs little and frees much.
     emptiest.sort_by_key(|(pack, bytes, used)| {
-        (std::cmp::Reverse(u128::from(unused(*bytes, used)) * 1_000_000 / u128::from((*bytes).max(1))), *pack)
+        (std::cmp::Reverse(u128::from(used.dead_bytes) * 1_000_000 / u128::from((*bytes).max(1))), *pack)
     });
     let mut chosen: HashSet<PackNumber> = HashSet::new();
     for (pack, bytes, used) in emptiest {
-        let waste = unused(*bytes, used);
+        let waste = used.dead_bytes;
         if left <= allowed || waste * WASTE_SHARE_MIN <= *bytes {
             break;
         }
@@ -261,7 +260,11 @@ mod tests {
     const FULL: u64 = limit::PACK_BYTES_MAX as u64;
 
     fn pack(number: u32, bytes: u64, live_bytes: u64, trees: bool) -> (PackNumber, u64, PackUse) {
-        (PackNumber(number), bytes, PackUse { live_chunks: 1, live_bytes, trees })
+        (
+            PackNumber(number),
+            bytes,
+            PackUse { live_chunks: 1, live_bytes, dead_bytes: bytes - live_bytes, trees },
+        )
     }
 
     fn check(packs: &[(PackNumber, u64, PackUse)], percent: u32, expected: &[u32]) {

@@ -446,6 +446,7 @@ fn run_steps(steps: &[Step]) {
     for one in &model.live {
         restore_one(&fixture, one);
     }
+    // It once rewrote for ever what was only padded.
     // Some rounds: what a lost index forgot to be waiting is found again, and rewriting makes small packs.
     let done = (0..6).map(|_| gc(&fixture, true)).find(|done| (done.retired.0, done.resealed) == (0, 0));
     assert!(done.is_some(), "it never ends");
