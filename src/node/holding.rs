@@ -12,6 +12,7 @@ use tracing::Instrument;
 use super::core::Core;
 use super::error::failed;
 use super::records::{ask, pull_head};
+use super::resources::Promise;
 use super::source::Mesh;
 use super::status;
 use crate::api::ApiError;
@@ -30,6 +31,9 @@ const OWNERS_MAX: usize = 8;
 const RECEIPT_PACKS: usize = 16;
 /// Vaults of one owner that may wait at one time: each wish holds up to 512 KiB of pack ids.
 const WISHES_PER_OWNER_MAX: usize = 4;
+/// How long room is waited for that packs under way may give back, and how often is looked.
+const ROOM_WAIT: Duration = Duration::from_secs(60);
+const ROOM_LOOK: Duration = Duration::from_millis(50);
 /// A receipt is sent at least this often while packs come in.
 const RECEIPT_PAUSE: Duration = Duration::from_secs(2);
 
@@ -308,12 +312,26 @@ fn pull(
     id: PackId,
     size: PackSize,
 ) -> Result<(), ApiError> {
-    let promise = core.resources.disk.promise(size.bytes(), || free_for(core, owner))?;
-    let _promise = promise.ok_or(StoreError::NotLent).map_err(failed)?;
+    let _promise = promised(core, owner, size.bytes())?;
     let source = Mesh::new(core.clone(), net, Some(owner));
     let monitor = Monitor::default();
     let (bytes, outboard, _) = engine::pull_pack(&source, id, size.bytes(), &monitor).map_err(failed)?;
     engine::forward_packs(&core.store, vault, id, &bytes, &outboard).map_err(failed)
+}
+
+/// Promises room. A pack that was just stored counts twice until its own promise is given back, so that a refusal is only
+/// believed when nothing else is under way, or after some time.
+fn promised(core: &Arc<Core>, owner: PeerId, bytes: u64) -> Result<Promise, ApiError> {
+    let began = std::time::Instant::now();
+    loop {
+        if let Some(promise) = core.resources.disk.promise(bytes, || free_for(core, owner))? {
+            return Ok(promise);
+        }
+        if core.resources.disk.promised() == 0 || began.elapsed() > ROOM_WAIT || core.stop.is_cancelled() {
+            return Err(failed(StoreError::NotLent));
+        }
+        std::thread::sleep(ROOM_LOOK);
+    }
 }
 
 /// Sends the owner a signed receipt.

@@ -430,6 +430,7 @@ mod tests {
         let mut settings = Settings::default();
         // Out of the way: these tests are about others.
         settings.storage.gc_interval = Duration::from_secs(365 * 86_400);
+        settings.storage.scrub_interval = Duration::from_secs(365 * 86_400);
         let (exclude, tags, hooks) = (vec![], vec![], Hooks::default());
         settings.backup_sets = vec![BackupSet {
             id: id.into(),
