@@ -147,8 +147,11 @@ fn expire_heads(
     Ok(kept)
 }
 
+/// A number of packs, and their bytes.
+type Amount = (u64, u64);
+
 /// Deletes packs of a foreign vault that neither a newest nor a held head lists; what is held, and what went.
-fn drop_packs(store: &Store, vault: VaultId, kept: &Kept) -> Result<((u64, u64), (u64, u64)), EngineError> {
+fn drop_packs(store: &Store, vault: VaultId, kept: &Kept) -> Result<(Amount, Amount), EngineError> {
     let (Some(newest), Some(replaced)) = (listed(store, &kept.newest)?, listed(store, &kept.replaced)?)
     else {
         return Ok(((0, 0), (0, 0)));

@@ -184,7 +184,7 @@ async fn examine(
 }
 
 async fn ask_for(net: &Net, holder: PeerId, picks: &[Pick], tally: &mut AuditTally) {
-    let asked = picks.to_vec().into_iter().map(|pick| {
+    let asked = picks.iter().copied().map(|pick| {
         let net = net.clone();
         async move {
             let answer = source::ask(&net, holder, pick.pack, pick.range());

@@ -649,9 +649,14 @@ impl Store {
     }
 }
 
+/// Packs that an earlier run retired, and files that it could not remove.
+type Leftovers = (Vec<(PackNumber, RetiredRow)>, Vec<PackId>);
+/// Chunks, and where to go on.
+type SomeChunks = (Vec<[u8; 32]>, Option<[u8; 32]>);
+
 impl Index {
-    /// Packs that an earlier run retired, and files that it could not remove.
-    pub(super) fn leftovers(&self) -> Result<(Vec<(PackNumber, RetiredRow)>, Vec<PackId>), StoreError> {
+    /// What an earlier run left to do.
+    pub(super) fn leftovers(&self) -> Result<Leftovers, StoreError> {
         self.read(|tx| {
             let mut retired = Vec::new();
             for row in tx.open_table(RETIRED).map_err(wrong)?.iter().map_err(wrong)? {
@@ -726,11 +731,7 @@ impl Index {
     }
 
     /// The next chunks, from `from` on, that lie in `packs`, and where to go on.
-    fn chunks_of(
-        &self,
-        packs: &HashSet<PackNumber>,
-        from: &[u8; 32],
-    ) -> Result<(Vec<[u8; 32]>, Option<[u8; 32]>), StoreError> {
+    fn chunks_of(&self, packs: &HashSet<PackNumber>, from: &[u8; 32]) -> Result<SomeChunks, StoreError> {
         self.read(|tx| {
             let mut found = Vec::new();
             for row in tx.open_table(CHUNKS).map_err(wrong)?.range::<&[u8; 32]>(from..).map_err(wrong)? {
