@@ -10,14 +10,12 @@ program can be given as SHADOWVAULT=/path, RESTIC=/path and so on.
 Steps: init, backup1, backup2 (nothing changed), backup3 (about 1 % changed), restore (the latest, into an empty
 directory), check (reads and verifies everything). Of each: wall time, processor time, peak resident memory of the
 largest single process, and the repository's size after it. The restored tree is compared with the data. The page
-cache is warm, or dropped before every step with --cold; what was written is synced, and free memory touched, before
-every step.
+cache is warm, or dropped before every step with --cold; what was written is synced before every step.
 
 Machines are noisy: compare ratios within one run of the whole set, tools alternating (run.sh does that).
 """
 import argparse
 import json
-import mmap
 import os
 import shutil
 import statistics
@@ -30,8 +28,6 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import corpus  # noqa: E402
 
 MIB = 1 << 20
-# More than any step fills.
-WARM_BYTES = 3 << 30
 STEPS = ("init", "backup1", "backup2", "backup3", "restore", "check")
 TOOLS = ("shadowvault", "restic", "rustic", "borg", "borg-lz4")
 PASSPHRASE = "correct horse battery staple"
@@ -94,19 +90,8 @@ def repository_size(path):
     return sum(blocks) * 512, len(blocks)
 
 
-def warm_memory():
-    """Takes memory and gives it back. A hypervisor may have to find every page that a guest has not used lately, which takes
-    longer than anything a tool does with it, and falls on whoever comes first."""
-    with open("/proc/meminfo") as file:
-        free = next(int(line.split()[1]) for line in file if line.startswith("MemFree")) << 10
-    size = min(WARM_BYTES, free * 3 // 4) & ~0xFFFF
-    if size > 0:
-        mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE).close()
-
-
 def timed(argv, env, log, cold):
     os.sync()
-    warm_memory()
     if cold:
         with open("/proc/sys/vm/drop_caches", "w") as switch:
             switch.write("3")
