@@ -36,6 +36,8 @@ pub fn export(
     out: impl FnMut(&[u8]) -> bool,
 ) -> Result<(), EngineError> {
     let store = &vault.store;
+    // Nothing that is listed now goes before it was written out.
+    let _at_work = store.enter();
     let heads = newest_heads(store, vault.id())?;
     let mut packs: BTreeSet<PackId> = BTreeSet::new();
     for head in &heads {

@@ -96,8 +96,7 @@ fn expire_heads(
     hold: Duration,
     elapsed: Duration,
 ) -> Result<Kept, EngineError> {
-    let bytes = readable(store.read_state_if_sound(&file(vault)))?;
-    let mut stamps: Stamps = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+    let mut stamps: Stamps = store.read_state_if_sound(&file(vault))?.unwrap_or_default();
     let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
     stamps.observed_ms = stamps.observed_ms.saturating_add(millis(elapsed));
     // What a holder confirmed last is how its copies are counted.
@@ -143,7 +142,7 @@ fn expire_heads(
         }
     }
     stamps.heads = still;
-    store.publish_state(&file(vault), &serde_json::to_vec(&stamps).expect("plain data"))?;
+    store.publish_state(&file(vault), &stamps)?;
     Ok(kept)
 }
 
@@ -321,7 +320,7 @@ mod tests {
         held.receive(&[2]);
         held.pass(DAY);
         held.pass(DAY * 20);
-        held.store.publish_state(&file(held.vault()), b"broken").unwrap();
+        std::fs::write(held.store.dir().join("members").join(file(held.vault())), b"broken").unwrap();
         held.pass(DAY * 20);
         assert_eq!((held.pass(DAY * 29).deleted, held.files()), ((0, 0), 2));
         let newest = (held.vault(), held.device.id(), 2, held.previous.unwrap());

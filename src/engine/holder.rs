@@ -86,7 +86,7 @@ pub fn missing_records(store: &Store, head: &Head) -> Result<Needs, EngineError>
 }
 
 /// A file that grew beyond any bound is as good as none.
-pub(super) fn readable(read: Result<Option<Vec<u8>>, StoreError>) -> Result<Option<Vec<u8>>, StoreError> {
+pub(super) fn readable<T>(read: Result<Option<T>, StoreError>) -> Result<Option<T>, StoreError> {
     match read {
         Err(StoreError::DamagedFile(_)) => Ok(None),
         other => other,

@@ -20,6 +20,7 @@ mod hold;
 mod holder;
 mod hurt;
 mod monitor;
+mod open_pack;
 mod parent;
 mod pull;
 mod reader;

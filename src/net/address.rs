@@ -95,19 +95,23 @@ pub(super) fn with_peer(address: &Multiaddr, peer: PeerId) -> String {
 
 /// Whether this is a TCP or QUIC address, or one of those of a relay: what the compiled-in transports dial.
 pub(super) fn is_dialable(address: &Multiaddr) -> bool {
+    // One part more than the longest has, so that a longer one is seen to be too long.
     let parts: Vec<Protocol<'_>> = address.iter().take(6).collect();
-    let (Some((host, rest)), true) = (parts.split_first(), address.iter().nth(5).is_none()) else {
-        return false;
-    };
-    let rest = match rest {
+    let direct = match parts.as_slice() {
         [direct @ .., Protocol::P2p(_), Protocol::P2pCircuit] => direct,
         direct => direct,
     };
-    let host = matches!(
-        host,
-        Protocol::Ip4(_) | Protocol::Ip6(_) | Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_)
-    );
-    host && matches!(rest, [Protocol::Tcp(_)] | [Protocol::Udp(_), Protocol::QuicV1])
+    matches!(
+        direct,
+        [
+            Protocol::Ip4(_) | Protocol::Ip6(_) | Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_),
+            Protocol::Tcp(_)
+        ] | [
+            Protocol::Ip4(_) | Protocol::Ip6(_) | Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_),
+            Protocol::Udp(_),
+            Protocol::QuicV1
+        ]
+    )
 }
 
 /// Whether it leads through a relay.

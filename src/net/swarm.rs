@@ -305,12 +305,8 @@ impl Node {
     }
 
     fn part_with_relays(&mut self, now: Instant) {
-        let needless: Vec<_> = self
-            .table()
-            .records
-            .values()
-            .flat_map(|record| record.needless(now).collect::<Vec<_>>())
-            .collect();
+        let needless: Vec<_> =
+            self.table().records.values().flat_map(|record| record.needless(now)).collect();
         needless.into_iter().for_each(|id| {
             self.swarm.close_connection(id);
         });

@@ -17,7 +17,7 @@ use super::records::ask;
 use crate::api::ApiError;
 use crate::base::{Code, PeerId, VaultId, limit};
 use crate::snapshot::PeerRecord;
-use crate::store::{PeerEntry, Store, StoreError};
+use crate::store::{PeerEntry, Store};
 use crate::wire::{self, sync_request::Ask};
 
 const FILE: &str = "acl.json";
@@ -36,11 +36,7 @@ pub(super) struct Acl {
 impl Acl {
     /// Records that no longer verify are dropped: they would be refused anyway.
     pub(super) fn load(store: &Store) -> Result<Self, ApiError> {
-        let kept: Kept = match store.read_state(FILE).map_err(failed)? {
-            None => Kept::default(),
-            Some(bytes) => serde_json::from_slice(&bytes)
-                .map_err(|_| failed(StoreError::DamagedFile(format!("members/{FILE}"))))?,
-        };
+        let kept: Kept = store.read_state(FILE).map_err(failed)?.unwrap_or_default();
         let records = kept.records.iter().filter_map(|text| {
             let signed = read(text).ok()?;
             Some((PeerRecord::verify(&signed).ok()?, signed))
@@ -74,8 +70,7 @@ fn keep(core: &Core, record: &PeerRecord, signed: &wire::Signed) -> Result<bool,
     let over = next.len().saturating_sub(limit::PEER_RECORDS_MAX);
     next.drain(..over);
     let kept = Kept { records: next.iter().map(|(_, signed)| hex::encode(signed.encode_to_vec())).collect() };
-    let bytes = serde_json::to_vec_pretty(&kept).expect("records are plain data");
-    core.store.publish_state(FILE, &bytes).map_err(failed)?;
+    core.store.publish_state(FILE, &kept).map_err(failed)?;
     *records = next;
     Ok(true)
 }
@@ -114,14 +109,7 @@ async fn apply(core: &Arc<Core>, signed: wire::Signed) -> Result<bool, ApiError>
         tracing::info!(target: "acl", peer = %peer.short(), "allowed by an admin");
         let name = (!draft.name.is_empty()).then(|| core.book().free_name(peer, &draft.name));
         let entry = PeerEntry { name, addresses: draft.addresses, ..PeerEntry::new(peer, core.now()) };
-        let addresses = entry.addresses.clone();
         core.admit(entry).await?;
-        if let Ok(net) = core.net() {
-            for address in &addresses {
-                // Those that are not usable are simply not remembered.
-                let _ = net.add_address(peer, address).await;
-            }
-        }
     }
     Ok(true)
 }
@@ -136,13 +124,19 @@ pub(super) async fn publish(core: &Arc<Core>, text: String) -> Result<(), ApiErr
 /// Takes records from a member; what is news goes on to the others.
 pub(super) async fn take(core: &Arc<Core>, from: PeerId, records: wire::PeerRecords) {
     let mut news = false;
+    // Said once for all: a member may send many that are refused.
+    let (mut refused, mut last) = (0, None);
     for signed in records.records.into_iter().take(limit::PEER_RECORDS_MAX) {
         match apply(core, signed).await {
             Ok(fresh) => news |= fresh,
             Err(error) => {
-                tracing::warn!(target: "acl", peer = %from.short(), code = error.code, %error, "refused a peer record");
+                refused += 1;
+                last = Some(error);
             }
         }
+    }
+    if let Some(error) = last {
+        tracing::warn!(target: "acl", peer = %from.short(), refused, code = error.code, %error, "refused peer records");
     }
     if news {
         spread(core, Some(from));

@@ -77,9 +77,7 @@ impl Drop for Marked<'_> {
 
 /// Reads what is remembered. Blocking. Without it the next round knows again.
 pub(super) fn load(core: &Core) {
-    let bytes = core.store.read_state(FILE).ok().flatten();
-    let read: Vec<AuditReport> =
-        bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+    let read: Vec<AuditReport> = core.store.read_state(FILE).ok().flatten().unwrap_or_default();
     let mut reports = core.auditing.reports.lock().expect("no panic while held");
     reports.extend(read.into_iter().map(|report| (report.peer, report)));
 }
@@ -246,8 +244,7 @@ fn conclude(core: &Arc<Core>, tallies: Vec<(PeerId, AuditTally)>) -> Result<Vec<
     reports.retain(|peer, _| core.members.allows(peer));
     let kept: Vec<AuditReport> = reports.values().cloned().collect();
     drop(reports);
-    let bytes = serde_json::to_vec(&kept).expect("plain data");
-    log_failure(core.store.publish_state(FILE, &bytes).map_err(failed), "noting audits");
+    log_failure(core.store.publish_state(FILE, &kept).map_err(failed), "noting audits");
     core.changed.notify_one();
     Ok(out)
 }

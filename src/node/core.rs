@@ -349,9 +349,10 @@ impl Core {
         .await
     }
 
-    /// Allows a peer: durable first, then in force.
+    /// Allows a peer: durable first, then in force, then dialled where it is said to be.
     pub(super) async fn admit(self: &Arc<Self>, entry: PeerEntry) -> Result<(), ApiError> {
         let peer = entry.peer;
+        let addresses = entry.addresses.clone();
         self.edit_book(move |book| {
             book.pending.retain(|pending| pending.peer != peer);
             book.rejected.retain(|rejected| *rejected != peer);
@@ -373,6 +374,12 @@ impl Core {
         })
         .await?;
         self.members.insert(peer);
+        if let Ok(net) = self.net() {
+            for address in &addresses {
+                // Those that are not usable are simply not remembered.
+                let _ = net.add_address(peer, address).await;
+            }
+        }
         self.changed.notify_one();
         Ok(())
     }

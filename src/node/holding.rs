@@ -17,7 +17,7 @@ use super::source::Mesh;
 use super::status;
 use crate::api::ApiError;
 use crate::base::{Code, HeadId, PackId, PeerId, VaultId, limit};
-use crate::engine::{self, Damage, Monitor};
+use crate::engine::{self, Damage, EngineError, Monitor};
 use crate::net::Net;
 use crate::snapshot::{Head, HeadSummary, PackSize, sign_receipt};
 use crate::store::StoreError;
@@ -95,15 +95,15 @@ impl HoldQueue {
 
 /// What others may still store here: what is lent minus what they have stored, and never more than the disk has.
 /// Packs on their way are not counted: [`Resources::disk`](super::resources::Resources) knows of them.
-pub(super) fn free_bytes(core: &Arc<Core>) -> Result<u64, StoreError> {
+pub(super) fn free_bytes(core: &Core) -> Result<u64, EngineError> {
     let counts = core.store.pack_counts()?;
     let lent = core.lent().saturating_sub(counts.foreign_bytes);
     Ok(lent.min(core.store.disk_free().saturating_sub(limit::RESERVE_BYTES)))
 }
 
 /// What one peer may still store here, as agreed with it.
-fn free_for(core: &Arc<Core>, owner: PeerId) -> Result<u64, ApiError> {
-    let free = free_bytes(core).map_err(failed)?;
+fn free_for(core: &Core, owner: PeerId) -> Result<u64, EngineError> {
+    let free = free_bytes(core)?;
     let quota = core.book().find(owner).and_then(|entry| entry.quota);
     let Some(quota) = quota else { return Ok(free) };
     let stored = status::stored_for(core)?.get(&owner).map_or(0, |(_, bytes, _)| *bytes);
@@ -135,8 +135,8 @@ pub(super) async fn answer_offer(
     if core.lent() == 0 || quota == Some(0) {
         return Err(ApiError::new(Code::StorageFull, "this node lends nothing"));
     }
-    let free_bytes =
-        core.blocking(move |core| free_for(core, from)).await?.saturating_sub(core.resources.disk.promised());
+    let free_bytes = core.blocking(move |core| free_for(core, from).map_err(failed)).await?;
+    let free_bytes = free_bytes.saturating_sub(core.resources.disk.promised());
     let accepted = core.holding.add(from, vault, head, packs);
     Ok(Some(Answer::Offer(wire::OfferAnswer { free_bytes, accepted })))
 }
@@ -312,23 +312,27 @@ fn pull(
     id: PackId,
     size: PackSize,
 ) -> Result<(), ApiError> {
-    let _promise = promised(core, owner, size.bytes())?;
+    let _promise = promise_room(core, size.bytes(), || free_for(core, owner)).map_err(failed)?;
     let source = Mesh::new(core.clone(), net, Some(owner));
     let monitor = Monitor::default();
     let (bytes, outboard, _) = engine::pull_pack(&source, id, size.bytes(), &monitor).map_err(failed)?;
     engine::forward_packs(&core.store, vault, id, &bytes, &outboard).map_err(failed)
 }
 
-/// Promises room. A pack that was just stored counts twice until its own promise is given back, so that a refusal is only
+/// Promises room where `free` says how many bytes there are. Blocking. A pack that was just stored counts twice until its own promise is given back, so that a refusal is only
 /// believed when nothing else is under way, or after some time.
-fn promised(core: &Arc<Core>, owner: PeerId, bytes: u64) -> Result<Promise, ApiError> {
+pub(super) fn promise_room(
+    core: &Core,
+    bytes: u64,
+    free: impl Fn() -> Result<u64, EngineError>,
+) -> Result<Promise, EngineError> {
     let began = std::time::Instant::now();
     loop {
-        if let Some(promise) = core.resources.disk.promise(bytes, || free_for(core, owner))? {
+        if let Some(promise) = core.resources.disk.promise(bytes, &free)? {
             return Ok(promise);
         }
         if core.resources.disk.promised() == 0 || began.elapsed() > ROOM_WAIT || core.stop.is_cancelled() {
-            return Err(failed(StoreError::NotLent));
+            return Err(StoreError::NotLent.into());
         }
         std::thread::sleep(ROOM_LOOK);
     }

@@ -21,7 +21,7 @@ use crate::api::{
 use crate::base::{Code, Moment, PeerId, limit, random_bytes};
 use crate::crypto;
 use crate::net::{Net, NetError, parse_peer_address};
-use crate::store::{PeerEntry, Store, StoreError};
+use crate::store::{PeerEntry, Store};
 use crate::wire::{self, Status, TicketRefusal, door_request::Ask};
 
 const FILE: &str = "invites.json";
@@ -101,11 +101,7 @@ pub(super) struct Invites {
 
 impl Invites {
     pub(super) fn load(store: &Store) -> Result<Self, ApiError> {
-        let book = match store.read_state(FILE).map_err(failed)? {
-            None => InviteBook::default(),
-            Some(bytes) => serde_json::from_slice(&bytes)
-                .map_err(|_| failed(StoreError::DamagedFile(format!("members/{FILE}"))))?,
-        };
+        let book = store.read_state(FILE).map_err(failed)?.unwrap_or_default();
         Ok(Self { book: Mutex::new(book) })
     }
 }
@@ -116,8 +112,7 @@ fn edit<T>(core: &Core, edit: impl FnOnce(&mut InviteBook) -> T) -> Result<T, Ap
     let mut next = book.clone();
     let value = edit(&mut next);
     if next != *book {
-        let bytes = serde_json::to_vec_pretty(&next).expect("invitations are plain data");
-        core.store.publish_state(FILE, &bytes).map_err(failed)?;
+        core.store.publish_state(FILE, &next).map_err(failed)?;
         *book = next;
     }
     Ok(value)
@@ -278,10 +273,6 @@ pub(super) async fn join(core: &Arc<Core>, request: JoinRequest) -> Result<Joine
         ..PeerEntry::new(peer, core.now())
     };
     core.admit(entry).await?;
-    for address in &ticket.addresses {
-        // Those that are not usable are simply not remembered.
-        let _ = net.add_address(peer, address).await;
-    }
     tracing::info!(target: "invite", peer = %peer.short(), "joined");
     Ok(Joined {
         peer,

@@ -365,14 +365,8 @@ impl Core {
 
     /// Reads what an earlier run of the daemon remembered. Blocking.
     pub(super) fn load_jobs(&self) {
-        let read = self.store.read_state(FILE).map_err(failed).and_then(|bytes| {
-            let Some(bytes) = bytes else { return Ok(Vec::new()) };
-            let saved: Saved = serde_json::from_slice(&bytes)
-                .map_err(|error| ApiError::new(Code::StorageCorrupted, format!("members/{FILE}: {error}")))?;
-            Ok(saved.jobs)
-        });
-        match read {
-            Ok(saved) => self.jobs.remember(saved),
+        match self.store.read_state::<Saved>(FILE).map_err(failed) {
+            Ok(saved) => self.jobs.remember(saved.map(|saved| saved.jobs).unwrap_or_default()),
             // A history is no reason to stay down.
             Err(error) => {
                 tracing::warn!(target: "jobs", code = error.code, %error, "the list of past jobs is lost")
@@ -388,8 +382,7 @@ impl Core {
         let saved = self.blocking(|core| {
             let _turn = core.jobs.saving.lock().expect("no panic while held");
             let jobs = core.jobs.all().into_iter().map(brief).collect();
-            let bytes = serde_json::to_vec(&Saved { version: VERSION, jobs }).expect("plain data");
-            core.store.publish_state(FILE, &bytes).map_err(failed)
+            core.store.publish_state(FILE, &Saved { version: VERSION, jobs }).map_err(failed)
         });
         log_failure(saved.await, "remembering jobs");
     }

@@ -226,12 +226,7 @@ async fn knock(
         last_seen: Some(core.now()),
         ..PeerEntry::new(holder, core.now())
     };
-    core.admit(entry).await?;
-    for address in addresses {
-        // Those that are not usable are simply not remembered.
-        let _ = net.add_address(holder, address).await;
-    }
-    Ok(())
+    core.admit(entry).await
 }
 
 /// Proves the vault to a holder that stores it; whether that admitted this node.

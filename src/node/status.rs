@@ -13,7 +13,7 @@ use crate::api::{
     StorageStatus, Verdict,
 };
 use crate::base::{ByteSize, ChunkId, Code, Moment, PeerId, SnapshotId, encode_path, limit};
-use crate::engine::{self, CopyCounts, TreeEntry, Vault, VaultView};
+use crate::engine::{self, CopyCounts, EngineError, TreeEntry, Vault, VaultView};
 use crate::net::{Net, Transport};
 use crate::snapshot::Snapshot;
 use crate::wire::{Node, NodeType, Time};
@@ -284,7 +284,7 @@ pub(super) fn peers(core: &Arc<Core>) -> Result<Vec<PeerInfo>, ApiError> {
             }
         })
         .map_err(failed)?;
-    let stored = stored_for(core)?;
+    let stored = stored_for(core).map_err(failed)?;
     let presences = core.presences();
     let audits = core.auditing.reports();
     let describe = |id: PeerId, standing: &str| {
@@ -349,10 +349,10 @@ pub(super) fn peers(core: &Arc<Core>) -> Result<Vec<PeerInfo>, ApiError> {
 }
 
 /// Packs and bytes stored for each peer, and bytes on hold among them: those of the vaults whose devices run on it.
-pub(super) fn stored_for(core: &Arc<Core>) -> Result<BTreeMap<PeerId, (u64, u64, u64)>, ApiError> {
+pub(super) fn stored_for(core: &Core) -> Result<BTreeMap<PeerId, (u64, u64, u64)>, EngineError> {
     let mut out: BTreeMap<PeerId, (u64, u64, u64)> = BTreeMap::new();
-    for (vault, (packs, bytes)) in core.store.foreign_usage().map_err(failed)? {
-        for head in engine::newest_heads(&core.store, vault).map_err(failed)? {
+    for (vault, (packs, bytes)) in core.store.foreign_usage()? {
+        for head in engine::newest_heads(&core.store, vault)? {
             let entry = out.entry(head.certificate.peer).or_default();
             entry.0 += packs;
             entry.1 += bytes;

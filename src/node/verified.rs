@@ -37,20 +37,18 @@ pub(super) struct Rounds {
 
 /// Remembers that a verification ended.
 pub(super) fn note(core: &Arc<Core>, sound: bool) {
-    let bytes = serde_json::to_vec(&Verified { time: core.now(), sound }).expect("plain data");
-    log_failure(core.store.publish_state(LAST, &bytes).map_err(failed), "noting a verification");
+    let verified = Verified { time: core.now(), sound };
+    log_failure(core.store.publish_state(LAST, &verified).map_err(failed), "noting a verification");
 }
 
 /// How the last verification ended.
 pub(super) fn last(core: &Arc<Core>) -> Result<Option<Verified>, ApiError> {
-    let bytes = core.store.read_state(LAST).map_err(failed)?;
-    Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+    core.store.read_state_if_sound(LAST).map_err(failed)
 }
 
 /// How far the rounds are. A file that cannot be read is as good as none: they begin anew.
 pub(super) fn rounds(core: &Arc<Core>) -> Rounds {
-    let bytes = core.store.read_state(ROUNDS).ok().flatten();
-    bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+    core.store.read_state(ROUNDS).ok().flatten().unwrap_or_default()
 }
 
 /// Changes what is remembered of the rounds.
@@ -59,8 +57,7 @@ pub(super) fn edit_rounds(core: &Arc<Core>, edit: impl FnOnce(&mut Rounds)) {
     let _one = core.rounds.lock().expect("no panic while held");
     let mut rounds = rounds(core);
     edit(&mut rounds);
-    let bytes = serde_json::to_vec(&rounds).expect("plain data");
-    log_failure(core.store.publish_state(ROUNDS, &bytes).map_err(failed), "noting how far a check is");
+    log_failure(core.store.publish_state(ROUNDS, &rounds).map_err(failed), "noting how far a check is");
 }
 
 /// A round as others see it; `all` are the bytes of all packs.
@@ -80,12 +77,10 @@ pub(super) fn keep_report(core: &Arc<Core>, report: &VerifyReport) {
     let mut kept = report.clone();
     kept.damaged_packs.truncate(limit::REPORT_NAMED_MAX);
     shorten(&mut kept.result, limit::REPORT_NAMED_MAX);
-    let mut bytes = serde_json::to_vec(&kept).expect("plain data");
-    if bytes.len() > limit::REPORT_BYTES_MAX {
+    if serde_json::to_vec(&kept).map_or(true, |bytes| bytes.len() > limit::REPORT_BYTES_MAX) {
         shorten(&mut kept.result, 0);
-        bytes = serde_json::to_vec(&kept).expect("plain data");
     }
-    log_failure(core.store.publish_state(REPORT, &bytes).map_err(failed), "keeping a report");
+    log_failure(core.store.publish_state(REPORT, &kept).map_err(failed), "keeping a report");
 }
 
 fn shorten(shape: &mut VerifyOutcomeShape, most: usize) {
@@ -107,8 +102,7 @@ fn shorten(shape: &mut VerifyOutcomeShape, most: usize) {
 
 /// What the last verification found.
 pub(super) fn report(core: &Arc<Core>) -> Result<VerifyReport, ApiError> {
-    let bytes = core.store.read_state(REPORT).map_err(failed)?;
-    bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).ok_or_else(|| {
+    core.store.read_state_if_sound(REPORT).map_err(failed)?.ok_or_else(|| {
         ApiError::new(Code::SnapshotNotFound, "nothing has been verified yet")
             .with_hint("`shadowvault verify` makes a report")
     })

@@ -9,7 +9,7 @@ pub const HEADER_BYTES: usize = 48;
 pub const TRAILER_BYTES: usize = TRAILER_PLAIN_BYTES + OVERHEAD_BYTES;
 pub(super) const TRAILER_PLAIN_BYTES: usize = 32;
 /// One row of the directory: kind (1), codec (1), chunk id (32), offset (4), sealed length (4), length (4).
-pub(super) const ENTRY_BYTES: usize = 46;
+pub const ENTRY_BYTES: usize = 46;
 const MAGIC: [u8; 4] = *b"SVPK";
 const VERSION: u16 = 1;
 

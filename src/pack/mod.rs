@@ -10,6 +10,6 @@ mod layout;
 pub use builder::{PackBuilder, SealedPack, pack_sizes_for};
 pub use cells::{CellRange, Outboard, OutboardBuilder, ProofError, cell_count, verify_slice};
 pub use layout::{
-    DirectoryPlace, HEADER_BYTES, PackEntry, PackError, TRAILER_BYTES, locate_directory, open_directory,
-    read_pack,
+    DirectoryPlace, ENTRY_BYTES, HEADER_BYTES, PackEntry, PackError, TRAILER_BYTES, locate_directory,
+    open_directory, read_pack,
 };

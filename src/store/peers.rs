@@ -125,13 +125,11 @@ impl PeerBook {
 impl Store {
     /// The peer book; empty when there is none yet.
     pub fn read_peers(&self) -> Result<PeerBook, StoreError> {
-        let Some(bytes) = self.read_state(FILE)? else { return Ok(PeerBook::default()) };
-        serde_json::from_slice(&bytes).map_err(|_| StoreError::DamagedFile(format!("members/{FILE}")))
+        Ok(self.read_state(FILE)?.unwrap_or_default())
     }
 
     /// Durably replaces the peer book.
     pub fn publish_peers(&self, book: &PeerBook) -> Result<(), StoreError> {
-        let bytes = serde_json::to_vec_pretty(book).expect("a peer book is plain data");
-        self.publish_state(FILE, &bytes)
+        self.publish_state(FILE, book)
     }
 }

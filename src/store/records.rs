@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
 use super::Store;
 use super::error::StoreError;
 use crate::base::{DeviceId, HeadId, ListId, Moment, PeerId, SnapshotId, VaultId, limit, random_bytes};
@@ -215,12 +218,14 @@ impl Store {
     }
 
     /// Reads a small state file of the node, such as a report.
-    pub fn read_state(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        self.files.read("members", name, limit::MIB)
+    pub fn read_state<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StoreError> {
+        let Some(bytes) = self.files.read("members", name, limit::MIB)? else { return Ok(None) };
+        let read = serde_json::from_slice(&bytes);
+        read.map(Some).map_err(|_| StoreError::DamagedFile(format!("members/{name}")))
     }
 
-    /// The same; one that grew beyond any bound is none.
-    pub fn read_state_if_sound(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+    /// The same; one that cannot be understood is as good as none.
+    pub fn read_state_if_sound<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StoreError> {
         match self.read_state(name) {
             Err(StoreError::DamagedFile(_)) => Ok(None),
             other => other,
@@ -228,7 +233,8 @@ impl Store {
     }
 
     /// Durably replaces a small state file of the node.
-    pub fn publish_state(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
-        self.files.publish("members", name, &[bytes])
+    pub fn publish_state<T: Serialize>(&self, name: &str, state: &T) -> Result<(), StoreError> {
+        let bytes = serde_json::to_vec(state).expect("state is plain data");
+        self.files.publish("members", name, &[&bytes])
     }
 }

@@ -370,17 +370,15 @@ mod tests {
         let bytes = vec![fill; 128 << 10];
         let (id, outboard) = Outboard::of(&bytes);
         store.publish_pack(id, &bytes, &outboard).unwrap();
-        let entry = PackEntry {
-            kind: Kind::Data,
-            codec: Codec::Zstd,
-            id: chunk(fill),
-            offset: 48,
-            sealed_length: 50,
-            length: 99,
-        };
         let bytes = bytes.len() as u64;
         store
-            .index_packs(&[NewPack { id, bytes, epoch: Epoch(0), own: true, entries: vec![entry] }])
+            .index_packs(&[NewPack {
+                id,
+                bytes,
+                epoch: Epoch(0),
+                own: true,
+                entries: vec![store_entry(fill)],
+            }])
             .unwrap();
         id
     }
@@ -454,6 +452,37 @@ mod tests {
         let store = Store::open(&dir.path().join("s")).unwrap();
         publish(&store, 77);
         assert!(store.lookup(chunk(77)).unwrap().unwrap().pack > number);
+    }
+
+    /// It was counted anew, over all that is kept for anyone, for each pack that came.
+    #[test]
+    fn what_is_kept_for_others_is_known_without_counting() {
+        let (dir, store) = store(0);
+        let (one, two) = (VaultId::new([1; 32]), VaultId::new([2; 32]));
+        let keep = |store: &Store, vault, fill: u8| {
+            let bytes = vec![fill; 128 << 10];
+            let (id, outboard) = Outboard::of(&bytes);
+            store.publish_pack(id, &bytes, &outboard).unwrap();
+            let new = NewPack { id, bytes: 128 << 10, epoch: Epoch(0), own: false, entries: Vec::new() };
+            let number = store.index_packs(&[new]).unwrap()[0].number;
+            store.add_foreign(vault, &[number]).unwrap();
+            number
+        };
+        assert!(store.foreign_usage().unwrap().is_empty());
+        store.add_foreign(one, &[]).unwrap();
+        assert!(store.foreign_usage().unwrap().is_empty());
+        let first = keep(&store, one, 1);
+        assert_eq!(keep(&store, one, 1), first, "the same once more");
+        keep(&store, one, 2);
+        assert_eq!(keep(&store, two, 1), first);
+        let expected = HashMap::from([(one, (2, 256 << 10)), (two, (1, 128 << 10))]);
+        assert_eq!(store.foreign_usage().unwrap(), expected);
+        store.drop_foreign(one, &[first]).unwrap();
+        keep(&store, two, 3);
+        let expected = HashMap::from([(one, (1, 128 << 10)), (two, (2, 256 << 10))]);
+        assert_eq!(store.foreign_usage().unwrap(), expected);
+        drop(store);
+        assert_eq!(Store::open(&dir.path().join("s")).unwrap().foreign_usage().unwrap(), expected);
     }
 
     fn store_entry(fill: u8) -> PackEntry {

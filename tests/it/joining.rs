@@ -1,6 +1,7 @@
 //! Inviting, joining, letting in, turning away; and being found again at another address.
 
 use std::fs;
+use std::path::PathBuf;
 
 use super::node::{Node, connected, pair, text, until};
 use super::tree;
@@ -32,6 +33,17 @@ pub fn words(node: &Node, peer: &str) -> String {
     shown["words"].as_str().expect("words").to_owned()
 }
 
+/// The owner's first backup gets its copy on `attic`, with whom it shares its words; what was backed up.
+pub fn copied_once(owner: &Node, attic: &Node) -> PathBuf {
+    assert_eq!(words(owner, "attic"), words(attic, &owner.peer_id()));
+    let source = owner.path("source");
+    tree::plain(&source, 1, 10, 100_000);
+    assert_eq!(owner.replicate(&source)["copies"], 1);
+    let status = owner.run(&["status"]).exits(0).json();
+    assert_eq!((&status["verdict"], &status["snapshots_safe"]), (&"ok".into(), &1.into()), "{status}");
+    source
+}
+
 /// What the README shows: one machine invites, another joins, and a backup has its copy there; then two more.
 #[test]
 fn invited_machines_hold_the_copies_of_a_backup() {
@@ -40,12 +52,7 @@ fn invited_machines_hold_the_copies_of_a_backup() {
     connected(&owner, &first);
     let id = first.peer_id();
     assert_eq!(owner.peer(&id).expect("a peer")["name"], "attic");
-    assert_eq!(words(&owner, "attic"), words(&first, &owner.peer_id()));
-    let source = owner.path("source");
-    tree::plain(&source, 1, 10, 100_000);
-    assert_eq!(owner.replicate(&source)["copies"], 1);
-    let status = owner.run(&["status"]).exits(0).json();
-    assert_eq!((&status["verdict"], &status["snapshots_safe"]), (&"ok".into(), &1.into()), "{status}");
+    let source = copied_once(&owner, &first);
     assert_eq!(first.pack_bytes(), owner.pack_bytes());
     assert_eq!(first.status()["storage"]["lend"], 1u64 << 30);
 

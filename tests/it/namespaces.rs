@@ -3,9 +3,8 @@
 
 use std::process::{Command, Stdio};
 
-use super::joining::{invite, words};
+use super::joining::{copied_once, invite};
 use super::node::{Node, connected, until};
-use super::tree;
 
 /// A switch and the machines on it; all of it goes when dropped.
 struct Lan {
@@ -81,12 +80,7 @@ fn machines_on_a_network_join_by_ticket_and_hold_copies() {
         node
     };
     let first = holder(2, "attic", &owner);
-    assert_eq!(words(&owner, "attic"), words(&first, &owner.peer_id()));
-    let source = owner.path("source");
-    tree::plain(&source, 1, 10, 100_000);
-    assert_eq!(owner.replicate(&source)["copies"], 1);
-    let status = owner.run(&["status"]).exits(0).json();
-    assert_eq!((&status["verdict"], &status["snapshots_safe"]), (&"ok".into(), &1.into()), "{status}");
+    let source = copied_once(&owner, &first);
     owner.terminate();
     let mut owner = owner.with("replication.copies", "2");
     owner.start();

@@ -10,15 +10,16 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 
-use crate::base::{ChunkId, Epoch, limit, meter};
+use crate::base::{ChunkId, limit, meter};
 use crate::crypto::{Kind, Salt, SealedAs};
 use crate::engine::budget::DATA_LANES;
 use crate::engine::error::EngineError;
 use crate::engine::heads::publish_checkpoint;
+use crate::engine::open_pack::{FinishedPack, OpenPack};
 use crate::engine::vault::{Vault, VaultOptions};
-use crate::pack::{PackBuilder, PackEntry, SealedPack, pack_sizes_for};
+use crate::pack::pack_sizes_for;
 use crate::snapshot::PeerAddress;
-use crate::store::{NewPack, PackDraft, PackNumber, Store};
+use crate::store::{NewPack, PackNumber};
 
 /// The last lane takes tree chunks, which go to packs of their own.
 const TREE_LANE: usize = DATA_LANES;
@@ -31,57 +32,12 @@ pub(super) struct Checkpoint<'a> {
     pub(super) holders: &'a [PeerAddress],
 }
 
-/// An open pack: its newest bytes in memory, those before them in a file.
-struct Lane {
-    builder: PackBuilder,
-    draft: Option<PackDraft>,
-}
-
-impl Lane {
-    fn new(epoch: Epoch) -> Self {
-        Self { builder: PackBuilder::new(epoch), draft: None }
-    }
-
-    /// Writes out what can be.
-    fn drain(&mut self, store: &Store) -> Result<(), EngineError> {
-        let draft = match &mut self.draft {
-            Some(draft) => draft,
-            None => self.draft.insert(store.draft_pack()?),
-        };
-        Ok(self.builder.drain(|_, bytes| store.append(draft, bytes))?)
-    }
-
-    /// A chunk's sealed bytes, from memory or, through `buffer`, from the file.
-    fn sealed<'a>(&'a self, entry: &PackEntry, buffer: &'a mut Vec<u8>) -> Result<&'a [u8], EngineError> {
-        let (offset, length) = (entry.offset as usize, entry.sealed_length as usize);
-        if let Some(bytes) = self.builder.in_memory(offset, length) {
-            return Ok(bytes);
-        }
-        buffer.resize(length, 0);
-        // A chunk may begin in the file and end in memory.
-        let drained = (self.builder.drained() - offset).min(length);
-        let draft = self.draft.as_ref().ok_or(EngineError::Stopped)?;
-        draft.read_at(offset as u64, &mut buffer[..drained])?;
-        if drained < length {
-            let rest = self.builder.in_memory(offset + drained, length - drained);
-            buffer[drained..].copy_from_slice(rest.expect("what was not drained is in memory"));
-        }
-        Ok(buffer)
-    }
-}
-
-/// A pack that only has to be flushed and named.
-pub(super) struct Finished {
-    pack: SealedPack,
-    draft: PackDraft,
-}
-
 /// Where sealed chunks go.
 pub(super) struct Packer<'a> {
     vault: &'a Vault,
-    lanes: Vec<Mutex<Lane>>,
+    lanes: Vec<Mutex<OpenPack>>,
     /// `None` once everything is packed: the writer then ends.
-    finished: Mutex<Option<Sender<Finished>>>,
+    finished: Mutex<Option<Sender<FinishedPack>>>,
     claimed: Mutex<HashSet<ChunkId>>,
     /// How this backup writes, whatever is configured meanwhile.
     pub(super) options: Arc<VaultOptions>,
@@ -98,14 +54,14 @@ impl<'a> Packer<'a> {
         vault: &'a Vault,
         options: Arc<VaultOptions>,
         lane_bytes: usize,
-        finished: Sender<Finished>,
+        finished: Sender<FinishedPack>,
     ) -> Self {
         let epoch = vault.keyring.vault.newest_epoch();
         Self {
             options,
             lane_bytes,
             vault,
-            lanes: (0..=DATA_LANES).map(|_| Mutex::new(Lane::new(epoch))).collect(),
+            lanes: (0..=DATA_LANES).map(|_| Mutex::new(OpenPack::new(epoch))).collect(),
             finished: Mutex::new(Some(finished)),
             claimed: Mutex::new(HashSet::new()),
             added: AtomicU64::new(0),
@@ -113,8 +69,8 @@ impl<'a> Packer<'a> {
         }
     }
 
-    fn lane_anew(&self) -> Lane {
-        Lane::new(self.vault.keyring.vault.newest_epoch())
+    fn lane_anew(&self) -> OpenPack {
+        OpenPack::new(self.vault.keyring.vault.newest_epoch())
     }
 
     /// Of `ids`, those that the caller must seal now; pack numbers of the others are added to `used`.
@@ -165,7 +121,7 @@ impl<'a> Packer<'a> {
     /// The salt to seal with for a lane. A pack that is full meanwhile makes no difference: the salt only has to
     /// be random.
     pub(super) fn salt(&self, lane: usize) -> Salt {
-        self.lanes[lane].lock().expect("no panic while held").builder.salt()
+        self.lanes[lane].lock().expect("no panic while held").salt()
     }
 
     /// Puts a sealed chunk into its lane; a full pack is finished by the caller's thread and handed to the writer.
@@ -181,27 +137,22 @@ impl<'a> Packer<'a> {
         self.added.fetch_add(u64::from(length), Ordering::Relaxed);
         let full = {
             let mut open = self.lanes[lane].lock().expect("no panic while held");
-            let builder = &open.builder;
-            let full = (!builder.is_empty() && !builder.fits(sealed.len(), limit::PACK_BYTES_MAX))
+            let full = open
+                .is_full_for(sealed.len(), limit::PACK_BYTES_MAX)
                 .then(|| std::mem::replace(&mut *open, self.lane_anew()));
-            open.builder.push(kind, sealed_as.codec, id, length, sealed);
-            if open.builder.pending() >= self.lane_bytes {
-                open.drain(&self.vault.store)?;
-            }
+            open.push(kind, sealed_as.codec, id, length, sealed);
+            open.drain(&self.vault.store, self.lane_bytes)?;
             full
         };
         full.map_or(Ok(()), |lane| self.finish(lane))
     }
 
     /// Writes the end of a pack and hands it to the writer. Whoever fills a pack waits here for the disk.
-    fn finish(&self, lane: Lane) -> Result<(), EngineError> {
-        let store = &self.vault.store;
-        let mut draft = lane.draft.map_or_else(|| store.draft_pack(), Ok)?;
-        let mut pack = lane.builder.finish(&self.vault.keyring.vault)?;
-        store.append(&mut draft, &std::mem::take(&mut pack.rest))?;
-        self.packed.fetch_add(pack.length as u64, Ordering::Relaxed);
+    fn finish(&self, lane: OpenPack) -> Result<(), EngineError> {
+        let pack = lane.finish(&self.vault.store, &self.vault.keyring.vault)?;
+        self.packed.fetch_add(pack.bytes(), Ordering::Relaxed);
         let finished = self.finished.lock().expect("no panic while held").clone();
-        finished.and_then(|finished| finished.send(Finished { pack, draft }).ok()).ok_or(EngineError::Stopped)
+        finished.and_then(|finished| finished.send(pack).ok()).ok_or(EngineError::Stopped)
     }
 
     /// Lets the writer end once it has written what it was handed.
@@ -218,26 +169,24 @@ impl<'a> Packer<'a> {
         self.repack(vec![take(TREE_LANE)])
     }
 
-    fn repack(&self, rests: Vec<Lane>) -> Result<(), EngineError> {
-        let builders = rests.iter().map(|rest| &rest.builder).filter(|builder| !builder.is_empty());
-        let mut sizes = pack_sizes_for(builders.map(PackBuilder::filled).sum()).into_iter();
+    fn repack(&self, rests: Vec<OpenPack>) -> Result<(), EngineError> {
+        let filled = rests.iter().filter(|rest| !rest.is_empty()).map(OpenPack::filled).sum();
+        let mut sizes = pack_sizes_for(filled).into_iter();
         let mut size = sizes.next().unwrap_or(limit::PACK_BYTES_MAX);
         let mut open = self.lane_anew();
         let mut buffer = Vec::new();
         for rest in &rests {
-            for entry in rest.builder.entries() {
+            for entry in rest.entries() {
                 let sealed = rest.sealed(entry, &mut buffer)?;
-                if !open.builder.fits(sealed.len(), size) && !open.builder.is_empty() {
+                if open.is_full_for(sealed.len(), size) {
                     self.finish(std::mem::replace(&mut open, self.lane_anew()))?;
                     size = sizes.next().unwrap_or(limit::PACK_BYTES_MAX);
                 }
-                open.builder.push(entry.kind, entry.codec, entry.id, entry.length, sealed);
-                if open.builder.pending() >= self.lane_bytes {
-                    open.drain(&self.vault.store)?;
-                }
+                open.push(entry.kind, entry.codec, entry.id, entry.length, sealed);
+                open.drain(&self.vault.store, self.lane_bytes)?;
             }
         }
-        if open.builder.is_empty() { Ok(()) } else { self.finish(open) }
+        if open.is_empty() { Ok(()) } else { self.finish(open) }
     }
 
     /// The writer's loop: publishes each pack, commits index rows in batches. Returns the numbers of all packs.
@@ -245,20 +194,21 @@ impl<'a> Packer<'a> {
     /// What was published before an error stays, with its rows, so that the next run continues there.
     pub(super) fn write(
         &self,
-        packs: &Receiver<Finished>,
+        packs: &Receiver<FinishedPack>,
         checkpoint: &Checkpoint<'_>,
     ) -> Result<HashSet<PackNumber>, EngineError> {
         let mut numbers = HashSet::new();
         let mut waiting: Vec<NewPack> = Vec::new();
         let mut result = Ok(());
         let mut last = self.vault.clock.now();
-        for Finished { pack, draft } in packs {
-            result = self.vault.store.publish_draft(draft, pack.id, &pack.outboard);
-            if result.is_err() {
-                break;
+        for pack in packs {
+            match pack.publish(&self.vault.store) {
+                Ok(pack) => waiting.push(pack),
+                Err(error) => {
+                    result = Err(error);
+                    break;
+                }
             }
-            let bytes = pack.length as u64;
-            waiting.push(NewPack { id: pack.id, bytes, epoch: pack.epoch, own: true, entries: pack.entries });
             let now = self.vault.clock.now();
             let due = checkpoint.every.is_some_and(|every| now.since(last) >= every);
             let rows: usize = waiting.iter().map(|pack| pack.entries.len()).sum();
@@ -271,7 +221,7 @@ impl<'a> Packer<'a> {
             }
         }
         let committed = self.commit(&mut waiting, &mut numbers);
-        result.map_err(EngineError::from).and(committed).map(|()| numbers)
+        result.and(committed).map(|()| numbers)
     }
 
     fn commit(

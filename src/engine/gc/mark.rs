@@ -165,9 +165,10 @@ fn follow(
     for snapshot in snapshots {
         let mut failure = None;
         let mut each = |_: Kind, id: ChunkId| {
-            if marks.range.contains(id) && !marks.mark(id) {
+            // After a failure nothing more is asked, so nothing more is kept.
+            if marks.range.contains(id) && !marks.mark(id) && failure.is_none() {
                 unknown.push(id);
-                if unknown.len() >= UNKNOWN_MAX && failure.is_none() {
+                if unknown.len() >= UNKNOWN_MAX {
                     failure = settle(&vault.store, &mut unknown).err();
                 }
             }

@@ -126,9 +126,26 @@ pub fn collect(
     let roots = mark::roots(vault)?;
     monitor.enter("following snapshots");
     let usage = mark::measure(vault, &roots.snapshots, source, options.memory_bytes, monitor)?;
-    let mut run = Run::new(vault, options, holders, monitor, usage, start)?;
-    run.result.snapshots = roots.snapshots.len() as u64;
-    run.shared = shared(vault, &roots.heads)?;
+    let mut run = Run {
+        vault,
+        options,
+        holders,
+        monitor,
+        start,
+        rows: rows_before(store, usage.packs_end)?,
+        shared: shared(vault, &roots.heads)?,
+        dead: HashSet::new(),
+        now: vault.clock.now(),
+        result: GcResult {
+            snapshots: roots.snapshots.len() as u64,
+            live_chunks: usage.live_chunks,
+            dead_chunks: usage.dead_chunks,
+            ..GcResult::default()
+        },
+        usage,
+    };
+    run.result.packs = run.rows.len() as u64;
+    run.dead = run.rows.keys().copied().filter(|pack| run.usage.of(*pack).live_chunks == 0).collect();
     if options.dry_run {
         run.foresee();
         return Ok(run.result);
@@ -140,6 +157,18 @@ pub fn collect(
     let live: HashSet<SnapshotId> = roots.snapshots.iter().map(|snapshot| snapshot.id).collect();
     store.drop_snapshot_packs(|id| !live.contains(&id))?;
     Ok(run.result)
+}
+
+/// The own packs before number `end`: those that came after the mark are not its concern.
+fn rows_before(store: &Store, end: PackNumber) -> Result<HashMap<PackNumber, PackRow>, EngineError> {
+    let mut rows = HashMap::new();
+    store.for_each_pack(true, |row| {
+        if row.number < end {
+            rows.insert(row.number, row);
+        }
+        true
+    })?;
+    Ok(rows)
 }
 
 /// Packs that newest heads of other devices list.
@@ -170,34 +199,7 @@ struct Run<'a> {
     result: GcResult,
 }
 
-impl<'a> Run<'a> {
-    fn new(
-        vault: &'a Vault,
-        options: GcOptions,
-        holders: &'a [PeerAddress],
-        monitor: &'a Monitor,
-        usage: Usage,
-        start: MarkStart,
-    ) -> Result<Self, EngineError> {
-        let mut rows = HashMap::new();
-        vault.store.for_each_pack(true, |row| {
-            // Packs that came after the mark are not its concern.
-            if row.number < usage.packs_end {
-                rows.insert(row.number, row);
-            }
-            true
-        })?;
-        let dead = rows.keys().copied().filter(|pack| usage.of(*pack).live_chunks == 0).collect();
-        let result = GcResult {
-            live_chunks: usage.live_chunks,
-            dead_chunks: usage.dead_chunks,
-            packs: rows.len() as u64,
-            ..GcResult::default()
-        };
-        let (now, shared) = (vault.clock.now(), HashSet::new());
-        Ok(Self { vault, options, holders, monitor, usage, start, rows, shared, dead, now, result })
-    }
-
+impl Run<'_> {
     fn bytes(&self, pack: PackNumber) -> u64 {
         self.rows.get(&pack).map_or(0, |row| row.bytes)
     }
@@ -274,7 +276,7 @@ impl<'a> Run<'a> {
         self.monitor.enter("rewriting partly needed packs");
         let sources: Vec<(PackRow, PackUse)> =
             chosen.iter().map(|pack| (self.rows[pack], self.usage.of(*pack))).collect();
-        let moved = Mover::new(self.vault, &marks, self.monitor)?.run(&sources)?;
+        let moved = Mover::new(self.vault, &marks, self.monitor, &sources)?.run()?;
         self.result.problems.extend(moved.problems);
         self.result.resealed = moved.emptied.len() as u64;
         self.result.resealed_bytes = moved.bytes;

@@ -8,13 +8,12 @@ use crate::base::{Code, Coded, Epoch, limit};
 use crate::crypto::{Kind, SealError, Sealer};
 use crate::engine::error::EngineError;
 use crate::engine::monitor::Monitor;
+use crate::engine::open_pack::OpenPack;
 use crate::engine::vault::Vault;
 use crate::engine::verify::read_directory;
-use crate::pack::{PackBuilder, PackEntry, pack_sizes_for};
-use crate::store::{NewPack, PackDraft, PackFile, PackNumber, PackRow};
+use crate::pack::{ENTRY_BYTES, PackEntry, pack_sizes_for};
+use crate::store::{PackFile, PackNumber, PackRow};
 
-/// What a row of a pack's directory takes.
-const ROW_BYTES: u64 = 46;
 /// Packs up to this size are put together when there are many: an eighth of a full one.
 const SMALL_BYTES: u64 = (limit::PACK_BYTES_MAX / 8) as u64;
 /// How many are many. Each backup leaves one or two, which are uploaded once more when they are put together.
@@ -73,10 +72,9 @@ pub(super) struct Moved {
     pub(super) problems: Vec<String>,
 }
 
-/// An open new pack.
+/// Where live chunks of one kind go.
 struct Lane {
-    builder: PackBuilder,
-    draft: Option<PackDraft>,
+    open: OpenPack,
     /// Whose chunks are in it.
     sources: HashSet<PackNumber>,
     /// Sizes of the packs to come, the present one first.
@@ -85,10 +83,13 @@ struct Lane {
 }
 
 impl Lane {
-    fn new(epoch: Epoch, bytes: u64) -> Self {
+    fn new(epoch: Epoch, sources: &[(PackRow, PackUse)], trees: bool) -> Self {
+        let of_kind = sources.iter().filter(|(_, used)| used.trees == trees);
+        let bytes: u64 =
+            of_kind.map(|(_, used)| used.live_bytes + used.live_chunks * ENTRY_BYTES as u64).sum();
         let mut sizes = pack_sizes_for(usize::try_from(bytes).unwrap_or(usize::MAX)).into_iter();
         let size = sizes.next().unwrap_or(limit::PACK_SIZES[0]);
-        Self { builder: PackBuilder::new(epoch), draft: None, sources: HashSet::new(), sizes, size }
+        Self { open: OpenPack::new(epoch), sources: HashSet::new(), sizes, size }
     }
 }
 
@@ -98,30 +99,33 @@ pub(super) struct Mover<'a> {
     marks: &'a Marks,
     monitor: &'a Monitor,
     sealer: Sealer,
+    sources: &'a [(PackRow, PackUse)],
     /// For data and for trees.
-    lanes: [Option<Lane>; 2],
+    lanes: [Lane; 2],
     /// New packs of each source.
     successors: BTreeMap<PackNumber, HashSet<PackNumber>>,
     moved: Moved,
 }
 
 impl<'a> Mover<'a> {
-    pub(super) fn new(vault: &'a Vault, marks: &'a Marks, monitor: &'a Monitor) -> Result<Self, EngineError> {
+    /// Of `sources`, what lives is to be moved.
+    pub(super) fn new(
+        vault: &'a Vault,
+        marks: &'a Marks,
+        monitor: &'a Monitor,
+        sources: &'a [(PackRow, PackUse)],
+    ) -> Result<Self, EngineError> {
+        let epoch = vault.keyring.vault.newest_epoch();
+        let lanes = [false, true].map(|trees| Lane::new(epoch, sources, trees));
         let (successors, moved) = (BTreeMap::new(), Moved::default());
-        Ok(Self { vault, marks, monitor, sealer: Sealer::new(None)?, lanes: [None, None], successors, moved })
+        Ok(Self { vault, marks, monitor, sealer: Sealer::new(None)?, sources, lanes, successors, moved })
     }
 
-    /// Moves what lives in `sources`. One that cannot be read stays as it is, and is named; a full disk ends the work.
-    pub(super) fn run(mut self, sources: &[(PackRow, PackUse)]) -> Result<Moved, EngineError> {
-        let epoch = self.vault.keyring.vault.newest_epoch();
-        for (at, trees) in [false, true].into_iter().enumerate() {
-            let of_kind = sources.iter().filter(|(_, used)| used.trees == trees);
-            let bytes = of_kind.map(|(_, used)| used.live_bytes + used.live_chunks * ROW_BYTES).sum();
-            self.lanes[at] = Some(Lane::new(epoch, bytes));
-        }
+    /// Moves. A source that cannot be read stays as it is, and is named; a full disk ends the work.
+    pub(super) fn run(mut self) -> Result<Moved, EngineError> {
         let mut whole: Vec<PackNumber> = Vec::new();
         let mut full = None;
-        for (row, _) in sources {
+        for (row, _) in self.sources {
             self.monitor.go_on()?;
             match self.empty(row) {
                 Ok(()) => whole.push(row.number),
@@ -192,50 +196,33 @@ impl<'a> Mover<'a> {
             file.read_at(u64::from(entry.offset), &mut sealed)?;
             let at = usize::from(entry.kind == Kind::Tree);
             // The same payload, so the same length.
-            let lane = self.lane(at);
-            if !lane.builder.is_empty() && !lane.builder.fits(sealed.len(), lane.size) {
+            if self.lanes[at].open.is_full_for(sealed.len(), self.lanes[at].size) {
                 self.finish(at)?;
             }
-            let salt = self.lane(at).builder.salt();
+            let lane = &mut self.lanes[at];
+            let (keys, salt) = (&self.vault.keyring.vault, lane.open.salt());
             anew.clear();
-            let subject = entry.subject(epoch);
-            let made = self.sealer.reseal(&self.vault.keyring.vault, &salt, &subject, &sealed, &mut anew)?;
-            let store = &self.vault.store;
-            let lane = self.lanes[at].as_mut().expect("both were made");
-            lane.builder.push(entry.kind, made.codec, entry.id, entry.length, &anew);
+            let made = self.sealer.reseal(keys, &salt, &entry.subject(epoch), &sealed, &mut anew)?;
+            lane.open.push(entry.kind, made.codec, entry.id, entry.length, &anew);
             lane.sources.insert(row.number);
-            if lane.builder.pending() >= DRAIN_BYTES {
-                let draft = match &mut lane.draft {
-                    Some(draft) => draft,
-                    none => none.insert(store.draft_pack()?),
-                };
-                lane.builder.drain(|_, bytes| store.append(draft, bytes))?;
-            }
+            lane.open.drain(&self.vault.store, DRAIN_BYTES)?;
         }
         Ok(())
-    }
-
-    fn lane(&mut self, at: usize) -> &mut Lane {
-        self.lanes[at].as_mut().expect("both were made")
     }
 
     /// Publishes an open pack and lets its chunks be found there.
     fn finish(&mut self, at: usize) -> Result<(), EngineError> {
         let store = &self.vault.store;
-        let epoch = self.vault.keyring.vault.newest_epoch();
-        let lane = self.lanes[at].as_mut().expect("both were made");
-        if lane.builder.is_empty() {
+        let keys = &self.vault.keyring.vault;
+        let lane = &mut self.lanes[at];
+        if lane.open.is_empty() {
             return Ok(());
         }
-        let builder = std::mem::replace(&mut lane.builder, PackBuilder::new(epoch));
-        let (draft, sources) = (lane.draft.take(), std::mem::take(&mut lane.sources));
+        let open = std::mem::replace(&mut lane.open, OpenPack::new(keys.newest_epoch()));
+        let sources = std::mem::take(&mut lane.sources);
         lane.size = lane.sizes.next().unwrap_or(limit::PACK_BYTES_MAX);
-        let mut draft = draft.map_or_else(|| store.draft_pack(), Ok)?;
-        let mut pack = builder.finish(&self.vault.keyring.vault)?;
-        store.append(&mut draft, &std::mem::take(&mut pack.rest))?;
-        store.publish_draft(draft, pack.id, &pack.outboard)?;
-        let bytes = pack.length as u64;
-        let new = NewPack { id: pack.id, bytes, epoch: pack.epoch, own: true, entries: pack.entries };
+        let new = open.finish(store, keys)?.publish(store)?;
+        let bytes = new.bytes;
         let number = store.move_chunks(&[new], &sources)?[0].number;
         self.moved.bytes += bytes;
         for source in sources {

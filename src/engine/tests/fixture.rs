@@ -1,6 +1,7 @@
 //! A store with an enrolled vault, short verbs over it, holders made of copies, and a watchdog.
 
 use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -100,6 +101,18 @@ impl Fixture {
         let path = self.src().join(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, bytes).unwrap();
+    }
+
+    /// Waits until the file system's clock has moved on: within one of its ticks two changes look alike.
+    pub(super) fn let_the_clock_tick(&self) {
+        let probe = self.dir.path().join("probe");
+        let stamp = || {
+            std::fs::write(&probe, b"x").unwrap();
+            let meta = std::fs::metadata(&probe).unwrap();
+            (meta.mtime(), meta.mtime_nsec())
+        };
+        let before = stamp();
+        while stamp() == before {}
     }
 
     pub(super) fn options(&self) -> BackupOptions {

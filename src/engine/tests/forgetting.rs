@@ -36,6 +36,15 @@ fn drop_all_but(fixture: &Fixture, keep: &[SnapshotId]) {
     forget(&fixture.vault, &ids, &[]).unwrap();
 }
 
+/// The only snapshot left, made once that file was gone.
+fn without(fixture: &Fixture, name: &str) -> BackupResult {
+    std::fs::remove_file(fixture.src().join(name)).unwrap();
+    fixture.let_the_clock_tick();
+    let done = fixture.backup();
+    drop_all_but(fixture, &[done.snapshot]);
+    done
+}
+
 fn disk(fixture: &Fixture) -> u64 {
     fixture.packs().iter().map(|(_, path)| path.metadata().unwrap().size()).sum()
 }
@@ -43,18 +52,6 @@ fn disk(fixture: &Fixture) -> u64 {
 fn sound(fixture: &Fixture) {
     let found = fixture.verify();
     assert!(found.is_sound(), "{:?} {:?} {:?}", found.damages, found.records, found.snapshots);
-}
-
-/// Waits until the file system's clock has moved on: within one of its ticks two changes look alike.
-fn tick(fixture: &Fixture) {
-    let probe = fixture.dir.path().join("probe");
-    let stamp = || {
-        std::fs::write(&probe, b"x").unwrap();
-        let meta = std::fs::metadata(&probe).unwrap();
-        (meta.mtime(), meta.mtime_nsec())
-    };
-    let before = stamp();
-    while stamp() == before {}
 }
 
 #[test]
@@ -66,7 +63,7 @@ fn garbage_waits_and_then_goes_and_what_lives_stays() {
         let first = fixture.backup();
         std::fs::remove_file(fixture.src().join("old")).unwrap();
         fixture.write("new", &noise(3, 1 << 20));
-        tick(&fixture);
+        fixture.let_the_clock_tick();
         let second = fixture.backup();
         drop_all_but(&fixture, &[second.snapshot]);
         let before = disk(&fixture);
@@ -108,7 +105,7 @@ fn space_comes_back_to_what_the_rest_would_have_taken_alone() {
                     fixture.write(&file.to_string(), &noise(seed, 300_000));
                 }
             }
-            tick(&all);
+            all.let_the_clock_tick();
             let done = all.backup();
             if round.is_multiple_of(2) {
                 kept.push(done.snapshot);
@@ -131,15 +128,9 @@ fn a_backup_takes_back_what_waits() {
         fixture.write("a", &noise(1, 2 << 20));
         fixture.write("b", &noise(2, 2 << 20));
         fixture.backup();
-        std::fs::remove_file(fixture.src().join("a")).unwrap();
-        tick(&fixture);
-        let second = fixture.backup();
-        drop_all_but(&fixture, &[second.snapshot]);
+        without(&fixture, "a");
         // Nothing is rewritten: the pack with both files waits only if it is empty.
-        std::fs::remove_file(fixture.src().join("b")).unwrap();
-        tick(&fixture);
-        let third = fixture.backup();
-        drop_all_but(&fixture, &[third.snapshot]);
+        without(&fixture, "b");
         assert!(gc(&fixture, false).retired.0 > 0);
         fixture.write("a", &noise(1, 2 << 20));
         let fourth = fixture.backup();
@@ -165,7 +156,7 @@ fn a_collection_beside_a_backup_takes_nothing_that_it_needs() {
             std::fs::remove_file(fixture.src().join(file.to_string())).unwrap();
         }
         fixture.write("x", b"x");
-        tick(&fixture);
+        fixture.let_the_clock_tick();
         fixture.backup();
         forget(&fixture.vault, &[first.snapshot], &[]).unwrap();
         for file in 0..60u64 {
@@ -195,7 +186,7 @@ fn nothing_is_deleted_while_something_that_tells_what_is_needed_cannot_be_read()
         fixture.write("a", &noise(1, 1 << 20));
         let first = fixture.backup();
         fixture.write("a", &noise(2, 1 << 20));
-        tick(&fixture);
+        fixture.let_the_clock_tick();
         let second = fixture.backup();
         forget(&fixture.vault, &[first.snapshot], &[]).unwrap();
         let store = fixture.store().dir().to_owned();
@@ -238,10 +229,7 @@ fn a_moved_pack_stays_until_its_successors_have_as_many_copies() {
         fixture.write("a", &noise(1, 1 << 20));
         fixture.write("b", &noise(2, 6 << 20));
         fixture.backup();
-        std::fs::remove_file(fixture.src().join("b")).unwrap();
-        tick(&fixture);
-        let second = fixture.backup();
-        drop_all_but(&fixture, &[second.snapshot]);
+        let second = without(&fixture, "b");
         let holder = PeerId::new([7; 32]);
         let receipt = |packs: &[PackId]| {
             fixture.store().add_receipts(holder, packs, Moment::from_millis(1)).unwrap();
@@ -278,7 +266,7 @@ fn a_pack_that_another_device_lists_is_only_not_listed_any_more() {
         fixture.write("a", &noise(1, 1 << 20));
         let first = fixture.backup();
         fixture.write("a", &noise(2, 1 << 20));
-        tick(&fixture);
+        fixture.let_the_clock_tick();
         let second = fixture.backup();
         // The first snapshot's packs, as another device of the vault lists them.
         let bytes =
@@ -403,7 +391,7 @@ fn run_steps(steps: &[Step]) {
             }
             Step::Edit { file, content } => {
                 fixture.write(&file.to_string(), &noise(u64::from(*content), 20_000 * usize::from(*content)));
-                tick(&fixture);
+                fixture.let_the_clock_tick();
             }
             Step::Backup => {
                 let done = fixture.backup();
@@ -491,7 +479,7 @@ fn an_interrupted_collection_goes_on_where_it_was() {
         for file in 0..6u64 {
             fixture.write(&file.to_string(), &noise(100 + file, 1 << 20));
         }
-        tick(&fixture);
+        fixture.let_the_clock_tick();
         let second = fixture.backup();
         forget(&fixture.vault, &[first.snapshot], &[]).unwrap();
         // Stopped before it began, and once a head without the packs is out but the packs are still there.

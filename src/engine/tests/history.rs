@@ -28,18 +28,6 @@ fn source_tree(fixture: &Fixture, done: &BackupResult) -> ChunkId {
     }
 }
 
-/// Waits until the file system's clock has moved on: within one of its ticks two changes look alike.
-fn let_the_clock_tick(fixture: &Fixture) {
-    let probe = fixture.dir.path().join("probe");
-    let stamp = || {
-        std::fs::write(&probe, b"x").unwrap();
-        let meta = std::fs::metadata(&probe).unwrap();
-        (meta.mtime(), meta.mtime_nsec())
-    };
-    let before = stamp();
-    while stamp() == before {}
-}
-
 #[test]
 fn unchanged_data_costs_nothing_and_has_the_same_tree() {
     watched(|| {
@@ -71,7 +59,7 @@ fn an_edit_rereads_only_what_changed() {
             fixture.write(&format!("{i}"), &noise(i, 100_000));
         }
         fixture.backup();
-        let_the_clock_tick(&fixture);
+        fixture.let_the_clock_tick();
         fixture.write("7", &noise(1007, 100_000));
         fixture.write("new", &noise(2000, 5000));
         std::fs::remove_file(fixture.src().join("8")).unwrap();
@@ -174,7 +162,7 @@ proptest! {
             let fixture = Fixture::new();
             let mut taken = Vec::new();
             for (at, round) in rounds.iter().enumerate() {
-                let_the_clock_tick(&fixture);
+                fixture.let_the_clock_tick();
                 round.iter().for_each(|edit| apply(&fixture.src(), edit));
                 let done = fixture.backup();
                 let counts = done.counts;

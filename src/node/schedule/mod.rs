@@ -65,10 +65,8 @@ fn with<T>(core: &Core, work: impl FnOnce(&mut Board) -> Result<T, ApiError>) ->
 
 /// Reads what is remembered. Blocking. A file that cannot be read is left as it is, and no task runs.
 pub(super) fn load(core: &Core) {
-    let read = core.store.read_state(FILE).map_err(failed).and_then(|bytes| {
-        let Some(bytes) = bytes else { return Ok(Saved::default()) };
-        let saved: Saved = serde_json::from_slice(&bytes)
-            .map_err(|error| ApiError::new(Code::StorageCorrupted, format!("members/{FILE}: {error}")))?;
+    let read = core.store.read_state(FILE).map_err(failed).and_then(|saved: Option<Saved>| {
+        let saved = saved.unwrap_or_default();
         if saved.version > VERSION {
             return Err(ApiError::new(Code::StorageTooNew, format!("members/{FILE} is of a newer version")));
         }
@@ -91,8 +89,7 @@ fn save(core: &Core) -> Result<(), ApiError> {
     with(core, |board| {
         let mut saved = board.saved().clone();
         saved.version = VERSION;
-        let bytes = serde_json::to_vec_pretty(&saved).expect("plain data");
-        core.store.publish_state(FILE, &bytes).map_err(failed)
+        core.store.publish_state(FILE, &saved).map_err(failed)
     })
 }
 

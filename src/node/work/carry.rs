@@ -10,10 +10,9 @@ use crate::engine::{self, EngineError, Monitor, VaultView};
 use crate::node::core::Core;
 use crate::node::error::failed;
 use crate::node::flow::{Goods, flow, one_by_one};
-use crate::node::holding::free_bytes;
+use crate::node::holding::{free_bytes, promise_room};
 use crate::node::jobs::Ended;
 use crate::node::streams::Input;
-use crate::store::StoreError;
 
 /// Streams the vault's heads, records and packs.
 pub(in crate::node) async fn export(core: &Arc<Core>, snapshot: Option<String>) -> Result<Dump, ApiError> {
@@ -48,10 +47,8 @@ pub(super) async fn import(
     Monitor::add(&monitor.bytes_total, request.bytes);
     core.blocking(move |core| {
         let vault = core.vault().ok();
-        // Room is promised as for a pack that is pulled.
         let room = |bytes: u64, keep: &mut dyn FnMut() -> Result<(), EngineError>| {
-            let promise = core.resources.disk.promise(bytes, || free_bytes(core))?;
-            let _promise = promise.ok_or(StoreError::NotLent)?;
+            let _promise = promise_room(core, bytes, || free_bytes(core))?;
             keep()
         };
         let done =

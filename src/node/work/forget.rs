@@ -183,11 +183,9 @@ fn plan(
 /// A clock that went back, or far ahead, is no reason to forget: expiry waits until it has been steady for one round.
 fn watch_clock(core: &Arc<Core>) -> Result<(), ApiError> {
     let now = core.now();
-    let seen = core.store.read_state(CLOCK).map_err(failed)?;
-    let seen = seen.and_then(|bytes| serde_json::from_slice::<Seen>(&bytes).ok()).map(|seen| seen.time);
-    let bytes = serde_json::to_vec(&Seen { time: now }).expect("plain data");
-    core.store.publish_state(CLOCK, &bytes).map_err(failed)?;
-    let what = match judge_clock(seen, now, limit::FORGET_EVERY) {
+    let seen: Option<Seen> = core.store.read_state_if_sound(CLOCK).map_err(failed)?;
+    core.store.publish_state(CLOCK, &Seen { time: now }).map_err(failed)?;
+    let what = match judge_clock(seen.map(|seen| seen.time), now, limit::FORGET_EVERY) {
         ClockNews::Steady => return Ok(()),
         ClockNews::Backwards(span) => format!("the clock went back by {} h", span.as_secs() / 3600),
         ClockNews::Jumped(span) => {
@@ -247,9 +245,8 @@ fn head_ids(vault: &Vault) -> Result<Vec<HeadId>, ApiError> {
 }
 
 fn last(core: &Core) -> Result<Last, ApiError> {
-    let bytes = core.store.read_state(FILE).map_err(failed)?;
     // What cannot be read is as good as nothing: everything is looked at anew.
-    Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default())
+    Ok(core.store.read_state_if_sound(FILE).map_err(failed)?.unwrap_or_default())
 }
 
 /// The same heads as last time, and nothing that waits is due.
@@ -263,8 +260,8 @@ fn nothing_new(core: &Core, vault: &Vault, heads: &[HeadId]) -> Result<bool, Api
 fn remember(core: &Core, vault: &Vault, error: Option<&ApiError>) {
     let heads = head_ids(vault).unwrap_or_default();
     let error = error.map(|error| error.message.chars().take(limit::SCHEDULE_MESSAGE_CHARS_MAX).collect());
-    let bytes = serde_json::to_vec(&Last { time: Some(core.now()), error, heads }).expect("plain data");
-    log_failure(core.store.publish_state(FILE, &bytes).map_err(failed), "noting a collection");
+    let last = Last { time: Some(core.now()), error, heads };
+    log_failure(core.store.publish_state(FILE, &last).map_err(failed), "noting a collection");
 }
 
 fn report(core: &Core, options: &GcOptions, done: GcResult) -> Result<GcReport, ApiError> {

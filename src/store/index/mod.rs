@@ -1,5 +1,7 @@
 //! The redb index: chunks, packs, receipts, what snapshots and foreign vaults need. All tables are here.
 
+mod leaving;
+
 use std::collections::{HashMap, HashSet};
 use std::fs::OpenOptions;
 use std::io::ErrorKind;
@@ -14,13 +16,15 @@ use redb::{
     WriteTransaction,
 };
 
-use super::Store;
-use super::error::StoreError;
-use super::rows::{ChunkPlace, PLACE_BYTES, PackNumber, PackRow, RetiredRow};
 use crate::base::{
     ChunkId, DeviceId, Epoch, HeadId, Moment, PackId, PeerId, SnapshotId, VaultId, limit, meter,
 };
 use crate::pack::PackEntry;
+use crate::store::error::StoreError;
+use crate::store::rows::{ChunkPlace, PLACE_BYTES, PackNumber, PackRow};
+#[cfg(test)]
+use crate::store::trace;
+use crate::store::{INDEX, Store};
 
 /// `token` ties the index to its store's marker; `next_pack` is the next free pack number.
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
@@ -47,6 +51,8 @@ const DOOMED: TableDefinition<&[u8; 32], ()> = TableDefinition::new("doomed");
 /// The key of the next free pack number in [`META`].
 const NEXT_PACK: &str = "next_pack";
 
+/// Packs and bytes kept for each foreign vault.
+type Usage = HashMap<VaultId, (u64, u64)>;
 /// Two ids as a key.
 type Pair = (&'static [u8; 32], &'static [u8; 32]);
 
@@ -54,6 +60,8 @@ pub(super) struct Index {
     db: Database,
     /// Once counted; of chunks it knows nothing.
     totals: Mutex<Option<PackCounts>>,
+    /// Packs and bytes kept for each foreign vault, once counted.
+    usage: Mutex<Option<Usage>>,
     /// Chunks entered since it was opened.
     entered: AtomicU64,
 }
@@ -164,9 +172,8 @@ impl Index {
         let made = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
         made.map_err(|e| StoreError::io("making the index", e))?;
         #[cfg(test)]
-        if super::trace::is_recording() {
-            let backend =
-                super::trace::Recorded::open(path).map_err(|e| StoreError::io("making the index", e))?;
+        if trace::is_recording() {
+            let backend = trace::Recorded::open(path).map_err(|e| StoreError::io("making the index", e))?;
             return Self::fill(token, |builder| builder.create_with_backend(backend));
         }
         Self::fill(token, |builder| builder.create(path))
@@ -184,7 +191,8 @@ impl Index {
         guarded(|| {
             let mut builder = Database::builder();
             let db = create(builder.set_cache_size(limit::INDEX_CACHE_BYTES)).map_err(wrong)?;
-            let index = Self { db, totals: Mutex::default(), entered: AtomicU64::new(0) };
+            let index =
+                Self { db, totals: Mutex::default(), usage: Mutex::default(), entered: AtomicU64::new(0) };
             index.write(|tx| {
                 tx.open_table(META).map_err(wrong)?.insert("token", token.as_bytes()).map_err(wrong)?;
                 tx.open_table(CHUNKS).map_err(wrong)?;
@@ -208,7 +216,8 @@ impl Index {
         }
         guarded(|| {
             let db = Self::open_file(path)?;
-            let index = Self { db, totals: Mutex::default(), entered: AtomicU64::new(0) };
+            let index =
+                Self { db, totals: Mutex::default(), usage: Mutex::default(), entered: AtomicU64::new(0) };
             let known = index.read(|tx| {
                 let meta = tx.open_table(META).map_err(wrong)?;
                 Ok(meta.get("token").map_err(wrong)?.is_some_and(|t| t.value() == token.as_bytes()))
@@ -225,9 +234,8 @@ impl Index {
         let mut builder = Database::builder();
         builder.set_cache_size(limit::INDEX_CACHE_BYTES);
         #[cfg(test)]
-        if super::trace::is_recording() {
-            let backend =
-                super::trace::Recorded::open(path).map_err(|e| StoreError::io("opening the index", e))?;
+        if trace::is_recording() {
+            let backend = trace::Recorded::open(path).map_err(|e| StoreError::io("opening the index", e))?;
             return builder.create_with_backend(backend).map_err(wrong);
         }
         builder.open(path).map_err(wrong)
@@ -582,7 +590,7 @@ impl Store {
 
     /// Length of the index's file in bytes.
     pub fn index_bytes(&self) -> u64 {
-        std::fs::metadata(self.dir().join(super::INDEX)).map_or(0, |file| file.len())
+        std::fs::metadata(self.dir().join(INDEX)).map_or(0, |file| file.len())
     }
 
     /// Chunks that the index places in one pack. Reads the whole chunk table: for damaged packs only.
@@ -602,13 +610,27 @@ impl Store {
 
     /// Notes that packs are kept for a foreign vault.
     pub fn add_foreign(&self, vault: VaultId, packs: &[PackNumber]) -> Result<(), StoreError> {
-        self.index.write(|tx| {
+        // Held while writing, as of the totals.
+        let mut usage = self.index.usage.lock().unwrap_or_else(PoisonError::into_inner);
+        let (fresh, bytes) = self.index.write(|tx| {
             let mut table = tx.open_table(FOREIGN).map_err(wrong)?;
+            let rows = tx.open_table(PACKS).map_err(wrong)?;
+            let (mut fresh, mut bytes) = (0, 0);
             for number in packs {
-                table.insert((vault.as_bytes(), number.0), ()).map_err(wrong)?;
+                if table.insert((vault.as_bytes(), number.0), ()).map_err(wrong)?.is_none() {
+                    fresh += 1;
+                    bytes += foreign_row(&rows, *number)?.bytes;
+                }
             }
-            Ok(())
-        })
+            Ok((fresh, bytes))
+        })?;
+        if fresh > 0
+            && let Some(usage) = usage.as_mut()
+        {
+            let entry = usage.entry(vault).or_default();
+            *entry = (entry.0 + fresh, entry.1 + bytes);
+        }
+        Ok(())
     }
 
     /// Packs that are kept for that vault.
@@ -621,17 +643,24 @@ impl Store {
         })
     }
 
-    /// Packs and bytes kept for each foreign vault.
+    /// Packs and bytes kept for each foreign vault. The first call reads every row, later ones remember.
     pub fn foreign_usage(&self) -> Result<HashMap<VaultId, (u64, u64)>, StoreError> {
+        let mut usage = self.index.usage.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = match usage.take() {
+            Some(known) => known,
+            None => self.count_foreign()?,
+        };
+        Ok(usage.insert(known).clone())
+    }
+
+    fn count_foreign(&self) -> Result<Usage, StoreError> {
         self.index.read(|tx| {
-            let mut usage: HashMap<VaultId, (u64, u64)> = HashMap::new();
+            let mut usage = Usage::new();
             let packs = tx.open_table(PACKS).map_err(wrong)?;
             for row in tx.open_table(FOREIGN).map_err(wrong)?.iter().map_err(wrong)? {
                 let (key, ()) = row.map(|(key, _)| (key, ())).map_err(wrong)?;
                 let (vault, number) = key.value();
-                let value = packs.get(number).map_err(wrong)?.ok_or_else(|| damaged("foreign"))?;
-                let row =
-                    PackRow::decode(PackNumber(number), value.value()).ok_or_else(|| damaged("packs"))?;
+                let row = foreign_row(&packs, PackNumber(number))?;
                 let entry = usage.entry(VaultId::new(*vault)).or_default();
                 entry.0 += 1;
                 entry.1 += row.bytes;
@@ -649,223 +678,6 @@ impl Store {
     }
 }
 
-/// Packs that an earlier run retired, and files that it could not remove.
-type Leftovers = (Vec<(PackNumber, RetiredRow)>, Vec<PackId>);
-/// Chunks, and where to go on.
-type SomeChunks = (Vec<[u8; 32]>, Option<[u8; 32]>);
-
-impl Index {
-    /// What an earlier run left to do.
-    pub(super) fn leftovers(&self) -> Result<Leftovers, StoreError> {
-        self.read(|tx| {
-            let mut retired = Vec::new();
-            for row in tx.open_table(RETIRED).map_err(wrong)?.iter().map_err(wrong)? {
-                let (number, row) = row.map_err(wrong)?;
-                let row = RetiredRow::decode(row.value()).ok_or_else(|| damaged("retired"))?;
-                retired.push((PackNumber(number.value()), row));
-            }
-            let mut doomed = Vec::new();
-            for row in tx.open_table(DOOMED).map_err(wrong)?.iter().map_err(wrong)? {
-                doomed.push(PackId::new(*row.map_err(wrong)?.0.value()));
-            }
-            Ok((retired, doomed))
-        })
-    }
-
-    pub(super) fn put_retired(&self, rows: &[(PackNumber, RetiredRow)]) -> Result<(), StoreError> {
-        if rows.is_empty() {
-            return Ok(());
-        }
-        self.write(|tx| {
-            let mut table = tx.open_table(RETIRED).map_err(wrong)?;
-            for (pack, row) in rows {
-                table.insert(pack.0, row.encode().as_slice()).map_err(wrong)?;
-            }
-            Ok(())
-        })
-    }
-
-    pub(super) fn remove_retired(&self, packs: &HashSet<PackNumber>) -> Result<(), StoreError> {
-        if packs.is_empty() {
-            return Ok(());
-        }
-        self.write(|tx| {
-            let mut table = tx.open_table(RETIRED).map_err(wrong)?;
-            for pack in packs {
-                table.remove(pack.0).map_err(wrong)?;
-            }
-            Ok(())
-        })
-    }
-
-    /// Removes the rows of all chunks that lie in `packs`, some at a time: each commit is bounded, and others may write
-    /// in between.
-    pub(super) fn remove_chunks_of(&self, packs: &HashSet<PackNumber>) -> Result<(), StoreError> {
-        if packs.is_empty() {
-            return Ok(());
-        }
-        let mut from = [0u8; 32];
-        loop {
-            let (ids, next) = self.chunks_of(packs, &from)?;
-            self.write(|tx| {
-                let mut chunks = tx.open_table(CHUNKS).map_err(wrong)?;
-                for id in &ids {
-                    // Meanwhile it may have got another place.
-                    let goes = match chunks.get(id).map_err(wrong)? {
-                        None => false,
-                        Some(row) => {
-                            ChunkPlace::decode(row.value()).is_none_or(|place| packs.contains(&place.pack))
-                        }
-                    };
-                    if goes {
-                        chunks.remove(id).map_err(wrong)?;
-                    }
-                }
-                Ok(())
-            })?;
-            match next {
-                Some(next) => from = next,
-                None => return Ok(()),
-            }
-        }
-    }
-
-    /// The next chunks, from `from` on, that lie in `packs`, and where to go on.
-    fn chunks_of(&self, packs: &HashSet<PackNumber>, from: &[u8; 32]) -> Result<SomeChunks, StoreError> {
-        self.read(|tx| {
-            let mut found = Vec::new();
-            for row in tx.open_table(CHUNKS).map_err(wrong)?.range::<&[u8; 32]>(from..).map_err(wrong)? {
-                let (id, place) = row.map_err(wrong)?;
-                if found.len() >= limit::INDEX_ROWS_PENDING_MAX {
-                    return Ok((found, Some(*id.value())));
-                }
-                if ChunkPlace::decode(place.value()).is_some_and(|place| packs.contains(&place.pack)) {
-                    found.push(*id.value());
-                }
-            }
-            Ok((found, None))
-        })
-    }
-
-    /// Removes the rows of packs in which no chunk lies any more, and all that is known of them, in one commit that also
-    /// remembers that their files are to go. Snapshots that needed them need their successors.
-    pub(super) fn remove_packs(
-        &self,
-        packs: &HashSet<PackNumber>,
-        successors: &HashMap<PackNumber, Vec<u32>>,
-    ) -> Result<Vec<PackId>, StoreError> {
-        if packs.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
-        let doomed = self.write(|tx| {
-            let mut rows = tx.open_table(PACKS).map_err(wrong)?;
-            let next = next_pack(tx, &rows)?;
-            tx.open_table(META)
-                .map_err(wrong)?
-                .insert(NEXT_PACK, next.to_le_bytes().as_slice())
-                .map_err(wrong)?;
-            let mut numbers = tx.open_table(PACK_NUMBERS).map_err(wrong)?;
-            let mut retired = tx.open_table(RETIRED).map_err(wrong)?;
-            let mut doomed = tx.open_table(DOOMED).map_err(wrong)?;
-            let mut receipts = tx.open_table(RECEIPTS).map_err(wrong)?;
-            let mut gone = Vec::new();
-            for pack in packs {
-                retired.remove(pack.0).map_err(wrong)?;
-                let Some(row) = rows.remove(pack.0).map_err(wrong)? else { continue };
-                let row = PackRow::decode(*pack, row.value()).ok_or_else(|| damaged("packs"))?;
-                numbers.remove(row.id.as_bytes()).map_err(wrong)?;
-                doomed.insert(row.id.as_bytes(), ()).map_err(wrong)?;
-                let range = (pack.0, &[0u8; 32])..=(pack.0, &[0xff; 32]);
-                receipts.retain_in(range, |_, _| false).map_err(wrong)?;
-                gone.push(row.id);
-            }
-            replace_needed(tx, packs, successors)?;
-            Ok(gone)
-        })?;
-        *totals = None;
-        Ok(doomed)
-    }
-
-    /// Forgets that packs are kept for a vault; those that are kept for no other, and are not this node's own.
-    pub(super) fn remove_foreign(
-        &self,
-        vault: VaultId,
-        packs: &[PackNumber],
-    ) -> Result<HashSet<PackNumber>, StoreError> {
-        if packs.is_empty() {
-            return Ok(HashSet::new());
-        }
-        self.write(|tx| {
-            let mut table = tx.open_table(FOREIGN).map_err(wrong)?;
-            for pack in packs {
-                table.remove((vault.as_bytes(), pack.0)).map_err(wrong)?;
-            }
-            let mut gone: HashSet<PackNumber> = packs.iter().copied().collect();
-            for row in table.iter().map_err(wrong)? {
-                let (key, ()) = row.map(|(key, _)| (key, ())).map_err(wrong)?;
-                gone.remove(&PackNumber(key.value().1));
-            }
-            let rows = tx.open_table(PACKS).map_err(wrong)?;
-            for pack in packs {
-                let row = rows.get(pack.0).map_err(wrong)?;
-                if row.and_then(|row| PackRow::decode(*pack, row.value())).is_none_or(|row| row.own) {
-                    gone.remove(pack);
-                }
-            }
-            Ok(gone)
-        })
-    }
-
-    pub(super) fn remove_doomed(&self, packs: &[PackId]) -> Result<(), StoreError> {
-        if packs.is_empty() {
-            return Ok(());
-        }
-        self.write(|tx| {
-            let mut table = tx.open_table(DOOMED).map_err(wrong)?;
-            for id in packs {
-                table.remove(id.as_bytes()).map_err(wrong)?;
-            }
-            Ok(())
-        })
-    }
-}
-
-/// Snapshots that needed `packs` need their successors instead.
-fn replace_needed(
-    tx: &WriteTransaction,
-    packs: &HashSet<PackNumber>,
-    successors: &HashMap<PackNumber, Vec<u32>>,
-) -> Result<(), StoreError> {
-    let mut table = tx.open_table(SNAPSHOT_PACKS).map_err(wrong)?;
-    let ids: Vec<[u8; 32]> = table
-        .iter()
-        .map_err(wrong)?
-        .map(|row| row.map(|(id, _)| *id.value()).map_err(wrong))
-        .collect::<Result<_, _>>()?;
-    for id in ids {
-        let Some(row) = table.get(&id).map_err(wrong)? else { continue };
-        let numbers: Vec<u32> =
-            row.value().as_chunks::<4>().0.iter().map(|n| u32::from_le_bytes(*n)).collect();
-        drop(row);
-        if !numbers.iter().any(|number| packs.contains(&PackNumber(*number))) {
-            continue;
-        }
-        let mut left: Vec<u32> = Vec::with_capacity(numbers.len());
-        for number in numbers {
-            match packs.contains(&PackNumber(number)) {
-                true => left.extend(successors.get(&PackNumber(number)).into_iter().flatten()),
-                false => left.push(number),
-            }
-        }
-        left.sort_unstable();
-        left.dedup();
-        let bytes: Vec<u8> = left.iter().flat_map(|number| number.to_le_bytes()).collect();
-        table.insert(&id, bytes.as_slice()).map_err(wrong)?;
-    }
-    Ok(())
-}
-
 /// The next free pack number: never one that was given before, since somebody may remember a place under it.
 fn next_pack(
     tx: &WriteTransaction,
@@ -876,6 +688,15 @@ fn next_pack(
     let stored = meta.get(NEXT_PACK).map_err(wrong)?;
     let stored = stored.and_then(|bytes| bytes.value().try_into().ok()).map_or(0, u32::from_le_bytes);
     Ok(after_last.max(stored))
+}
+
+/// The row of a pack that is kept for another vault, which is there.
+fn foreign_row(
+    rows: &impl ReadableTable<u32, &'static [u8]>,
+    number: PackNumber,
+) -> Result<PackRow, StoreError> {
+    let row = rows.get(number.0).map_err(wrong)?.ok_or_else(|| damaged("foreign"))?;
+    PackRow::decode(number, row.value()).ok_or_else(|| damaged("packs"))
 }
 
 fn read_pack_row(tx: &ReadTransaction, number: PackNumber) -> Result<Option<PackRow>, StoreError> {

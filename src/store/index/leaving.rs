@@ -1,0 +1,233 @@
+//! Rows of packs on their way out: what waits, what goes, in which commits.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::PoisonError;
+
+use redb::{ReadableTable, WriteTransaction};
+
+use super::{
+    CHUNKS, DOOMED, FOREIGN, Index, META, NEXT_PACK, PACK_NUMBERS, PACKS, RECEIPTS, RETIRED, SNAPSHOT_PACKS,
+    damaged, next_pack, wrong,
+};
+use crate::base::{PackId, VaultId, limit};
+use crate::store::error::StoreError;
+use crate::store::rows::{ChunkPlace, PackNumber, PackRow, RetiredRow};
+
+/// Packs that an earlier run retired, and files that it could not remove.
+type Leftovers = (Vec<(PackNumber, RetiredRow)>, Vec<PackId>);
+/// Chunks, and where to go on.
+type SomeChunks = (Vec<[u8; 32]>, Option<[u8; 32]>);
+
+impl Index {
+    /// What an earlier run left to do.
+    pub(in crate::store) fn leftovers(&self) -> Result<Leftovers, StoreError> {
+        self.read(|tx| {
+            let mut retired = Vec::new();
+            for row in tx.open_table(RETIRED).map_err(wrong)?.iter().map_err(wrong)? {
+                let (number, row) = row.map_err(wrong)?;
+                let row = RetiredRow::decode(row.value()).ok_or_else(|| damaged("retired"))?;
+                retired.push((PackNumber(number.value()), row));
+            }
+            let mut doomed = Vec::new();
+            for row in tx.open_table(DOOMED).map_err(wrong)?.iter().map_err(wrong)? {
+                doomed.push(PackId::new(*row.map_err(wrong)?.0.value()));
+            }
+            Ok((retired, doomed))
+        })
+    }
+
+    pub(in crate::store) fn put_retired(&self, rows: &[(PackNumber, RetiredRow)]) -> Result<(), StoreError> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        self.write(|tx| {
+            let mut table = tx.open_table(RETIRED).map_err(wrong)?;
+            for (pack, row) in rows {
+                table.insert(pack.0, row.encode().as_slice()).map_err(wrong)?;
+            }
+            Ok(())
+        })
+    }
+
+    pub(in crate::store) fn remove_retired(&self, packs: &HashSet<PackNumber>) -> Result<(), StoreError> {
+        if packs.is_empty() {
+            return Ok(());
+        }
+        self.write(|tx| {
+            let mut table = tx.open_table(RETIRED).map_err(wrong)?;
+            for pack in packs {
+                table.remove(pack.0).map_err(wrong)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Removes the rows of all chunks that lie in `packs`, some at a time: each commit is bounded, and others may write
+    /// in between.
+    pub(in crate::store) fn remove_chunks_of(&self, packs: &HashSet<PackNumber>) -> Result<(), StoreError> {
+        if packs.is_empty() {
+            return Ok(());
+        }
+        let mut from = [0u8; 32];
+        loop {
+            let (ids, next) = self.chunks_of(packs, &from)?;
+            self.write(|tx| {
+                let mut chunks = tx.open_table(CHUNKS).map_err(wrong)?;
+                for id in &ids {
+                    // Meanwhile it may have got another place.
+                    let goes = match chunks.get(id).map_err(wrong)? {
+                        None => false,
+                        Some(row) => {
+                            ChunkPlace::decode(row.value()).is_none_or(|place| packs.contains(&place.pack))
+                        }
+                    };
+                    if goes {
+                        chunks.remove(id).map_err(wrong)?;
+                    }
+                }
+                Ok(())
+            })?;
+            match next {
+                Some(next) => from = next,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// The next chunks, from `from` on, that lie in `packs`, and where to go on.
+    fn chunks_of(&self, packs: &HashSet<PackNumber>, from: &[u8; 32]) -> Result<SomeChunks, StoreError> {
+        self.read(|tx| {
+            let mut found = Vec::new();
+            for row in tx.open_table(CHUNKS).map_err(wrong)?.range::<&[u8; 32]>(from..).map_err(wrong)? {
+                let (id, place) = row.map_err(wrong)?;
+                if found.len() >= limit::INDEX_ROWS_PENDING_MAX {
+                    return Ok((found, Some(*id.value())));
+                }
+                if ChunkPlace::decode(place.value()).is_some_and(|place| packs.contains(&place.pack)) {
+                    found.push(*id.value());
+                }
+            }
+            Ok((found, None))
+        })
+    }
+
+    /// Removes the rows of packs in which no chunk lies any more, and all that is known of them, in one commit that also
+    /// remembers that their files are to go. Snapshots that needed them need their successors.
+    pub(in crate::store) fn remove_packs(
+        &self,
+        packs: &HashSet<PackNumber>,
+        successors: &HashMap<PackNumber, Vec<u32>>,
+    ) -> Result<Vec<PackId>, StoreError> {
+        if packs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
+        let doomed = self.write(|tx| {
+            let mut rows = tx.open_table(PACKS).map_err(wrong)?;
+            let next = next_pack(tx, &rows)?;
+            tx.open_table(META)
+                .map_err(wrong)?
+                .insert(NEXT_PACK, next.to_le_bytes().as_slice())
+                .map_err(wrong)?;
+            let mut numbers = tx.open_table(PACK_NUMBERS).map_err(wrong)?;
+            let mut retired = tx.open_table(RETIRED).map_err(wrong)?;
+            let mut doomed = tx.open_table(DOOMED).map_err(wrong)?;
+            let mut receipts = tx.open_table(RECEIPTS).map_err(wrong)?;
+            let mut gone = Vec::new();
+            for pack in packs {
+                retired.remove(pack.0).map_err(wrong)?;
+                let Some(row) = rows.remove(pack.0).map_err(wrong)? else { continue };
+                let row = PackRow::decode(*pack, row.value()).ok_or_else(|| damaged("packs"))?;
+                numbers.remove(row.id.as_bytes()).map_err(wrong)?;
+                doomed.insert(row.id.as_bytes(), ()).map_err(wrong)?;
+                let range = (pack.0, &[0u8; 32])..=(pack.0, &[0xff; 32]);
+                receipts.retain_in(range, |_, _| false).map_err(wrong)?;
+                gone.push(row.id);
+            }
+            replace_needed(tx, packs, successors)?;
+            Ok(gone)
+        })?;
+        *totals = None;
+        Ok(doomed)
+    }
+
+    /// Forgets that packs are kept for a vault; those that are kept for no other, and are not this node's own.
+    pub(in crate::store) fn remove_foreign(
+        &self,
+        vault: VaultId,
+        packs: &[PackNumber],
+    ) -> Result<HashSet<PackNumber>, StoreError> {
+        if packs.is_empty() {
+            return Ok(HashSet::new());
+        }
+        let mut usage = self.usage.lock().unwrap_or_else(PoisonError::into_inner);
+        *usage = None;
+        self.write(|tx| {
+            let mut table = tx.open_table(FOREIGN).map_err(wrong)?;
+            for pack in packs {
+                table.remove((vault.as_bytes(), pack.0)).map_err(wrong)?;
+            }
+            let mut gone: HashSet<PackNumber> = packs.iter().copied().collect();
+            for row in table.iter().map_err(wrong)? {
+                let (key, ()) = row.map(|(key, _)| (key, ())).map_err(wrong)?;
+                gone.remove(&PackNumber(key.value().1));
+            }
+            let rows = tx.open_table(PACKS).map_err(wrong)?;
+            for pack in packs {
+                let row = rows.get(pack.0).map_err(wrong)?;
+                if row.and_then(|row| PackRow::decode(*pack, row.value())).is_none_or(|row| row.own) {
+                    gone.remove(pack);
+                }
+            }
+            Ok(gone)
+        })
+    }
+
+    pub(in crate::store) fn remove_doomed(&self, packs: &[PackId]) -> Result<(), StoreError> {
+        if packs.is_empty() {
+            return Ok(());
+        }
+        self.write(|tx| {
+            let mut table = tx.open_table(DOOMED).map_err(wrong)?;
+            for id in packs {
+                table.remove(id.as_bytes()).map_err(wrong)?;
+            }
+            Ok(())
+        })
+    }
+}
+
+/// Snapshots that needed `packs` need their successors instead.
+fn replace_needed(
+    tx: &WriteTransaction,
+    packs: &HashSet<PackNumber>,
+    successors: &HashMap<PackNumber, Vec<u32>>,
+) -> Result<(), StoreError> {
+    let mut table = tx.open_table(SNAPSHOT_PACKS).map_err(wrong)?;
+    let ids: Vec<[u8; 32]> = table
+        .iter()
+        .map_err(wrong)?
+        .map(|row| row.map(|(id, _)| *id.value()).map_err(wrong))
+        .collect::<Result<_, _>>()?;
+    for id in ids {
+        let Some(row) = table.get(&id).map_err(wrong)? else { continue };
+        let numbers: Vec<u32> =
+            row.value().as_chunks::<4>().0.iter().map(|n| u32::from_le_bytes(*n)).collect();
+        drop(row);
+        if !numbers.iter().any(|number| packs.contains(&PackNumber(*number))) {
+            continue;
+        }
+        let mut left: Vec<u32> = Vec::with_capacity(numbers.len());
+        for number in numbers {
+            match packs.contains(&PackNumber(number)) {
+                true => left.extend(successors.get(&PackNumber(number)).into_iter().flatten()),
+                false => left.push(number),
+            }
+        }
+        left.sort_unstable();
+        left.dedup();
+        let bytes: Vec<u8> = left.iter().flat_map(|number| number.to_le_bytes()).collect();
+        table.insert(&id, bytes.as_slice()).map_err(wrong)?;
+    }
+    Ok(())
+}
