@@ -289,7 +289,7 @@ fn what_an_admin_signs_travels_the_mesh_and_unknown_admins_are_refused() {
         });
     }
     until("the foreign admin is refused", &[&doubter], || {
-        doubter.log_text().contains("refused a peer record").then_some(())
+        doubter.log_text().contains("refused peer records").then_some(())
     });
     assert_eq!(doubter.peer(&id).expect("a peer")["standing"], "allowed");
     // It stays so after a restart, and a phrase that nobody trusts changes nothing.
