@@ -112,6 +112,12 @@ pub const PEER_NAME_BYTES_MAX: usize = 64;
 pub const PEER_RECORDS_MAX: usize = 256;
 /// A peer record in bytes: eight long addresses and a name fit. All of them fit into one sync request.
 pub const PEER_RECORD_BYTES_MAX: usize = KIB;
+/// A revocation in bytes: its fields are of fixed length. Those of a whole vault fit into one sync request beside all peer records.
+pub const REVOCATION_BYTES_MAX: usize = 256;
+const _: () = assert!(
+    PEER_RECORDS_MAX * (PEER_RECORD_BYTES_MAX + 128) + VAULT_DEVICES_MAX * (REVOCATION_BYTES_MAX + 128)
+        < SYNC_REQUEST_BYTES_MAX
+);
 /// How far a record's time may lie ahead of this node's clock.
 pub const PEER_RECORD_AHEAD: Duration = Duration::from_secs(24 * 3600);
 /// Peers that were turned away for good; the oldest makes room.

@@ -22,6 +22,8 @@ pub enum Context {
     Door,
     /// An admin says that all who trust it allow a peer, or no longer do.
     PeerRecord,
+    /// The admin key says that a device of the vault counts no more.
+    Revocation,
 }
 
 impl Context {
@@ -33,6 +35,7 @@ impl Context {
             Self::Receipt => "ShadowVault v1 receipt",
             Self::Door => "ShadowVault v1 door proof",
             Self::PeerRecord => "ShadowVault v1 peer record",
+            Self::Revocation => "ShadowVault v1 device revocation",
         }
     }
 
@@ -113,6 +116,8 @@ mod tests {
             line("snapshot", device.id().as_bytes(), sign(&device, Context::Snapshot, body())),
             line("receipt", node.peer_id().as_bytes(), sign(&node, Context::Receipt, body())),
             line("door", admin.vault().as_bytes(), sign(&admin, Context::Door, body())),
+            line("peer", admin.vault().as_bytes(), sign(&admin, Context::PeerRecord, body())),
+            line("revocation", admin.vault().as_bytes(), sign(&admin, Context::Revocation, body())),
         ];
         crate::base::frozen("signatures.txt", text.concat().as_bytes());
     }

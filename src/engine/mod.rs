@@ -5,6 +5,7 @@
 
 mod audit;
 mod backup;
+mod borrow;
 mod budget;
 mod carry;
 mod copies;
@@ -29,6 +30,7 @@ mod recover;
 mod reference;
 mod repair;
 mod restore;
+mod revocations;
 mod seen;
 mod stats;
 mod tag;
@@ -44,6 +46,7 @@ pub use audit::{AuditOutcome, AuditTally, Pick, pick_slices};
 pub use backup::{
     BackupOptions, BackupResult, Fate, Listener, PreviewResult, backup, backup_stream, preview,
 };
+pub use borrow::{confirm_borrowed, is_revoked, keep_here, referred_elsewhere};
 pub use carry::{ImportResult, Room, export, import};
 pub use copies::{CopyCounts, copy_counts, locked_copy_counts, place_packs, record_receipt};
 pub use diff::{Change, DiffTotals, Difference, SideTotals, diff};
@@ -54,13 +57,13 @@ pub use find::{FindOptions, Pattern, Search};
 pub use forget::{ForgetEffect, ForgetPlan, forget, forget_effect, plan_forget, plan_named};
 pub use gc::{GcOptions, GcResult, Waiting, collect, gc_memory_wanted, waiting};
 pub use heads::{
-    HeadNews, VaultView, adopt_head, head_packs, heads_at, newest_heads, next_head, publish_first_head,
-    publish_next_head,
+    HeadNews, VaultView, adopt_head, any_head, head_packs, heads_at, inherit, known_heads, newest_heads,
+    next_head, publish_first_head, publish_next_head,
 };
 pub use hold::{HoldResult, drop_expired};
 pub use holder::{
-    HolderError, Needs, accept_head, complete_head, forward_packs, held_packs, missing_records, store_list,
-    store_snapshot, wanted_packs,
+    HolderError, Needs, accept_head, complete_head, forward_packs, held_packs, keep_for_device,
+    keep_what_is_here, missing_records, store_list, store_snapshot, wanted_packs,
 };
 pub use hurt::{HurtFile, HurtFiles};
 pub use monitor::{Monitor, Problem};
@@ -70,6 +73,7 @@ pub use recover::index_remote_pack;
 pub use reference::resolve;
 pub use repair::{Damage, RepairPlan, RepairResult, plan_repair, run_repair};
 pub use restore::{RestoreAction, RestoreChange, RestoreOptions, RestoreResult, restore};
+pub use revocations::{Revocations, keep_revocation, revocations};
 pub use stats::{ChunkSums, Sums, snapshot_sums, vault_sums};
 pub use tag::{Retagged, TagEdit, tag};
 pub use tree::{Spot, TreeEntry, list, locate};

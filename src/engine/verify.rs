@@ -24,7 +24,7 @@ use crate::pack::{
 };
 use crate::policy::Subset;
 use crate::snapshot::Snapshot;
-use crate::store::{PackFile, PackNumber, PackRow, Store, StoreError};
+use crate::store::{Borrowed, PackFile, PackNumber, PackRow, Store, StoreError};
 
 /// What to verify.
 #[derive(Debug, Clone, Default)]
@@ -143,8 +143,12 @@ pub fn verify(
         store.with_successors(only);
     }
     let mut rows = Vec::new();
+    let elsewhere = packs_elsewhere(store)?;
     for own in [true, false] {
         store.for_each_pack(own, |row| {
+            if elsewhere.contains(&row.number) {
+                return true;
+            }
             if only.as_ref().is_none_or(|only| only.contains(&row.number)) {
                 rows.push(row);
             }
@@ -167,7 +171,8 @@ pub fn verify(
     monitor.enter("verifying snapshots");
     for snapshot in &view.snapshots {
         if options.snapshot.is_none_or(|id| id == snapshot.id) {
-            result.snapshots.push(check_snapshot(vault, &view, snapshot, &bad, monitor)?);
+            let known = (&bad, &elsewhere);
+            result.snapshots.push(check_snapshot(vault, &view, snapshot, known, monitor)?);
         }
     }
     for (id, why) in view.broken.iter().filter(|(id, _)| options.snapshot.is_none_or(|only| only == *id)) {
@@ -185,6 +190,20 @@ pub fn verify(
         });
     }
     Ok(result)
+}
+
+/// Packs of other devices that are not meant to be here, and are not.
+fn packs_elsewhere(store: &Store) -> Result<HashSet<PackNumber>, EngineError> {
+    let mut elsewhere = HashSet::new();
+    for (number, state) in store.borrowed()? {
+        if state != Borrowed::Kept
+            && let Some(row) = store.pack_by_number(number)?
+            && store.pack_length(row.id)?.is_none()
+        {
+            elsewhere.insert(number);
+        }
+    }
+    Ok(elsewhere)
 }
 
 /// A pack, and whether presence and length are all that is looked at.
@@ -519,7 +538,7 @@ fn check_snapshot(
     vault: &Vault,
     view: &VaultView,
     snapshot: &Snapshot,
-    bad: &BadChunks,
+    (bad, elsewhere): (&BadChunks, &HashSet<PackNumber>),
     monitor: &Monitor,
 ) -> Result<SnapshotFinding, EngineError> {
     let mut reader = ChunkReader::new(vault, None, monitor);
@@ -532,6 +551,11 @@ fn check_snapshot(
         missing: BTreeSet::new(),
         corrupt: BTreeSet::new(),
     };
+    // Trees of other devices that are not here are not looked into: their devices do that.
+    let is_elsewhere = |id| {
+        let place = vault.store.lookup(id);
+        place.is_ok_and(|place| place.is_some_and(|place| elsewhere.contains(&place.pack)))
+    };
     let mut unread: Vec<ChunkId> = Vec::new();
     for_each_reference(&mut reader, snapshot, monitor, &mut |_: Kind, id| found.note(id), &mut |id, _| {
         unread.push(id);
@@ -541,7 +565,7 @@ fn check_snapshot(
     if let Some(error) = failure {
         return Err(error.into());
     }
-    corrupt.extend(unread.into_iter().filter(|id| !missing.contains(id)));
+    corrupt.extend(unread.into_iter().filter(|id| !missing.contains(id) && !is_elsewhere(*id)));
     let hurt = if missing.is_empty() && corrupt.is_empty() {
         HurtFiles::default()
     } else {

@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 
 use super::acl::{self, Acl};
 use super::auditing::Auditing;
+use super::devices::{self, Knocks};
 use super::door::Doors;
 use super::ending::{Hook, Hooks};
 use super::error::{failed, locked, no_network, panicked};
@@ -26,6 +27,8 @@ use super::reload::Configured;
 use super::resources::Resources;
 use super::schedule::{self, Schedule};
 use super::serve::Served;
+use super::sharing::Sharing;
+use super::twins::Twins;
 use super::upkeep::OnHold;
 use super::{Mode, auditing};
 use crate::api::{ApiError, Happening};
@@ -83,11 +86,16 @@ pub(super) struct Core {
     /// Wakes the owner's loop: a new head, a receipt, a peer.
     pub(super) changed: Notify,
     pub(super) owning: Owning,
+    pub(super) sharing: Sharing,
+    pub(super) twins: Twins,
     pub(super) holding: HoldQueue,
     pub(super) waking: Waking,
     pub(super) doors: Doors,
     pub(super) invites: Invites,
     pub(super) acl: Acl,
+    pub(super) knocks: Knocks,
+    /// Held while a revocation is kept.
+    pub(super) revoking: Mutex<()>,
     /// Held while what is remembered of rounds over all packs is changed.
     pub(super) rounds: Mutex<()>,
     pub(super) auditing: Auditing,
@@ -132,11 +140,15 @@ impl Core {
             tasks: TaskTracker::new(),
             changed: Notify::new(),
             owning: Owning::default(),
+            sharing: Sharing::default(),
+            twins: Twins::default(),
             holding: HoldQueue::default(),
             waking: Waking::new(SystemClock.now()),
             doors: Doors::default(),
             invites,
             acl,
+            knocks: Knocks::default(),
+            revoking: Mutex::default(),
             rounds: Mutex::default(),
             auditing: Auditing::default(),
             served: Served::default(),
@@ -234,6 +246,7 @@ impl Core {
         }
         self.tasks.spawn(self.clone().watch(events));
         self.tasks.spawn(self.clone().own_loop());
+        self.tasks.spawn(devices::knock_loop(self.clone()));
         if mode == Mode::Daemon {
             self.tasks.spawn(self.clone().hold_loop());
             self.tasks.spawn(self.clone().hold_upkeep());
@@ -271,6 +284,7 @@ impl Core {
                     self.clone().note_seen(peer).await;
                     self.tasks.spawn(acl::tell(self.clone(), peer));
                     self.owning.forget_offers(peer);
+                    self.sharing.forget(peer);
                     self.changed.notify_one();
                 }
                 Some(NetEvent::Disconnected(peer)) => {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use super::core::Core;
 use super::error::failed;
-use super::{acl, door, holding};
+use super::{acl, devices, door, holding};
 use crate::api::{ApiError, Happening};
 use crate::base::{Code, HeadId, ListId, Moment, PackId, PeerId, SnapshotId, VaultId, limit};
 use crate::engine;
@@ -85,11 +85,14 @@ fn fetch_status(status: Status) -> wire::FetchResponse {
 async fn sync(core: Arc<Core>, from: PeerId, request: wire::SyncRequest) -> wire::SyncResponse {
     let answered = match request.ask {
         None => return status(Status::Unsupported),
-        Some(Ask::Heads(query)) => core.blocking(move |core| heads(core, &query)).await,
+        Some(Ask::Heads(query)) => core.blocking(move |core| heads(core, from, &query)).await,
         Some(Ask::Record(query)) => core.blocking(move |core| record(core, &query)).await,
         Some(Ask::Offer(offer)) => holding::answer_offer(&core, from, offer).await,
         Some(Ask::Receipt(signed)) => core.blocking(move |core| receipt(core, from, &signed)).await,
         Some(Ask::Records(records)) => {
+            let mut records = records;
+            let revocations = std::mem::take(&mut records.revocations);
+            devices::take(&core, from, revocations).await;
             acl::take(&core, from, records).await;
             Ok(None)
         }
@@ -104,9 +107,11 @@ async fn sync(core: Arc<Core>, from: PeerId, request: wire::SyncRequest) -> wire
                 Code::ChunkNotFound | Code::VaultNotFound => Status::NotFound,
                 Code::StorageCorrupted => Status::Corrupt,
                 Code::StorageFull => Status::Full,
-                Code::Unauthorized | Code::UsageInvalid | Code::InvalidSignature | Code::PeerMisbehaved => {
-                    Status::Refused
-                }
+                Code::Unauthorized
+                | Code::UsageInvalid
+                | Code::InvalidSignature
+                | Code::DeviceRevoked
+                | Code::PeerMisbehaved => Status::Refused,
                 Code::StorageTooNew => Status::Unsupported,
                 _ => Status::Busy,
             })
@@ -124,7 +129,8 @@ fn not_here() -> ApiError {
     ApiError::new(Code::ChunkNotFound, "not here")
 }
 
-fn heads(core: &Arc<Core>, query: &wire::HeadQuery) -> Answered {
+fn heads(core: &Arc<Core>, from: PeerId, query: &wire::HeadQuery) -> Answered {
+    notice_twins(core, from, query.instance);
     let vault = VaultId::try_from(query.vault.as_slice()).map_err(malformed)?;
     let heads = match query.at_ms {
         0 => engine::newest_heads(&core.store, vault).map_err(failed)?,
@@ -150,7 +156,17 @@ fn heads(core: &Arc<Core>, query: &wire::HeadQuery) -> Answered {
     Ok(Some(Answer::Heads(wire::HeadList {
         heads: heads.iter().map(|head| head.summary().to_wire()).collect(),
         holders: holders.iter().map(PeerAddress::to_wire).collect(),
+        revocations: engine::revocations(&core.store, vault).map_err(failed)?.signed(),
+        twins: core.twins.has_twin(from, core.now()),
+        instance: core.twins.me,
     })))
+}
+
+/// Notes which run of a peer's program was heard of.
+pub(super) fn notice_twins(core: &Core, peer: PeerId, run: u64) {
+    if core.twins.note(peer, run, core.now()) {
+        tracing::warn!(target: "peers", %peer, "two machines use this identity: was a data directory copied?");
+    }
 }
 
 fn record(core: &Arc<Core>, query: &wire::RecordQuery) -> Answered {

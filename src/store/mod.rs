@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FlockOperation;
 
 pub use error::StoreError;
-pub use index::{IndexedPack, NewPack, PackCounts};
+pub use index::{Borrowed, IndexedPack, NewPack, PackCounts};
 pub use packs::{PackDraft, PackFile};
 pub use peers::{PeerBook, PeerEntry, PendingPeer};
 pub use records::StoredHead;
@@ -58,12 +58,17 @@ pub struct Store {
 }
 
 impl Store {
+    /// Whether there is a store in `dir`, of whatever version.
+    pub fn is_at(dir: &Path) -> bool {
+        dir.join(MARKER).exists()
+    }
+
     /// Makes a new store in `dir`, which may exist but not hold one.
     ///
     /// # Errors
     /// [`StoreError::Exists`] when there is a store, or anything else but an empty directory.
     pub fn create(dir: &Path) -> Result<Self, StoreError> {
-        if dir.join(MARKER).exists() {
+        if Self::is_at(dir) {
             return Err(StoreError::Exists(dir.to_owned()));
         }
         let files = Files::prepare(dir)?;

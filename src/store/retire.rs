@@ -126,8 +126,19 @@ impl Store {
     }
 
     /// Where each chunk lies, for who will refer to what it finds: retired packs are taken back, durably, and chunks of
-    /// condemned ones count as unknown.
+    /// condemned ones count as unknown, as do those of packs that nobody has promised this device to keep.
     pub fn lookup_to_keep(&self, ids: &[ChunkId]) -> Result<Vec<Option<ChunkPlace>>, StoreError> {
+        let unconfirmed = self.index.unconfirmed();
+        let mut places = self.lookup_living(ids)?;
+        if !unconfirmed.is_empty() {
+            for found in &mut places {
+                *found = found.filter(|place| !unconfirmed.contains(&place.pack));
+            }
+        }
+        Ok(places)
+    }
+
+    fn lookup_living(&self, ids: &[ChunkId]) -> Result<Vec<Option<ChunkPlace>>, StoreError> {
         {
             let fence = self.fence();
             if !fence.retired.is_empty() || !fence.condemned.is_empty() {

@@ -2,6 +2,7 @@
 
 mod crash;
 mod damage;
+mod devices;
 mod edits;
 mod failure;
 mod fixture;

@@ -1,6 +1,9 @@
 //! The redb index: chunks, packs, receipts, what snapshots and foreign vaults need. All tables are here.
 
+mod borrowed;
 mod leaving;
+
+pub use borrowed::Borrowed;
 
 use std::collections::{HashMap, HashSet};
 use std::fs::OpenOptions;
@@ -9,7 +12,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, RwLock};
 
 use redb::{
     Database, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
@@ -48,6 +51,8 @@ const HEAD_RECEIPTS: TableDefinition<Pair, (u64, &[u8; 32])> = TableDefinition::
 const RETIRED: TableDefinition<u32, &[u8]> = TableDefinition::new("retired");
 /// Ids of packs whose rows are gone and whose files are to be removed.
 const DOOMED: TableDefinition<&[u8; 32], ()> = TableDefinition::new("doomed");
+/// Pack number → how a pack that another device of the vault wrote stands.
+const BORROWED: TableDefinition<u32, u8> = TableDefinition::new("borrowed");
 /// The key of the next free pack number in [`META`].
 const NEXT_PACK: &str = "next_pack";
 
@@ -64,6 +69,8 @@ pub(super) struct Index {
     usage: Mutex<Option<Usage>>,
     /// Chunks entered since it was opened.
     entered: AtomicU64,
+    /// Packs of other devices that may not be referred to yet. Taken before any other lock.
+    unconfirmed: RwLock<HashSet<PackNumber>>,
 }
 
 /// Fewer new rows than this are not worth tidying up after.
@@ -191,8 +198,7 @@ impl Index {
         guarded(|| {
             let mut builder = Database::builder();
             let db = create(builder.set_cache_size(limit::INDEX_CACHE_BYTES)).map_err(wrong)?;
-            let index =
-                Self { db, totals: Mutex::default(), usage: Mutex::default(), entered: AtomicU64::new(0) };
+            let index = Self::over(db);
             index.write(|tx| {
                 tx.open_table(META).map_err(wrong)?.insert("token", token.as_bytes()).map_err(wrong)?;
                 tx.open_table(CHUNKS).map_err(wrong)?;
@@ -204,6 +210,7 @@ impl Index {
                 tx.open_table(HEAD_RECEIPTS).map_err(wrong)?;
                 tx.open_table(RETIRED).map_err(wrong)?;
                 tx.open_table(DOOMED).map_err(wrong)?;
+                tx.open_table(BORROWED).map_err(wrong)?;
                 Ok(())
             })?;
             Ok(index)
@@ -216,8 +223,7 @@ impl Index {
         }
         guarded(|| {
             let db = Self::open_file(path)?;
-            let index =
-                Self { db, totals: Mutex::default(), usage: Mutex::default(), entered: AtomicU64::new(0) };
+            let index = Self::over(db);
             let known = index.read(|tx| {
                 let meta = tx.open_table(META).map_err(wrong)?;
                 Ok(meta.get("token").map_err(wrong)?.is_some_and(|t| t.value() == token.as_bytes()))
@@ -226,8 +232,14 @@ impl Index {
                 return Err(StoreError::IndexDamaged("it belongs to another store".to_owned()));
             }
             index.add_missing_tables()?;
+            index.load_unconfirmed()?;
             Ok(index)
         })
+    }
+
+    fn over(db: Database) -> Self {
+        let (totals, usage, unconfirmed) = (Mutex::default(), Mutex::default(), RwLock::default());
+        Self { db, totals, usage, entered: AtomicU64::new(0), unconfirmed }
     }
 
     fn open_file(path: &Path) -> Result<Database, StoreError> {
@@ -241,9 +253,9 @@ impl Index {
         builder.open(path).map_err(wrong)
     }
 
-    /// An index of a version that deleted nothing has no tables for it.
+    /// An index of a version that deleted nothing, or shared nothing, has no tables for it.
     fn add_missing_tables(&self) -> Result<(), StoreError> {
-        let missing = self.read(|tx| match tx.open_table(DOOMED) {
+        let missing = self.read(|tx| match tx.open_table(BORROWED) {
             Ok(_) => Ok(false),
             Err(redb::TableError::TableDoesNotExist(_)) => Ok(true),
             Err(error) => Err(wrong(error)),
@@ -252,6 +264,7 @@ impl Index {
             self.write(|tx| {
                 tx.open_table(RETIRED).map_err(wrong)?;
                 tx.open_table(DOOMED).map_err(wrong)?;
+                tx.open_table(BORROWED).map_err(wrong)?;
                 Ok(())
             })?;
         }
@@ -304,9 +317,11 @@ impl Store {
         for pack in packs {
             self.absolve(pack.id)?;
         }
-        // A chunk whose only place is going gets its new one.
+        // A chunk whose only place is going, or may not be referred to, gets its new one.
+        let unconfirmed = self.index.unconfirmed();
         let condemned = self.condemned();
-        self.enter_packs(packs, |place| condemned.contains(&place.pack))
+        let gives_way = |pack: PackNumber| condemned.contains(&pack) || unconfirmed.contains(&pack);
+        Ok(self.enter_packs(packs, gives_way, false)?.0)
     }
 
     /// Enters packs as [`Store::index_packs`] does, and lets their chunks be found there instead of in packs of `from`.
@@ -315,17 +330,20 @@ impl Store {
         packs: &[NewPack],
         from: &HashSet<PackNumber>,
     ) -> Result<Vec<IndexedPack>, StoreError> {
-        self.enter_packs(packs, |place| from.contains(&place.pack))
+        Ok(self.enter_packs(packs, |pack| from.contains(&pack), false)?.0)
     }
 
+    /// Enters packs; chunks in packs that give way are found in these. Also returns the numbers that are new.
     fn enter_packs(
         &self,
         packs: &[NewPack],
-        gives_way: impl Fn(&ChunkPlace) -> bool,
-    ) -> Result<Vec<IndexedPack>, StoreError> {
+        gives_way: impl Fn(PackNumber) -> bool,
+        borrowed: bool,
+    ) -> Result<(Vec<IndexedPack>, Vec<PackNumber>), StoreError> {
         let mut totals = self.index.totals.lock().unwrap_or_else(PoisonError::into_inner);
-        let (mut fresh, mut chunks_added) = (PackCounts::default(), 0);
+        let (mut fresh, mut chunks_added, mut new) = (PackCounts::default(), 0, Vec::new());
         let indexed = self.index.write(|tx| {
+            let mut borrowed_rows = tx.open_table(BORROWED).map_err(wrong)?;
             let mut rows = tx.open_table(PACKS).map_err(wrong)?;
             let mut numbers = tx.open_table(PACK_NUMBERS).map_err(wrong)?;
             let mut chunks = tx.open_table(CHUNKS).map_err(wrong)?;
@@ -341,13 +359,17 @@ impl Store {
                     rows.insert(number.0, row.encode().as_slice()).map_err(wrong)?;
                     numbers.insert(pack.id.as_bytes(), number.0).map_err(wrong)?;
                     fresh.add(pack.own, pack.bytes);
+                    new.push(number);
+                    if borrowed {
+                        borrowed_rows.insert(number.0, 0).map_err(wrong)?;
+                    }
                 }
                 for entry in &pack.entries {
                     let known = match chunks.get(entry.id.as_bytes()).map_err(wrong)? {
                         None => None,
                         Some(row) => Some(ChunkPlace::decode(row.value()).ok_or_else(|| damaged("chunks"))?),
                     };
-                    if known.as_ref().is_none_or(&gives_way) {
+                    if known.as_ref().is_none_or(|place| gives_way(place.pack)) {
                         let place = ChunkPlace::of(number, entry).encode();
                         chunks.insert(entry.id.as_bytes(), &place).map_err(wrong)?;
                         chunks_added += u64::from(known.is_none());
@@ -365,7 +387,7 @@ impl Store {
             totals.foreign_packs += fresh.foreign_packs;
             totals.foreign_bytes += fresh.foreign_bytes;
         }
-        Ok(indexed)
+        Ok((indexed, new))
     }
 
     /// What the index knows of a pack.

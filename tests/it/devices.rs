@@ -1,0 +1,335 @@
+//! Several devices of one vault: joining, sharing what is stored, revoking, inheriting.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::joining::{invite, words};
+use super::mesh::{holders, owner};
+use super::node::{Node, connected, pair, text, until};
+use super::tree::{self, assert_same};
+
+/// What every pair of devices here has in common, in bytes.
+const SHARED_BYTES: u64 = 20 * 200_000;
+
+/// A machine that joins the vault of `inviter` as another device, and runs.
+fn device(inviter: &Node) -> Node {
+    let mut node = Node::bare().with("replication.copies", "1").with("p2p.connection_timeout", "3s");
+    let phrase = inviter.phrase();
+    let ticket = invite(inviter, &["--role", "device"]);
+    node.run(&["join", &ticket, "--phrase-file", text(&phrase)]).exits(0);
+    node.start();
+    connected(inviter, &node);
+    node
+}
+
+/// An owner, its holder, and a second device that knows the holder; the owner's first backup has its copy.
+fn family() -> (Node, Node, Node) {
+    let first = owner(1);
+    let [holder] = holders(&first);
+    tree::plain(&first.path("source"), 1, 20, 200_000);
+    first.replicate(&first.path("source"));
+    let second = device(&first);
+    connected(&second, &holder);
+    (first, holder, second)
+}
+
+/// Waits until a device may refer to what the others have stored.
+fn shares(node: &Node, others: &[&Node]) {
+    let nodes: Vec<&Node> = std::iter::once(node).chain(others.iter().copied()).collect();
+    until("packs of the other device can be referred to", &nodes, || {
+        node.log_text().contains("packs of other devices can be referred to").then_some(())
+    });
+}
+
+fn listed(node: &Node) -> Vec<Value> {
+    node.run(&["device", "list"]).exits(0).json().as_array().expect("a list").clone()
+}
+
+/// A device's own line in the list, as `node` sees it.
+fn line(node: &Node, device: &str) -> Value {
+    listed(node).into_iter().find(|line| line["id"] == device).expect("it is listed")
+}
+
+/// The id of the device that a node is.
+fn own_id(node: &Node) -> String {
+    let all = listed(node);
+    let own = all.iter().find(|line| line["this"] == true).expect("it lists itself");
+    own["id"].as_str().expect("an id").to_owned()
+}
+
+/// Restores what `node` lists under `id`, and compares.
+fn restores(node: &Node, id: &Value, source: &Path, name: &str) {
+    let target = node.path(name);
+    let reference = format!("{}:{}", id.as_str().expect("an id"), text(source));
+    node.run(&["restore", &reference, "--target", text(&target)]).exits(0);
+    assert_same(source, &target);
+}
+
+#[test]
+fn a_second_device_stores_nothing_twice_and_each_restores_what_the_other_saved() {
+    let (first, holder, second) = family();
+    assert_eq!(words(&second, &first.peer_id()), words(&first, &second.peer_id()));
+    assert_eq!(second.snapshots().len(), 1);
+    shares(&second, &[&first, &holder]);
+    let (source, copy) = (first.path("source"), second.path("copy"));
+    fs::create_dir(&copy).unwrap();
+    for file in fs::read_dir(&source).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), copy.join(file.file_name())).unwrap();
+    }
+    fs::write(copy.join("new"), tree::noise(99, 50_000)).unwrap();
+    let before = holder.pack_bytes();
+    assert!(before >= SHARED_BYTES);
+    let done = second.replicate(&copy);
+    assert_eq!(done["copies"], 1, "{done}");
+    assert!(done["data_added"].as_u64().unwrap() < 200_000, "only what is new is sealed: {done}");
+    let added = holder.pack_bytes() - before;
+    assert!(added < SHARED_BYTES / 4, "{added} bytes came to the holder");
+    // Both see everything, with its copies.
+    for node in [&first, &second] {
+        until("both see both snapshots, with their copies", &[&first, &second, &holder], || {
+            let all = node.snapshots();
+            (all.len() == 2 && all.iter().all(|snapshot| snapshot["copies"] == 1)).then_some(())
+        });
+    }
+    let all = first.snapshots();
+    restores(&first, &all[1]["id"], &copy, "of the second");
+    restores(&second, &all[0]["id"], &source, "of the first");
+    // With a full local copy, what the second device refers to is there as well.
+    until("the local copy is complete", &[&second], || (second.pack_bytes() >= SHARED_BYTES).then_some(()));
+    for node in [&first, &second] {
+        node.run(&["verify"]).exits(0);
+    }
+    // The first one forgets; what the second one needs stays.
+    let id = all[0]["id"].as_str().unwrap();
+    first.run(&["forget", id, "--yes"]).exits(0);
+    first.run(&["gc", "--now"]).exits(0);
+    first.run(&["verify"]).exits(0);
+    assert!(first.pack_bytes() >= SHARED_BYTES, "the other device's head lists those packs");
+    restores(&first, &all[1]["id"], &copy, "after forgetting");
+    let new = Node::bare();
+    let phrase = first.phrase();
+    new.run(&["recover", "--peer", &holder.address(), "--phrase-file", text(&phrase)]).exits(0);
+    restores(&new, &all[1]["id"], &copy, "on a third machine");
+}
+
+#[test]
+fn only_the_phrase_of_the_tickets_vault_makes_a_device() {
+    let first = owner(1);
+    let ticket = invite(&first, &["--role", "device"]);
+    let new = Node::bare();
+    let other = Node::init();
+    let (wrong, right) = (other.phrase(), first.phrase());
+    let refused = new.run(&["join", &ticket, "--phrase-file", text(&wrong)]).exits(12).failure();
+    assert!(refused["message"].as_str().unwrap().contains("another vault's phrase"), "{refused}");
+    assert_eq!(new.run(&["join", &ticket]).exits(12).failure()["code"], "INVALID_KEY");
+    assert!(!new.repo().exists(), "nothing is made");
+    // The ticket is as good as before: nobody was asked.
+    new.run(&["join", &ticket, "--phrase-file", text(&right)]).exits(0);
+    // Where there is a node already, or none that could invite.
+    let occupied = Node::storage_only("1GiB");
+    let ticket = invite(&first, &["--role", "device"]);
+    occupied.run(&["join", &ticket, "--phrase-file", text(&right)]).exits(1);
+    let mut storing = Node::storage_only("1GiB");
+    storing.start();
+    let refused = storing.run(&["invite", "--role", "device"]).exits(10).failure();
+    assert!(refused["hint"].as_str().unwrap().contains("--role device"), "{refused}");
+    storing.run(&["device", "list"]).exits(10);
+    let plain = invite(&first, &[]);
+    new.run(&["join", &plain, "--phrase-file", text(&right)]).exits(2);
+}
+
+/// A holder that was away when a device joined lets it in by its certificate; one that is gained later is met as well.
+#[test]
+fn devices_share_their_holders() {
+    let first = owner(1);
+    let [mut away] = holders(&first);
+    let source = first.path("source");
+    tree::plain(&source, 1, 5, 100_000);
+    first.replicate(&source);
+    away.kill();
+    let second = device(&first);
+    let known = second.peer(&away.peer_id()).expect("the holder is known");
+    assert_eq!((&known["standing"], &known["connected"]), (&"allowed".into(), &false.into()), "{known}");
+    away.start();
+    connected(&first, &away);
+    // It came back at another port: the first device's next head says where.
+    tree::plain(&source.join("more"), 2, 2, 100_000);
+    first.replicate(&source);
+    second.run(&["peers", "add", &away.address()]).exits(0);
+    connected(&second, &away);
+    let gained: [Node; 1] = holders(&first);
+    tree::plain(&source.join("yet more"), 3, 2, 100_000);
+    first.replicate(&source);
+    connected(&second, &gained[0]);
+    // What the owner removed there stays away.
+    second.run(&["peers", "remove", &gained[0].peer_id()]).exits(0);
+    tree::plain(&source.join("and more"), 4, 2, 100_000);
+    let done = first.replicate(&source);
+    until("the second device has seen it", &[&first, &second], || {
+        second.snapshots().iter().any(|snapshot| snapshot["id"] == done["snapshot_id"]).then_some(())
+    });
+    assert!(second.peer(&gained[0].peer_id()).is_none_or(|peer| peer["standing"] != "allowed"));
+}
+
+/// Two devices and nobody else: each is the other's holder, if it lends.
+#[test]
+fn devices_store_for_each_other_if_they_lend() {
+    let mut first = Node::init().with("replication.copies", "1").with("replication.lend", "1GiB");
+    first.start();
+    let second = device(&first);
+    let mine = second.path("mine");
+    tree::plain(&mine, 5, 10, 100_000);
+    assert_eq!(second.replicate(&mine)["copies"], 1);
+    assert!(first.pack_bytes() >= 1_000_000);
+    first.run(&["verify"]).exits(0);
+    let packs = first.packs();
+    // What it keeps for the other device outlives its own collection.
+    first.run(&["gc", "--now"]).exits(0);
+    assert_eq!(first.packs(), packs);
+    let all = first.snapshots();
+    restores(&first, &all[0]["id"], &mine, "target");
+    // The other way nothing is lent.
+    let source = first.path("source");
+    tree::plain(&source, 6, 3, 100_000);
+    first.run(&["backup", text(&source), "--wait", "copies", "--wait-timeout", "2s"]).exits(4);
+}
+
+/// The second device was stolen; what it signs after that counts for nobody, and its heir has what it had.
+#[test]
+fn a_revoked_device_is_refused_and_its_heir_carries_on() {
+    let (first, holder, mut second) = family();
+    let mine = second.path("mine");
+    tree::plain(&mine, 7, 5, 100_000);
+    second.replicate(&mine);
+    until("the first device sees both", &[&first, &second], || (first.snapshots().len() == 2).then_some(()));
+    let (keeper, stolen) = (own_id(&first), own_id(&second));
+    assert_eq!(line(&first, &stolen)["connected"], true);
+    second.kill();
+    // The thief makes a head while nobody can tell the machine anything.
+    let id = first.snapshots()[1]["id"].as_str().unwrap().to_owned();
+    second.run(&["forget", &id, "--yes"]).exits(0);
+    let other = Node::init();
+    let (phrase, wrong) = (first.phrase(), other.phrase());
+    let revoke = |phrase: &Path| {
+        let verb = ["device", "revoke", &stolen[..8], "--heir", &keeper[..8], "--phrase-file", text(phrase)];
+        first.run(&verb)
+    };
+    assert_eq!(revoke(&wrong).exits(12).failure()["code"], "INVALID_KEY");
+    first.run(&["device", "revoke", "nobody", "--phrase-file", text(&phrase)]).exits(1);
+    first.run(&["device", "revoke", &keeper[..8], "--phrase-file", text(&phrase)]).exits(2);
+    let revoked = revoke(&phrase).exits(0).json();
+    assert_eq!(revoked["revoked"]["heir"], keeper, "{revoked}");
+    until("the heir carries on", &[&first], || {
+        (line(&first, &stolen)["carried_on_by"] == keeper).then_some(())
+    });
+    until("the holder has heard", &[&holder], || {
+        holder.log_text().contains("a device was revoked").then_some(())
+    });
+    let heads = holder.files(&stolen).len();
+    second.start();
+    until("the revoked device says so", &[&second, &holder], || {
+        let problems = second.status()["problems"].to_string();
+        problems.contains("this device was revoked").then_some(())
+    });
+    second.run(&["status"]).exits(1);
+    let failure = second.run(&["backup", text(&mine)]).exits(1).failure();
+    assert_eq!(failure["code"], "DEVICE_REVOKED", "{failure}");
+    assert_eq!(holder.files(&stolen).len(), heads, "no head of it is taken any more");
+    // The heir lists, restores and forgets what the stolen one had.
+    let all = first.snapshots();
+    assert_eq!(all.len(), 2);
+    restores(&first, &all[1]["id"], &mine, "of the stolen one");
+    let new = Node::bare();
+    new.run(&["recover", "--peer", &holder.address(), "--phrase-file", text(&phrase)]).exits(0);
+    assert_eq!(new.snapshots().len(), 2);
+    restores(&new, &all[1]["id"], &mine, "recovered");
+    first.run(&["forget", &id, "--yes"]).exits(0);
+    assert_eq!(first.snapshots().len(), 1);
+}
+
+/// The theft is noticed late: the thief has forgotten everything, and that has reached everybody.
+#[test]
+fn what_a_thief_has_forgotten_comes_back_with_a_revocation_to_an_earlier_moment() {
+    let (first, holder, second) = family();
+    let mine = second.path("mine");
+    tree::plain(&mine, 8, 5, 100_000);
+    second.replicate(&mine);
+    until("the first device sees both", &[&first, &second], || (first.snapshots().len() == 2).then_some(()));
+    let id = first.snapshots()[1]["id"].as_str().unwrap().to_owned();
+    let good = jiff::Timestamp::now().to_string();
+    second.run(&["forget", &id, "--yes"]).exits(0);
+    until("it is gone everywhere", &[&first, &second, &holder], || {
+        (first.snapshots().len() == 1).then_some(())
+    });
+    let (phrase, stolen) = (first.phrase(), own_id(&second));
+    first.run(&["device", "revoke", &stolen, "--before", &good, "--phrase-file", text(&phrase)]).exits(0);
+    until("it is back", &[&first], || (first.snapshots().len() == 2).then_some(()));
+    until("the holder has heard", &[&holder], || {
+        holder.log_text().contains("a device was revoked").then_some(())
+    });
+    // Without an heir so far: a machine that comes back from the phrase becomes it.
+    let new = Node::bare();
+    let arguments = ["recover", "--peer", &holder.address(), "--phrase-file", text(&phrase)];
+    new.run(&[&arguments[..], &["--heir-of", &stolen]].concat()).exits(0);
+    assert_eq!(new.snapshots().len(), 2);
+    restores(&new, &id.into(), &mine, "target");
+    assert_eq!(line(&new, &stolen)["carried_on_by"], own_id(&new));
+}
+
+/// Who finds the lost machine cannot change what its heir carries on.
+#[test]
+fn a_lost_device_that_has_an_heir_is_revoked() {
+    let mut lost = owner(1);
+    let [holder] = holders(&lost);
+    let source = lost.path("source");
+    tree::plain(&source, 1, 5, 100_000);
+    lost.replicate(&source);
+    let device = own_id(&lost);
+    lost.kill();
+    let mut new = Node::bare().with("replication.copies", "1");
+    let phrase = lost.phrase();
+    let arguments = ["recover", "--peer", &holder.address(), "--phrase-file", text(&phrase)];
+    new.run(&[&arguments[..], &["--heir-of", &device]].concat()).exits(0);
+    new.start();
+    pair(&new, &holder);
+    assert_eq!(line(&new, &device)["carried_on_by"], own_id(&new));
+    lost.start();
+    until("the lost device is told", &[&lost, &holder], || {
+        lost.status()["problems"].to_string().contains("this device was revoked").then_some(())
+    });
+    assert_eq!(new.snapshots().len(), 1);
+}
+
+/// A data directory that was copied to a second machine: both have one node key, and each overwrites what the other signs.
+#[test]
+fn two_machines_with_one_identity_are_noticed_and_named() {
+    let mut first = owner(1);
+    let [holder] = holders(&first);
+    let source = first.path("source");
+    tree::plain(&source, 1, 2, 10_000);
+    first.replicate(&source);
+    first.terminate();
+    let home = Node::bare();
+    let copy = home.path("copy");
+    let copied = std::process::Command::new("cp").arg("-a").args([first.repo(), &copy]).status();
+    assert!(copied.expect("cp runs").success());
+    let mut twin = home.at(&copy);
+    first.start();
+    // One that only starts anew is no second one.
+    assert!(!holder.status()["problems"].to_string().contains("identity"));
+    twin.start();
+    let says = |node: &Node, what: &str| node.status()["problems"].to_string().contains(what);
+    until("the holder names them", &[&first, &twin, &holder], || {
+        for node in [&first, &twin] {
+            // Each time heads are compared.
+            node.run(&["peers", "add", &holder.address()]).exits(0);
+        }
+        let named = says(&holder, "two machines use the identity of");
+        let told = says(&first, "another machine uses this node's identity")
+            || says(&twin, "another machine uses this node's identity");
+        (named && told).then_some(())
+    });
+}
