@@ -85,7 +85,8 @@ via() { node "$1" peers --json | tr '{' '\n' | grep "\"name\": *\"$2\"" | grep -
 node owner init --phrase-out "$work/phrase" >"$work/init.log" 2>&1
 node holder init --storage-only --lend 1GiB >>"$work/init.log" 2>&1
 node relay init --storage-only --lend 0 >>"$work/init.log" 2>&1
-SHADOWVAULT_NAT_TRAVERSAL__SERVE_RELAY=true start relay
+# A call back that a router drops ends after this time.
+SHADOWVAULT_P2P__CONNECTION_TIMEOUT=3s SHADOWVAULT_NAT_TRAVERSAL__SERVE_RELAY=true start relay
 SHADOWVAULT_NAT_TRAVERSAL__ENABLE_HOLE_PUNCHING=false start owner
 start holder
 relay=$(where relay /10.99.0.1/tcp/)
@@ -107,6 +108,14 @@ back_up() {
 }
 back_up
 [ "$(via owner holder)" = relay ] || die 'without hole punching there is no direct way'
+
+for _ in $(seq 150); do
+    reached=$(node owner status | grep '^reached ') || true
+    [ -z "$reached" ] || break
+    sleep 0.1
+done
+grep -q 'through a relay only' <<<"${reached:-}" || die "the owner does not know that nobody outside reaches it: ${reached:-nothing}"
+echo "the owner is told: $reached"
 
 kill "${pids[owner]}"
 wait "${pids[owner]}" 2>/dev/null || true

@@ -37,9 +37,9 @@ pub use joining::{
 };
 pub use report::{
     AddPeer, AuditReport, BackupSummary, ConfigRow, Coverage, DamagedFile, EntryInfo, Health, Identity,
-    ImportSummary, PathProblem, PeerInfo, RebuildSummary, Reloaded, RepairReport, ReplicationStatus,
-    RestoreChange, RestoreSummary, SnapshotInfo, SnapshotQuery, Status, StorageStatus, TreeQuery, Verdict,
-    VerifyAllReport, VerifyOutcomeShape, VerifyReport, VerifySnapshotReport,
+    ImportSummary, PathProblem, PeerInfo, Reachability, RebuildSummary, Reloaded, RepairReport,
+    ReplicationStatus, RestoreChange, RestoreSummary, SnapshotInfo, SnapshotQuery, Status, StorageStatus,
+    TreeQuery, Verdict, VerifyAllReport, VerifyOutcomeShape, VerifyReport, VerifySnapshotReport,
 };
 
 pub use schedule::{AddSchedule, EditSchedule, LastRun, ScheduleInfo, ScheduleSource};

@@ -104,9 +104,30 @@ pub struct Status {
     pub peers: Vec<PeerInfo>,
     /// Jobs that wait or are at work.
     pub jobs: Vec<super::JobInfo>,
+    /// How this node looks from outside.
+    #[serde(default)]
+    pub reachability: Reachability,
     /// Where the daemon can be asked over TCP, by what for (`metrics`, `health`, `api`).
     #[serde(default)]
     pub listeners: BTreeMap<String, String>,
+}
+
+/// How a node looks from outside its network.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Reachability {
+    /// `yes`, `no`, or `unknown` as long as no member outside has tried.
+    pub state: String,
+    /// Where members outside reached it; full multiaddrs, as all here.
+    pub reached: Vec<String>,
+    /// What the router forwards.
+    pub mapped: Vec<String>,
+    /// Through members that relay.
+    pub relayed: Vec<String>,
+    /// What the router says; absent when it is not known or not asked.
+    pub router: Option<String>,
+    /// What would help.
+    pub advice: Option<String>,
 }
 
 /// `/health`.

@@ -241,9 +241,42 @@ pub const QUIC_CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 pub const LISTEN_READY: Duration = Duration::from_secs(5);
 /// How long a fetch may wait for its turn under an upload limit before it is told to come again.
 pub const UPLOAD_WAIT: Duration = Duration::from_secs(30);
+/// Names with addresses that mDNS holds at one time. A home or an office has some dozens.
+pub const NEARBY_MAX: usize = 512;
+/// How long the local network is not listened to after it told more than that.
+pub const NEARBY_REST: Duration = Duration::from_secs(600);
+/// How long no router is looked for after none was found that helps.
+pub const ROUTER_REST: Duration = Duration::from_secs(1800);
+/// For how long a router is asked to forward a port; it is asked again after half of that.
+pub const ROUTER_LEASE: Duration = Duration::from_secs(3600);
+/// This machine has another address, and may be on another network: what rests looks again after this.
+pub const LOCAL_REST: Duration = Duration::from_secs(5);
+/// Addresses that this node is reached at from outside.
+pub const OUTSIDE_ADDRESSES_MAX: usize = 4;
+/// What a member signed about where it is, in bytes: sixteen addresses of a usual length fit.
+pub const WHEREABOUTS_BYTES_MAX: usize = 2 * KIB;
+/// Members whose whereabouts are kept for others.
+pub const WHEREABOUTS_MAX: usize = 1024;
+/// Where this node is is not told more often than this, however fast its addresses change.
+pub const WHEREABOUTS_PAUSE: Duration = Duration::from_secs(1);
+/// Members that cannot be reached are searched for at once when another one comes, but not more often than this.
+pub const SEARCH_PAUSE: Duration = Duration::from_secs(10);
+/// A peer's clock that shows a time so far from this one's is named.
+pub const CLOCK_OFF_MIN: Duration = Duration::from_secs(600);
+/// Members being called back at one time.
+pub const CALLS_MAX: usize = 4;
+/// One member is called back this often at most.
+pub const CALL_PAUSE: Duration = Duration::from_secs(30);
+/// Ports that a member is called back at.
+pub const CALL_ADDRESSES_MAX: usize = 4;
+/// How often members are asked to call this node back.
+pub const CALL_EVERY: Duration = Duration::from_secs(1800);
+/// Members that are asked so at one time: one may be behind the same router, or may lie.
+pub const CALLERS_MAX: usize = 3;
 /// How long an orderly end of the network may take.
 pub const NET_SHUTDOWN: Duration = Duration::from_secs(2);
 
+const _: () = assert!(WHEREABOUTS_BYTES_MAX + KIB < KAD_BYTES_MAX);
 const _: () = assert!(2 * FETCH_IN_FLIGHT_PER_PEER_MAX <= PROTOCOL_STREAMS_MAX);
 const _: () = assert!(3 * PROTOCOL_STREAMS_MAX + 48 <= STREAMS_PER_CONNECTION_MAX);
 // ---- Configuration ---------------------------------------------------------------------------------------

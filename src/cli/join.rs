@@ -127,16 +127,23 @@ pub(super) async fn join(args: JoinArgs, session: &Session<'_>) -> Result<u8, Ap
     Ok(0)
 }
 
-/// Asks a person at a terminal. Without one the command itself is the consent: the ticket says how much.
+/// Asks a person at a terminal. Without one, `-y` says that whoever runs this agrees to what the ticket asks for.
 fn confirm(session: &Session<'_>, ticket: &Ticket) -> Result<(), ApiError> {
     let globals = &session.globals;
-    if globals.yes || globals.no_input || globals.json || !io::stdin().is_terminal() {
+    if globals.yes {
         return Ok(());
     }
     let from = if ticket.from.is_empty() { ticket.peer.to_string() } else { ticket.from.clone() };
     let size = ByteSize(ticket.quota);
     let mutual = if ticket.role == Role::Mutual { ", and let it keep yours" } else { "" };
-    write!(io::stderr(), "Keep up to {size} of encrypted backups for {}{mutual}? [y/N] ", escape(&from)).ok();
+    let wish = format!("keep up to {size} of encrypted backups for {}{mutual}", escape(&from));
+    if globals.no_input || !io::stdin().is_terminal() {
+        let text = format!("this ticket asks to {wish}, and there is nobody to ask");
+        return Err(
+            ApiError::new(Code::ConfirmationNeeded, text).with_hint("`shadowvault join -y TICKET` agrees")
+        );
+    }
+    write!(io::stderr(), "This ticket asks to {wish}. Agree? [y/N] ").ok();
     let mut answer = String::new();
     io::stdin()
         .read_line(&mut answer)

@@ -113,9 +113,9 @@ table! {
         /// Try to turn relayed connections into direct ones.
         enable_hole_punching: bool = Switch, "true", Any, Restart, Built;
         /// Ask the router for an open port.
-        enable_upnp: bool = Switch, "true", Any, Restart, NotYet;
+        enable_upnp: bool = Switch, "true", Any, Restart, Built;
         /// Find members on the local network.
-        enable_mdns: bool = Switch, "true", Any, Restart, NotYet;
+        enable_mdns: bool = Switch, "true", Any, Restart, Built;
         /// Relay for other members.
         serve_relay: bool = Switch, "false", Any, Restart, Built;
     }

@@ -19,7 +19,7 @@ use crate::api::{
     ExplainReport, ExplainRequest, FateStream, FindQuery, Found, GcStatus, Happening, Health, Identity,
     ImportRequest, InputStream, Invitation, InviteInfo, InviteRequest, JobId, JobInfo, JobKind, JobOutcome,
     JobRequest, JobState, JoinRequest, Joined, PathFate, PathProblem, PeerDetail, PeerInfo, PeerWay,
-    Progress, Reloaded, RepairReport, RepairRequest, Reply, RestoreRequest, Role, ScheduleInfo,
+    Progress, Reachability, Reloaded, RepairReport, RepairRequest, Reply, RestoreRequest, Role, ScheduleInfo,
     ScheduleSource, Service, SnapshotInfo, SnapshotQuery, Stats, Status, StorageStatus, TagRequest, Tagged,
     TicketText, TreeQuery, Verdict, VerifyAllReport, VerifyOutcomeShape, VerifyReport, VerifyRequest,
     VerifySnapshotReport,
@@ -81,6 +81,7 @@ fn detail() -> PeerDetail {
             advice: None,
         }],
         advice: None,
+        here: Reachability::default(),
     }
 }
 
@@ -128,6 +129,7 @@ fn status() -> Status {
         storage: StorageStatus::default(),
         peers: vec![peer()],
         jobs: vec![job(JobId(4))],
+        reachability: Reachability { state: "no".into(), ..Reachability::default() },
         listeners: BTreeMap::from([("health".into(), "127.0.0.1:8080".into())]),
     }
 }

@@ -54,12 +54,18 @@ impl Protocol for Sync {
             Nested(5, &[]),
             Nested(6, &[Nested(1, &[])]),
             Nested(7, &[]),
+            Nested(20, &[]),
         ],
     };
     const RESPONSE: Bound = Bound {
         bytes: limit::SYNC_RESPONSE_BYTES_MAX,
         fields: limit::VAULT_DEVICES_MAX * 4 + limit::HEAD_HOLDERS_MAX * (2 + limit::PEER_ADDRESSES_MAX) + 16,
-        nested: &[Nested(2, &[Nested(1, &[]), Nested(2, &[])]), Nested(4, &[]), Nested(5, &[])],
+        nested: &[
+            Nested(2, &[Nested(1, &[]), Nested(2, &[])]),
+            Nested(4, &[]),
+            Nested(5, &[]),
+            Nested(20, &[]),
+        ],
     };
 }
 

@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 
 use super::acl::{self, Acl};
 use super::auditing::Auditing;
+use super::clocks::Clocks;
 use super::door::Doors;
 use super::ending::{Hook, Hooks};
 use super::error::{failed, locked, no_network, panicked};
@@ -22,6 +23,7 @@ use super::inviting::Invites;
 use super::jobs::Jobs;
 use super::owning::Owning;
 use super::presence::Waking;
+use super::reach::{self, Reach};
 use super::reload::Configured;
 use super::resources::Resources;
 use super::schedule::{self, Schedule};
@@ -91,6 +93,8 @@ pub(super) struct Core {
     /// Held while what is remembered of rounds over all packs is changed.
     pub(super) rounds: Mutex<()>,
     pub(super) auditing: Auditing,
+    pub(super) reach: Reach,
+    pub(super) clocks: Clocks,
     /// What serving peers keeps at hand.
     pub(super) served: Served,
     /// Wrong answers of each peer.
@@ -139,6 +143,8 @@ impl Core {
             acl,
             rounds: Mutex::default(),
             auditing: Auditing::default(),
+            reach: Reach::default(),
+            clocks: Clocks::default(),
             served: Served::default(),
             misbehaved: Mutex::default(),
             events: Arc::new(Events::new(SystemClock.now())),
@@ -239,6 +245,7 @@ impl Core {
             self.tasks.spawn(self.clone().hold_upkeep());
             self.tasks.spawn(schedule::run_loop(self.clone()));
             self.tasks.spawn(auditing::run_loop(self.clone()));
+            self.tasks.spawn(reach::run_loop(self.clone()));
         } else {
             self.await_peers(&net, &book).await;
         }
@@ -271,6 +278,7 @@ impl Core {
                     self.clone().note_seen(peer).await;
                     self.tasks.spawn(acl::tell(self.clone(), peer));
                     self.owning.forget_offers(peer);
+                    self.reach.wake();
                     self.changed.notify_one();
                 }
                 Some(NetEvent::Disconnected(peer)) => {
@@ -293,6 +301,9 @@ impl Core {
                 }
                 Some(NetEvent::Listening(address)) => {
                     tracing::info!(target: "net", %address, "listening");
+                    if !address.contains("/p2p-circuit") {
+                        self.reach.moved();
+                    }
                 }
             }
         }
@@ -550,6 +561,8 @@ pub(super) fn net_config(settings: &Settings, key: &NodeKey, listen: Vec<String>
         serve_relay: settings.nat_traversal.serve_relay,
         use_relays: settings.nat_traversal.enable_auto_relay,
         punch_holes: settings.nat_traversal.enable_hole_punching,
+        search_nearby: settings.nat_traversal.enable_mdns,
+        map_ports: settings.nat_traversal.enable_upnp,
         discovery_interval: p2p.discovery_interval,
         fetch_timeout: p2p.chunk_fetch_timeout,
         max_concurrent_fetch: p2p.max_concurrent_fetch as usize,

@@ -6,6 +6,7 @@
 mod acl;
 mod auditing;
 mod browse;
+mod clocks;
 mod core;
 mod door;
 mod ending;
@@ -19,6 +20,7 @@ mod jobs;
 mod owning;
 mod peering;
 mod presence;
+mod reach;
 mod records;
 mod recover;
 mod reload;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use super::core::Core;
 use super::error::failed;
-use super::{acl, door, holding};
+use super::{acl, door, holding, reach};
 use crate::api::{ApiError, Happening};
 use crate::base::{Code, HeadId, ListId, Moment, PackId, PeerId, SnapshotId, VaultId, limit};
 use crate::engine;
@@ -94,6 +94,7 @@ async fn sync(core: Arc<Core>, from: PeerId, request: wire::SyncRequest) -> wire
             Ok(None)
         }
         Some(Ask::Receipts(query)) => core.blocking(move |core| receipts(core, &query)).await,
+        Some(Ask::CallBack(query)) => reach::answer(&core, from, query).await,
         Some(Ask::Damage(notice)) => core.blocking(move |core| damage(core, from, &notice)).await,
     };
     match answered {
@@ -188,6 +189,7 @@ fn record(core: &Arc<Core>, query: &wire::RecordQuery) -> Answered {
 fn receipt(core: &Arc<Core>, from: PeerId, signed: &wire::Signed) -> Answered {
     let vault = core.vault_id().ok_or_else(not_here)?;
     let receipt = engine::record_receipt(&core.store, vault, from, signed).map_err(failed)?;
+    core.clocks.note(from, receipt.time, core.now());
     core.owning.settle(from, &receipt.packs);
     core.changed.notify_one();
     Ok(None)

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Mode;
 use super::core::Core;
 use super::error::failed;
-use super::{schedule, verified};
+use super::{reach, schedule, verified};
 use crate::api::{
     ApiError, EntryInfo, Health, Identity, PeerInfo, ReplicationStatus, SnapshotInfo, SnapshotQuery, Status,
     StorageStatus, Verdict,
@@ -104,6 +104,7 @@ pub(super) fn status(core: &Arc<Core>) -> Result<Status, ApiError> {
         },
         peers: peers(core)?,
         jobs,
+        reachability: reach::reachability(core),
         listeners: core.listeners.lock().expect("no panic while held").clone(),
     };
     if let Ok(vault) = core.vault() {
@@ -118,6 +119,16 @@ pub(super) fn status(core: &Arc<Core>) -> Result<Status, ApiError> {
     last_verified(core, &mut status)?;
     scheduled(core, &mut status);
     audited(core, &mut status);
+    for peer in &status.peers {
+        if let Some(off) = core.clocks.of(peer.id) {
+            let name = peer.name.clone().unwrap_or_else(|| peer.id.to_string());
+            let line = format!(
+                "the clock of {name} is {} of this machine's: set the one that is wrong (`date`)",
+                off.words()
+            );
+            status.problems.push(line);
+        }
+    }
     for peer in status.peers.iter().filter(|peer| peer.standing == "pending") {
         let line = format!(
             "{} would like to join (`shadowvault peers accept {}` if you know it)",
@@ -301,8 +312,14 @@ pub(super) fn peers(core: &Arc<Core>) -> Result<Vec<PeerInfo>, ApiError> {
         let seen = state.and_then(|state| state.last_seen).or(entry.and_then(|entry| entry.last_seen));
         let connected = state.is_some_and(|state| state.connected && state.serves_us);
         let waits = state.is_some_and(|state| state.connected && state.member && !state.serves_us);
+        let other_version = state.is_some_and(|state| state.other_version);
         let last_error = if connected {
             None
+        } else if other_version {
+            let runs = state.and_then(|state| state.agent_version.as_deref()).unwrap_or("something else");
+            Some(format!(
+                "connected, but it runs {runs}, which speaks another version of the protocol (update the older one)"
+            ))
         } else if waits {
             Some("connected, but it does not list this node (`shadowvault peers accept` there)".to_owned())
         } else {

@@ -414,7 +414,7 @@ pub struct Slice {
 /// /shadowvault/sync/1
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SyncRequest {
-    #[prost(oneof = "sync_request::Ask", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "sync_request::Ask", tags = "1, 2, 3, 4, 5, 6, 7, 20")]
     pub ask: ::core::option::Option<sync_request::Ask>,
 }
 /// Nested message and enum types in `SyncRequest`.
@@ -438,6 +438,9 @@ pub mod sync_request {
         /// a holder tells the owner what rotted on its disk
         #[prost(message, tag = "7")]
         Damage(super::DamageNotice),
+        /// dial me anew: can I be reached where you see me?
+        #[prost(message, tag = "20")]
+        CallBack(super::CallBack),
     }
 }
 /// Each with a PeerRecord as its body, signed by the admin key that it names.
@@ -470,7 +473,7 @@ pub struct PeerRecord {
 pub struct SyncResponse {
     #[prost(enumeration = "Status", tag = "1")]
     pub status: i32,
-    #[prost(oneof = "sync_response::Answer", tags = "2, 3, 4, 5")]
+    #[prost(oneof = "sync_response::Answer", tags = "2, 3, 4, 5, 20")]
     pub answer: ::core::option::Option<sync_response::Answer>,
 }
 /// Nested message and enum types in `SyncResponse`.
@@ -485,6 +488,8 @@ pub mod sync_response {
         Offer(super::OfferAnswer),
         #[prost(message, tag = "5")]
         Receipt(super::Signed),
+        #[prost(message, tag = "20")]
+        CalledBack(super::CalledBack),
     }
 }
 /// What is the newest head of each device of this vault, and who else holds it?
@@ -540,6 +545,38 @@ pub struct ReceiptQuery {
     pub head: ::prost::alloc::vec::Vec<u8>,
     #[prost(bytes = "vec", repeated, tag = "3")]
     pub packs: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+}
+/// Dialled are these ports, from a new one, at the IP address that the peer is seen at, and nowhere else.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CallBack {
+    /// multiaddrs that the asking peer listens on
+    #[prost(string, repeated, tag = "1")]
+    pub addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CalledBack {
+    /// IP address
+    #[prost(string, tag = "1")]
+    pub seen_at: ::prost::alloc::string::String,
+    /// multiaddr that led to the asking peer; empty when none did
+    #[prost(string, tag = "2")]
+    pub reached: ::prost::alloc::string::String,
+}
+/// Body signed by the node key that it names: where that node can be dialled. The value of a record in the members'
+/// Kademlia, under the node's public key. Of two the one with the higher number counts.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Whereabouts {
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    /// 32 bytes
+    #[prost(bytes = "vec", tag = "2")]
+    pub peer: ::prost::alloc::vec::Vec<u8>,
+    /// milliseconds at first, and always more than the last
+    #[prost(uint64, tag = "3")]
+    pub seq: u64,
+    /// multiaddrs without the peer id
+    #[prost(string, repeated, tag = "4")]
+    pub addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// Packs that a holder found damaged on its own disk.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
