@@ -30,8 +30,24 @@ const CONFIRMED_MAX: usize = 1024;
 /// Threads that read directories of packs that are elsewhere, and packs between two commits of what they found.
 const DIRECTORY_READERS: usize = 8;
 const DIRECTORIES_BATCH: usize = 64;
+/// Holders that have nothing to get are told the head and asked for their room this often.
+const TELL_INTERVAL: Duration = Duration::from_secs(300);
 /// Packs under way to one holder: enough to keep it busy between rounds.
 const OFFERED_MAX: usize = 1024;
+
+/// Who has been told what there is, so that a mesh with nothing to do says next to nothing.
+#[derive(Default)]
+struct Told {
+    when: HashMap<PeerId, Instant>,
+    /// Some packs want holders, so that room must be known anew.
+    lacking: bool,
+}
+
+impl Told {
+    fn is_fresh(&self, holder: PeerId) -> bool {
+        !self.lacking && self.when.get(&holder).is_some_and(|when| when.elapsed() < TELL_INTERVAL)
+    }
+}
 
 /// What has been offered and not confirmed yet.
 #[derive(Default)]
@@ -39,6 +55,7 @@ pub(super) struct Owning {
     offered: Mutex<HashMap<PackId, Vec<(PeerId, Instant)>>>,
     /// What each holder said that it can still store for us, in bytes.
     room: Mutex<HashMap<PeerId, u64>>,
+    told: Mutex<Told>,
     /// When packs were confirmed, and how many, for as long as [`PACE_WINDOW`].
     confirmed: Mutex<VecDeque<(Instant, u64)>>,
 }
@@ -86,13 +103,25 @@ impl Owning {
         self.room.lock().expect("no panic while held").get(&holder).copied()
     }
 
+    /// The same, if it was asked a short time ago and nothing wants a holder.
+    fn fresh_room(&self, holder: PeerId) -> Option<u64> {
+        let fresh = self.told.lock().expect("no panic while held").is_fresh(holder);
+        self.room(holder).filter(|_| fresh)
+    }
+
+    fn note_lacking(&self, lacking: bool) {
+        self.told.lock().expect("no panic while held").lacking = lacking;
+    }
+
     fn note_room(&self, holder: PeerId, bytes: u64) {
+        self.told.lock().expect("no panic while held").when.insert(holder, Instant::now());
         self.room.lock().expect("no panic while held").insert(holder, bytes);
     }
 
     /// A holder came or went: what it was offered is open again.
     pub(super) fn forget_offers(&self, holder: PeerId) {
         self.room.lock().expect("no panic while held").remove(&holder);
+        self.told.lock().expect("no panic while held").when.remove(&holder);
         let mut offered = self.offered.lock().expect("no panic while held");
         offered.retain(|_, peers| {
             peers.retain(|(peer, _)| *peer != holder);
@@ -163,9 +192,15 @@ async fn round(core: &Arc<Core>, vault: VaultId) -> Result<(), ApiError> {
     core.note_connected().await?;
     let peers: Vec<PeerId> = core.connected().into_iter().filter(|peer| !core.is_distrusted(*peer)).collect();
     let mut free: Vec<(PeerId, u64)> = Vec::new();
+    let confirmed = core.blocking(move |core| confirmed_by(core, vault)).await?;
     for peer in peers {
         if let Err(error) = learn_heads(core, &net, peer, vault).await {
             tracing::debug!(target: "replicate", peer = %peer.short(), code = error.code, %error, "comparing heads failed");
+        }
+        // One with no room confirms nothing.
+        if let Some(bytes) = core.owning.fresh_room(peer).filter(|b| *b == 0 || confirmed.contains(&peer)) {
+            free.extend((bytes > 0).then_some((peer, bytes)));
+            continue;
         }
         match offer(core, &net, peer, vault, &[]).await {
             Ok(bytes) => {
@@ -193,6 +228,7 @@ async fn round(core: &Arc<Core>, vault: VaultId) -> Result<(), ApiError> {
     let placed = core
         .blocking(move |core| {
             let lacking = lacking(core, vault, &under_way)?;
+            core.owning.note_lacking(!lacking.is_empty());
             Ok(engine::place_packs(&lacking, &free, core.settings().replication.copies))
         })
         .await?;
@@ -209,6 +245,13 @@ async fn round(core: &Arc<Core>, vault: VaultId) -> Result<(), ApiError> {
         }
     }
     Ok(())
+}
+
+/// Holders that have confirmed the records of this device's newest head.
+fn confirmed_by(core: &Arc<Core>, vault: VaultId) -> Result<HashSet<PeerId>, ApiError> {
+    let newest = own_head(core, vault)?.map(|head| head.id);
+    let all = core.store.head_receipts().map_err(failed)?;
+    Ok(all.into_iter().filter(|(_, _, _, head)| Some(*head) == newest).map(|(holder, ..)| holder).collect())
 }
 
 /// Own packs with fewer copies than wished: id, length, holders and those on their way to be. Only packs that this

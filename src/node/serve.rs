@@ -11,7 +11,7 @@ use crate::base::{Code, HeadId, ListId, Moment, PackId, PeerId, SnapshotId, Vaul
 use crate::engine;
 use crate::net::{BoxFuture, Net, Server};
 use crate::pack::{CellRange, Outboard};
-use crate::snapshot::{PeerAddress, sign_receipt};
+use crate::snapshot::{Head, PeerAddress, sign_receipt};
 use crate::store::StoreError;
 use crate::wire::{self, RecordKind, Status, sync_request::Ask, sync_response::Answer};
 
@@ -85,7 +85,7 @@ fn fetch_status(status: Status) -> wire::FetchResponse {
 async fn sync(core: Arc<Core>, from: PeerId, request: wire::SyncRequest) -> wire::SyncResponse {
     let answered = match request.ask {
         None => return status(Status::Unsupported),
-        Some(Ask::Heads(query)) => core.blocking(move |core| heads(core, &query)).await,
+        Some(Ask::Heads(query)) => core.blocking(move |core| heads(core, from, &query)).await,
         Some(Ask::Record(query)) => core.blocking(move |core| record(core, &query)).await,
         Some(Ask::Offer(offer)) => holding::answer_offer(&core, from, offer).await,
         Some(Ask::Receipt(signed)) => core.blocking(move |core| receipt(core, from, &signed)).await,
@@ -125,12 +125,24 @@ fn not_here() -> ApiError {
     ApiError::new(Code::ChunkNotFound, "not here")
 }
 
-fn heads(core: &Arc<Core>, query: &wire::HeadQuery) -> Answered {
+/// The newest heads of a vault, and who else holds it. Its own devices know that, and ask again and again: they are told the
+/// heads alone.
+fn heads(core: &Arc<Core>, from: PeerId, query: &wire::HeadQuery) -> Answered {
     let vault = VaultId::try_from(query.vault.as_slice()).map_err(malformed)?;
     let heads = match query.at_ms {
         0 => engine::newest_heads(&core.store, vault).map_err(failed)?,
         at => engine::heads_at(&core.store, vault, Moment::from_millis(at)).map_err(failed)?,
     };
+    let is_own_device = heads.iter().any(|head| head.certificate.peer == from);
+    let holders = if is_own_device { Vec::new() } else { holders(core, &heads) };
+    Ok(Some(Answer::Heads(wire::HeadList {
+        heads: heads.iter().map(|head| head.summary().to_wire()).collect(),
+        holders: holders.iter().map(PeerAddress::to_wire).collect(),
+    })))
+}
+
+/// This node and the holders that heads name, with their addresses.
+fn holders(core: &Arc<Core>, heads: &[Head]) -> Vec<PeerAddress> {
     let mut holders: Vec<PeerAddress> = vec![PeerAddress {
         peer: core.key.peer_id(),
         addresses: core.net().map(Net::addresses).unwrap_or_default(),
@@ -148,10 +160,7 @@ fn heads(core: &Arc<Core>, query: &wire::HeadQuery) -> Answered {
             }
         }
     }
-    Ok(Some(Answer::Heads(wire::HeadList {
-        heads: heads.iter().map(|head| head.summary().to_wire()).collect(),
-        holders: holders.iter().map(PeerAddress::to_wire).collect(),
-    })))
+    holders
 }
 
 fn record(core: &Arc<Core>, query: &wire::RecordQuery) -> Answered {
