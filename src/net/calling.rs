@@ -1,7 +1,7 @@
 //! Whether this node can be reached from outside: members are asked to call back, and try.
 //!
 //! A call is a connection from a new port, so that a router which only lets answers in does not let it in. Both sides
-//! know it for what it is: it carries no protocol, so no request goes lost in it, and it is closed at once. A member is
+//! know it for what it is: it carries no protocol, so no request goes lost in it; who is called closes it. A member is
 //! called at the address that it is seen at and nowhere else, so that nobody can make this node dial others.
 
 use std::net::IpAddr;
@@ -72,7 +72,6 @@ impl Node {
         let Some(Call { seen_at, reply }) = self.calls.remove(&id) else { return false };
         // A caller that left does not want to know.
         let _ = reply.send(Outcome { seen_at, reached: Some(strip_peer(remote.clone(), peer)) });
-        self.swarm.close_connection(id);
         true
     }
 
@@ -90,9 +89,14 @@ impl Node {
         self.swarm.behaviour_mut().admission.expect(peer);
     }
 
-    /// Whether the call came; none is expected any longer.
-    pub(super) fn end_call(&mut self, peer: PeerId) -> bool {
-        self.swarm.behaviour_mut().admission.end(peer)
+    /// Whether the call that was asked for came.
+    pub(super) fn call_came(&self, peer: PeerId) -> bool {
+        self.swarm.behaviour().admission.came(peer)
+    }
+
+    /// No call is expected any longer.
+    pub(super) fn end_call(&mut self, peer: PeerId) {
+        self.swarm.behaviour_mut().admission.end(peer);
     }
 
     /// What the router does now. What it forwards is announced.
@@ -102,7 +106,8 @@ impl Node {
             info!(target: "net", router = ?state, "asked the router for open ports");
         }
         self.table().router = Some(state);
-        let (now, confirmed) = (self.table().mapped(), self.table().outside.clone());
+        let now = self.table().mapped();
+        let confirmed = self.table().outside.clone();
         self.announce(&before, &now, &confirmed);
     }
 

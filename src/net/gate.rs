@@ -57,7 +57,16 @@ pub(super) struct Admitted {
     pub(super) peer: PeerId,
     pub(super) member: bool,
     pub(super) inbound: bool,
+    /// A call back, made or asked for.
+    call: bool,
     since: Instant,
+}
+
+impl Admitted {
+    /// A call of this node that its peer may not have noticed yet.
+    pub(super) fn is_ringing(&self) -> bool {
+        self.call && !self.inbound && self.since.elapsed() < limit::CALL_ARRIVAL
+    }
 }
 
 /// Decides on every connection. Must stand before every [`Gate`] in the behaviour, and after the limits.
@@ -106,9 +115,14 @@ impl Admission {
         self.expected.insert(peer, Expected { until: Instant::now() + limit::CALL_PAUSE, came: false });
     }
 
-    /// Whether that call came; none is expected any longer.
-    pub(super) fn end(&mut self, peer: PeerId) -> bool {
-        self.expected.remove(&peer).is_some_and(|expected| expected.came)
+    /// Whether that call came.
+    pub(super) fn came(&self, peer: PeerId) -> bool {
+        self.expected.get(&peer).is_some_and(|expected| expected.came)
+    }
+
+    /// None is expected any longer.
+    pub(super) fn end(&mut self, peer: PeerId) {
+        self.expected.remove(&peer);
     }
 
     fn is_call(&mut self, id: ConnectionId, peer: PeerId, inbound: bool) -> bool {
@@ -154,7 +168,7 @@ impl Admission {
                 return Err(ConnectionDenied::new(Refusal::Full));
             }
         }
-        self.connections.insert(id, Admitted { peer, member, inbound, since: Instant::now() });
+        self.connections.insert(id, Admitted { peer, member, inbound, call, since: Instant::now() });
         self.verdict.tell(id, member);
         Ok(())
     }

@@ -202,30 +202,56 @@ impl Net {
         let addresses: Vec<String> =
             direct.map(Multiaddr::to_string).take(limit::PEER_ADDRESSES_MAX).collect();
         self.act(move |node| node.expect_call(peer)).await?;
-        let ask = Some(wire::sync_request::Ask::CallBack(wire::CallBack { addresses }));
-        let answer = self.sync(peer, wire::SyncRequest { ask }).await;
-        let (reply, came) = oneshot::channel();
-        self.act(move |node| {
-            let _ = reply.send(node.end_call(peer));
-        })
-        .await?;
-        let came = came.await.unwrap_or(false);
-        let odd = |what: &str| NetError::Malformed { peer, reason: what.to_owned() };
-        let Some(wire::sync_response::Answer::CalledBack(said)) = answer?.answer else {
-            return Err(odd("it does not call back"));
+        let said = self.call_of(peer, addresses).await;
+        let came = match &said {
+            Ok(said) if !said.reached.is_empty() => self.call_came(peer).await,
+            _ => false,
         };
+        self.act(move |node| node.end_call(peer)).await?;
+        self.judge_call(peer, &said?, came)
+    }
+
+    async fn call_of(&self, peer: PeerId, addresses: Vec<String>) -> Result<wire::CalledBack, NetError> {
+        let ask = Some(wire::sync_request::Ask::CallBack(wire::CallBack { addresses }));
+        match self.sync(peer, wire::SyncRequest { ask }).await?.answer {
+            Some(wire::sync_response::Answer::CalledBack(said)) => Ok(said),
+            _ => Err(NetError::Malformed { peer, reason: "it does not call back".to_owned() }),
+        }
+    }
+
+    /// Whether the call came here. The answer that tells of it may have been faster.
+    async fn call_came(&self, peer: PeerId) -> bool {
+        let came = async {
+            loop {
+                let (reply, came) = oneshot::channel();
+                let look = self.act(move |node| {
+                    let _ = reply.send(node.call_came(peer));
+                });
+                if look.await.is_err() {
+                    return false;
+                }
+                if came.await.unwrap_or(false) {
+                    return true;
+                }
+                tokio::time::sleep(limit::CALL_LOOK).await;
+            }
+        };
+        timeout(limit::CALL_ARRIVAL, came).await.unwrap_or(false)
+    }
+
+    /// Its word alone would have this node announce what nobody can reach.
+    fn judge_call(&self, peer: PeerId, said: &wire::CalledBack, came: bool) -> Result<CalledBack, NetError> {
+        let odd = |what: &str| NetError::Malformed { peer, reason: what.to_owned() };
         let seen_at: IpAddr = said.seen_at.parse().map_err(|_| odd("not an IP address"))?;
-        // Its word alone would have this node announce what nobody can reach.
-        let reached =
-            (came && !said.reached.is_empty()).then(|| parse_for(self.shared.me, &said.reached)).transpose();
-        let reached = reached.map_err(|error| odd(&error.to_string()))?;
+        let reached = if came {
+            let address =
+                parse_for(self.shared.me, &said.reached).map_err(|error| odd(&error.to_string()))?;
+            (ip_of(&address) == Some(seen_at)).then(|| address.to_string())
+        } else {
+            None
+        };
         let here = self.shared.table().listening.iter().filter_map(ip_of).any(|ip| ip == seen_at);
-        Ok(CalledBack {
-            from_outside: is_global(seen_at) || !here,
-            reached: reached
-                .filter(|address| ip_of(address) == Some(seen_at))
-                .map(|address| address.to_string()),
-        })
+        Ok(CalledBack { from_outside: is_global(seen_at) || !here, reached })
     }
 
     /// Calls a member back, as it asked: where it is seen, and where it answered. `None` when this is not the time.

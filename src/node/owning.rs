@@ -192,7 +192,11 @@ async fn round(core: &Arc<Core>, vault: VaultId) -> Result<(), ApiError> {
     core.note_connected().await?;
     let peers: Vec<PeerId> = core.connected().into_iter().filter(|peer| !core.is_distrusted(*peer)).collect();
     let mut free: Vec<(PeerId, u64)> = Vec::new();
-    let confirmed = core.blocking(move |core| confirmed_by(core, vault)).await?;
+    let (under_way, load) = core.owning.under_way();
+    let (confirmed, lacking) = core
+        .blocking(move |core| Ok((confirmed_by(core, vault)?, lacking(core, vault, &under_way)?)))
+        .await?;
+    core.owning.note_lacking(!lacking.is_empty());
     for peer in peers {
         if let Err(error) = learn_heads(core, &net, peer, vault).await {
             tracing::debug!(target: "replicate", peer = %peer.short(), code = error.code, %error, "comparing heads failed");
@@ -221,16 +225,8 @@ async fn round(core: &Arc<Core>, vault: VaultId) -> Result<(), ApiError> {
     if free.iter().filter(|(peer, _)| proven(peer)).count() >= core.settings().replication.copies as usize {
         free.retain(|(peer, _)| proven(peer));
     }
-    if free.is_empty() {
-        return Ok(());
-    }
-    let (under_way, load) = core.owning.under_way();
     let placed = core
-        .blocking(move |core| {
-            let lacking = lacking(core, vault, &under_way)?;
-            core.owning.note_lacking(!lacking.is_empty());
-            Ok(engine::place_packs(&lacking, &free, core.settings().replication.copies))
-        })
+        .blocking(move |core| Ok(engine::place_packs(&lacking, &free, core.settings().replication.copies)))
         .await?;
     for (peer, packs) in placed {
         let room = OFFERED_MAX.saturating_sub(load.get(&peer).copied().unwrap_or(0));
@@ -416,4 +412,24 @@ pub(super) async fn index_listed(core: &Arc<Core>, net: &Net, vault_id: VaultId)
         }
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ten owners that asked each other every half minute would have sent kilobytes a second for nothing.
+    #[test]
+    fn holders_are_not_asked_again_while_nothing_wants_one() {
+        let (owning, holder) = (Owning::default(), PeerId::new([1; 32]));
+        assert_eq!(owning.fresh_room(holder), None);
+        owning.note_room(holder, 7);
+        assert_eq!(owning.fresh_room(holder), Some(7));
+        owning.note_lacking(true);
+        assert_eq!((owning.fresh_room(holder), owning.room(holder)), (None, Some(7)));
+        owning.note_lacking(false);
+        // It was away meanwhile.
+        owning.forget_offers(holder);
+        assert_eq!(owning.fresh_room(holder), None);
+    }
 }
