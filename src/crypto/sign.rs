@@ -22,6 +22,8 @@ pub enum Context {
     Door,
     /// An admin says that all who trust it allow a peer, or no longer do.
     PeerRecord,
+    /// The admin key lets holders delete what a vault's heads no longer list.
+    Release,
 }
 
 impl Context {
@@ -33,6 +35,7 @@ impl Context {
             Self::Receipt => "ShadowVault v1 receipt",
             Self::Door => "ShadowVault v1 door proof",
             Self::PeerRecord => "ShadowVault v1 peer record",
+            Self::Release => "ShadowVault v1 hold release",
         }
     }
 

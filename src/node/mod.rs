@@ -21,6 +21,7 @@ mod peering;
 mod presence;
 mod records;
 mod recover;
+mod releasing;
 mod reload;
 mod resources;
 mod schedule;

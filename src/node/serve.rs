@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use super::core::Core;
 use super::error::failed;
-use super::{acl, door, holding};
+use super::{acl, door, holding, releasing};
 use crate::api::{ApiError, Happening};
 use crate::base::{Code, HeadId, ListId, Moment, PackId, PeerId, SnapshotId, VaultId, limit};
 use crate::engine;
@@ -94,6 +94,9 @@ async fn sync(core: Arc<Core>, from: PeerId, request: wire::SyncRequest) -> wire
             Ok(None)
         }
         Some(Ask::Receipts(query)) => core.blocking(move |core| receipts(core, &query)).await,
+        Some(Ask::Release(signed)) => {
+            core.blocking(move |core| releasing::take(core, from, &signed).map(|()| None)).await
+        }
         Some(Ask::Damage(notice)) => core.blocking(move |core| damage(core, from, &notice)).await,
     };
     match answered {
