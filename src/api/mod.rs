@@ -26,7 +26,10 @@ use futures::Stream;
 
 pub use error::ApiError;
 pub use event::{Event, EventStream, Happening};
-pub use forget::{ForgetReport, ForgetRequest, GcReport, GcRequest, GcStatus, KeepRules, Kept};
+pub use forget::{
+    ForgetReport, ForgetRequest, GcReport, GcRequest, GcStatus, HeldHead, KeepRules, Kept, Releasable,
+    ReleaseReport,
+};
 pub use job::{
     BackupRequest, ImportRequest, JobId, JobInfo, JobKind, JobOutcome, JobRequest, JobState, Progress,
     RepairRequest, RestoreRequest, VerifyRequest, WaitFor,
@@ -76,6 +79,10 @@ pub trait Service: Send + Sync {
     fn reject_peer(&self, peer: String) -> Reply<'_, PeerInfo>;
     /// Takes an admin's signed word on a peer, in hex, and passes it on through the mesh.
     fn publish_peer_record(&self, record: String) -> Reply<'_, ()>;
+    /// What a release of this vault's holds would name, to be signed with the recovery phrase.
+    fn releasable(&self) -> Reply<'_, Releasable>;
+    /// Takes a signed release, in hex, and gives it to the holders.
+    fn release_holds(&self, record: String) -> Reply<'_, ReleaseReport>;
     /// Makes a ticket for one other machine.
     fn invite(&self, request: InviteRequest) -> Reply<'_, Invitation>;
     /// Invitations that are remembered, oldest first.

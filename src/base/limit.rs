@@ -130,14 +130,27 @@ pub const CHECKPOINT_EVERY: Duration = Duration::from_secs(300);
 pub const INDEX_CACHE_BYTES: usize = 16 * MIB;
 /// Index rows waiting for a commit; 20,000 rows a commit run at 93,000 rows/s.
 pub const INDEX_ROWS_PENDING_MAX: usize = 20_000;
-/// Set aside on disk so that forget and gc can run when it is full.
+/// Set aside on disk so that forget and gc can run when it is full, at least.
 pub const RESERVE_BYTES: u64 = 8 * MIB as u64;
+/// And at most, for an index of 512 MiB and more.
+pub const RESERVE_BYTES_MAX: u64 = 64 * MIB as u64;
+/// In between, one byte for so many of the index: a commit that removes rows here and there rewrites a page for each.
+pub const RESERVE_INDEX_SHARE: u64 = 8;
+/// What a commit to the index is given room for on a full disk, in bytes, beside what its rows take.
+pub const INDEX_COMMIT_BYTES: u64 = MIB as u64;
+/// For each row that it touches: the page that it lies in, with those above, is written anew.
+pub const INDEX_ROW_ROOM_BYTES: u64 = 6 * KIB as u64;
+/// Rows in one commit, however little room there is.
+pub const INDEX_ROWS_MIN: usize = 256;
+/// What a small file takes beside its bytes: blocks of its directory, and one that is not full.
+pub const SMALL_FILE_ROOM_BYTES: u64 = 64 * KIB as u64;
 /// A key slot or keyring file in bytes.
 pub const KEY_FILE_BYTES_MAX: usize = 64 * KIB;
 /// Packs that a list of missing or damaged things names one by one.
 pub const REPORT_ITEMS_MAX: usize = 10_000;
 
 const _: () = assert!(PACK_BYTES_MAX.is_multiple_of(CELL_BYTES));
+const _: () = assert!(INDEX_COMMIT_BYTES + INDEX_ROWS_MIN as u64 * INDEX_ROW_ROOM_BYTES < RESERVE_BYTES / 2);
 const _: () = assert!(CHUNK_BYTES_MAX + 64 * KIB < PACK_BYTES_MAX);
 const _: () = assert!(LIST_BYTES_MAX < SYNC_RESPONSE_BYTES_MAX);
 const _: () = assert!(RECEIPT_BYTES_MAX < SYNC_REQUEST_BYTES_MAX);
@@ -473,6 +486,14 @@ pub const FORGET_EVERY: Duration = Duration::from_secs(86_400);
 pub const HOLD_LOOK: Duration = Duration::from_secs(3600);
 /// Replaced heads of one vault whose age is remembered; a state file has 1 MiB, and each takes some 90 bytes.
 pub const HOLD_STAMPS_MAX: usize = 8192;
+/// Heads of one vault that are kept here, newest and replaced: one every three minutes for the usual hold.
+pub const VAULT_HEADS_MAX: usize = 16_384;
+/// Their bytes: an hourly one with as many snapshots as it may list, for the usual hold, twice.
+pub const VAULT_HEADS_BYTES_MAX: u64 = 1 << 30;
+/// A release of a hold in bytes: a head of each of 256 devices.
+pub const RELEASE_BYTES_MAX: usize = 32 * KIB;
+/// Releases that an owner keeps for holders that were away, of one vault: one for all, and for each that was named.
+pub const RELEASES_MAX: usize = 16;
 /// A list or record that no head names is removed at this age: the head that names it comes after it.
 pub const RECORD_AGE_MIN: Duration = Duration::from_secs(86_400);
 // ---- Checks -------------------------------------------------------------------------------------------------

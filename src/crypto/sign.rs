@@ -24,6 +24,8 @@ pub enum Context {
     PeerRecord,
     /// A node says where it can be dialled.
     Whereabouts,
+    /// The admin key lets holders delete what a vault's heads no longer list.
+    Release,
 }
 
 impl Context {
@@ -36,6 +38,7 @@ impl Context {
             Self::Door => "ShadowVault v1 door proof",
             Self::PeerRecord => "ShadowVault v1 peer record",
             Self::Whereabouts => "ShadowVault v1 whereabouts",
+            Self::Release => "ShadowVault v1 hold release",
         }
     }
 

@@ -57,7 +57,7 @@ pub use heads::{
     HeadNews, VaultView, adopt_head, head_packs, heads_at, newest_heads, next_head, publish_first_head,
     publish_next_head,
 };
-pub use hold::{HoldResult, drop_expired};
+pub use hold::{HoldResult, drop_expired, note_release};
 pub use holder::{
     HolderError, Needs, accept_head, complete_head, forward_packs, held_packs, missing_records, store_list,
     store_snapshot, wanted_packs,

@@ -16,15 +16,15 @@ use super::{Client, bind, serve};
 use crate::api::{
     AddPeer, AddSchedule, ApiError, BackupRequest, Batches, ConfigRow, Coverage, DamagedFile, DiffChange,
     DiffItem, DiffQuery, DiffSide, DiffStatistics, Dump, EditSchedule, EntryInfo, Event, EventStream,
-    ExplainReport, ExplainRequest, FateStream, FindQuery, Found, GcStatus, Happening, Health, Identity,
-    ImportRequest, InputStream, Invitation, InviteInfo, InviteRequest, JobId, JobInfo, JobKind, JobOutcome,
-    JobRequest, JobState, JoinRequest, Joined, PathFate, PathProblem, PeerDetail, PeerInfo, PeerWay,
-    Progress, Reachability, Reloaded, RepairReport, RepairRequest, Reply, RestoreRequest, Role, ScheduleInfo,
-    ScheduleSource, Service, SnapshotInfo, SnapshotQuery, Stats, Status, StorageStatus, TagRequest, Tagged,
-    TicketText, TreeQuery, Verdict, VerifyAllReport, VerifyOutcomeShape, VerifyReport, VerifyRequest,
-    VerifySnapshotReport,
+    ExplainReport, ExplainRequest, FateStream, FindQuery, Found, GcStatus, Happening, Health, HeldHead,
+    Identity, ImportRequest, InputStream, Invitation, InviteInfo, InviteRequest, JobId, JobInfo, JobKind,
+    JobOutcome, JobRequest, JobState, JoinRequest, Joined, PathFate, PathProblem, PeerDetail, PeerInfo,
+    PeerWay, Progress, Reachability, Releasable, ReleaseReport, Reloaded, RepairReport, RepairRequest, Reply,
+    RestoreRequest, Role, ScheduleInfo, ScheduleSource, Service, SnapshotInfo, SnapshotQuery, Stats, Status,
+    StorageStatus, TagRequest, Tagged, TicketText, TreeQuery, Verdict, VerifyAllReport, VerifyOutcomeShape,
+    VerifyReport, VerifyRequest, VerifySnapshotReport,
 };
-use crate::base::{ChunkId, Code, PackId, PeerId, SnapshotId, limit};
+use crate::base::{ChunkId, Code, DeviceId, HeadId, PackId, PeerId, SnapshotId, VaultId, limit};
 
 #[derive(Default)]
 struct Fake {
@@ -287,6 +287,17 @@ impl Service for Fake {
         self.note(format!("record {record}"), Ok(()))
     }
 
+    fn releasable(&self) -> Reply<'_, Releasable> {
+        let head = HeldHead { device: DeviceId::new([1; 32]), seq: 3, id: HeadId::new([2; 32]) };
+        let releasable = Releasable { vault_id: VaultId::new([4; 32]), heads: vec![head] };
+        self.note("releasable".into(), Ok(releasable))
+    }
+
+    fn release_holds(&self, record: String) -> Reply<'_, ReleaseReport> {
+        let report = ReleaseReport { told: vec![peer().id], waiting: vec![] };
+        self.note(format!("release {record}"), Ok(report))
+    }
+
     fn invite(&self, request: InviteRequest) -> Reply<'_, Invitation> {
         self.note(format!("invite {:?} {:?}", request.name, request.role), Ok(invitation()))
     }
@@ -474,6 +485,10 @@ fn every_call_of_the_client_reaches_the_service_unchanged() {
         let add = AddPeer { address: "/ip4/1.2.3.4/tcp/1".into(), name: Some("b".into()) };
         assert_eq!(client.add_peer(add).await.unwrap(), peer());
         assert_eq!(fake.asked().last().unwrap(), "add /ip4/1.2.3.4/tcp/1 Some(\"b\")");
+
+        assert_eq!(client.releasable().await.unwrap().heads[0].seq, 3);
+        assert_eq!(client.release_holds("00ff".into()).await.unwrap().told, [peer().id]);
+        assert_eq!(fake.asked(), ["releasable", "release 00ff"]);
 
         let query = SnapshotQuery {
             host: Some("a b&c=ü".into()),

@@ -29,7 +29,7 @@ use super::resources::Resources;
 use super::schedule::{self, Schedule};
 use super::serve::Served;
 use super::upkeep::OnHold;
-use super::{Mode, auditing};
+use super::{Mode, auditing, releasing};
 use crate::api::{ApiError, Happening};
 use crate::base::{Clock, Code, Moment, PeerId, SystemClock, VaultId, limit, meter};
 use crate::chunker::ChunkSizes;
@@ -278,6 +278,7 @@ impl Core {
                     self.tell(Happening::PeerConnected { peer });
                     self.clone().note_seen(peer).await;
                     self.tasks.spawn(acl::tell(self.clone(), peer));
+                    self.tasks.spawn(releasing::tell(self.clone(), peer));
                     self.owning.forget_offers(peer);
                     self.reach.wake();
                     self.changed.notify_one();

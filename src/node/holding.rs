@@ -98,7 +98,7 @@ impl HoldQueue {
 pub(super) fn free_bytes(core: &Core) -> Result<u64, EngineError> {
     let counts = core.store.pack_counts()?;
     let lent = core.lent().saturating_sub(counts.foreign_bytes);
-    Ok(lent.min(core.store.disk_free().saturating_sub(limit::RESERVE_BYTES)))
+    Ok(lent.min(core.store.room()))
 }
 
 /// What one peer may still store here, as agreed with it.

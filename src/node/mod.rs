@@ -23,6 +23,7 @@ mod presence;
 mod reach;
 mod records;
 mod recover;
+mod releasing;
 mod reload;
 mod resources;
 mod schedule;

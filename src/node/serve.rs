@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use super::core::Core;
 use super::error::failed;
-use super::{acl, door, holding, reach};
+use super::{acl, door, holding, reach, releasing};
 use crate::api::{ApiError, Happening};
 use crate::base::{Code, HeadId, ListId, Moment, PackId, PeerId, SnapshotId, VaultId, limit};
 use crate::engine;
@@ -95,6 +95,9 @@ async fn sync(core: Arc<Core>, from: PeerId, request: wire::SyncRequest) -> wire
         }
         Some(Ask::Receipts(query)) => core.blocking(move |core| receipts(core, &query)).await,
         Some(Ask::CallBack(query)) => reach::answer(&core, from, query).await,
+        Some(Ask::Release(signed)) => {
+            core.blocking(move |core| releasing::take(core, from, &signed).map(|()| None)).await
+        }
         Some(Ask::Damage(notice)) => core.blocking(move |core| damage(core, from, &notice)).await,
     };
     match answered {

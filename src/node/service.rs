@@ -7,13 +7,15 @@ use super::core::Core;
 use super::error::failed;
 use super::source::Mesh;
 use super::work::{self, explain, gc_status};
-use super::{Node, acl, browse, exposition, inviting, peering, reload, schedule, status, verified};
+use super::{
+    Node, acl, browse, exposition, inviting, peering, releasing, reload, schedule, status, verified,
+};
 use crate::api::{
     AddPeer, AddSchedule, Batches, ConfigRow, DiffItem, DiffQuery, Dump, EditSchedule, EntryInfo,
     EventStream, ExplainReport, ExplainRequest, FateStream, FindQuery, Found, GcStatus, Health, Identity,
     InputStream, Invitation, InviteInfo, InviteRequest, JobId, JobInfo, JobRequest, JoinRequest, Joined,
-    PeerDetail, PeerInfo, Reloaded, Reply, ScheduleInfo, Service, SnapshotInfo, SnapshotQuery, Stats, Status,
-    TagRequest, Tagged, TreeQuery, VerifyReport,
+    PeerDetail, PeerInfo, Releasable, ReleaseReport, Reloaded, Reply, ScheduleInfo, Service, SnapshotInfo,
+    SnapshotQuery, Stats, Status, TagRequest, Tagged, TreeQuery, VerifyReport,
 };
 use crate::crypto::Passphrase;
 use crate::engine::VaultView;
@@ -57,6 +59,14 @@ impl Service for Node {
 
     fn publish_peer_record(&self, record: String) -> Reply<'_, ()> {
         Box::pin(acl::publish(&self.core, record))
+    }
+
+    fn releasable(&self) -> Reply<'_, Releasable> {
+        Box::pin(self.core.blocking(releasing::releasable))
+    }
+
+    fn release_holds(&self, record: String) -> Reply<'_, ReleaseReport> {
+        Box::pin(releasing::publish(&self.core, record))
     }
 
     fn invite(&self, request: InviteRequest) -> Reply<'_, Invitation> {

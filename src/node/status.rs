@@ -12,7 +12,7 @@ use crate::api::{
     ApiError, EntryInfo, Health, Identity, PeerInfo, ReplicationStatus, SnapshotInfo, SnapshotQuery, Status,
     StorageStatus, Verdict,
 };
-use crate::base::{ByteSize, ChunkId, Code, Moment, PeerId, SnapshotId, encode_path, limit};
+use crate::base::{ByteSize, ChunkId, Code, Moment, PeerId, SnapshotId, encode_path};
 use crate::engine::{self, CopyCounts, EngineError, TreeEntry, Vault, VaultView};
 use crate::net::{Net, Transport};
 use crate::snapshot::Snapshot;
@@ -37,7 +37,7 @@ pub(super) async fn health(core: &Arc<Core>) -> Health {
             return Ok("failed");
         }
         std::fs::metadata(core.store.dir()).map_err(|_| ApiError::new(Code::StorageUnavailable, "gone"))?;
-        Ok(if core.store.disk_free() > limit::RESERVE_BYTES { "ok" } else { "full" })
+        Ok(if core.store.room() > 0 { "ok" } else { "full" })
     });
     let (database, storage) = tokio::join!(database, storage);
     let p2p = match core.net() {

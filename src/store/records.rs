@@ -59,6 +59,19 @@ impl Store {
         Ok(names.iter().rev().filter_map(parse).collect())
     }
 
+    /// How many heads of a vault are here, and their bytes. Looks at every file.
+    pub fn head_sizes(&self, vault: VaultId) -> Result<(usize, u64), StoreError> {
+        let (mut count, mut bytes) = (0, 0);
+        for device in self.head_devices(vault)? {
+            let dir = head_dir(vault, device);
+            for name in self.files.names(&dir)? {
+                count += 1;
+                bytes += std::fs::metadata(self.files.path(&dir, &name)).map_or(0, |file| file.len());
+            }
+        }
+        Ok((count, bytes))
+    }
+
     /// One head's bytes; `None` when it is not here.
     pub fn read_head(
         &self,

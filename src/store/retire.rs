@@ -51,6 +51,8 @@ pub(super) struct Retiring {
     doomed: Mutex<HashSet<PackId>>,
     /// Closed while it is found out what is kept for others no longer.
     gate: RwLock<()>,
+    /// Taken while the hold of replaced heads is worked out and written down.
+    hold: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -62,6 +64,8 @@ struct Fence {
     /// Numbers of retired packs; those that were retired in an earlier run have 0.
     retired: HashMap<PackNumber, Numbered>,
     condemned: HashSet<PackNumber>,
+    /// How often packs went from here because their rows are gone.
+    removals: u64,
 }
 
 struct Numbered {
@@ -100,6 +104,7 @@ impl Retiring {
             state: Mutex::new(state),
             doomed: Mutex::new(doomed.into_iter().collect()),
             gate: RwLock::default(),
+            hold: Mutex::default(),
         }
     }
 }
@@ -128,14 +133,18 @@ impl Store {
     /// Where each chunk lies, for who will refer to what it finds: retired packs are taken back, durably, and chunks of
     /// condemned ones count as unknown.
     pub fn lookup_to_keep(&self, ids: &[ChunkId]) -> Result<Vec<Option<ChunkPlace>>, StoreError> {
-        {
-            let fence = self.fence();
-            if !fence.retired.is_empty() || !fence.condemned.is_empty() {
-                // Under the lock, so that no pack is condemned between the look and what follows from it.
-                return self.lookup_and_revive(fence, ids);
-            }
+        let removals = self.fence().removals;
+        let places = self.lookup_many(ids)?;
+        let fence = self.fence();
+        let leaving = |place: &ChunkPlace| {
+            fence.retired.contains_key(&place.pack) || fence.condemned.contains(&place.pack)
+        };
+        // What is found and not on its way out cannot be condemned before whoever asks has ended.
+        if fence.removals == removals && !places.iter().flatten().any(leaving) {
+            return Ok(places);
         }
-        self.lookup_many(ids)
+        // Under the lock, so that no pack is condemned between the look and what follows from it.
+        self.lookup_and_revive(fence, ids)
     }
 
     fn lookup_and_revive(
@@ -281,6 +290,7 @@ impl Store {
             let mut fence = self.fence();
             fence.retired.retain(|pack, _| !chosen.contains(pack));
             fence.condemned.retain(|pack| !chosen.contains(pack));
+            fence.removals += 1;
         }
         self.retiring.doomed.lock().unwrap_or_else(PoisonError::into_inner).extend(doomed);
         self.remove_doomed()
@@ -309,6 +319,9 @@ impl Store {
             doomed.remove(id);
         }
         self.index.remove_doomed(&all)?;
+        if files > 0 {
+            self.reserve.refill();
+        }
         meter::BLOCKS_DELETED.add(files);
         Ok((files, bytes))
     }
@@ -321,6 +334,11 @@ impl Store {
     /// Until the guard is dropped nobody takes packs in for others, or says that they are held.
     pub fn close_gate(&self) -> RwLockWriteGuard<'_, ()> {
         self.retiring.gate.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Held by whoever works out how long replaced heads are kept: one at a time.
+    pub fn keep_hold(&self) -> MutexGuard<'_, ()> {
+        self.retiring.hold.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keeps packs no longer for that vault, and deletes those that are kept for none: rows first, then files. The gate is

@@ -414,7 +414,7 @@ pub struct Slice {
 /// /shadowvault/sync/1
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SyncRequest {
-    #[prost(oneof = "sync_request::Ask", tags = "1, 2, 3, 4, 5, 6, 7, 20")]
+    #[prost(oneof = "sync_request::Ask", tags = "1, 2, 3, 4, 5, 6, 7, 12, 20")]
     pub ask: ::core::option::Option<sync_request::Ask>,
 }
 /// Nested message and enum types in `SyncRequest`.
@@ -438,6 +438,9 @@ pub mod sync_request {
         /// a holder tells the owner what rotted on its disk
         #[prost(message, tag = "7")]
         Damage(super::DamageNotice),
+        /// a HoldRelease, from anyone who has it
+        #[prost(message, tag = "12")]
+        Release(super::Signed),
         /// dial me anew: can I be reached where you see me?
         #[prost(message, tag = "20")]
         CallBack(super::CallBack),
@@ -468,6 +471,22 @@ pub struct PeerRecord {
     pub addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(uint64, tag = "7")]
     pub time_ms: u64,
+}
+/// The admin key lets holders delete what came before these heads of the vault's devices and what neither they nor newer
+/// ones list, before its hold is over.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct HoldRelease {
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    /// its id is the admin key's public half
+    #[prost(bytes = "vec", tag = "2")]
+    pub vault: ::prost::alloc::vec::Vec<u8>,
+    /// node key; empty for all
+    #[prost(bytes = "vec", tag = "3")]
+    pub holder: ::prost::alloc::vec::Vec<u8>,
+    /// at most 256
+    #[prost(message, repeated, tag = "4")]
+    pub heads: ::prost::alloc::vec::Vec<HeadRef>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SyncResponse {

@@ -77,14 +77,23 @@ impl Fixture {
 
     /// Closes the store, lets `change` loose on its directory, and opens it with `open`.
     pub(super) fn reopened(self, change: impl FnOnce(&Path), open: fn(&Path) -> Store) -> Self {
+        let path = self.store().dir().to_owned();
+        self.opened_at(&path.clone(), || change(&path), open)
+    }
+
+    /// Closes the store, does `change`, and opens the one in `store`.
+    pub(super) fn moved(self, change: impl FnOnce(), store: &Path) -> Self {
+        self.opened_at(store, change, |path| Store::open(path).unwrap())
+    }
+
+    fn opened_at(self, path: &Path, change: impl FnOnce(), open: fn(&Path) -> Store) -> Self {
         let Self { dir, vault, phrase } = self;
         let options = (*vault.options()).clone();
         let Vault { store, clock, .. } = vault;
-        let path = store.dir().to_owned();
         assert_eq!(Arc::strong_count(&store), 1);
         drop(store);
-        change(&path);
-        let store = open(&path);
+        change();
+        let store = open(path);
         let keyring = unlock(&store, &passphrase()).unwrap();
         Self { dir, vault: Vault::new(Arc::new(store), keyring, clock, options), phrase }
     }

@@ -7,6 +7,7 @@ mod failure;
 mod fixture;
 mod flow;
 mod forgetting;
+mod full;
 mod heads;
 mod healing;
 mod history;

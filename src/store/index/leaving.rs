@@ -63,15 +63,17 @@ impl Index {
     }
 
     /// Removes the rows of all chunks that lie in `packs`, some at a time: each commit is bounded, and others may write
-    /// in between.
+    /// in between. On a full disk there are fewer in each.
     pub(in crate::store) fn remove_chunks_of(&self, packs: &HashSet<PackNumber>) -> Result<(), StoreError> {
         if packs.is_empty() {
             return Ok(());
         }
         let mut from = [0u8; 32];
         loop {
-            let (ids, next) = self.chunks_of(packs, &from)?;
-            self.write(|tx| {
+            let most =
+                self.reserve.as_ref().map_or(limit::INDEX_ROWS_PENDING_MAX, |reserve| reserve.rows_at_once());
+            let (ids, next) = self.chunks_of(packs, &from, most)?;
+            self.write_rows(ids.len(), |tx| {
                 let mut chunks = tx.open_table(CHUNKS).map_err(wrong)?;
                 for id in &ids {
                     // Meanwhile it may have got another place.
@@ -94,13 +96,18 @@ impl Index {
         }
     }
 
-    /// The next chunks, from `from` on, that lie in `packs`, and where to go on.
-    fn chunks_of(&self, packs: &HashSet<PackNumber>, from: &[u8; 32]) -> Result<SomeChunks, StoreError> {
+    /// The next chunks, from `from` on and `most` of them, that lie in `packs`, and where to go on.
+    fn chunks_of(
+        &self,
+        packs: &HashSet<PackNumber>,
+        from: &[u8; 32],
+        most: usize,
+    ) -> Result<SomeChunks, StoreError> {
         self.read(|tx| {
             let mut found = Vec::new();
             for row in tx.open_table(CHUNKS).map_err(wrong)?.range::<&[u8; 32]>(from..).map_err(wrong)? {
                 let (id, place) = row.map_err(wrong)?;
-                if found.len() >= limit::INDEX_ROWS_PENDING_MAX {
+                if found.len() >= most {
                     return Ok((found, Some(*id.value())));
                 }
                 if ChunkPlace::decode(place.value()).is_some_and(|place| packs.contains(&place.pack)) {

@@ -9,7 +9,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use redb::{
     Database, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
@@ -21,6 +21,7 @@ use crate::base::{
 };
 use crate::pack::PackEntry;
 use crate::store::error::StoreError;
+use crate::store::reserve::Reserve;
 use crate::store::rows::{ChunkPlace, PLACE_BYTES, PackNumber, PackRow};
 #[cfg(test)]
 use crate::store::trace;
@@ -64,6 +65,8 @@ pub(super) struct Index {
     usage: Mutex<Option<Usage>>,
     /// Chunks entered since it was opened.
     entered: AtomicU64,
+    /// Where commits take space on a full disk.
+    reserve: Option<Arc<Reserve>>,
 }
 
 /// Fewer new rows than this are not worth tidying up after.
@@ -191,8 +194,7 @@ impl Index {
         guarded(|| {
             let mut builder = Database::builder();
             let db = create(builder.set_cache_size(limit::INDEX_CACHE_BYTES)).map_err(wrong)?;
-            let index =
-                Self { db, totals: Mutex::default(), usage: Mutex::default(), entered: AtomicU64::new(0) };
+            let index = Self::of(db);
             index.write(|tx| {
                 tx.open_table(META).map_err(wrong)?.insert("token", token.as_bytes()).map_err(wrong)?;
                 tx.open_table(CHUNKS).map_err(wrong)?;
@@ -216,8 +218,7 @@ impl Index {
         }
         guarded(|| {
             let db = Self::open_file(path)?;
-            let index =
-                Self { db, totals: Mutex::default(), usage: Mutex::default(), entered: AtomicU64::new(0) };
+            let index = Self::of(db);
             let known = index.read(|tx| {
                 let meta = tx.open_table(META).map_err(wrong)?;
                 Ok(meta.get("token").map_err(wrong)?.is_some_and(|t| t.value() == token.as_bytes()))
@@ -228,6 +229,16 @@ impl Index {
             index.add_missing_tables()?;
             Ok(index)
         })
+    }
+
+    fn of(db: Database) -> Self {
+        let entered = AtomicU64::new(0);
+        Self { db, totals: Mutex::default(), usage: Mutex::default(), entered, reserve: None }
+    }
+
+    /// From now on commits find room on a full disk: redb takes one that does not for the end of itself.
+    pub(super) fn draw_on(&mut self, reserve: &Arc<Reserve>) {
+        self.reserve = Some(reserve.clone());
     }
 
     fn open_file(path: &Path) -> Result<Database, StoreError> {
@@ -264,6 +275,29 @@ impl Index {
 
     /// Commits durably before it returns `Ok`.
     fn write<T>(
+        &self,
+        work: impl FnOnce(&WriteTransaction) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.write_rows(0, work)
+    }
+
+    /// The same, for a commit that touches so many rows here and there.
+    fn write_rows<T>(
+        &self,
+        rows: usize,
+        work: impl FnOnce(&WriteTransaction) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        if let Some(reserve) = &self.reserve {
+            reserve.make_room_for_rows(rows);
+        }
+        let written = self.commit(work);
+        if let (Err(StoreError::Full(_)), Some(reserve)) = (&written, &self.reserve) {
+            reserve.note_refusal();
+        }
+        written
+    }
+
+    fn commit<T>(
         &self,
         work: impl FnOnce(&WriteTransaction) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
@@ -325,7 +359,8 @@ impl Store {
     ) -> Result<Vec<IndexedPack>, StoreError> {
         let mut totals = self.index.totals.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut fresh, mut chunks_added) = (PackCounts::default(), 0);
-        let indexed = self.index.write(|tx| {
+        let touched = packs.iter().map(|pack| pack.entries.len()).sum();
+        let indexed = self.index.write_rows(touched, |tx| {
             let mut rows = tx.open_table(PACKS).map_err(wrong)?;
             let mut numbers = tx.open_table(PACK_NUMBERS).map_err(wrong)?;
             let mut chunks = tx.open_table(CHUNKS).map_err(wrong)?;
