@@ -26,6 +26,7 @@ use super::reload::Configured;
 use super::resources::Resources;
 use super::schedule::{self, Schedule};
 use super::serve::Served;
+use super::source::Pulling;
 use super::upkeep::OnHold;
 use super::{Mode, auditing};
 use crate::api::{ApiError, Happening};
@@ -91,6 +92,7 @@ pub(super) struct Core {
     /// Held while what is remembered of rounds over all packs is changed.
     pub(super) rounds: Mutex<()>,
     pub(super) auditing: Auditing,
+    pub(super) pulling: Pulling,
     /// What serving peers keeps at hand.
     pub(super) served: Served,
     /// Wrong answers of each peer.
@@ -139,6 +141,7 @@ impl Core {
             acl,
             rounds: Mutex::default(),
             auditing: Auditing::default(),
+            pulling: Pulling::default(),
             served: Served::default(),
             misbehaved: Mutex::default(),
             events: Arc::new(Events::new(SystemClock.now())),
@@ -271,6 +274,7 @@ impl Core {
                     self.clone().note_seen(peer).await;
                     self.tasks.spawn(acl::tell(self.clone(), peer));
                     self.owning.forget_offers(peer);
+                    self.pulling.forget(&peer);
                     self.changed.notify_one();
                 }
                 Some(NetEvent::Disconnected(peer)) => {
@@ -278,6 +282,7 @@ impl Core {
                     self.tell(Happening::PeerDisconnected { peer });
                     log_failure(self.note_present(vec![peer]).await, "noting when a peer left");
                     self.owning.forget_offers(peer);
+                    self.pulling.forget(&peer);
                     self.holding.forget(peer);
                     self.changed.notify_one();
                 }

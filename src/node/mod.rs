@@ -12,6 +12,7 @@ mod ending;
 mod error;
 mod events;
 mod exposition;
+mod fellows;
 mod flow;
 mod holding;
 mod inviting;

@@ -109,7 +109,7 @@ impl Store {
 
     fn assemble(files: Files, index: Index, lock: std::fs::File) -> Result<Self, StoreError> {
         let (retired, doomed) = index.leftovers()?;
-        let retiring = Retiring::new(retired, doomed);
+        let retiring = Retiring::new(retired, doomed, index.mistrusted()?);
         let (disk_limit, disk_used) = (AtomicU64::new(0), Mutex::default());
         Ok(Self { files, index, disk_limit, disk_used, retiring, _lock: lock })
     }
