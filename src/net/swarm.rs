@@ -276,7 +276,14 @@ impl Node {
             // The dropped reply reads as "nobody knows".
             return;
         }
-        let id = self.swarm.behaviour_mut().kad.inner().get_closest_peers(to_libp2p(peer));
+        let usable = self.is_usable(peer);
+        let kad = self.swarm.behaviour_mut().kad.inner();
+        if !usable {
+            // Kademlia would try the places it knows before it hears of newer ones, and count the peer as asked then.
+            // Those are dialled anyway; here it is what the others tell that matters.
+            kad.remove_peer(&to_libp2p(peer));
+        }
+        let id = kad.get_closest_peers(to_libp2p(peer));
         self.finds.insert(id, (peer, reply));
     }
 

@@ -173,9 +173,10 @@ fn count_copies(
         let bytes = ByteSize(status.under_replicated_bytes);
         let peers = status.peers.iter().filter(|peer| peer.standing == "allowed");
         let (known, connected) = peers.fold((0u32, 0u32), |(k, c), p| (k + 1, c + u32::from(p.connected)));
-        let help = if known < wanted { "`shadowvault peers add ADDRESS`" } else { "`shadowvault peers`" };
+        let help = if known < wanted { "`shadowvault invite`" } else { "`shadowvault peers`" };
+        let snapshots = if unsafe_count == 1 { "snapshot has" } else { "snapshots have" };
         status.problems.push(format!(
-            "{unsafe_count} snapshots have fewer than {wanted} copies, {bytes} to go; {connected} of {known} peers connected ({help})"
+            "{unsafe_count} {snapshots} fewer than {wanted} copies, {bytes} to go; {connected} of {known} peers connected ({help})"
         ));
     }
     if !status.problems.is_empty() {
