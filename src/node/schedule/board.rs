@@ -553,6 +553,8 @@ mod tests {
         // A thirtieth of the packs each day, so that all are read within 30 days.
         assert_eq!(due(&mut board, 1439), [""; 0]);
         assert_eq!(due(&mut board, 1440), ["gc", "scrub"]);
+        assert!(!due(&mut board, 30 * 1440 - 1).contains(&"drill".to_owned()));
+        assert!(due(&mut board, 30 * 1440).contains(&"drill".to_owned()));
         let line = CronLine::parse("0 12 * * *").unwrap();
         let mut board = Board::new(Saved::default(), &settings("docs", When::Cron(Box::new(line))), now(0));
         assert_eq!(due(&mut board, 719), [""; 0]);
