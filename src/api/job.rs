@@ -128,6 +128,8 @@ pub struct VerifyRequest {
     pub confirmed: bool,
     /// Also audit the holders of this vault.
     pub peers: bool,
+    /// Only restore a hundredth of a snapshot's files from peers into a scratch directory, and compare.
+    pub drill: bool,
 }
 
 /// `repair`.

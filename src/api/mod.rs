@@ -39,10 +39,11 @@ pub use joining::{
     TicketText,
 };
 pub use report::{
-    AddPeer, AuditReport, BackupSummary, ConfigRow, Coverage, DamagedFile, EntryInfo, Health, Identity,
-    ImportSummary, PathProblem, PeerInfo, Reachability, RebuildSummary, Reloaded, RepairReport,
-    ReplicationStatus, RestoreChange, RestoreSummary, SnapshotInfo, SnapshotQuery, Status, StorageStatus,
-    TreeQuery, Verdict, VerifyAllReport, VerifyOutcomeShape, VerifyReport, VerifySnapshotReport,
+    AddPeer, AuditReport, BackupSummary, ConfigRow, Coverage, DamagedFile, DrillFailure, DrillReport,
+    EntryInfo, Health, Identity, ImportSummary, PathProblem, PeerInfo, Reachability, RebuildSummary,
+    Reloaded, RepairReport, ReplicationStatus, RestoreChange, RestoreSummary, SnapshotInfo, SnapshotQuery,
+    Status, StorageStatus, TreeQuery, Verdict, VerifyAllReport, VerifyOutcomeShape, VerifyReport,
+    VerifySnapshotReport,
 };
 
 pub use schedule::{AddSchedule, EditSchedule, LastRun, ScheduleInfo, ScheduleSource};

@@ -98,6 +98,9 @@ pub struct Status {
     /// How far the scrub of all packs is.
     #[serde(default)]
     pub scrub: Coverage,
+    /// The last drill of restoring, and when restoring was last proven.
+    #[serde(default)]
+    pub drill: Option<DrillReport>,
     /// Disk.
     pub storage: StorageStatus,
     /// Peers.
@@ -520,6 +523,40 @@ pub struct VerifyReport {
     pub audits: Vec<AuditReport>,
     /// Of `--repair`.
     pub repair: Option<RepairReport>,
+    /// Of `--drill`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drill: Option<DrillReport>,
+}
+
+/// What restoring some files from peers alone showed.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DrillReport {
+    /// When it ended, RFC 3339.
+    pub time: String,
+    /// When all files of a drill last came back.
+    pub proven: Option<String>,
+    /// The snapshot that files were taken from.
+    pub snapshot: String,
+    /// Files that came back as they were.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes pulled.
+    pub bytes_fetched: u64,
+    /// Files that did not come back.
+    pub failed: u64,
+    /// The first hundred of them.
+    pub failures: Vec<DrillFailure>,
+}
+
+/// A file that a drill could not restore.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DrillFailure {
+    /// Its path in the snapshot.
+    pub path: String,
+    /// What happened.
+    pub reason: String,
 }
 
 /// Result of a repair.
@@ -534,9 +571,13 @@ pub struct RepairReport {
     pub repaired_packs: u64,
     /// Packs for which no source was found.
     pub unrepaired_packs: Vec<PackId>,
+    /// Chunks that were read again from the files they came from, as no peer had them.
+    pub regained_chunks: u64,
+    /// Damaged packs that were set aside: all that is needed of them is in new packs.
+    pub replaced_packs: Vec<PackId>,
     /// So much is damaged that nothing was touched without a confirmation.
     pub refused: bool,
-    /// Bytes pulled, by peer.
+    /// Bytes by where they came from: a peer, or `files`.
     pub sources: BTreeMap<String, u64>,
     /// Bytes pulled in all.
     pub bytes_fetched: u64,

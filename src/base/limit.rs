@@ -92,6 +92,22 @@ pub const NET_QUEUE_MAX: usize = 256;
 pub const FETCH_IN_FLIGHT_PER_PEER_MAX: usize = 8;
 /// Chunk-fetch requests in flight to all peers, at most: what `p2p.max_concurrent_fetch` may be. Each holds 1 MiB.
 pub const FETCH_IN_FLIGHT_MAX: usize = 64;
+/// Of those, for one pack, when several holders have it: three of 1 MiB keep a line of 100 MB/s busy over 30 ms.
+pub const GATHER_WINDOW: usize = 3;
+/// Peers of which nothing is known that are asked for a pack at one time.
+pub const GATHER_PROBES_MAX: usize = 4;
+/// A range that takes twice as long as another holder's last one is asked of that one too, but not before this.
+pub const HEDGE_AFTER_MIN: Duration = Duration::from_millis(200);
+/// The same when it is not known how long the other one takes.
+pub const HEDGE_AFTER_UNKNOWN: Duration = Duration::from_secs(2);
+/// How often a pull looks whether it should stop.
+pub const GATHER_LOOK: Duration = Duration::from_millis(500);
+/// A holder that another overtook is asked only when no other has the pack, for so long.
+pub const LATE_HOLDER_PAUSE: Duration = Duration::from_secs(60);
+/// Packs in a row that a member may not have before it is no longer asked without reason to, for [`GUESS_PAUSE`].
+pub const GUESSES_MAX: u32 = 3;
+/// See [`GUESSES_MAX`].
+pub const GUESS_PAUSE: Duration = Duration::from_secs(600);
 /// How long an idle connection stays open; members keep theirs by pinging.
 pub const IDLE_CONNECTION: Duration = Duration::from_secs(60);
 /// A nonce from the door is good for this long.
@@ -512,6 +528,18 @@ pub const SCRUB_SLICES: u32 = 30;
 pub const REPAIR_UNASKED_PACKS: u64 = 32;
 /// Beyond those, mending more than one in so many packs wants a confirmation: a disk that is going away looks like this.
 pub const REPAIR_UNASKED_SHARE: u64 = 20;
+/// Files that a drill of restoring brings back, however few a hundredth of all are.
+pub const DRILL_FILES_MIN: usize = 100;
+/// And at most: the names of so many are kept in memory.
+pub const DRILL_FILES_MAX: usize = 10_000;
+/// Bytes of files that one drill restores, so that large files do not fill the line for days.
+pub const DRILL_BYTES_MAX: u64 = 512 * MIB as u64;
+/// Files that a drill's report names as not restored.
+pub const DRILL_FAILURES_NAMED_MAX: usize = 100;
+/// Files that the plan of a repair names as such that would be read again; the rest is counted.
+pub const REREAD_FILES_NAMED_MAX: usize = 1000;
+/// How often a repair reads files again: a tree that comes back shows what else is lost.
+pub const REGAIN_ROUNDS_MAX: usize = 3;
 /// Ids and packs of each kind that the kept report of a verification names.
 pub const REPORT_NAMED_MAX: usize = 100;
 /// The kept report in bytes; one that is longer names nothing.
@@ -522,10 +550,14 @@ pub const AUDIT_SLICES_DAY: usize = 300;
 pub const AUDIT_ROUND: Duration = Duration::from_secs(1800);
 /// Slices that each holder is asked for in one round.
 pub const AUDIT_SLICES_ROUND: usize = 7;
+/// Slices that a holder asks each fellow holder of a vault for in one round: some 40 bytes a second.
+pub const FELLOW_SLICES_ROUND: usize = 1;
 /// Slices of an audit by command: as many as in a day.
 pub const AUDIT_SLICES_NOW: usize = AUDIT_SLICES_DAY;
 /// Slices more of a holder that failed, one of each pack.
 pub const AUDIT_SLICES_SUSPECT_MAX: usize = 4096;
+/// Packs of one holder whose receipts are remembered as void, 40 bytes each; beyond them all of its receipts are forgotten.
+pub const VOID_RECEIPTS_MAX: usize = 65_536;
 /// How long a holder has for one slice of 64 KiB: longer than a disk needs to spin up.
 pub const AUDIT_DEADLINE: Duration = Duration::from_secs(20);
 /// Slices under way to one holder.

@@ -131,6 +131,7 @@ fn render(status: &Status, up: bool, paint: Paint) -> String {
         let verified = status.last_verify.as_deref().map_or("never".to_owned(), local_time);
         line("verified", verified);
         line("audits", audits(status));
+        line("restores", proven(status));
     }
     line("scrubbed", scrubbed(&status.scrub));
     line("storage", storage(status));
@@ -199,6 +200,16 @@ pub(super) fn reached(how: &Reachability) -> Option<String> {
         _ => return None,
     };
     Some(how.advice.as_ref().map_or(text.clone(), |advice| format!("{text}: {}", escape(advice))))
+}
+
+fn proven(status: &Status) -> String {
+    match status.drill.as_ref().and_then(|drill| Some((drill, drill.proven.as_deref()?))) {
+        Some((drill, when)) if drill.failed == 0 => {
+            format!("proven {} with {} from peers", local_time(when), count(drill.files, "file"))
+        }
+        Some((_, when)) => format!("last proven {}", local_time(when)),
+        None => "not proven yet (`shadowvault verify --drill`)".to_owned(),
+    }
 }
 
 fn audits(status: &Status) -> String {
@@ -288,6 +299,7 @@ mod tests {
             copies_wanted: 2,
             last_verify: None,
             scrub: Coverage::default(),
+            drill: None,
             storage: StorageStatus { own_packs: 1, own_bytes: 1024, ..StorageStatus::default() },
             peers: vec![peer],
             jobs: vec![],

@@ -143,9 +143,10 @@ pub fn verify(
         store.with_successors(only);
     }
     let mut rows = Vec::new();
+    let aside = store.packs_aside();
     for own in [true, false] {
         store.for_each_pack(own, |row| {
-            if only.as_ref().is_none_or(|only| only.contains(&row.number)) {
+            if !aside.contains(&row.number) && only.as_ref().is_none_or(|only| only.contains(&row.number)) {
                 rows.push(row);
             }
             true
@@ -167,7 +168,8 @@ pub fn verify(
     monitor.enter("verifying snapshots");
     for snapshot in &view.snapshots {
         if options.snapshot.is_none_or(|id| id == snapshot.id) {
-            result.snapshots.push(check_snapshot(vault, &view, snapshot, &bad, monitor)?);
+            let known = Known { bad: &bad, aside: &aside };
+            result.snapshots.push(check_snapshot(vault, &view, snapshot, known, monitor)?);
         }
     }
     for (id, why) in view.broken.iter().filter(|(id, _)| options.snapshot.is_none_or(|only| only == *id)) {
@@ -509,7 +511,8 @@ fn check_records(store: &Store, own: Option<VaultId>) -> Result<Vec<String>, Eng
     Ok(problems)
 }
 
-fn cells_of(offset: u32, length: u32) -> (usize, usize) {
+/// First and last cell of a chunk.
+pub(super) fn cells_of(offset: u32, length: u32) -> (usize, usize) {
     let cell = crate::base::limit::CELL_BYTES;
     let end = offset as usize + (length as usize).max(1) - 1;
     (offset as usize / cell, end / cell)
@@ -519,13 +522,13 @@ fn check_snapshot(
     vault: &Vault,
     view: &VaultView,
     snapshot: &Snapshot,
-    bad: &BadChunks,
+    known: Known<'_>,
     monitor: &Monitor,
 ) -> Result<SnapshotFinding, EngineError> {
     let mut reader = ChunkReader::new(vault, None, monitor);
     let mut found = References {
         vault,
-        bad,
+        known,
         chunks: DistinctChunks::default(),
         waiting: Vec::new(),
         failure: None,
@@ -558,10 +561,18 @@ fn check_snapshot(
     })
 }
 
+/// What is known of chunks before a snapshot is looked at.
+#[derive(Clone, Copy)]
+struct Known<'a> {
+    bad: &'a BadChunks,
+    /// Packs whose chunks are as good as missing.
+    aside: &'a HashSet<PackNumber>,
+}
+
 /// References of one snapshot, looked up many at a time: a snapshot may have more chunks than fit the memory.
 struct References<'a> {
     vault: &'a Vault,
-    bad: &'a BadChunks,
+    known: Known<'a>,
     chunks: DistinctChunks,
     waiting: Vec<ChunkId>,
     failure: Option<StoreError>,
@@ -588,7 +599,8 @@ impl References<'_> {
             Err(error) => return self.failure = self.failure.take().or(Some(error)),
         };
         for (id, place) in ids.iter().zip(places) {
-            match (place, self.bad.get(id)) {
+            let place = place.filter(|place| !self.known.aside.contains(&place.pack));
+            match (place, self.known.bad.get(id)) {
                 (None, _) | (_, Some(State::Missing)) => self.missing.insert(*id),
                 (_, Some(State::Corrupt)) => self.corrupt.insert(*id),
                 (Some(_), None) => continue,

@@ -126,6 +126,7 @@ fn status() -> Status {
         copies_wanted: 2,
         last_verify: None,
         scrub: Coverage::default(),
+        drill: None,
         storage: StorageStatus::default(),
         peers: vec![peer()],
         jobs: vec![job(JobId(4))],
@@ -172,6 +173,7 @@ fn job(id: JobId) -> JobInfo {
             coverage: None,
             audits: vec![],
             repair: Some(repair),
+            drill: None,
         })),
         error: Some(ApiError::new(Code::CopiesMissing, "one copy is missing").with_hint("wait")),
     }

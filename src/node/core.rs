@@ -28,6 +28,7 @@ use super::reload::Configured;
 use super::resources::Resources;
 use super::schedule::{self, Schedule};
 use super::serve::Served;
+use super::source::Pulling;
 use super::upkeep::OnHold;
 use super::{Mode, auditing, releasing};
 use crate::api::{ApiError, Happening};
@@ -96,6 +97,7 @@ pub(super) struct Core {
     pub(super) auditing: Auditing,
     pub(super) reach: Reach,
     pub(super) clocks: Clocks,
+    pub(super) pulling: Pulling,
     /// What serving peers keeps at hand.
     pub(super) served: Served,
     /// Wrong answers of each peer.
@@ -146,6 +148,7 @@ impl Core {
             auditing: Auditing::default(),
             reach: Reach::default(),
             clocks: Clocks::default(),
+            pulling: Pulling::default(),
             served: Served::default(),
             misbehaved: Mutex::default(),
             events: Arc::new(Events::new(SystemClock.now())),
@@ -281,6 +284,7 @@ impl Core {
                     self.tasks.spawn(releasing::tell(self.clone(), peer));
                     self.owning.forget_offers(peer);
                     self.reach.wake();
+                    self.pulling.forget(&peer);
                     self.changed.notify_one();
                 }
                 Some(NetEvent::Disconnected(peer)) => {
@@ -288,6 +292,7 @@ impl Core {
                     self.tell(Happening::PeerDisconnected { peer });
                     log_failure(self.note_present(vec![peer]).await, "noting when a peer left");
                     self.owning.forget_offers(peer);
+                    self.pulling.forget(&peer);
                     self.holding.forget(peer);
                     self.changed.notify_one();
                 }

@@ -13,6 +13,7 @@ mod ending;
 mod error;
 mod events;
 mod exposition;
+mod fellows;
 mod flow;
 mod holding;
 mod inviting;

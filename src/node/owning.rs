@@ -23,6 +23,10 @@ const ROUND_INTERVAL: Duration = Duration::from_secs(30);
 const ROUND_PAUSE: Duration = Duration::from_millis(200);
 /// An offered pack counts as on its way to a holder for this long.
 const OFFER_LIFE: Duration = Duration::from_secs(600);
+/// A holder that did not take a pack is not offered it again for this long; others are at once.
+const DECLINE_LIFE: Duration = Duration::from_secs(60);
+/// Such packs that are remembered, of all holders together; beyond them some are offered again sooner.
+const DECLINED_MAX: usize = 16_384;
 /// The pace of the last minutes is what the next ones are judged by.
 const PACE_WINDOW: Duration = Duration::from_secs(120);
 /// Confirmations that the pace is taken from.
@@ -53,6 +57,8 @@ impl Told {
 #[derive(Default)]
 pub(super) struct Owning {
     offered: Mutex<HashMap<PackId, Vec<(PeerId, Instant)>>>,
+    /// What holders did not take, and when they said so.
+    declined: Mutex<HashMap<(PackId, PeerId), Instant>>,
     /// What each holder said that it can still store for us, in bytes.
     room: Mutex<HashMap<PeerId, u64>>,
     told: Mutex<Told>,
@@ -64,6 +70,25 @@ impl Owning {
     /// A holder confirmed packs.
     pub(super) fn settle(&self, holder: PeerId, packs: &[PackId]) {
         self.note_confirmed(packs.len() as u64);
+        self.take_back(holder, packs);
+    }
+
+    /// A holder does not take packs that it was offered.
+    pub(super) fn decline(&self, holder: PeerId, packs: &[PackId]) {
+        self.take_back(holder, packs);
+        let mut declined = self.declined.lock().expect("no panic while held");
+        declined.retain(|_, when| when.elapsed() < DECLINE_LIFE);
+        let room = DECLINED_MAX.saturating_sub(declined.len());
+        declined.extend(packs.iter().take(room).map(|pack| ((*pack, holder), Instant::now())));
+    }
+
+    fn declined(&self) -> HashSet<(PackId, PeerId)> {
+        let mut declined = self.declined.lock().expect("no panic while held");
+        declined.retain(|_, when| when.elapsed() < DECLINE_LIFE);
+        declined.keys().copied().collect()
+    }
+
+    fn take_back(&self, holder: PeerId, packs: &[PackId]) {
         let mut offered = self.offered.lock().expect("no panic while held");
         for pack in packs {
             if let Some(peers) = offered.get_mut(pack) {
@@ -122,6 +147,7 @@ impl Owning {
     pub(super) fn forget_offers(&self, holder: PeerId) {
         self.room.lock().expect("no panic while held").remove(&holder);
         self.told.lock().expect("no panic while held").when.remove(&holder);
+        self.declined.lock().expect("no panic while held").retain(|(_, peer), _| *peer != holder);
         let mut offered = self.offered.lock().expect("no panic while held");
         offered.retain(|_, peers| {
             peers.retain(|(peer, _)| *peer != holder);
@@ -225,8 +251,11 @@ async fn round(core: &Arc<Core>, vault: VaultId) -> Result<(), ApiError> {
     if free.iter().filter(|(peer, _)| proven(peer)).count() >= core.settings().replication.copies as usize {
         free.retain(|(peer, _)| proven(peer));
     }
+    let declined = core.owning.declined();
     let placed = core
-        .blocking(move |core| Ok(engine::place_packs(&lacking, &free, core.settings().replication.copies)))
+        .blocking(move |core| {
+            Ok(engine::place_packs(&lacking, &free, &declined, core.settings().replication.copies))
+        })
         .await?;
     for (peer, packs) in placed {
         let room = OFFERED_MAX.saturating_sub(load.get(&peer).copied().unwrap_or(0));
@@ -431,5 +460,22 @@ mod tests {
         // It was away meanwhile.
         owning.forget_offers(holder);
         assert_eq!(owning.fresh_room(holder), None);
+    }
+
+    #[test]
+    fn what_a_holder_does_not_take_is_open_for_others_at_once() {
+        let owning = Owning::default();
+        let [one, two] = [PeerId::new([1; 32]), PeerId::new([2; 32])];
+        let packs: Vec<PackId> = (0..3).map(|n| PackId::new([n; 32])).collect();
+        owning.note(one, &packs);
+        owning.note(two, &packs[..1]);
+        owning.decline(one, &packs[..2]);
+        let (under_way, load) = owning.under_way();
+        assert_eq!((under_way.get(&packs[0]), under_way.get(&packs[1])), (Some(&vec![two]), None));
+        assert_eq!((load.get(&one), load.get(&two)), (Some(&1), Some(&1)));
+        assert_eq!(owning.declined(), HashSet::from([(packs[0], one), (packs[1], one)]));
+        // One that comes back is another one.
+        owning.forget_offers(one);
+        assert_eq!(owning.declined(), HashSet::new());
     }
 }

@@ -85,6 +85,7 @@ pub(super) async fn part(core: &Arc<Core>, peer: PeerId) -> Result<(), ApiError>
     core.holding.forget(peer);
     core.owning.forget_offers(peer);
     core.clocks.forget(peer);
+    core.pulling.forget(&peer);
     // Its receipts no longer count: the packs get other holders.
     core.blocking(move |core| {
         core.store.drop_receipts(peer).map_err(failed)?;

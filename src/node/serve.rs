@@ -211,13 +211,7 @@ fn receipt(core: &Arc<Core>, from: PeerId, signed: &wire::Signed) -> Answered {
 
 fn receipts(core: &Arc<Core>, query: &wire::ReceiptQuery) -> Answered {
     let vault = VaultId::try_from(query.vault.as_slice()).map_err(malformed)?;
-    let packs: Vec<PackId> = query
-        .packs
-        .iter()
-        .take(limit::RECEIPT_PACKS_MAX)
-        .map(|id| PackId::try_from(id.as_slice()))
-        .collect::<Result<_, _>>()
-        .map_err(malformed)?;
+    let packs = pack_ids(&query.packs)?;
     let held = engine::held_packs(&core.store, vault, &packs).map_err(failed)?;
     let head = HeadId::try_from(query.head.as_slice()).ok();
     let complete = match head {
@@ -227,15 +221,40 @@ fn receipts(core: &Arc<Core>, query: &wire::ReceiptQuery) -> Answered {
     Ok(Some(Answer::Receipt(sign_receipt(&core.key, vault, complete, &held, core.now()))))
 }
 
-/// A holder says what rotted on its disk. What it could not mend gets another copy.
+/// A holder doubts another one. Its word proves nothing: what that one confirmed is asked for in the next audit.
+fn doubt(core: &Arc<Core>, notice: &wire::DamageNotice) -> Result<(), ApiError> {
+    let Ok(holder) = PeerId::try_from(notice.doubted_holder.as_slice()) else { return Ok(()) };
+    for pack in pack_ids(&notice.doubted)? {
+        if core.store.holders_of(pack).map_err(failed)?.contains(&holder) {
+            tracing::info!(target: "audit", peer = %holder.short(), pack = %pack.short(), "a fellow holder doubts that it has a pack");
+            core.auditing.suspect(holder, pack);
+        }
+    }
+    Ok(())
+}
+
+fn pack_ids(ids: &[Vec<u8>]) -> Result<Vec<PackId>, ApiError> {
+    let ids = ids.iter().take(limit::RECEIPT_PACKS_MAX);
+    ids.map(|id| PackId::try_from(id.as_slice())).collect::<Result<_, _>>().map_err(malformed)
+}
+
+/// A holder says what rotted on its disk, or what it does not take. What it does not have gets another place.
 fn damage(core: &Arc<Core>, from: PeerId, notice: &wire::DamageNotice) -> Answered {
     let vault = VaultId::try_from(notice.vault.as_slice()).map_err(malformed)?;
     if core.vault_id() != Some(vault) {
         return Err(not_here());
     }
-    let ids = notice.packs.iter().take(limit::RECEIPT_PACKS_MAX);
-    let packs: Vec<PackId> =
-        ids.map(|id| PackId::try_from(id.as_slice())).collect::<Result<_, _>>().map_err(malformed)?;
+    let packs = pack_ids(&notice.packs)?;
+    let declined = pack_ids(&notice.declined)?;
+    if !declined.is_empty() {
+        tracing::info!(target: "replicate", peer = %from.short(), packs = declined.len(), "a holder does not take packs; others may");
+        core.owning.decline(from, &declined);
+        core.changed.notify_one();
+    }
+    doubt(core, notice)?;
+    if packs.is_empty() && notice.mended == 0 {
+        return Ok(None);
+    }
     core.store.drop_pack_receipts(from, &packs).map_err(failed)?;
     let (mended, lost) = (notice.mended, packs.len() as u64);
     core.tell(Happening::HolderDamage { peer: from, mended, lost });

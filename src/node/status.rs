@@ -91,6 +91,7 @@ pub(super) fn status(core: &Arc<Core>) -> Result<Status, ApiError> {
         replication: ReplicationStatus::default(),
         copies_wanted: core.settings().replication.copies,
         last_verify: None,
+        drill: None,
         scrub: verified::coverage(&verified::rounds(core).scrub, counts.bytes()),
         storage: StorageStatus {
             own_packs: counts.own_packs,
@@ -117,6 +118,7 @@ pub(super) fn status(core: &Arc<Core>) -> Result<Status, ApiError> {
         status.problems.push("the vault is locked: no backups are made (`shadowvault unlock`)".to_owned());
     }
     last_verified(core, &mut status)?;
+    last_drill(core, &mut status)?;
     scheduled(core, &mut status);
     audited(core, &mut status);
     for peer in &status.peers {
@@ -164,10 +166,11 @@ fn count_copies(
     let wanted = status.copies_wanted;
     status.snapshots = snapshots.len() as u64;
     status.snapshots_safe = snapshots.iter().filter(|id| copies.of_snapshot(**id) >= wanted).count() as u64;
+    let aside = core.store.packs_aside();
     core.store
         .for_each_pack(true, |row| {
             let missing = wanted.saturating_sub(copies.of_pack(row.number));
-            if missing > 0 {
+            if missing > 0 && !aside.contains(&row.number) {
                 status.under_replicated_bytes += row.bytes;
                 status.replication.bytes_waiting += row.bytes * u64::from(missing);
             }
@@ -257,6 +260,21 @@ fn last_verified(core: &Arc<Core>, status: &mut Status) -> Result<(), ApiError> 
         if status.verdict == Verdict::Ok {
             status.verdict = Verdict::AtRisk;
         }
+    }
+    Ok(())
+}
+
+/// Whether the last drill brought everything back.
+fn last_drill(core: &Arc<Core>, status: &mut Status) -> Result<(), ApiError> {
+    status.drill = verified::last_drill(core)?;
+    let Some(drill) = status.drill.as_ref().filter(|drill| drill.failed > 0) else { return Ok(()) };
+    let line = format!(
+        "the last drill did not get {} files back from peers (`shadowvault verify --drill`)",
+        drill.failed
+    );
+    status.problems.push(line);
+    if status.verdict == Verdict::Ok {
+        status.verdict = Verdict::AtRisk;
     }
     Ok(())
 }

@@ -8,13 +8,14 @@ use serde::{Deserialize, Serialize};
 
 use super::core::{Core, log_failure};
 use super::error::failed;
-use crate::api::{ApiError, Coverage, VerifyOutcomeShape, VerifyReport, VerifySnapshotReport};
+use crate::api::{ApiError, Coverage, DrillReport, VerifyOutcomeShape, VerifyReport, VerifySnapshotReport};
 use crate::base::{Code, Moment, PackId, limit};
 use crate::policy::Round;
 
 const LAST: &str = "verified.json";
 const REPORT: &str = "verify-report.json";
 const ROUNDS: &str = "rounds.json";
+const DRILL: &str = "drill.json";
 
 /// When verification last ended, and how.
 #[derive(Serialize, Deserialize)]
@@ -44,6 +45,16 @@ pub(super) fn note(core: &Arc<Core>, sound: bool) {
 /// How the last verification ended.
 pub(super) fn last(core: &Arc<Core>) -> Result<Option<Verified>, ApiError> {
     core.store.read_state_if_sound(LAST).map_err(failed)
+}
+
+/// The last drill of restoring.
+pub(super) fn last_drill(core: &Arc<Core>) -> Result<Option<DrillReport>, ApiError> {
+    core.store.read_state_if_sound(DRILL).map_err(failed)
+}
+
+/// Remembers a drill.
+pub(super) fn note_drill(core: &Arc<Core>, report: &DrillReport) {
+    log_failure(core.store.publish_state(DRILL, report).map_err(failed), "noting a drill");
 }
 
 /// How far the rounds are. A file that cannot be read is as good as none: they begin anew.

@@ -116,7 +116,7 @@ impl Store {
         files.draw_on(&reserve);
         index.draw_on(&reserve);
         let (retired, doomed) = index.leftovers()?;
-        let retiring = Retiring::new(retired, doomed);
+        let retiring = Retiring::new(retired, doomed, index.mistrusted()?);
         let (disk_limit, disk_used) = (AtomicU64::new(0), Mutex::default());
         Ok(Self { files, index, reserve, disk_limit, disk_used, retiring, _lock: lock })
     }

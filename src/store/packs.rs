@@ -100,7 +100,7 @@ impl Store {
         self.beside_pack(id, outboard)?;
         self.files.publish(&fan_out(id), &id.to_string(), &[bytes])?;
         self.note_published(length);
-        Ok(())
+        self.trust(id)
     }
 
     /// Makes the pack's directory, and its outboard there.

@@ -597,7 +597,7 @@ pub struct Whereabouts {
     #[prost(string, repeated, tag = "4")]
     pub addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
-/// Packs that a holder found damaged on its own disk.
+/// Packs that a holder found damaged on its own disk, or did not take.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DamageNotice {
     #[prost(bytes = "vec", tag = "1")]
@@ -608,6 +608,15 @@ pub struct DamageNotice {
     /// so many others were
     #[prost(uint32, tag = "3")]
     pub mended: u32,
+    /// were offered and are not stored: others may take them
+    #[prost(bytes = "vec", repeated, tag = "4")]
+    pub declined: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// a fellow holder,
+    #[prost(bytes = "vec", tag = "5")]
+    pub doubted_holder: ::prost::alloc::vec::Vec<u8>,
+    /// and packs that it did not give a right slice of
+    #[prost(bytes = "vec", repeated, tag = "6")]
+    pub doubted: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
 }
 /// /shadowvault/door/1: all that a stranger reaches.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -57,6 +57,7 @@ const SEEN: &[(&str, &str)] = &[
     ("scheduler.enable_auto_backup", "downtime_is_made_up_for_once_and_a_reload_brings_new_tasks"),
     ("scheduler.backup_interval", "downtime_is_made_up_for_once_and_a_reload_brings_new_tasks"),
     ("scheduler.backup_paths", "downtime_is_made_up_for_once_and_a_reload_brings_new_tasks"),
+    ("scheduler.restore_drill_interval", "what_is_checked_seldom_waits_for_its_time"),
     ("scheduler.max_backup_retries", "retries_and_notifications_are_as_configured"),
     ("acl.admins", "what_an_admin_signs_travels_the_mesh_and_unknown_admins_are_refused"),
     (

@@ -272,6 +272,19 @@ fn copies_are_receipts_of_distinct_holders_for_everything() {
     assert_eq!(copies(&fixture), 0);
     assert_eq!(verify_known_receipts(store).unwrap(), Vec::<String>::new());
     assert_eq!(copies(&fixture), 2);
+    // What was found lost is not there again with the files, but with a newer word of the holder.
+    for key in &keys[1..] {
+        store.drop_pack_receipts(key.peer_id(), &packs[..1]).unwrap();
+    }
+    assert_eq!(copies(&fixture), 1);
+    assert_eq!(verify_known_receipts(store).unwrap(), Vec::<String>::new());
+    assert_eq!(copies(&fixture), 1);
+    let later = crate::base::Moment::from_millis(u64::MAX / 2);
+    let signed = sign_receipt(&keys[1], vault, Some(head.id), &packs[..1], later);
+    record_receipt(store, vault, keys[1].peer_id(), &signed).unwrap();
+    assert_eq!(copies(&fixture), 2);
+    assert_eq!(verify_known_receipts(store).unwrap(), Vec::<String>::new());
+    assert_eq!(copies(&fixture), 2);
     // A new snapshot has no copies yet; the old one keeps its own.
     fixture.write("b", &noise(2, 1000));
     let next = fixture.backup();

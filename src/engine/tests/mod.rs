@@ -2,6 +2,7 @@
 
 mod crash;
 mod damage;
+mod drilling;
 mod edits;
 mod failure;
 mod fixture;
@@ -12,8 +13,10 @@ mod heads;
 mod healing;
 mod history;
 mod hostile;
+pub(super) mod lines;
 mod reading;
 mod rebuilding;
+mod regaining;
 mod restoring;
 mod round_trip;
 mod selecting;

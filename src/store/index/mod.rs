@@ -49,6 +49,8 @@ const HEAD_RECEIPTS: TableDefinition<Pair, (u64, &[u8; 32])> = TableDefinition::
 const RETIRED: TableDefinition<u32, &[u8]> = TableDefinition::new("retired");
 /// Ids of packs whose rows are gone and whose files are to be removed.
 const DOOMED: TableDefinition<&[u8; 32], ()> = TableDefinition::new("doomed");
+/// Numbers of packs that are known to be damaged and that nobody could mend.
+const MISTRUSTED: TableDefinition<u32, ()> = TableDefinition::new("mistrusted");
 /// The key of the next free pack number in [`META`].
 const NEXT_PACK: &str = "next_pack";
 
@@ -206,6 +208,7 @@ impl Index {
                 tx.open_table(HEAD_RECEIPTS).map_err(wrong)?;
                 tx.open_table(RETIRED).map_err(wrong)?;
                 tx.open_table(DOOMED).map_err(wrong)?;
+                tx.open_table(MISTRUSTED).map_err(wrong)?;
                 Ok(())
             })?;
             Ok(index)
@@ -252,9 +255,9 @@ impl Index {
         builder.open(path).map_err(wrong)
     }
 
-    /// An index of a version that deleted nothing has no tables for it.
+    /// An index of an earlier version lacks the tables that came since.
     fn add_missing_tables(&self) -> Result<(), StoreError> {
-        let missing = self.read(|tx| match tx.open_table(DOOMED) {
+        let missing = self.read(|tx| match tx.open_table(MISTRUSTED) {
             Ok(_) => Ok(false),
             Err(redb::TableError::TableDoesNotExist(_)) => Ok(true),
             Err(error) => Err(wrong(error)),
@@ -263,6 +266,7 @@ impl Index {
             self.write(|tx| {
                 tx.open_table(RETIRED).map_err(wrong)?;
                 tx.open_table(DOOMED).map_err(wrong)?;
+                tx.open_table(MISTRUSTED).map_err(wrong)?;
                 Ok(())
             })?;
         }
@@ -338,9 +342,9 @@ impl Store {
         for pack in packs {
             self.absolve(pack.id)?;
         }
-        // A chunk whose only place is going gets its new one.
-        let condemned = self.condemned();
-        self.enter_packs(packs, |place| condemned.contains(&place.pack))
+        // A chunk whose only place is going, or is damaged, gets its new one.
+        let given_up = self.given_up();
+        self.enter_packs(packs, |place| given_up.contains(&place.pack), true)
     }
 
     /// Enters packs as [`Store::index_packs`] does, and lets their chunks be found there instead of in packs of `from`.
@@ -349,13 +353,23 @@ impl Store {
         packs: &[NewPack],
         from: &HashSet<PackNumber>,
     ) -> Result<Vec<IndexedPack>, StoreError> {
-        self.enter_packs(packs, |place| from.contains(&place.pack))
+        self.enter_packs(packs, |place| from.contains(&place.pack), false)
+    }
+
+    /// The same for packs of `from` that are damaged: whoever needs one of those needs the new one as well.
+    pub fn replace_chunks(
+        &self,
+        packs: &[NewPack],
+        from: &HashSet<PackNumber>,
+    ) -> Result<Vec<IndexedPack>, StoreError> {
+        self.enter_packs(packs, |place| from.contains(&place.pack), true)
     }
 
     fn enter_packs(
         &self,
         packs: &[NewPack],
         gives_way: impl Fn(&ChunkPlace) -> bool,
+        both_needed: bool,
     ) -> Result<Vec<IndexedPack>, StoreError> {
         let mut totals = self.index.totals.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut fresh, mut chunks_added) = (PackCounts::default(), 0);
@@ -366,6 +380,7 @@ impl Store {
             let mut chunks = tx.open_table(CHUNKS).map_err(wrong)?;
             let mut next = next_pack(tx, &rows)?;
             let mut out = Vec::with_capacity(packs.len());
+            let mut moved: HashMap<PackNumber, Vec<u32>> = HashMap::new();
             for pack in packs {
                 let known = numbers.get(pack.id.as_bytes()).map_err(wrong)?.map(|number| number.value());
                 let number = PackNumber(known.unwrap_or(next));
@@ -386,10 +401,17 @@ impl Store {
                         let place = ChunkPlace::of(number, entry).encode();
                         chunks.insert(entry.id.as_bytes(), &place).map_err(wrong)?;
                         chunks_added += u64::from(known.is_none());
+                        if let Some(old) = known.filter(|old| both_needed && old.pack != number) {
+                            let both = moved.entry(old.pack).or_insert_with(|| vec![old.pack.0]);
+                            if both.last() != Some(&number.0) {
+                                both.push(number.0);
+                            }
+                        }
                     }
                 }
                 out.push(IndexedPack { id: pack.id, number });
             }
+            leaving::replace_needed(tx, &moved.keys().copied().collect(), &moved)?;
             Ok(out)
         })?;
         meter::CHUNKS_STORED.add(chunks_added);
@@ -482,17 +504,78 @@ impl Store {
         })
     }
 
-    /// Forgets that `holder` holds those packs.
+    /// Forgets that `holder` holds those packs: the receipts that say so are void, also for an index that is made anew.
     pub fn drop_pack_receipts(&self, holder: PeerId, packs: &[PackId]) -> Result<(), StoreError> {
+        let held = self.index.read(|tx| {
+            let numbers = tx.open_table(PACK_NUMBERS).map_err(wrong)?;
+            let receipts = tx.open_table(RECEIPTS).map_err(wrong)?;
+            let mut held = Vec::new();
+            for pack in packs {
+                let Some(number) = numbers.get(pack.as_bytes()).map_err(wrong)? else { continue };
+                let key = (number.value(), holder.as_bytes());
+                if let Some(time) = receipts.get(key).map_err(wrong)? {
+                    held.push((*pack, Moment::from_millis(time.value())));
+                }
+            }
+            Ok(held)
+        })?;
+        if held.is_empty() {
+            return Ok(());
+        }
+        self.void_receipts(holder, &held)?;
         self.index.write(|tx| {
             let numbers = tx.open_table(PACK_NUMBERS).map_err(wrong)?;
             let mut receipts = tx.open_table(RECEIPTS).map_err(wrong)?;
-            for pack in packs {
+            for (pack, _) in &held {
                 if let Some(number) = numbers.get(pack.as_bytes()).map_err(wrong)? {
                     receipts.remove((number.value(), holder.as_bytes())).map_err(wrong)?;
                 }
             }
             Ok(())
+        })
+    }
+
+    /// Calls `each` with every own pack and each of its holders. Holds one row at a time.
+    pub fn for_each_held(&self, mut each: impl FnMut(&PackRow, PeerId)) -> Result<(), StoreError> {
+        self.index.read(|tx| {
+            let packs = tx.open_table(PACKS).map_err(wrong)?;
+            let mut last: Option<PackRow> = None;
+            for row in tx.open_table(RECEIPTS).map_err(wrong)?.iter().map_err(wrong)? {
+                let (key, _) = row.map_err(wrong)?;
+                let (number, holder) = key.value();
+                if last.is_none_or(|last| last.number.0 != number) {
+                    last = row_of(&packs, PackNumber(number))?;
+                }
+                if let Some(row) = last.filter(|row| row.own) {
+                    each(&row, PeerId::new(*holder));
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// At most `most` own packs of which `holder` has receipts, from number `from` on, and where to go on.
+    pub fn held_by(
+        &self,
+        holder: PeerId,
+        from: PackNumber,
+        most: usize,
+    ) -> Result<(Vec<PackRow>, Option<PackNumber>), StoreError> {
+        self.index.read(|tx| {
+            let packs = tx.open_table(PACKS).map_err(wrong)?;
+            let mut held = Vec::new();
+            let receipts = tx.open_table(RECEIPTS).map_err(wrong)?;
+            for row in receipts.range((from.0, &[0u8; 32])..).map_err(wrong)? {
+                let (key, _) = row.map_err(wrong)?;
+                let (number, who) = key.value();
+                if held.len() >= most {
+                    return Ok((held, Some(PackNumber(number))));
+                }
+                if who == holder.as_bytes() {
+                    held.extend(row_of(&packs, PackNumber(number))?.filter(|row| row.own));
+                }
+            }
+            Ok((held, None))
         })
     }
 
@@ -725,19 +808,24 @@ fn next_pack(
     Ok(after_last.max(stored))
 }
 
+fn row_of(
+    rows: &impl ReadableTable<u32, &'static [u8]>,
+    number: PackNumber,
+) -> Result<Option<PackRow>, StoreError> {
+    match rows.get(number.0).map_err(wrong)? {
+        None => Ok(None),
+        Some(row) => PackRow::decode(number, row.value()).map(Some).ok_or_else(|| damaged("packs")),
+    }
+}
+
 /// The row of a pack that is kept for another vault, which is there.
 fn foreign_row(
     rows: &impl ReadableTable<u32, &'static [u8]>,
     number: PackNumber,
 ) -> Result<PackRow, StoreError> {
-    let row = rows.get(number.0).map_err(wrong)?.ok_or_else(|| damaged("foreign"))?;
-    PackRow::decode(number, row.value()).ok_or_else(|| damaged("packs"))
+    row_of(rows, number)?.ok_or_else(|| damaged("foreign"))
 }
 
 fn read_pack_row(tx: &ReadTransaction, number: PackNumber) -> Result<Option<PackRow>, StoreError> {
-    let packs = tx.open_table(PACKS).map_err(wrong)?;
-    match packs.get(number.0).map_err(wrong)? {
-        None => Ok(None),
-        Some(row) => PackRow::decode(number, row.value()).map(Some).ok_or_else(|| damaged("packs")),
-    }
+    row_of(&tx.open_table(PACKS).map_err(wrong)?, number)
 }
