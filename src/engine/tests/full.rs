@@ -123,7 +123,9 @@ fn at_every_step(options: VaultOptions, work: impl Fn(&Fixture) -> Result<(), En
         // A pack that was only being written may have taken the last room; what is deleted makes some.
         let done = gc(&fixture).unwrap_or_else(|error| panic!("{what}: {error}"));
         let again = gc(&fixture).unwrap_or_else(|error| panic!("{what}: {error}"));
-        assert!(done.deleted.0 + again.deleted.0 > 0, "{what}: {done:?} {again:?}");
+        // Packs that are needed in part stay where there is no room to rewrite them, and that is said.
+        let no_room = again.problems.iter().any(|problem| problem.contains("the disk is full"));
+        assert!(done.deleted.0 + again.deleted.0 > 0 || no_room, "{what}: {done:?} {again:?}");
         sound(&fixture, &format!("{what}, then collected"));
         give_back(&small);
         work(&fixture).unwrap_or_else(|error| panic!("{what}, which was given back: {error}"));
