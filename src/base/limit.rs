@@ -260,6 +260,16 @@ pub const UPLOAD_WAIT: Duration = Duration::from_secs(30);
 /// How long an orderly end of the network may take.
 pub const NET_SHUTDOWN: Duration = Duration::from_secs(2);
 
+/// What the messages of all protocols may take in memory at one time, in bytes, with up to `fetches` of ours under way.
+/// A fetch that is served holds its data twice, any other exchange its request and its answer.
+pub const fn messages_bytes_max(fetches: usize) -> usize {
+    let fetch = FETCH_SERVED_MAX * (FETCH_REQUEST_BYTES_MAX + FETCH_BYTES_MAX + FETCH_RESPONSE_BYTES_MAX)
+        + fetches * (FETCH_REQUEST_BYTES_MAX + FETCH_RESPONSE_BYTES_MAX);
+    let sync = (SYNC_SERVED_MAX + SYNC_IN_FLIGHT_MAX) * (SYNC_REQUEST_BYTES_MAX + SYNC_RESPONSE_BYTES_MAX);
+    let door = 2 * (DOOR_SERVED_MAX + DOOR_IN_FLIGHT_MAX) * DOOR_BYTES_MAX;
+    fetch + sync + door + FINDS_MAX * KAD_BYTES_MAX
+}
+
 const _: () = assert!(2 * FETCH_IN_FLIGHT_PER_PEER_MAX <= PROTOCOL_STREAMS_MAX);
 const _: () = assert!(3 * PROTOCOL_STREAMS_MAX + 48 <= STREAMS_PER_CONNECTION_MAX);
 // ---- Configuration ---------------------------------------------------------------------------------------

@@ -15,7 +15,8 @@ use crate::snapshot::{Receipt, ReceiptError, SignedHead, Snapshot};
 use crate::store::{PackNumber, Store, StoreError};
 use crate::wire;
 
-/// Checks a receipt that `from` delivered, keeps it, and enters it.
+/// Checks a receipt that `from` delivered, keeps it, and enters it. `None` when it confirms nothing new: a holder answers
+/// every offer with one, and those are not kept.
 ///
 /// # Errors
 /// A receipt that is not signed by `from`, or for another vault.
@@ -24,14 +25,25 @@ pub fn record_receipt(
     vault: VaultId,
     from: PeerId,
     signed: &wire::Signed,
-) -> Result<Receipt, EngineError> {
+) -> Result<Option<Receipt>, EngineError> {
     let receipt = Receipt::verify(signed)?;
     if receipt.holder != from || receipt.vault != vault {
         return Err(ReceiptError::Malformed("holder or vault is another one").into());
     }
+    if receipt.packs.is_empty() && !confirms_a_head(store, &receipt)? {
+        return Ok(None);
+    }
     store.publish_receipt(from, &signed.encode_to_vec())?;
     enter_receipt(store, &receipt)?;
-    Ok(receipt)
+    Ok(Some(receipt))
+}
+
+/// Whether it is for a head that this store has, and that the holder has not confirmed yet.
+fn confirms_a_head(store: &Store, receipt: &Receipt) -> Result<bool, EngineError> {
+    let Some(id) = receipt.head else { return Ok(false) };
+    let known = store.head_receipts()?;
+    let confirmed = known.iter().any(|(holder, _, _, head)| *holder == receipt.holder && *head == id);
+    Ok(!confirmed && find_head(store, receipt.vault, id)?.is_some())
 }
 
 /// Enters a verified receipt into the index.

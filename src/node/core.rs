@@ -36,6 +36,7 @@ use crate::config::Settings;
 use crate::crypto::{NodeKey, Passphrase, Secret};
 use crate::engine::{self, Vault, VaultOptions};
 use crate::net::{Limits, Members, Net, NetConfig, NetEvent};
+use crate::policy::Misconduct;
 use crate::store::{PeerBook, PeerEntry, Store, StoreError};
 
 /// How long a starting daemon waits for the store's lock.
@@ -96,7 +97,7 @@ pub(super) struct Core {
     /// What serving peers keeps at hand.
     pub(super) served: Served,
     /// Wrong answers of each peer.
-    misbehaved: Mutex<HashMap<PeerId, u32>>,
+    misbehaved: Mutex<HashMap<PeerId, Misconduct>>,
 }
 
 impl Core {
@@ -418,15 +419,16 @@ impl Core {
     /// Notes a wrong answer of a peer.
     pub(super) fn blame(&self, peer: PeerId) {
         let mut misbehaved = self.misbehaved.lock().expect("no panic while held");
-        let times = misbehaved.entry(peer).or_insert(0);
-        *times = times.saturating_add(1);
-        tracing::warn!(target: "peers", peer = %peer.short(), times = *times, "sent bytes that do not verify");
+        let record = misbehaved.entry(peer).or_default();
+        record.note(self.now());
+        let times = record.times(self.now());
+        tracing::warn!(target: "peers", peer = %peer.short(), times, "sent bytes that do not verify");
     }
 
     /// A peer that sent wrong bytes too often is asked last and given no new packs.
     pub(super) fn is_distrusted(&self, peer: PeerId) -> bool {
         let misbehaved = self.misbehaved.lock().expect("no panic while held");
-        misbehaved.get(&peer).is_some_and(|times| *times >= limit::MISBEHAVIOUR_MAX)
+        misbehaved.get(&peer).is_some_and(|record| record.times(self.now()) >= limit::MISBEHAVIOUR_MAX)
     }
 
     /// Members that are connected and serve this node.

@@ -187,9 +187,11 @@ fn record(core: &Arc<Core>, query: &wire::RecordQuery) -> Answered {
 
 fn receipt(core: &Arc<Core>, from: PeerId, signed: &wire::Signed) -> Answered {
     let vault = core.vault_id().ok_or_else(not_here)?;
-    let receipt = engine::record_receipt(&core.store, vault, from, signed).map_err(failed)?;
-    core.owning.settle(from, &receipt.packs);
-    core.changed.notify_one();
+    // What is no news starts no round: in each the holder is asked again, and answers.
+    if let Some(receipt) = engine::record_receipt(&core.store, vault, from, signed).map_err(failed)? {
+        core.owning.settle(from, &receipt.packs);
+        core.changed.notify_one();
+    }
     Ok(None)
 }
 

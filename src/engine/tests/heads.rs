@@ -254,6 +254,10 @@ fn copies_are_receipts_of_distinct_holders_for_everything() {
     assert_eq!(copies(&fixture), 2);
     receive(&keys[1], Some(head.id), &packs).unwrap();
     assert_eq!(copies(&fixture), 2, "the same holder twice is one");
+    // An endless exchange of offers and receipts kept each of them.
+    for head in [Some(head.id), Some(HeadId::new([1; 32])), None] {
+        assert!(receive(&keys[1], head, &[]).unwrap().is_none(), "{head:?} is no news");
+    }
     // A head that is not known counts for nothing.
     receive(&keys[2], Some(HeadId::new([1; 32])), &packs).unwrap();
     assert_eq!(copies(&fixture), 2);
