@@ -43,29 +43,30 @@ pub(in crate::engine) fn run(
     answer: impl Fn(&Errand) -> Result<PulledSlice, FetchFailure>,
 ) -> Duration {
     let mut now = Duration::ZERO;
-    let mut coming: Vec<(Duration, Errand)> = Vec::new();
+    let mut coming: Vec<(Duration, Errand, Result<PulledSlice, FetchFailure>)> = Vec::new();
     loop {
         while let Some(errand) = gathering.next(now) {
             let line = lines.iter_mut().find(|line| line.peer == errand.holder).unwrap();
             let bytes = ((errand.range.end - errand.range.first) << 16) as u64;
-            let due = match answer(&errand) {
+            let comes = answer(&errand);
+            let due = match comes {
                 Ok(_) => line.ask(now, bytes),
                 Err(FetchFailure::Timeout) => now + TIMEOUT,
                 Err(_) => now + line.latency,
             };
-            coming.push((due, errand));
+            coming.push((due, errand, comes));
         }
         if gathering.is_over() {
             return now;
         }
         let wake = now + gathering.wake(now);
         let next =
-            coming.iter().enumerate().min_by_key(|(_, (due, _))| *due).map(|(at, (due, _))| (at, *due));
+            coming.iter().enumerate().min_by_key(|(_, (due, ..))| *due).map(|(at, (due, ..))| (at, *due));
         match next {
             Some((at, due)) if due <= wake => {
                 now = now.max(due);
-                let (_, errand) = coming.swap_remove(at);
-                gathering.answered(now, errand, answer(&errand));
+                let (_, errand, came) = coming.swap_remove(at);
+                gathering.answered(now, errand, came);
             }
             _ => now = wake,
         }

@@ -83,6 +83,7 @@ fn what_is_sound_in_a_damaged_pack_moves_with_what_files_give_back() {
         }
         // Only what was hit must be read again: the other files may be gone.
         let gone = fixture.src().join("small");
+        let modified = fixture.src().metadata().unwrap().modified().unwrap();
         std::fs::rename(&gone, fixture.dir.path().join("small")).unwrap();
         let result = mend(&fixture);
         assert!((1..=2 * lost.len() as u64).contains(&result.chunks), "{result:?}");
@@ -90,6 +91,7 @@ fn what_is_sound_in_a_damaged_pack_moves_with_what_files_give_back() {
         let kept = std::fs::read_dir(fixture.store().dir().join("quarantine")).unwrap().count();
         assert_eq!(kept, lost.len());
         std::fs::rename(fixture.dir.path().join("small"), &gone).unwrap();
+        std::fs::File::open(fixture.src()).unwrap().set_modified(modified).unwrap();
         let (target, _) = fixture.restore(&done, "out");
         assert_same(&fixture.src(), &target);
     });
