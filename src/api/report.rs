@@ -504,7 +504,7 @@ pub struct VerifyReport {
     pub repair: Option<RepairReport>,
     /// Of `--drill`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub drill: Option<DrillReport>,
+    pub drill: Option<Box<DrillReport>>,
 }
 
 /// What restoring some files from peers alone showed.

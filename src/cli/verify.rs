@@ -78,7 +78,7 @@ async fn check(request: VerifyRequest, session: &Session<'_>) -> Result<u8, ApiE
     let (scrub, drill) = (request.scrub, request.drill);
     let request = VerifyRequest { confirmed: session.globals.yes, ..request };
     job::conduct(session, mode, JobRequest::Verify(request), |job, paint| match &job.outcome {
-        Some(JobOutcome::Verify(report)) if drill => render_drill(report.drill.as_ref(), paint),
+        Some(JobOutcome::Verify(report)) if drill => render_drill(report.drill.as_deref(), paint),
         Some(JobOutcome::Verify(report)) => render(report, scrub, paint),
         _ => String::new(),
     })

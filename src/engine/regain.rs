@@ -289,6 +289,10 @@ fn gaps_of(reader: &mut ChunkReader<'_>, node: &wire::Node, lost: &HashSet<Chunk
     gaps
 }
 
+/// Gets each chunk of a file that is cut again, and what is still lost.
+type EachChunk<'s, 'a> =
+    dyn FnMut(&[u8], &mut Sower<'s>, &mut HashSet<ChunkId>) -> Result<(), EngineError> + 'a;
+
 /// Seals what was found into new packs.
 struct Sower<'a> {
     vault: &'a Vault,
@@ -392,7 +396,7 @@ impl<'a> Sower<'a> {
         file: &SourceFile,
         (offset, length): (u64, u64),
         monitor: &Monitor,
-        cut: &mut dyn FnMut(&[u8], &mut Self, &mut HashSet<ChunkId>) -> Result<(), EngineError>,
+        cut: &mut EachChunk<'a, '_>,
     ) -> Result<bool, EngineError> {
         let look_ahead = self.cutter.sizes().max();
         let (mut buffer, mut done) = (Vec::new(), 0u64);

@@ -49,7 +49,7 @@ pub(super) async fn run(core: &Arc<Core>, request: VerifyRequest, monitor: Arc<M
                 .with_hint("`shadowvault peers` shows which holders can be reached; `shadowvault verify --peers` asks them")
         });
         report.total_duration = began.elapsed().as_secs_f64();
-        report.drill = Some(drill);
+        report.drill = Some(Box::new(drill));
         Ok((JobOutcome::Verify(report), error))
     })
     .await
