@@ -451,16 +451,16 @@ impl<'a> Sower<'a> {
         packs: &BTreeMap<PackNumber, PackId>,
         monitor: &Monitor,
     ) -> Result<(), EngineError> {
-        if packs.is_empty() {
-            return Ok(());
-        }
-        let mut chunks = self.vault.store.chunks_in(&packs.keys().copied().collect())?;
-        chunks.sort_unstable_by_key(|(_, place)| (place.pack, place.offset));
+        let numbers: Vec<PackNumber> = packs.keys().copied().collect();
         let mut reader = ChunkReader::new(self.vault, None, monitor);
-        for (id, place) in chunks {
-            monitor.go_on()?;
-            if let Ok(plain) = reader.read(place.kind, id) {
-                self.seal(place.kind, id, plain)?;
+        for some in numbers.chunks(limit::REGAIN_PACKS_AT_ONCE) {
+            let mut chunks = self.vault.store.chunks_in(&some.iter().copied().collect())?;
+            chunks.sort_unstable_by_key(|(_, place)| (place.pack, place.offset));
+            for (id, place) in chunks {
+                monitor.go_on()?;
+                if let Ok(plain) = reader.read(place.kind, id) {
+                    self.seal(place.kind, id, plain)?;
+                }
             }
         }
         Ok(())

@@ -67,6 +67,8 @@ struct Fence {
     condemned: HashSet<PackNumber>,
     /// Known to be damaged, and not mended.
     mistrusted: HashSet<PackNumber>,
+    /// How often packs went from here because their rows are gone.
+    removals: u64,
 }
 
 struct Numbered {
@@ -141,14 +143,17 @@ impl Store {
     /// Where each chunk lies, for who will refer to what it finds: retired packs are taken back, durably, and chunks of
     /// condemned and mistrusted ones count as unknown.
     pub fn lookup_to_keep(&self, ids: &[ChunkId]) -> Result<Vec<Option<ChunkPlace>>, StoreError> {
-        {
-            let fence = self.fence();
-            if !(fence.retired.is_empty() && fence.condemned.is_empty() && fence.mistrusted.is_empty()) {
-                // Under the lock, so that no pack is condemned between the look and what follows from it.
-                return self.lookup_and_revive(fence, ids);
-            }
+        let removals = self.fence().removals;
+        let places = self.lookup_many(ids)?;
+        let fence = self.fence();
+        let in_doubt =
+            |place: &ChunkPlace| fence.retired.contains_key(&place.pack) || fence.gave_up(place.pack);
+        // What is found and not on its way out cannot be condemned before whoever asks has ended.
+        if fence.removals == removals && !places.iter().flatten().any(in_doubt) {
+            return Ok(places);
         }
-        self.lookup_many(ids)
+        // Under the lock, so that no pack is condemned between the look and what follows from it.
+        self.lookup_and_revive(fence, ids)
     }
 
     fn lookup_and_revive(
@@ -358,6 +363,7 @@ impl Store {
             fence.retired.retain(|pack, _| !chosen.contains(pack));
             fence.condemned.retain(|pack| !chosen.contains(pack));
             fence.mistrusted.retain(|pack| !chosen.contains(pack));
+            fence.removals += 1;
         }
         self.retiring.doomed.lock().unwrap_or_else(PoisonError::into_inner).extend(doomed);
         self.remove_doomed()
