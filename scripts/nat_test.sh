@@ -10,25 +10,7 @@ copies=1
 # shellcheck source=common.sh
 . "$(dirname "$0")/common.sh"
 
-for command in ip nft; do
-    command -v "$command" >/dev/null || { echo "skipped: $command is not there" >&2; exit 77; }
-done
-tag=sv$$
-ip netns add "$tag-try" 2>/dev/null || { echo 'skipped: network namespaces are not permitted here' >&2; exit 77; }
-ip netns del "$tag-try"
-
-spaces=()
-space() { ip netns add "$tag-$1" && spaces+=("$tag-$1") && ip -n "$tag-$1" link set lo up; }
-in_space() { ip netns exec "$tag-$1" "${@:2}"; }
-clear_up() {
-    local status=$? name
-    for name in "${!pids[@]}"; do kill -9 "${pids[$name]}" 2>/dev/null || true; done
-    wait 2>/dev/null || true
-    for name in "${spaces[@]}"; do ip netns del "$name" 2>/dev/null || true; done
-    (exit "$status") || true
-    cleanup
-}
-trap clear_up EXIT
+need nft
 
 # cable SPACE NAME SPACE NAME: a line between two machines.
 cable() { ip link add "$2" netns "$tag-$1" type veth peer name "$4" netns "$tag-$3"; }

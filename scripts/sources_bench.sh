@@ -14,21 +14,8 @@ copies=3
 
 mib=${MIB:-160}
 rates=${RATES:-80mbit none}
-for command in ip tc; do
-    command -v "$command" >/dev/null || { echo "skipped: $command is not there" >&2; exit 77; }
-done
-tag=sv$$
-ip netns add "$tag-switch" 2>/dev/null || { echo 'skipped: network namespaces are not permitted here' >&2; exit 77; }
-spaces=("$tag-switch")
-clear_up() {
-    local status=$? name
-    for name in "${!pids[@]}"; do kill -9 "${pids[$name]}" 2>/dev/null || true; done
-    wait 2>/dev/null || true
-    for name in "${spaces[@]}"; do ip netns del "$name" 2>/dev/null || true; done
-    (exit "$status") || true
-    cleanup
-}
-trap clear_up EXIT
+need tc
+space switch
 ip -n "$tag-switch" link add br0 type bridge
 ip -n "$tag-switch" link set br0 up
 
@@ -36,9 +23,7 @@ holders=(one two three)
 number=0
 for name in owner "${holders[@]}"; do
     number=$((number + 1))
-    ip netns add "$tag-$name"
-    spaces+=("$tag-$name")
-    ip -n "$tag-$name" link set lo up
+    space "$name"
     ip -n "$tag-$name" link add eth0 type veth peer name "port$number" netns "$tag-switch"
     ip -n "$tag-switch" link set "port$number" master br0 up
     ip -n "$tag-$name" address add "10.98.0.$number/24" dev eth0
@@ -50,8 +35,8 @@ done
 shape() {
     local name
     for name in "${holders[@]}"; do
-        ip netns exec "$tag-$name" tc qdisc del dev eth0 root 2>/dev/null || true
-        [ "$1" = none ] || ip netns exec "$tag-$name" tc qdisc add dev eth0 root tbf rate "$1" burst 64kb latency 100ms
+        in_space "$name" tc qdisc del dev eth0 root 2>/dev/null || true
+        [ "$1" = none ] || in_space "$name" tc qdisc add dev eth0 root tbf rate "$1" burst 64kb latency 100ms
     done
 }
 

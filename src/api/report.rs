@@ -523,9 +523,6 @@ pub struct VerifyReport {
     pub audits: Vec<AuditReport>,
     /// Of `--repair`.
     pub repair: Option<RepairReport>,
-    /// Of `--drill`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub drill: Option<DrillReport>,
 }
 
 /// What restoring some files from peers alone showed.
@@ -536,8 +533,8 @@ pub struct DrillReport {
     pub time: String,
     /// When all files of a drill last came back.
     pub proven: Option<String>,
-    /// The snapshot that files were taken from.
-    pub snapshot: String,
+    /// The snapshot that files were taken from; absent when no holder has all of one, so that there was nothing to prove.
+    pub snapshot: Option<String>,
     /// Files that came back as they were.
     pub files: u64,
     /// Their bytes.

@@ -538,6 +538,8 @@ pub const DRILL_BYTES_MAX: u64 = 512 * MIB as u64;
 pub const DRILL_FAILURES_NAMED_MAX: usize = 100;
 /// Files that the plan of a repair names as such that would be read again; the rest is counted.
 pub const REREAD_FILES_NAMED_MAX: usize = 1000;
+/// Damaged packs whose sound chunks are moved at one time: a row of 60 bytes is held for each, at most 30 MiB of them.
+pub const REGAIN_PACKS_AT_ONCE: usize = 16;
 /// How often a repair reads files again: a tree that comes back shows what else is lost.
 pub const REGAIN_ROUNDS_MAX: usize = 3;
 /// Ids and packs of each kind that the kept report of a verification names.

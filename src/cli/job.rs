@@ -274,7 +274,6 @@ mod tests {
             coverage: None,
             audits: vec![],
             repair,
-            drill: None,
         })
     }
 

@@ -75,10 +75,10 @@ pub(super) async fn scrub(args: ScrubArgs, session: &Session<'_>) -> Result<u8, 
 
 async fn check(request: VerifyRequest, session: &Session<'_>) -> Result<u8, ApiError> {
     let mode = if request.repair || request.peers || request.drill { Mode::Online } else { Mode::Offline };
-    let (scrub, drill) = (request.scrub, request.drill);
+    let scrub = request.scrub;
     let request = VerifyRequest { confirmed: session.globals.yes, ..request };
     job::conduct(session, mode, JobRequest::Verify(request), |job, paint| match &job.outcome {
-        Some(JobOutcome::Verify(report)) if drill => render_drill(report.drill.as_ref(), paint),
+        Some(JobOutcome::Drill(report)) => render_drill(report, paint),
         Some(JobOutcome::Verify(report)) => render(report, scrub, paint),
         _ => String::new(),
     })
@@ -176,11 +176,11 @@ pub(super) fn render_audit(audit: &AuditReport, paint: Paint) -> String {
     text
 }
 
-fn render_drill(drill: Option<&DrillReport>, paint: Paint) -> String {
-    let Some(drill) = drill else {
+fn render_drill(drill: &DrillReport, paint: Paint) -> String {
+    let Some(snapshot) = &drill.snapshot else {
         return "no holder has all of a snapshot yet: nothing can be restored from peers\n".to_owned();
     };
-    let snapshot: String = drill.snapshot.chars().take(8).collect();
+    let snapshot: String = snapshot.chars().take(8).collect();
     let (files, bytes) = (count(drill.files, "file"), ByteSize(drill.bytes));
     let mut text =
         if drill.failed == 0 { paint.good("restoring works") } else { paint.bad("not everything came back") };
@@ -270,7 +270,6 @@ mod tests {
             time: String::new(),
             coverage: None,
             audits: vec![],
-            drill: None,
             repair,
         }
     }

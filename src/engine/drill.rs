@@ -6,19 +6,20 @@
 
 use std::collections::{BTreeSet, BinaryHeap, HashSet, VecDeque};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::error::EngineError;
 use super::monitor::Monitor;
 use super::pull::{PackSource, pull_cells};
-use super::tree::{Spot, list, locate};
+use super::reader::ReadChunk;
+use super::tree::{Found, Spot, find, list, locate};
 use super::vault::Vault;
 use super::verify::cells_of;
 use crate::base::{ChunkId, PackId, limit};
 use crate::crypto::{Kind, OpenError, Opener, Subject};
 use crate::fs::{self, Overwrite, Target, TargetDir};
-use crate::snapshot::{Content, Snapshot, Tree, decode_pieces, decode_tree, node_content};
+use crate::snapshot::{Content, Snapshot, decode_pieces, node_content};
 use crate::store::{ChunkPlace, PackRow, StoreError};
 use crate::wire::{self, NodeType};
 
@@ -163,7 +164,9 @@ impl Drill<'_> {
 
     /// Restores one file and compares it; bytes of it.
     fn one(&mut self, snapshot: &Snapshot, path: &Path) -> Result<u64, EngineError> {
-        let node = self.far.find(snapshot.tree, path)?;
+        let Found::Node(node) = find(&mut self.far, snapshot.tree, path)? else {
+            return Err(EngineError::NotInSnapshot(path.to_owned()));
+        };
         let pieces = self.far.pieces(&node, self.left)?;
         let ids: Vec<ChunkId> =
             pieces.iter().filter_map(|piece| ChunkId::try_from(piece.chunk.as_slice()).ok()).collect();
@@ -183,11 +186,11 @@ impl Drill<'_> {
         let writer = self.root.create_file(&content)?;
         let (mut offset, mut at) = (0, 0);
         for piece in &pieces {
-            if !piece.chunk.is_empty() {
+            if let Ok(id) = ChunkId::try_from(piece.chunk.as_slice()) {
                 let ahead = &places[at..places.len().min(at + PIECES_AHEAD)];
-                let plain = self.far.open(Kind::Data, ids[at], ahead)?;
+                let plain = self.far.open(Kind::Data, id, ahead)?;
                 if plain.len() as u64 != piece.length {
-                    return Err(EngineError::ChunkDamaged { id: ids[at], source: OpenError::Length });
+                    return Err(EngineError::ChunkDamaged { id, source: OpenError::Length });
                 }
                 writer.write_at(offset, &plain)?;
                 at += 1;
@@ -244,38 +247,6 @@ impl<'a> Far<'a> {
         Self { vault, source, monitor, opener: Opener::new(), windows, trees }
     }
 
-    /// The record of what `path` leads to.
-    fn find(&mut self, root: ChunkId, path: &Path) -> Result<wire::Node, EngineError> {
-        let missing = || EngineError::NotInSnapshot(path.to_owned());
-        let (mut tree, mut found) = (root, None);
-        for component in path.components() {
-            let Component::Normal(name) = component else { continue };
-            if let Some(above) = found.take() {
-                tree = super::parent::tree_of(&above).ok_or_else(missing)?;
-            }
-            found = Some(self.seek(tree, name.as_bytes(), 0)?.ok_or_else(missing)?);
-        }
-        found.ok_or_else(missing)
-    }
-
-    /// An entry of a directory; parts are in name order.
-    fn seek(&mut self, tree: ChunkId, name: &[u8], depth: usize) -> Result<Option<wire::Node>, EngineError> {
-        if depth > limit::TREE_DEPTH_MAX {
-            return Err(EngineError::TooDeep);
-        }
-        match decode_tree(self.tree(tree)?)? {
-            Tree::Leaf(nodes) => Ok(nodes.into_iter().find(|node| node.name == name)),
-            Tree::Inner(parts) => {
-                for part in parts {
-                    if let Some(node) = self.seek(part, name, depth + 1)? {
-                        return Ok(Some(node));
-                    }
-                }
-                Ok(None)
-            }
-        }
-    }
-
     /// What a file consists of, up to `most` bytes and the rest of a piece.
     fn pieces(&mut self, node: &wire::Node, most: u64) -> Result<Vec<wire::Piece>, EngineError> {
         let (mut pieces, mut bytes) = (Vec::new(), 0u64);
@@ -297,28 +268,13 @@ impl<'a> Far<'a> {
                 for part in lists {
                     let id = ChunkId::try_from(part.chunk.as_slice());
                     let id = id.map_err(|_| EngineError::TooDeep)?;
-                    if !add(decode_pieces(self.tree(id)?)?) {
+                    if !add(decode_pieces(self.read(Kind::Tree, id)?)?) {
                         break;
                     }
                 }
             }
         }
         Ok(pieces)
-    }
-
-    /// A tree chunk's plaintext.
-    fn tree(&mut self, id: ChunkId) -> Result<&[u8], EngineError> {
-        let known = self.trees.iter().position(|(known, _)| *known == id);
-        let kept = match known.and_then(|at| self.trees.remove(at)) {
-            Some(kept) => kept,
-            None => {
-                let place = self.vault.store.lookup(id)?.ok_or(EngineError::ChunkMissing(id))?;
-                (id, self.open(Kind::Tree, id, &[place])?)
-            }
-        };
-        self.trees.push_front(kept);
-        self.trees.truncate(TREES_KEPT);
-        Ok(&self.trees[0].1)
     }
 
     /// Opens the chunk at the first of these places; cells of those that follow in the same pack are pulled with it.
@@ -387,5 +343,22 @@ impl<'a> Far<'a> {
         pull_cells(self.source, pack, &cells, &mut window.buffer, self.monitor)?;
         window.have.extend(cells);
         Ok(())
+    }
+}
+
+impl ReadChunk for Far<'_> {
+    /// A tree; the last ones are kept.
+    fn read(&mut self, kind: Kind, id: ChunkId) -> Result<&[u8], EngineError> {
+        let known = self.trees.iter().position(|(known, _)| *known == id);
+        let kept = match known.and_then(|at| self.trees.remove(at)) {
+            Some(kept) => kept,
+            None => {
+                let place = self.vault.store.lookup(id)?.ok_or(EngineError::ChunkMissing(id))?;
+                (id, self.open(kind, id, &[place])?)
+            }
+        };
+        self.trees.push_front(kept);
+        self.trees.truncate(TREES_KEPT);
+        Ok(&self.trees[0].1)
     }
 }

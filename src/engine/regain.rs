@@ -289,6 +289,10 @@ fn gaps_of(reader: &mut ChunkReader<'_>, node: &wire::Node, lost: &HashSet<Chunk
     gaps
 }
 
+/// Gets each chunk of a file that is cut again, and what is still lost.
+type EachChunk<'s, 'a> =
+    dyn FnMut(&[u8], &mut Sower<'s>, &mut HashSet<ChunkId>) -> Result<(), EngineError> + 'a;
+
 /// Seals what was found into new packs.
 struct Sower<'a> {
     vault: &'a Vault,
@@ -392,7 +396,7 @@ impl<'a> Sower<'a> {
         file: &SourceFile,
         (offset, length): (u64, u64),
         monitor: &Monitor,
-        cut: &mut dyn FnMut(&[u8], &mut Self, &mut HashSet<ChunkId>) -> Result<(), EngineError>,
+        cut: &mut EachChunk<'a, '_>,
     ) -> Result<bool, EngineError> {
         let look_ahead = self.cutter.sizes().max();
         let (mut buffer, mut done) = (Vec::new(), 0u64);
@@ -447,16 +451,16 @@ impl<'a> Sower<'a> {
         packs: &BTreeMap<PackNumber, PackId>,
         monitor: &Monitor,
     ) -> Result<(), EngineError> {
-        if packs.is_empty() {
-            return Ok(());
-        }
-        let mut chunks = self.vault.store.chunks_in(&packs.keys().copied().collect())?;
-        chunks.sort_unstable_by_key(|(_, place)| (place.pack, place.offset));
+        let numbers: Vec<PackNumber> = packs.keys().copied().collect();
         let mut reader = ChunkReader::new(self.vault, None, monitor);
-        for (id, place) in chunks {
-            monitor.go_on()?;
-            if let Ok(plain) = reader.read(place.kind, id) {
-                self.seal(place.kind, id, plain)?;
+        for some in numbers.chunks(limit::REGAIN_PACKS_AT_ONCE) {
+            let mut chunks = self.vault.store.chunks_in(&some.iter().copied().collect())?;
+            chunks.sort_unstable_by_key(|(_, place)| (place.pack, place.offset));
+            for (id, place) in chunks {
+                monitor.go_on()?;
+                if let Ok(plain) = reader.read(place.kind, id) {
+                    self.seal(place.kind, id, plain)?;
+                }
             }
         }
         Ok(())

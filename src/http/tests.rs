@@ -173,7 +173,6 @@ fn job(id: JobId) -> JobInfo {
             coverage: None,
             audits: vec![],
             repair: Some(repair),
-            drill: None,
         })),
         error: Some(ApiError::new(Code::CopiesMissing, "one copy is missing").with_hint("wait")),
     }

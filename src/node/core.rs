@@ -431,9 +431,9 @@ impl Core {
     /// Notes a wrong answer of a peer.
     pub(super) fn blame(&self, peer: PeerId) {
         let mut misbehaved = self.misbehaved.lock().expect("no panic while held");
-        let record = misbehaved.entry(peer).or_default();
-        record.note(self.now());
-        let times = record.times(self.now());
+        let (now, record) = (self.now(), misbehaved.entry(peer).or_default());
+        record.note(now);
+        let times = record.times(now);
         tracing::warn!(target: "peers", peer = %peer.short(), times, "sent bytes that do not verify");
     }
 

@@ -174,7 +174,6 @@ pub(super) fn job_ended(info: &JobInfo, now: Moment) {
             if complete { &meter::RESTORES_COMPLETED } else { &meter::RESTORES_FAILED }.add(1);
             meter::BYTES_RESTORED.add(done.bytes_restored);
         }
-        (Some(JobOutcome::Verify(done)), _) if done.drill.is_some() => {}
         (Some(JobOutcome::Verify(done)), _) => {
             let lost = |count: fn(&crate::api::VerifySnapshotReport) -> usize| match &done.result {
                 VerifyOutcomeShape::One(one) => count(one),
@@ -193,7 +192,7 @@ pub(super) fn job_ended(info: &JobInfo, now: Moment) {
         (None, JobKind::Verify) => meter::VERIFY_RUNS.add("failed", 1),
         (Some(JobOutcome::Forget(done)), _) => done.gc.iter().for_each(collected),
         (Some(JobOutcome::Gc(done)), _) => collected(done),
-        (Some(JobOutcome::Import(_)), _) => {}
+        (Some(JobOutcome::Import(_) | JobOutcome::Drill(_)), _) => {}
         (None, JobKind::Repair | JobKind::Forget | JobKind::Gc | JobKind::Import) => {}
     }
 }

@@ -11,13 +11,14 @@ use super::core::{Core, log_failure};
 use super::error::failed;
 use super::records::ask;
 use crate::api::ApiError;
-use crate::base::{PackId, PeerId, VaultId, limit, random_bytes};
+use crate::base::{PeerId, VaultId, limit, random_bytes};
 use crate::engine::{self, AuditTally, Pick};
 use crate::wire::{self, sync_request::Ask};
 
-/// The holders of a vault besides this node, as far as they are connected, and whoever writes to it.
+/// The holders of a vault besides this node, as far as they are connected, whoever writes to it, and what to ask for.
 struct Fellows {
     vault: VaultId,
+    picks: Vec<Pick>,
     holders: Vec<PeerId>,
     owners: Vec<PeerId>,
 }
@@ -27,9 +28,8 @@ pub(super) async fn round(core: &Arc<Core>) -> Result<(), ApiError> {
     let net = core.net()?.clone();
     let connected: HashSet<PeerId> = core.connected().into_iter().collect();
     let all = core.blocking(move |core| fellows(core, &connected)).await?;
-    for Fellows { vault, holders, owners } in all {
+    for Fellows { vault, picks, holders, owners } in all {
         for holder in holders {
-            let picks = core.blocking(move |core| choose(core, vault)).await?;
             let mut tally = AuditTally::default();
             ask_for(&net, holder, &picks, &mut tally).await;
             if tally.lost.is_empty() {
@@ -54,23 +54,23 @@ fn fellows(core: &Arc<Core>, connected: &HashSet<PeerId>) -> Result<Vec<Fellows>
         let holders: HashSet<PeerId> = holders.filter(is_fellow).collect();
         let owners: Vec<PeerId> = owners.into_iter().filter(|owner| connected.contains(owner)).collect();
         if !owners.is_empty() && !holders.is_empty() {
-            all.push(Fellows { vault, holders: holders.into_iter().collect(), owners });
+            let picks = choose(core, vault)?;
+            all.push(Fellows { vault, picks, holders: holders.into_iter().collect(), owners });
         }
     }
     Ok(all)
 }
 
-/// Slices of packs that are kept here for that vault.
+/// Slices of a pack that is kept here for that vault.
 fn choose(core: &Arc<Core>, vault: VaultId) -> Result<Vec<Pick>, ApiError> {
     let numbers = core.store.foreign_packs(vault).map_err(failed)?;
     let seed = u64::from_le_bytes(random_bytes());
-    let mut packs: Vec<(PackId, u64)> = Vec::new();
-    for at in 0..limit::FELLOW_SLICES_ROUND.min(numbers.len()) as u64 {
-        let chosen = seed.rotate_left(7 * at as u32) % numbers.len() as u64;
-        let row = core.store.pack_by_number(numbers[chosen as usize]).map_err(failed)?;
-        packs.extend(row.map(|row| (row.id, row.bytes)));
-    }
-    Ok(engine::pick_slices(&packs, packs.len(), seed))
+    let Some(number) = numbers.get((seed % numbers.len().max(1) as u64) as usize) else {
+        return Ok(Vec::new());
+    };
+    let row = core.store.pack_by_number(*number).map_err(failed)?;
+    let pack = row.map(|row| (row.id, row.bytes));
+    Ok(engine::pick_slices(pack.as_slice(), limit::FELLOW_SLICES_ROUND, seed))
 }
 
 fn doubt(vault: VaultId, holder: PeerId, tally: &AuditTally) -> wire::DamageNotice {

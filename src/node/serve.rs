@@ -224,11 +224,15 @@ fn receipts(core: &Arc<Core>, query: &wire::ReceiptQuery) -> Answered {
 /// A holder doubts another one. Its word proves nothing: what that one confirmed is asked for in the next audit.
 fn doubt(core: &Arc<Core>, notice: &wire::DamageNotice) -> Result<(), ApiError> {
     let Ok(holder) = PeerId::try_from(notice.doubted_holder.as_slice()) else { return Ok(()) };
+    let mut packs = 0u32;
     for pack in pack_ids(&notice.doubted)? {
         if core.store.holders_of(pack).map_err(failed)?.contains(&holder) {
-            tracing::info!(target: "audit", peer = %holder.short(), pack = %pack.short(), "a fellow holder doubts that it has a pack");
             core.auditing.suspect(holder, pack);
+            packs += 1;
         }
+    }
+    if packs > 0 {
+        tracing::info!(target: "audit", peer = %holder.short(), packs, "a fellow holder doubts that it has what it confirmed");
     }
     Ok(())
 }

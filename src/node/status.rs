@@ -186,8 +186,9 @@ fn count_copies(
         let (known, connected) = peers.fold((0u32, 0u32), |(k, c), p| (k + 1, c + u32::from(p.connected)));
         let help = if known < wanted { "`shadowvault invite`" } else { "`shadowvault peers`" };
         let snapshots = if unsafe_count == 1 { "snapshot has" } else { "snapshots have" };
+        let copies = if wanted == 1 { "copy" } else { "copies" };
         status.problems.push(format!(
-            "{unsafe_count} {snapshots} fewer than {wanted} copies, {bytes} to go; {connected} of {known} peers connected ({help})"
+            "{unsafe_count} {snapshots} fewer than {wanted} {copies}, {bytes} to go; {connected} of {known} peers connected ({help})"
         ));
     }
     if !status.problems.is_empty() {

@@ -52,9 +52,17 @@ pub(super) fn last_drill(core: &Arc<Core>) -> Result<Option<DrillReport>, ApiErr
     core.store.read_state_if_sound(DRILL).map_err(failed)
 }
 
-/// Remembers a drill.
+/// Remembers a drill. Paths of absurd length are not named.
 pub(super) fn note_drill(core: &Arc<Core>, report: &DrillReport) {
-    log_failure(core.store.publish_state(DRILL, report).map_err(failed), "noting a drill");
+    let mut kept = report.clone();
+    if is_long(&kept) {
+        kept.failures.clear();
+    }
+    log_failure(core.store.publish_state(DRILL, &kept).map_err(failed), "noting a drill");
+}
+
+fn is_long(report: &impl Serialize) -> bool {
+    serde_json::to_vec(report).map_or(true, |bytes| bytes.len() > limit::REPORT_BYTES_MAX)
 }
 
 /// How far the rounds are. A file that cannot be read is as good as none: they begin anew.
@@ -88,7 +96,7 @@ pub(super) fn keep_report(core: &Arc<Core>, report: &VerifyReport) {
     let mut kept = report.clone();
     kept.damaged_packs.truncate(limit::REPORT_NAMED_MAX);
     shorten(&mut kept.result, limit::REPORT_NAMED_MAX);
-    if serde_json::to_vec(&kept).map_or(true, |bytes| bytes.len() > limit::REPORT_BYTES_MAX) {
+    if is_long(&kept) {
         shorten(&mut kept.result, 0);
     }
     log_failure(core.store.publish_state(REPORT, &kept).map_err(failed), "keeping a report");

@@ -67,10 +67,10 @@ struct Fence {
     /// Numbers of retired packs; those that were retired in an earlier run have 0.
     retired: HashMap<PackNumber, Numbered>,
     condemned: HashSet<PackNumber>,
-    /// How often packs went from here because their rows are gone.
-    removals: u64,
     /// Known to be damaged, and not mended.
     mistrusted: HashSet<PackNumber>,
+    /// How often packs went from here because their rows are gone.
+    removals: u64,
 }
 
 struct Numbered {
@@ -149,13 +149,10 @@ impl Store {
         let removals = self.fence().removals;
         let places = self.lookup_many(ids)?;
         let fence = self.fence();
-        let doubtful = |place: &ChunkPlace| {
-            fence.retired.contains_key(&place.pack)
-                || fence.condemned.contains(&place.pack)
-                || fence.mistrusted.contains(&place.pack)
-        };
+        let in_doubt =
+            |place: &ChunkPlace| fence.retired.contains_key(&place.pack) || fence.gave_up(place.pack);
         // What is found and not on its way out cannot be condemned before whoever asks has ended.
-        if fence.removals == removals && !places.iter().flatten().any(doubtful) {
+        if fence.removals == removals && !places.iter().flatten().any(in_doubt) {
             return Ok(places);
         }
         // Under the lock, so that no pack is condemned between the look and what follows from it.
@@ -368,8 +365,8 @@ impl Store {
             let mut fence = self.fence();
             fence.retired.retain(|pack, _| !chosen.contains(pack));
             fence.condemned.retain(|pack| !chosen.contains(pack));
-            fence.removals += 1;
             fence.mistrusted.retain(|pack| !chosen.contains(pack));
+            fence.removals += 1;
         }
         self.retiring.doomed.lock().unwrap_or_else(PoisonError::into_inner).extend(doomed);
         self.remove_doomed()

@@ -176,7 +176,8 @@ fn what_no_peer_has_comes_back_from_the_files() {
 fn a_drill_restores_from_peers_whatever_is_on_this_disk() {
     let owner = owner(1);
     let [holder] = holders(&owner);
-    assert!(owner.run(&["verify", "--drill"]).exits(0).json()["drill"].is_null(), "nothing is there yet");
+    assert!(owner.run(&["verify", "--drill"]).exits(0).json()["snapshot"].is_null(), "nothing is there yet");
+    assert!(owner.status()["drill"].is_null(), "and nothing is proven by that");
     let source = owner.path("source");
     tree::plain(&source, 1, 40, 50_000);
     fs::write(source.join("large"), tree::noise(9, 3 << 20)).unwrap();
@@ -189,7 +190,7 @@ fn a_drill_restores_from_peers_whatever_is_on_this_disk() {
             fs::remove_file(pack).unwrap();
         }
     });
-    let drill = owner.run(&["verify", "--drill"]).exits(0).json()["drill"].clone();
+    let drill = owner.run(&["verify", "--drill"]).exits(0).json();
     assert!(drill["files"].as_u64().is_some_and(|files| files > 40) && drill["failed"] == 0, "{drill}");
     assert!(drill["bytes_fetched"].as_u64() >= drill["bytes"].as_u64(), "{drill}");
     assert!(!owner.repo().join("drill").exists());

@@ -596,7 +596,7 @@ mod tests {
         assert_eq!(due(&mut board, 5001), [""; 0], "what was missed is not made up for");
         board.remove("mine").unwrap();
         assert!(board.ended("mine", now(5002), None, None, 0).is_none(), "nobody wants to know any more");
-        assert_eq!(board.list(now(0), &TimeZone::UTC).len(), 3, "docs, gc and scrub");
+        assert_eq!(board.list(now(0), &TimeZone::UTC).len(), 4, "docs, drill, gc and scrub");
     }
 
     #[test]

@@ -2,13 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 use super::know_listed_packs;
-use super::verify::report_of;
 use crate::api::{ApiError, DrillFailure, DrillReport, JobOutcome, VerifyRequest};
 use crate::base::{Code, limit, random_bytes};
-use crate::engine::{self, DrillOptions, DrillResult, Monitor, Vault, VaultView, VerifyResult};
+use crate::engine::{self, DrillOptions, DrillResult, Monitor, Vault, VaultView};
 use crate::node::core::Core;
 use crate::node::error::{failed, no_network};
 use crate::node::jobs::Ended;
@@ -22,18 +20,15 @@ pub(super) async fn run(core: &Arc<Core>, request: VerifyRequest, monitor: Arc<M
     know_listed_packs(core).await;
     let source = core.source();
     core.blocking(move |core| {
-        let began = Instant::now();
+        // A node that stores for others only has nothing to prove, and neither has one that nobody has a copy of.
+        let nothing = DrillReport { time: core.now().to_rfc3339(), ..DrillReport::default() };
         if core.vault_id().is_none() {
-            // It stores for others only.
-            let nothing = report_of(core, &VerifyResult::default(), None, began);
-            return Ok((JobOutcome::Verify(nothing), None));
+            return Ok((JobOutcome::Drill(nothing), None));
         }
         let vault = core.vault()?;
         let source = source.ok_or_else(no_network)?;
-        let mut report = report_of(core, &VerifyResult::default(), None, began);
         let Some(snapshot) = snapshot_of(core, &vault, request.snapshot.as_deref())? else {
-            // Nothing has a copy yet: there is nothing to be proven.
-            return Ok((JobOutcome::Verify(report), None));
+            return Ok((JobOutcome::Drill(nothing), None));
         };
         let options = DrillOptions {
             scratch: core.store.dir().join(SCRATCH),
@@ -48,9 +43,7 @@ pub(super) async fn run(core: &Arc<Core>, request: VerifyRequest, monitor: Arc<M
             ApiError::new(Code::ChunkNotFound, text)
                 .with_hint("`shadowvault peers` shows which holders can be reached; `shadowvault verify --peers` asks them")
         });
-        report.total_duration = began.elapsed().as_secs_f64();
-        report.drill = Some(drill);
-        Ok((JobOutcome::Verify(report), error))
+        Ok((JobOutcome::Drill(drill), error))
     })
     .await
 }
@@ -84,7 +77,7 @@ fn drill_report(
     Ok(DrillReport {
         proven: if done.failed == 0 { Some(time.clone()) } else { before },
         time,
-        snapshot: snapshot.id.to_string(),
+        snapshot: Some(snapshot.id.to_string()),
         files: done.files,
         bytes: done.bytes,
         bytes_fetched: monitor.bytes_fetched.load(Ordering::Relaxed),

@@ -191,7 +191,6 @@ pub(super) fn report_of(
         coverage: None,
         audits: Vec::new(),
         repair: None,
-        drill: None,
     }
 }
 
