@@ -13,7 +13,7 @@ TOOL_COMMANDS := rsync setfattr setfacl
 PROMTOOL_PACKAGE := prometheus
 
 .DEFAULT_GOAL := help
-.PHONY: build test test-integration test-long test-forgetting bench bench-peers bench-chunks bench-memory bench-mesh lint demo install clean help tools
+.PHONY: build test test-integration test-long test-forgetting test-crashes test-full bench bench-peers bench-forget bench-chunks bench-memory bench-mesh lint demo drill install clean help tools
 
 build: ## Build the program
 	$(CARGO) build --release --locked
@@ -37,9 +37,16 @@ test-long: ## Thousands of random histories; SEED=n CASES=n choose; TMPDIR=/dev/
 	CASES=$(or $(CASES),2000) $(if $(SEED),SEED=$(SEED)) $(CARGO) test --release --locked --lib \
 		every_snapshot_of_a_changing_tree_restores_exactly -- --nocapture
 
-test-forgetting: ## Random histories of backup, forget, gc and crash; states that a power cut may leave; SEED=n CASES=n STATES=n choose
-	CASES=$(or $(CASES),2000) STATES=$(or $(STATES),20000) $(if $(SEED),SEED=$(SEED)) $(CARGO) test --release --locked --lib \
-		engine::tests -- --nocapture whatever_is_done_in_whatever_order no_power_cut
+test-forgetting: ## Random histories of backup, forget, gc and crash; SEED=n CASES=n choose
+	CASES=$(or $(CASES),2000) $(if $(SEED),SEED=$(SEED)) $(CARGO) test --release --locked --lib \
+		engine::tests -- --nocapture whatever_is_done_in_whatever_order
+
+test-crashes: ## A million disks as a power cut may leave them, some hours; SEED=n STATES=n choose
+	STATES=$(or $(STATES),1000000) $(if $(SEED),SEED=$(SEED)) $(CARGO) test --release --locked --lib \
+		engine::tests -- --nocapture no_power_cut
+
+test-full: ## Backup, pull, gc and index work with every 256 KiB left of a full disk; needs the right to mount
+	STEPS=all $(CARGO) test --release --locked --lib engine::tests::full -- --nocapture
 
 # Each leaves what it printed in docs/BENCHMARKS.md.
 bench: ## Time each stage of a backup beside the library it stands on
@@ -47,6 +54,9 @@ bench: ## Time each stage of a backup beside the library it stands on
 
 bench-peers: build ## Compare with other backup tools; an hour and 12 GiB (see benches/peers/run.sh)
 	SHADOWVAULT=$(abspath $(BINARY)) benches/fill.py docs/BENCHMARKS.md PEERS benches/peers/run.sh $(CORPORA)
+
+bench-forget: build ## Measure what forgetting gives back, and how fast, beside restic prune; half an hour and 3 GiB
+	SHADOWVAULT=$(abspath $(BINARY)) benches/fill.py docs/BENCHMARKS.md FORGETTING benches/peers/forgetting.py $(CORPUS)
 
 bench-chunks: build ## Compare chunk sizes: repository, growth, time
 	SHADOWVAULT=$(abspath $(BINARY)) benches/fill.py docs/BENCHMARKS.md CHUNKS benches/peers/chunk_sizes.py
@@ -64,6 +74,9 @@ lint: ## Formatting, clippy and documentation, all warnings refused
 
 demo: build tools ## Show backup, loss and recovery with a few nodes on this machine
 	SHADOWVAULT=$(abspath $(BINARY)) scripts/demo.sh
+
+drill: build ## Somebody has the unlocked device for ten minutes; everything comes back from two holders
+	SHADOWVAULT=$(abspath $(BINARY)) scripts/ransomware_drill.sh
 
 install: build ## Install the program and its systemd unit below PREFIX (default /usr/local)
 	install -D -m 0755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/shadowvault

@@ -13,17 +13,22 @@ for name in $(compgen -e SHADOWVAULT_) RUNTIME_DIRECTORY CREDENTIALS_DIRECTORY; 
 work=$(mktemp -d "${TMPDIR:-/tmp}/shadowvault-$(basename "$0" .sh).XXXXXX")
 export XDG_CONFIG_HOME=$work/config XDG_RUNTIME_DIR=$work SHADOWVAULT_PASSPHRASE_FILE=$work/passphrase
 export SHADOWVAULT_LISTEN_PORT=0 SHADOWVAULT_METRICS_PORT=0 SHADOWVAULT_MONITORING__HEALTH_CHECK_PORT=0 SHADOWVAULT_REPLICATION__COPIES="${copies:-2}"
+export SHADOWVAULT_NAT_TRAVERSAL__ENABLE_MDNS=false SHADOWVAULT_NAT_TRAVERSAL__ENABLE_UPNP=false
 export SHADOWVAULT_MONITORING__LOG_LEVEL=warn SHADOWVAULT_MONITORING__LOG_FORMAT=text
 (umask 077 && echo 'correct horse battery staple' >"$work/passphrase")
 declare -A pids=()
 # A command that a node runs under, by its name.
 declare -A under=()
+# Network namespaces that end with the script.
+tag=sv$$
+spaces=()
 
 cleanup() {
     local status=$? name
     trap - EXIT
     for name in "${!pids[@]}"; do kill -9 "${pids[$name]}" 2>/dev/null || true; done
     wait 2>/dev/null || true
+    for name in "${spaces[@]}"; do ip netns del "$name" 2>/dev/null || true; done
     if [ -n "${KEEP:-}" ]; then echo "kept: $work" >&2; else chmod -R u+rwX "$work" 2>/dev/null; rm -rf "$work"; fi
     exit "$status"
 }
@@ -45,6 +50,20 @@ die() {
     } >&3
     exit 1
 }
+
+# need COMMAND...: ends the script where one is not there, or where network namespaces are not permitted.
+need() {
+    local command
+    for command in ip "$@"; do
+        command -v "$command" >/dev/null || { echo "skipped: $command is not there" >&2; exit 77; }
+    done
+    ip netns add "$tag-try" 2>/dev/null || { echo 'skipped: network namespaces are not permitted here' >&2; exit 77; }
+    ip netns del "$tag-try"
+}
+
+# space NAME: a machine of its own on the network.
+space() { ip netns add "$tag-$1" && spaces+=("$tag-$1") && ip -n "$tag-$1" link set lo up; }
+in_space() { ip netns exec "$tag-$1" "${@:2}"; }
 
 # node NAME ARGUMENT...: one command of a node, with its own data directory and configuration.
 node() {

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # How fast packs reach a holder on this machine, beside what bare libp2p moves in the same run; prints Markdown.
 #
-# usage: scripts/mesh_bench.sh
-#   MIB=2048              incompressible data to be pulled
+# usage: scripts/mesh_bench.sh       (its last two parts need root and network namespaces)
+#   MIB=2048              incompressible data to be pulled; half of it over a line that takes time (far_bench.py)
 #   FILES=100000          files of 4 KiB that are pulled as well, and the same bytes in one file
 #   RAW="COMMAND"         prints the raw rate in bytes/s (default: cargo bench --bench wire)
 #   SHADOWVAULT=/path     the program (default: target/release/shadowvault)
@@ -100,5 +100,11 @@ for kind in large many one; do
     printf '| %s | %d | %s | %s | %s | %s |\n' "$what" $((bytes / 1000000)) "$seconds" "$(rate "$bytes" "$seconds")" \
         "$(awk -v mine="$bytes" -v s="$seconds" -v raw="$raw" 'BEGIN { printf "%.2f", mine / s / raw }')" "$peak"
 done
+# Where network namespaces are not permitted there is no such row.
+MIB=$((mib / 2)) RAW=$raw "$root/scripts/far_bench.py" || [ $? = 77 ]
 awk -v many="${took[many]}" -v one="${took[one]}" \
     'BEGIN { printf "\nMany small files ÷ the same bytes in one file, time: %.2f\n", many / one }'
+if idle=$("$root/scripts/idle_mesh.py"); then
+    printf '\nA mesh with nothing to do, bytes a second over each node'"'"'s network card, sent and received:\n\n'
+    printf '| nodes | mean | highest |\n|--:|--:|--:|\n%s\n' "$idle"
+fi

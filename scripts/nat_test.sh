@@ -10,25 +10,7 @@ copies=1
 # shellcheck source=common.sh
 . "$(dirname "$0")/common.sh"
 
-for command in ip nft; do
-    command -v "$command" >/dev/null || { echo "skipped: $command is not there" >&2; exit 77; }
-done
-tag=sv$$
-ip netns add "$tag-try" 2>/dev/null || { echo 'skipped: network namespaces are not permitted here' >&2; exit 77; }
-ip netns del "$tag-try"
-
-spaces=()
-space() { ip netns add "$tag-$1" && spaces+=("$tag-$1") && ip -n "$tag-$1" link set lo up; }
-in_space() { ip netns exec "$tag-$1" "${@:2}"; }
-clear_up() {
-    local status=$? name
-    for name in "${!pids[@]}"; do kill -9 "${pids[$name]}" 2>/dev/null || true; done
-    wait 2>/dev/null || true
-    for name in "${spaces[@]}"; do ip netns del "$name" 2>/dev/null || true; done
-    (exit "$status") || true
-    cleanup
-}
-trap clear_up EXIT
+need nft
 
 # cable SPACE NAME SPACE NAME: a line between two machines.
 cable() { ip link add "$2" netns "$tag-$1" type veth peer name "$4" netns "$tag-$3"; }
@@ -85,7 +67,8 @@ via() { node "$1" peers --json | tr '{' '\n' | grep "\"name\": *\"$2\"" | grep -
 node owner init --phrase-out "$work/phrase" >"$work/init.log" 2>&1
 node holder init --storage-only --lend 1GiB >>"$work/init.log" 2>&1
 node relay init --storage-only --lend 0 >>"$work/init.log" 2>&1
-SHADOWVAULT_NAT_TRAVERSAL__SERVE_RELAY=true start relay
+# A call back that a router drops ends after this time.
+SHADOWVAULT_P2P__CONNECTION_TIMEOUT=3s SHADOWVAULT_NAT_TRAVERSAL__SERVE_RELAY=true start relay
 SHADOWVAULT_NAT_TRAVERSAL__ENABLE_HOLE_PUNCHING=false start owner
 start holder
 relay=$(where relay /10.99.0.1/tcp/)
@@ -107,6 +90,14 @@ back_up() {
 }
 back_up
 [ "$(via owner holder)" = relay ] || die 'without hole punching there is no direct way'
+
+for _ in $(seq 150); do
+    reached=$(node owner status | grep '^reached ') || true
+    [ -z "$reached" ] || break
+    sleep 0.1
+done
+grep -q 'through a relay only' <<<"${reached:-}" || die "the owner does not know that nobody outside reaches it: ${reached:-nothing}"
+echo "the owner is told: $reached"
 
 kill "${pids[owner]}"
 wait "${pids[owner]}" 2>/dev/null || true

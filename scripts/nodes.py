@@ -39,7 +39,8 @@ def working_directory(name):
 
 
 class Node:
-    def __init__(self, work, name, settings=None, passphrase=PASSPHRASE):
+    def __init__(self, work, name, settings=None, passphrase=PASSPHRASE, under=()):
+        """`under` is what every command runs under, such as `ip netns exec NAME`."""
         self.name, self.work = name, work
         self.repo = os.path.join(work, name)
         self.log = os.path.join(work, f"{name}-daemon.log")
@@ -59,10 +60,12 @@ class Node:
             "SHADOWVAULT_MONITORING__HEALTH_CHECK_PORT": "0",
             "SHADOWVAULT_MONITORING__LOG_FORMAT": "text",
             "SHADOWVAULT_MONITORING__LOG_LEVEL": "warn",
+            "SHADOWVAULT_NAT_TRAVERSAL__ENABLE_MDNS": "false",
+            "SHADOWVAULT_NAT_TRAVERSAL__ENABLE_UPNP": "false",
             "SHADOWVAULT_P2P__RECONNECT_BACKOFF": "500ms",
             "SHADOWVAULT_P2P__MAX_RECONNECT_BACKOFF": "2s",
         } | (settings or {})
-        self.base = [find_program(), "-c", os.path.join(work, f"{name}.yaml"), "--repo", self.repo, "--no-input"]
+        self.base = [*under, find_program(), "-c", os.path.join(work, f"{name}.yaml"), "--repo", self.repo, "--no-input"]
         atexit.register(self.kill)
 
     def command(self, *arguments, **options):
@@ -123,11 +126,11 @@ class Node:
         if code != 0:
             raise Failed(f"{self.name}: the daemon ended with {code} after SIGTERM{self.tail()}")
 
-    def address(self):
+    def address(self, place="127.0.0.1"):
         for address in self.json("id")["addresses"]:
-            if address.startswith("/ip4/127.0.0.1/tcp/"):
+            if address.startswith(f"/ip4/{place}/tcp/"):
                 return address
-        raise Failed(f"{self.name} has no loopback address")
+        raise Failed(f"{self.name} has no address at {place}")
 
     def tail(self):
         try:

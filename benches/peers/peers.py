@@ -85,8 +85,9 @@ def commands(tool, repo, data, out, state):
 
 
 def repository_size(path):
-    """Bytes on disk and number of files."""
-    blocks = [os.lstat(file).st_blocks for file in corpus.sorted_files(path)]
+    """Bytes on disk and number of files, without the file that ShadowVault sets aside for full disks (8 MiB)."""
+    files = (file for file in corpus.sorted_files(path) if file != f"{path}/reserve")
+    blocks = [os.lstat(file).st_blocks for file in files]
     return sum(blocks) * 512, len(blocks)
 
 

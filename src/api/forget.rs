@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::SnapshotId;
+use crate::base::{DeviceId, HeadId, PeerId, SnapshotId, VaultId};
 
 /// Which snapshots stay. A field that is absent is no rule; with no rule at all everything stays.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,6 +73,36 @@ pub struct ForgetReport {
     pub live_bytes: u64,
     /// With `gc`: what that did.
     pub gc: Option<GcReport>,
+}
+
+/// One of a vault's heads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldHead {
+    /// Whose.
+    pub device: DeviceId,
+    /// Its number.
+    pub seq: u64,
+    /// Its id.
+    pub id: HeadId,
+}
+
+/// What a release of the holds of this node's vault names: holders may delete what came before these heads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Releasable {
+    /// The vault.
+    pub vault_id: VaultId,
+    /// The newest head of each of its devices, as known here.
+    pub heads: Vec<HeldHead>,
+}
+
+/// Who knows of a release.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ReleaseReport {
+    /// Holders that took it.
+    pub told: Vec<PeerId>,
+    /// Holders that take it when they are connected again.
+    pub waiting: Vec<PeerId>,
 }
 
 /// `gc`.

@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::error::ApiError;
 use super::forget::{ForgetReport, ForgetRequest, GcReport, GcRequest};
-use super::report::{BackupSummary, ImportSummary, PathProblem, RepairReport, RestoreSummary, VerifyReport};
+use super::report::{
+    BackupSummary, DrillReport, ImportSummary, PathProblem, RepairReport, RestoreSummary, VerifyReport,
+};
 use super::selection::PatternLines;
 
 /// Names a job within one run of a node.
@@ -128,6 +130,8 @@ pub struct VerifyRequest {
     pub confirmed: bool,
     /// Also audit the holders of this vault.
     pub peers: bool,
+    /// Only restore a hundredth of a snapshot's files from peers into a scratch directory, and compare.
+    pub drill: bool,
 }
 
 /// `repair`.
@@ -277,6 +281,8 @@ pub enum JobOutcome {
     Restore(RestoreSummary),
     /// Of a verification.
     Verify(VerifyReport),
+    /// Of a drill of restoring, which `verify` with `drill` asks for.
+    Drill(DrillReport),
     /// Of a repair.
     Repair(RepairReport),
     /// Of an import.

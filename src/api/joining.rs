@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::report::PeerInfo;
+use super::report::{PeerInfo, Reachability};
 use crate::base::PeerId;
 
 /// A ticket as people pass it on. It holds a secret: `Debug` does not show it.
@@ -142,6 +142,9 @@ pub struct PeerDetail {
     pub ways: Vec<PeerWay>,
     /// What helps, when it is not connected.
     pub advice: Option<String>,
+    /// How this node itself looks from outside.
+    #[serde(default)]
+    pub here: Reachability,
 }
 
 /// One address of a peer.

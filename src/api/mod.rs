@@ -28,7 +28,10 @@ use futures::Stream;
 pub use device::{DeviceHead, DeviceInfo, RevokedDevice};
 pub use error::ApiError;
 pub use event::{Event, EventStream, Happening};
-pub use forget::{ForgetReport, ForgetRequest, GcReport, GcRequest, GcStatus, KeepRules, Kept};
+pub use forget::{
+    ForgetReport, ForgetRequest, GcReport, GcRequest, GcStatus, HeldHead, KeepRules, Kept, Releasable,
+    ReleaseReport,
+};
 pub use job::{
     BackupRequest, ImportRequest, JobId, JobInfo, JobKind, JobOutcome, JobRequest, JobState, Progress,
     RepairRequest, RestoreRequest, VerifyRequest, WaitFor,
@@ -38,10 +41,11 @@ pub use joining::{
     TicketText,
 };
 pub use report::{
-    AddPeer, AuditReport, BackupSummary, ConfigRow, Coverage, DamagedFile, EntryInfo, Health, Identity,
-    ImportSummary, PathProblem, PeerInfo, RebuildSummary, Reloaded, RepairReport, ReplicationStatus,
-    RestoreChange, RestoreSummary, SnapshotInfo, SnapshotQuery, Status, StorageStatus, TreeQuery, Verdict,
-    VerifyAllReport, VerifyOutcomeShape, VerifyReport, VerifySnapshotReport,
+    AddPeer, AuditReport, BackupSummary, ConfigRow, Coverage, DamagedFile, DrillFailure, DrillReport,
+    EntryInfo, Health, Identity, ImportSummary, PathProblem, PeerInfo, Reachability, RebuildSummary,
+    Reloaded, RepairReport, ReplicationStatus, RestoreChange, RestoreSummary, SnapshotInfo, SnapshotQuery,
+    Status, StorageStatus, TreeQuery, Verdict, VerifyAllReport, VerifyOutcomeShape, VerifyReport,
+    VerifySnapshotReport,
 };
 
 pub use schedule::{AddSchedule, EditSchedule, LastRun, ScheduleInfo, ScheduleSource};
@@ -78,13 +82,17 @@ pub trait Service: Send + Sync {
     fn reject_peer(&self, peer: String) -> Reply<'_, PeerInfo>;
     /// Takes an admin's signed word on a peer, in hex, and passes it on through the mesh.
     fn publish_peer_record(&self, record: String) -> Reply<'_, ()>;
+    /// What a release of this vault's holds would name, to be signed with the recovery phrase.
+    fn releasable(&self) -> Reply<'_, Releasable>;
+    /// Takes a signed release, in hex, and gives it to the holders.
+    fn release_holds(&self, record: String) -> Reply<'_, ReleaseReport>;
     /// Makes a ticket for one other machine.
     fn invite(&self, request: InviteRequest) -> Reply<'_, Invitation>;
     /// Invitations that are remembered, oldest first.
     fn invites(&self) -> Reply<'_, Vec<InviteInfo>>;
     /// Redeems a ticket: this node and its issuer allow each other.
     fn join(&self, request: JoinRequest) -> Reply<'_, Joined>;
-    /// The devices of the vault, this one first; with `before` (RFC 3339), their heads as they were here then.
+    /// The devices of the vault, this one first; with `before` (RFC 3339), their heads as they were then.
     fn devices(&self, before: Option<String>) -> Reply<'_, Vec<DeviceInfo>>;
     /// Takes the admin key's word, in hex, that a device counts no more, and passes it on through the mesh.
     fn revoke_device(&self, device: String, record: String) -> Reply<'_, DeviceInfo>;

@@ -98,15 +98,39 @@ pub struct Status {
     /// How far the scrub of all packs is.
     #[serde(default)]
     pub scrub: Coverage,
+    /// The last drill of restoring, and when restoring was last proven.
+    #[serde(default)]
+    pub drill: Option<DrillReport>,
     /// Disk.
     pub storage: StorageStatus,
     /// Peers.
     pub peers: Vec<PeerInfo>,
     /// Jobs that wait or are at work.
     pub jobs: Vec<super::JobInfo>,
+    /// How this node looks from outside.
+    #[serde(default)]
+    pub reachability: Reachability,
     /// Where the daemon can be asked over TCP, by what for (`metrics`, `health`, `api`).
     #[serde(default)]
     pub listeners: BTreeMap<String, String>,
+}
+
+/// How a node looks from outside its network.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Reachability {
+    /// `yes`, `no`, or `unknown` as long as no member outside has tried.
+    pub state: String,
+    /// Where members outside reached it; full multiaddrs, as all here.
+    pub reached: Vec<String>,
+    /// What the router forwards.
+    pub mapped: Vec<String>,
+    /// Through members that relay.
+    pub relayed: Vec<String>,
+    /// What the router says; absent when it is not known or not asked.
+    pub router: Option<String>,
+    /// What would help.
+    pub advice: Option<String>,
 }
 
 /// `/health`.
@@ -501,6 +525,37 @@ pub struct VerifyReport {
     pub repair: Option<RepairReport>,
 }
 
+/// What restoring some files from peers alone showed.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DrillReport {
+    /// When it ended, RFC 3339.
+    pub time: String,
+    /// When all files of a drill last came back.
+    pub proven: Option<String>,
+    /// The snapshot that files were taken from; absent when no holder has all of one, so that there was nothing to prove.
+    pub snapshot: Option<String>,
+    /// Files that came back as they were.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes pulled.
+    pub bytes_fetched: u64,
+    /// Files that did not come back.
+    pub failed: u64,
+    /// The first hundred of them.
+    pub failures: Vec<DrillFailure>,
+}
+
+/// A file that a drill could not restore.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DrillFailure {
+    /// Its path in the snapshot.
+    pub path: String,
+    /// What happened.
+    pub reason: String,
+}
+
 /// Result of a repair.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -513,9 +568,13 @@ pub struct RepairReport {
     pub repaired_packs: u64,
     /// Packs for which no source was found.
     pub unrepaired_packs: Vec<PackId>,
+    /// Chunks that were read again from the files they came from, as no peer had them.
+    pub regained_chunks: u64,
+    /// Damaged packs that were set aside: all that is needed of them is in new packs.
+    pub replaced_packs: Vec<PackId>,
     /// So much is damaged that nothing was touched without a confirmation.
     pub refused: bool,
-    /// Bytes pulled, by peer.
+    /// Bytes by where they came from: a peer, or `files`.
     pub sources: BTreeMap<String, u64>,
     /// Bytes pulled in all.
     pub bytes_fetched: u64,

@@ -114,6 +114,8 @@ codes! {
     ConnectionFailed "CONNECTION_FAILED" Network Soon 502 14;
     /// The peer answered something that does not verify.
     PeerMisbehaved "PEER_MISBEHAVED" Network Soon 502 1;
+    /// The peer and this node have no version of the protocols in common.
+    PeerIncompatible "PEER_INCOMPATIBLE" Network Never 502 14;
     /// The peer has too much to do just now.
     PeerBusy "PEER_BUSY" Network Later 503 11;
     /// A person has to say that it is meant.

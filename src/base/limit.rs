@@ -92,6 +92,22 @@ pub const NET_QUEUE_MAX: usize = 256;
 pub const FETCH_IN_FLIGHT_PER_PEER_MAX: usize = 8;
 /// Chunk-fetch requests in flight to all peers, at most: what `p2p.max_concurrent_fetch` may be. Each holds 1 MiB.
 pub const FETCH_IN_FLIGHT_MAX: usize = 64;
+/// Of those, for one pack, when several holders have it: three of 1 MiB keep a line of 100 MB/s busy over 30 ms.
+pub const GATHER_WINDOW: usize = 3;
+/// Peers of which nothing is known that are asked for a pack at one time.
+pub const GATHER_PROBES_MAX: usize = 4;
+/// A range that takes twice as long as another holder's last one is asked of that one too, but not before this.
+pub const HEDGE_AFTER_MIN: Duration = Duration::from_millis(200);
+/// The same when it is not known how long the other one takes.
+pub const HEDGE_AFTER_UNKNOWN: Duration = Duration::from_secs(2);
+/// How often a pull looks whether it should stop.
+pub const GATHER_LOOK: Duration = Duration::from_millis(500);
+/// A holder that another overtook is asked only when no other has the pack, for so long.
+pub const LATE_HOLDER_PAUSE: Duration = Duration::from_secs(60);
+/// Packs in a row that a member may not have before it is no longer asked without reason to, for [`GUESS_PAUSE`].
+pub const GUESSES_MAX: u32 = 3;
+/// See [`GUESSES_MAX`].
+pub const GUESS_PAUSE: Duration = Duration::from_secs(600);
 /// How long an idle connection stays open; members keep theirs by pinging.
 pub const IDLE_CONNECTION: Duration = Duration::from_secs(60);
 /// A nonce from the door is good for this long.
@@ -136,14 +152,27 @@ pub const CHECKPOINT_EVERY: Duration = Duration::from_secs(300);
 pub const INDEX_CACHE_BYTES: usize = 16 * MIB;
 /// Index rows waiting for a commit; 20,000 rows a commit run at 93,000 rows/s.
 pub const INDEX_ROWS_PENDING_MAX: usize = 20_000;
-/// Set aside on disk so that forget and gc can run when it is full.
+/// Set aside on disk so that forget and gc can run when it is full, at least.
 pub const RESERVE_BYTES: u64 = 8 * MIB as u64;
+/// And at most, for an index of 512 MiB and more.
+pub const RESERVE_BYTES_MAX: u64 = 64 * MIB as u64;
+/// In between, one byte for so many of the index: a commit that removes rows here and there rewrites a page for each.
+pub const RESERVE_INDEX_SHARE: u64 = 8;
+/// What a commit to the index is given room for on a full disk, in bytes, beside what its rows take.
+pub const INDEX_COMMIT_BYTES: u64 = MIB as u64;
+/// For each row that it touches: the page that it lies in, with those above, is written anew.
+pub const INDEX_ROW_ROOM_BYTES: u64 = 6 * KIB as u64;
+/// Rows in one commit, however little room there is.
+pub const INDEX_ROWS_MIN: usize = 256;
+/// What a small file takes beside its bytes: blocks of its directory, and one that is not full.
+pub const SMALL_FILE_ROOM_BYTES: u64 = 64 * KIB as u64;
 /// A key slot or keyring file in bytes.
 pub const KEY_FILE_BYTES_MAX: usize = 64 * KIB;
 /// Packs that a list of missing or damaged things names one by one.
 pub const REPORT_ITEMS_MAX: usize = 10_000;
 
 const _: () = assert!(PACK_BYTES_MAX.is_multiple_of(CELL_BYTES));
+const _: () = assert!(INDEX_COMMIT_BYTES + INDEX_ROWS_MIN as u64 * INDEX_ROW_ROOM_BYTES < RESERVE_BYTES / 2);
 const _: () = assert!(CHUNK_BYTES_MAX + 64 * KIB < PACK_BYTES_MAX);
 const _: () = assert!(LIST_BYTES_MAX < SYNC_RESPONSE_BYTES_MAX);
 const _: () = assert!(RECEIPT_BYTES_MAX < SYNC_REQUEST_BYTES_MAX);
@@ -247,9 +276,56 @@ pub const QUIC_CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 pub const LISTEN_READY: Duration = Duration::from_secs(5);
 /// How long a fetch may wait for its turn under an upload limit before it is told to come again.
 pub const UPLOAD_WAIT: Duration = Duration::from_secs(30);
+/// Names with addresses that mDNS holds at one time. A home or an office has some dozens.
+pub const NEARBY_MAX: usize = 512;
+/// How long the local network is not listened to after it told more than that.
+pub const NEARBY_REST: Duration = Duration::from_secs(600);
+/// How long no router is looked for after none was found that helps.
+pub const ROUTER_REST: Duration = Duration::from_secs(1800);
+/// For how long a router is asked to forward a port; it is asked again after half of that.
+pub const ROUTER_LEASE: Duration = Duration::from_secs(3600);
+/// This machine has another address, and may be on another network: what rests looks again after this.
+pub const LOCAL_REST: Duration = Duration::from_secs(5);
+/// Addresses that this node is reached at from outside.
+pub const OUTSIDE_ADDRESSES_MAX: usize = 4;
+/// What a member signed about where it is, in bytes: sixteen addresses of a usual length fit.
+pub const WHEREABOUTS_BYTES_MAX: usize = 2 * KIB;
+/// Members whose whereabouts are kept for others.
+pub const WHEREABOUTS_MAX: usize = 1024;
+/// Where this node is is not told more often than this, however fast its addresses change.
+pub const WHEREABOUTS_PAUSE: Duration = Duration::from_secs(1);
+/// Members that cannot be reached are searched for at once when another one comes, but not more often than this.
+pub const SEARCH_PAUSE: Duration = Duration::from_secs(10);
+/// A peer's clock that shows a time so far from this one's is named.
+pub const CLOCK_OFF_MIN: Duration = Duration::from_secs(600);
+/// Members being called back at one time.
+pub const CALLS_MAX: usize = 4;
+/// One member is called back this often at most.
+pub const CALL_PAUSE: Duration = Duration::from_secs(30);
+/// How long a call that a member says it made may take to arrive, and how often is looked.
+pub const CALL_ARRIVAL: Duration = Duration::from_secs(2);
+/// See [`CALL_ARRIVAL`].
+pub const CALL_LOOK: Duration = Duration::from_millis(20);
+/// Ports that a member is called back at.
+pub const CALL_ADDRESSES_MAX: usize = 4;
+/// How often members are asked to call this node back.
+pub const CALL_EVERY: Duration = Duration::from_secs(1800);
+/// Members that are asked so at one time: one may be behind the same router, or may lie.
+pub const CALLERS_MAX: usize = 3;
 /// How long an orderly end of the network may take.
 pub const NET_SHUTDOWN: Duration = Duration::from_secs(2);
 
+/// What the messages of all protocols may take in memory at one time, in bytes, with up to `fetches` of ours under way.
+/// A fetch that is served holds its data twice, any other exchange its request and its answer.
+pub const fn messages_bytes_max(fetches: usize) -> usize {
+    let fetch = FETCH_SERVED_MAX * (FETCH_REQUEST_BYTES_MAX + FETCH_BYTES_MAX + FETCH_RESPONSE_BYTES_MAX)
+        + fetches * (FETCH_REQUEST_BYTES_MAX + FETCH_RESPONSE_BYTES_MAX);
+    let sync = (SYNC_SERVED_MAX + SYNC_IN_FLIGHT_MAX) * (SYNC_REQUEST_BYTES_MAX + SYNC_RESPONSE_BYTES_MAX);
+    let door = 2 * (DOOR_SERVED_MAX + DOOR_IN_FLIGHT_MAX) * DOOR_BYTES_MAX;
+    fetch + sync + door + FINDS_MAX * KAD_BYTES_MAX
+}
+
+const _: () = assert!(WHEREABOUTS_BYTES_MAX + KIB < KAD_BYTES_MAX);
 const _: () = assert!(2 * FETCH_IN_FLIGHT_PER_PEER_MAX <= PROTOCOL_STREAMS_MAX);
 const _: () = assert!(3 * PROTOCOL_STREAMS_MAX + 48 <= STREAMS_PER_CONNECTION_MAX);
 // ---- Configuration ---------------------------------------------------------------------------------------
@@ -432,6 +508,14 @@ pub const FORGET_EVERY: Duration = Duration::from_secs(86_400);
 pub const HOLD_LOOK: Duration = Duration::from_secs(3600);
 /// Replaced heads of one vault whose age is remembered; a state file has 1 MiB, and each takes some 90 bytes.
 pub const HOLD_STAMPS_MAX: usize = 8192;
+/// Heads of one vault that are kept here, newest and replaced: one every three minutes for the usual hold.
+pub const VAULT_HEADS_MAX: usize = 16_384;
+/// Their bytes: an hourly one with as many snapshots as it may list, for the usual hold, twice.
+pub const VAULT_HEADS_BYTES_MAX: u64 = 1 << 30;
+/// A release of a hold in bytes: a head of each of 256 devices.
+pub const RELEASE_BYTES_MAX: usize = 32 * KIB;
+/// Releases that an owner keeps for holders that were away, of one vault: one for all, and for each that was named.
+pub const RELEASES_MAX: usize = 16;
 /// A list or record that no head names is removed at this age: the head that names it comes after it.
 pub const RECORD_AGE_MIN: Duration = Duration::from_secs(86_400);
 // ---- Checks -------------------------------------------------------------------------------------------------
@@ -450,6 +534,20 @@ pub const SCRUB_SLICES: u32 = 30;
 pub const REPAIR_UNASKED_PACKS: u64 = 32;
 /// Beyond those, mending more than one in so many packs wants a confirmation: a disk that is going away looks like this.
 pub const REPAIR_UNASKED_SHARE: u64 = 20;
+/// Files that a drill of restoring brings back, however few a hundredth of all are.
+pub const DRILL_FILES_MIN: usize = 100;
+/// And at most: the names of so many are kept in memory.
+pub const DRILL_FILES_MAX: usize = 10_000;
+/// Bytes of files that one drill restores, so that large files do not fill the line for days.
+pub const DRILL_BYTES_MAX: u64 = 512 * MIB as u64;
+/// Files that a drill's report names as not restored.
+pub const DRILL_FAILURES_NAMED_MAX: usize = 100;
+/// Files that the plan of a repair names as such that would be read again; the rest is counted.
+pub const REREAD_FILES_NAMED_MAX: usize = 1000;
+/// Damaged packs whose sound chunks are moved at one time: a row of 60 bytes is held for each, at most 30 MiB of them.
+pub const REGAIN_PACKS_AT_ONCE: usize = 16;
+/// How often a repair reads files again: a tree that comes back shows what else is lost.
+pub const REGAIN_ROUNDS_MAX: usize = 3;
 /// Ids and packs of each kind that the kept report of a verification names.
 pub const REPORT_NAMED_MAX: usize = 100;
 /// The kept report in bytes; one that is longer names nothing.
@@ -460,10 +558,14 @@ pub const AUDIT_SLICES_DAY: usize = 300;
 pub const AUDIT_ROUND: Duration = Duration::from_secs(1800);
 /// Slices that each holder is asked for in one round.
 pub const AUDIT_SLICES_ROUND: usize = 7;
+/// Slices that a holder asks each fellow holder of a vault for in one round: some 40 bytes a second.
+pub const FELLOW_SLICES_ROUND: usize = 1;
 /// Slices of an audit by command: as many as in a day.
 pub const AUDIT_SLICES_NOW: usize = AUDIT_SLICES_DAY;
 /// Slices more of a holder that failed, one of each pack.
 pub const AUDIT_SLICES_SUSPECT_MAX: usize = 4096;
+/// Packs of one holder whose receipts are remembered as void, 40 bytes each; beyond them all of its receipts are forgotten.
+pub const VOID_RECEIPTS_MAX: usize = 65_536;
 /// How long a holder has for one slice of 64 KiB: longer than a disk needs to spin up.
 pub const AUDIT_DEADLINE: Duration = Duration::from_secs(20);
 /// Slices under way to one holder.

@@ -195,6 +195,7 @@ metrics_table! {
         UNDER_REPLICATED_BYTES "under_replicated_bytes" "Own bytes with fewer copies than wished.";
         CHUNKS_MISSING "chunks_missing" "Missing chunks that the last verification found.";
         CHUNKS_CORRUPT "chunks_corrupt" "Damaged chunks that the last verification found.";
+        RESTORE_PROVEN "restore_proven_timestamp_seconds" "When a drill last brought all its files back from peers; 0 for never.";
         CONFIG_LAST_RELOAD_SUCCESSFUL "config_last_reload_successful" "1 unless the last reload of the configuration failed.";
         HELD_BYTES "held_bytes" "Bytes of packs of others that their owners list no more and that the hold keeps.";
         JOBS_RUNNING "jobs_running" "Jobs that wait or are at work.";

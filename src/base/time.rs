@@ -30,6 +30,12 @@ impl Moment {
         Self(self.0.saturating_add(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)))
     }
 
+    /// Reads RFC 3339 text; `None` when it is none, or is before 1970.
+    pub fn of_rfc3339(text: &str) -> Option<Self> {
+        let time: jiff::Timestamp = text.parse().ok()?;
+        u64::try_from(time.as_millisecond()).ok().map(Self)
+    }
+
     /// RFC 3339 text in UTC with milliseconds.
     pub fn to_rfc3339(self) -> String {
         i64::try_from(self.0)

@@ -37,7 +37,7 @@ struct RevokeArgs {
     /// The device that carries on its snapshots; without one they stay as they are
     #[arg(long, value_name = "NAME")]
     heir: Option<String>,
-    /// Take what the device had then for its last good state (2026-03-01, 3d), as far back as it is kept here
+    /// Take what the device had then for its last good state (2026-03-01, 3d), as far back as it is kept here or at connected holders
     #[arg(long, value_name = "TIME", value_parser = moment)]
     before: Option<jiff::Timestamp>,
     /// Read the recovery phrase from this file; - reads stdin

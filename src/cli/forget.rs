@@ -1,18 +1,24 @@
 //! `forget` and `gc`.
 
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use prost::Message;
 
+use super::init::read_phrase;
 use super::job;
 use super::output::{Paint, Table, count, escape, local_time, span};
 use super::reference::reference;
 use super::session::{Keys, Session};
 use crate::api::{
     ApiError, ForgetReport, ForgetRequest, GcReport, GcRequest, GcStatus, JobOutcome, JobRequest, KeepRules,
+    ReleaseReport,
 };
-use crate::base::{ByteSize, parse_duration};
+use crate::base::{ByteSize, Code, PeerId, parse_duration};
 use crate::node::Mode;
+use crate::snapshot::{HeadSummary, sign_release};
 
 #[derive(Args)]
 pub(super) struct ForgetArgs {
@@ -30,6 +36,16 @@ pub(super) struct ForgetArgs {
     /// Then collect garbage
     #[arg(long)]
     gc: bool,
+    /// Forget nothing here, but let the peers that hold this vault delete at once what its snapshots no longer need and
+    /// what they would keep for their hold; nothing can bring that back. Takes the recovery phrase
+    #[arg(long, requires = "phrase_file", conflicts_with_all = ["snapshots", "keep", "configured", "dry_run", "gc"])]
+    release_holds: bool,
+    /// Only of this peer; may be a name or an id
+    #[arg(long, value_name = "PEER", requires = "release_holds")]
+    holder: Option<String>,
+    /// Read the recovery phrase from FILE (- for standard input)
+    #[arg(long, value_name = "FILE", requires = "release_holds")]
+    phrase_file: Option<PathBuf>,
 }
 
 /// What stays, for each device, host and set of paths. A snapshot stays when any rule keeps it.
@@ -79,6 +95,9 @@ pub(super) struct GcArgs {
 }
 
 pub(super) async fn run(args: ForgetArgs, session: &Session<'_>) -> Result<u8, ApiError> {
+    if let (true, Some(phrase)) = (args.release_holds, &args.phrase_file) {
+        return release(args.holder, phrase, session).await;
+    }
     let keep = args.keep;
     let rules = KeepRules {
         keep_last: keep.keep_last,
@@ -104,6 +123,72 @@ pub(super) async fn run(args: ForgetArgs, session: &Session<'_>) -> Result<u8, A
         _ => String::new(),
     })
     .await
+}
+
+/// Signs a release of what holders keep beyond the newest heads, and hands it to the node.
+async fn release(holder: Option<String>, phrase: &Path, session: &Session<'_>) -> Result<u8, ApiError> {
+    let admin = read_phrase(phrase, session.output)?.root().admin();
+    let handle = session.open(Keys::Unneeded, Mode::Offline).await?;
+    let service = handle.service();
+    let result = async {
+        let all = service.releasable().await?;
+        if all.vault_id != admin.vault() {
+            let text = "that phrase is of another vault than this node's";
+            return Err(ApiError::new(Code::InvalidSignature, text));
+        }
+        let holder = match holder {
+            Some(name) => Some(service.peer(name, false).await?.peer.id),
+            None => None,
+        };
+        confirm_release(session)?;
+        let heads: Vec<HeadSummary> = all
+            .heads
+            .iter()
+            .map(|head| HeadSummary { device: head.device, seq: head.seq, id: head.id })
+            .collect();
+        let signed = sign_release(&admin, holder, &heads);
+        service.release_holds(hex::encode(signed.encode_to_vec())).await
+    };
+    let result = result.await;
+    let report = handle.close(result).await?;
+    session.output.show(&report, |report, _| render_release(report));
+    Ok(0)
+}
+
+/// Asks a person at a terminal; without one, `--yes` says that it is meant.
+fn confirm_release(session: &Session<'_>) -> Result<(), ApiError> {
+    let globals = &session.globals;
+    if globals.yes {
+        return Ok(());
+    }
+    let hint =
+        "snapshots that were forgotten cannot be recovered from holders any more; add --yes if that is meant";
+    let refused = || ApiError::new(Code::ConfirmationNeeded, "nothing was released").with_hint(hint);
+    if globals.no_input || globals.json || !io::stdin().is_terminal() {
+        return Err(refused());
+    }
+    let question = "Let holders delete all that was forgotten, now and for good? Look at `shadowvault snapshots` first. [y/N] ";
+    write!(io::stderr(), "{question}").ok();
+    let mut answer = String::new();
+    io::stdin()
+        .read_line(&mut answer)
+        .map_err(|error| ApiError::new(Code::IoFailed, format!("reading the answer: {error}")))?;
+    match answer.trim().to_lowercase().as_str() {
+        "y" | "yes" => Ok(()),
+        _ => Err(refused()),
+    }
+}
+
+fn render_release(report: &ReleaseReport) -> String {
+    let names = |peers: &[PeerId]| peers.iter().map(PeerId::short).collect::<Vec<_>>().join(" ");
+    let mut text = match report.told.as_slice() {
+        [] => String::new(),
+        told => format!("released at {}: {}\n", count(told.len() as u64, "holder"), names(told)),
+    };
+    if !report.waiting.is_empty() {
+        text += &format!("not connected now, told when they are: {}\n", names(&report.waiting));
+    }
+    if text.is_empty() { "no peer holds anything of this vault\n".to_owned() } else { text }
 }
 
 pub(super) async fn gc(args: GcArgs, session: &Session<'_>) -> Result<u8, ApiError> {
@@ -260,6 +345,19 @@ mod tests {
             11111111  last, newest complete\n\
             would forget 1 snapshot and free about 2.0 KiB; 1 kept: 22222222\n";
         assert_eq!(render(&report, Paint(false)), expected);
+    }
+
+    #[test]
+    fn who_was_told_of_a_release_and_who_will_be() {
+        let peer = |fill| PeerId::new([fill; 32]);
+        let report = ReleaseReport { told: vec![peer(1)], waiting: vec![peer(2)] };
+        let expected = format!(
+            "released at 1 holder: {}\nnot connected now, told when they are: {}\n",
+            peer(1).short(),
+            peer(2).short()
+        );
+        assert_eq!(render_release(&report), expected);
+        assert!(render_release(&ReleaseReport::default()).starts_with("no peer"));
     }
 
     #[test]

@@ -203,7 +203,6 @@ pub(super) fn is_sound(report: &VerifyReport) -> bool {
     };
     let clean = success && report.damaged_packs.is_empty();
     // No peer mends a signature; and a repair that did nothing mended nothing.
-    let did_something = |repair: &RepairReport| repair.repaired_chunks > 0 || repair.repaired_packs > 0;
     let mended = report.repair.as_ref().is_some_and(|repair| is_mended(repair) && did_something(repair));
     (clean || (signed && mended)) && holders_proved(report)
 }
@@ -211,6 +210,14 @@ pub(super) fn is_sound(report: &VerifyReport) -> bool {
 /// No holder failed an audit.
 pub(super) fn holders_proved(report: &VerifyReport) -> bool {
     report.audits.iter().all(|audit| audit.packs_lost == 0)
+}
+
+/// A repair that changed something.
+pub(super) fn did_something(repair: &RepairReport) -> bool {
+    repair.repaired_chunks > 0
+        || repair.repaired_packs > 0
+        || repair.regained_chunks > 0
+        || !repair.replaced_packs.is_empty()
 }
 
 pub(super) fn is_mended(report: &RepairReport) -> bool {

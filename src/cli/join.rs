@@ -165,19 +165,25 @@ async fn join_as_device(
 /// Asks a person at a terminal. Without one the command itself is the consent: the ticket says how much.
 fn confirm(session: &Session<'_>, ticket: &Ticket) -> Result<(), ApiError> {
     let globals = &session.globals;
-    if globals.yes || globals.no_input || globals.json || !io::stdin().is_terminal() {
+    if globals.yes {
         return Ok(());
     }
     let from = if ticket.from.is_empty() { ticket.peer.to_string() } else { ticket.from.clone() };
     let (from, size) = (escape(&from), ByteSize(ticket.quota));
-    let question = match ticket.role {
-        Role::Storage => format!("Keep up to {size} of encrypted backups for {from}?"),
-        Role::Mutual => format!("Keep up to {size} of encrypted backups for {from}, and let it keep yours?"),
+    let wish = match ticket.role {
+        Role::Storage => format!("keep up to {size} of encrypted backups for {from}"),
+        Role::Mutual => format!("keep up to {size} of encrypted backups for {from}, and let it keep yours"),
         Role::Device => {
-            format!("Make this machine a device of the vault on {from}, which reads all its backups?")
+            format!("make this machine a device of the vault on {from}, which reads all its backups")
         }
     };
-    write!(io::stderr(), "{question} [y/N] ").ok();
+    if globals.no_input || !io::stdin().is_terminal() {
+        let text = format!("this ticket asks to {wish}, and there is nobody to ask");
+        return Err(
+            ApiError::new(Code::ConfirmationNeeded, text).with_hint("`shadowvault join -y TICKET` agrees")
+        );
+    }
+    write!(io::stderr(), "This ticket asks to {wish}. Agree? [y/N] ").ok();
     let mut answer = String::new();
     io::stdin()
         .read_line(&mut answer)

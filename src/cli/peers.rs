@@ -9,6 +9,7 @@ use super::init::read_phrase;
 use super::join::render_words;
 use super::output::{Paint, Table, escape, local_time};
 use super::session::{Keys, Session};
+use super::status::reached;
 use super::verify::render_audit;
 use crate::api::{AddPeer, ApiError, Identity, PeerDetail, PeerInfo, Service};
 use crate::base::{ByteSize, Clock, Code, Moment, SystemClock};
@@ -242,10 +243,13 @@ fn render_why(detail: &PeerDetail) -> String {
         }
     }
     let advice = detail.advice.as_ref().or(peer.last_error.as_ref().filter(|_| detail.ways.is_empty()));
-    match advice {
-        Some(advice) => text + &format!("  {}\n", escape(advice)),
-        None => text,
+    if let Some(advice) = advice {
+        text += &format!("  {}\n", escape(advice));
     }
+    if let Some(here) = reached(&detail.here).filter(|_| !peer.connected) {
+        text += &format!("  this node is reached {here}\n");
+    }
+    text
 }
 
 fn render_detail(detail: &PeerDetail) -> String {

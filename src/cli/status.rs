@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::output::{Paint, count, escape, local_time, span};
 use super::progress;
 use super::session::{Keys, Session};
-use crate::api::{ApiError, Coverage, PeerInfo, Service, Status, Verdict};
+use crate::api::{ApiError, Coverage, PeerInfo, Reachability, Service, Status, Verdict};
 use crate::base::{ByteSize, Code};
 use crate::http::Client;
 use crate::node::Mode;
@@ -131,6 +131,7 @@ fn render(status: &Status, up: bool, paint: Paint) -> String {
         let verified = status.last_verify.as_deref().map_or("never".to_owned(), local_time);
         line("verified", verified);
         line("audits", audits(status));
+        line("restores", proven(status));
     }
     line("scrubbed", scrubbed(&status.scrub));
     line("storage", storage(status));
@@ -138,6 +139,9 @@ fn render(status: &Status, up: bool, paint: Paint) -> String {
     line("peers", format!("{connected} of {} connected", status.peers.len()));
     for peer in &status.peers {
         line("", one_peer(peer));
+    }
+    if let Some(reached) = reached(&status.reachability) {
+        line("reached", reached);
     }
     for job in &status.jobs {
         let (kind, far) = (progress::word(job.kind), progress::line(&job.progress));
@@ -182,6 +186,29 @@ fn waiting(status: &Status) -> String {
         }
         None if replication.to.is_empty() => text + "; nothing moves now",
         None => text + "; on its way",
+    }
+}
+
+/// How others reach this node from outside; nothing as long as that is not known.
+pub(super) fn reached(how: &Reachability) -> Option<String> {
+    let at = |all: &[String]| escape(&all.join(", ")).into_owned();
+    let text = match (how.state.as_str(), how.mapped.is_empty(), how.relayed.is_empty()) {
+        ("yes", ..) => format!("from outside, at {}", at(&how.reached)),
+        ("no", _, false) => "from outside through a relay only".to_owned(),
+        ("no", ..) => "not from outside".to_owned(),
+        (_, false, _) => format!("from outside, the router says, at {}", at(&how.mapped)),
+        _ => return None,
+    };
+    Some(how.advice.as_ref().map_or(text.clone(), |advice| format!("{text}: {}", escape(advice))))
+}
+
+fn proven(status: &Status) -> String {
+    match status.drill.as_ref().and_then(|drill| Some((drill, drill.proven.as_deref()?))) {
+        Some((drill, when)) if drill.failed == 0 => {
+            format!("proven {} with {} from peers", local_time(when), count(drill.files, "file"))
+        }
+        Some((_, when)) => format!("last proven {}", local_time(when)),
+        None => "not proven yet (`shadowvault verify --drill`)".to_owned(),
     }
 }
 
@@ -272,11 +299,23 @@ mod tests {
             copies_wanted: 2,
             last_verify: None,
             scrub: Coverage::default(),
+            drill: None,
             storage: StorageStatus { own_packs: 1, own_bytes: 1024, ..StorageStatus::default() },
             peers: vec![peer],
             jobs: vec![],
+            reachability: Reachability::default(),
             listeners: std::collections::BTreeMap::new(),
         }
+    }
+
+    #[test]
+    fn how_a_node_is_reached_is_said_with_what_would_help() {
+        let how = |state: &str| Reachability { state: state.into(), ..Reachability::default() };
+        assert_eq!(reached(&how("unknown")), None);
+        let hidden = Reachability { advice: Some("forward a port".into()), ..how("no") };
+        assert_eq!(reached(&hidden).unwrap(), "not from outside: forward a port");
+        let mapped = Reachability { mapped: vec!["/ip4/9.9.9.9/tcp/1".into()], ..how("unknown") };
+        assert_eq!(reached(&mapped).unwrap(), "from outside, the router says, at /ip4/9.9.9.9/tcp/1");
     }
 
     #[test]

@@ -8,8 +8,8 @@ use super::job::{self, is_sound};
 use super::output::{Paint, count, escape, span};
 use super::session::Session;
 use crate::api::{
-    ApiError, AuditReport, Coverage, JobOutcome, JobRequest, RepairReport, RepairRequest, VerifyOutcomeShape,
-    VerifyReport, VerifyRequest, VerifySnapshotReport,
+    ApiError, AuditReport, Coverage, DrillReport, JobOutcome, JobRequest, RepairReport, RepairRequest,
+    VerifyOutcomeShape, VerifyReport, VerifyRequest, VerifySnapshotReport,
 };
 use crate::base::ByteSize;
 use crate::node::Mode;
@@ -28,12 +28,15 @@ pub(super) struct VerifyArgs {
     /// Read only a part: a share such as 5%, on from where the last such check stopped, or the first of 20 parts as 1/20
     #[arg(long, value_name = "PART", conflicts_with_all = ["quick", "snapshot"])]
     subset: Option<String>,
-    /// Mend from peers what is found; with --yes however much that is
+    /// Mend what is found, from peers or else from the files it came from; with --yes however much that is
     #[arg(long)]
     repair: bool,
     /// Also ask holders for random pieces and check them
     #[arg(long)]
     peers: bool,
+    /// Instead restore one file in a hundred (at least 100) from peers alone into a scratch directory, and compare
+    #[arg(long, conflicts_with_all = ["quick", "subset", "repair", "peers"])]
+    drill: bool,
 }
 
 #[derive(Args)]
@@ -60,6 +63,7 @@ pub(super) async fn run(args: VerifyArgs, session: &Session<'_>) -> Result<u8, A
         subset: args.subset,
         repair: args.repair,
         peers: args.peers,
+        drill: args.drill,
         ..VerifyRequest::default()
     };
     check(request, session).await
@@ -70,10 +74,11 @@ pub(super) async fn scrub(args: ScrubArgs, session: &Session<'_>) -> Result<u8, 
 }
 
 async fn check(request: VerifyRequest, session: &Session<'_>) -> Result<u8, ApiError> {
-    let mode = if request.repair || request.peers { Mode::Online } else { Mode::Offline };
+    let mode = if request.repair || request.peers || request.drill { Mode::Online } else { Mode::Offline };
     let scrub = request.scrub;
     let request = VerifyRequest { confirmed: session.globals.yes, ..request };
     job::conduct(session, mode, JobRequest::Verify(request), |job, paint| match &job.outcome {
+        Some(JobOutcome::Drill(report)) => render_drill(report, paint),
         Some(JobOutcome::Verify(report)) => render(report, scrub, paint),
         _ => String::new(),
     })
@@ -92,9 +97,7 @@ pub(super) async fn repair(args: RepairArgs, session: &Session<'_>) -> Result<u8
 
 fn render(report: &VerifyReport, scrub: bool, paint: Paint) -> String {
     let mut text = match (is_sound(report), &report.repair) {
-        (true, Some(repair)) if repair.repaired_packs > 0 || repair.repaired_chunks > 0 => {
-            paint.good("mended")
-        }
+        (true, Some(repair)) if job::did_something(repair) => paint.good("mended"),
         (true, _) => paint.good("all sound"),
         (false, _) if report.damaged_packs.is_empty() && !job::holders_proved(report) => {
             paint.bad("lost on a holder")
@@ -173,13 +176,28 @@ pub(super) fn render_audit(audit: &AuditReport, paint: Paint) -> String {
     text
 }
 
+fn render_drill(drill: &DrillReport, paint: Paint) -> String {
+    let Some(snapshot) = &drill.snapshot else {
+        return "no holder has all of a snapshot yet: nothing can be restored from peers\n".to_owned();
+    };
+    let snapshot: String = snapshot.chars().take(8).collect();
+    let (files, bytes) = (count(drill.files, "file"), ByteSize(drill.bytes));
+    let mut text =
+        if drill.failed == 0 { paint.good("restoring works") } else { paint.bad("not everything came back") };
+    text += &format!(
+        "\n  {files} with {bytes} of snapshot {} restored from peers and compared",
+        escape(&snapshot)
+    );
+    text += &format!(", {} fetched\n", ByteSize(drill.bytes_fetched));
+    for failure in drill.failures.iter().take(NAMED_MAX) {
+        text += &format!("  {}: {}\n", escape(&failure.path), escape(&failure.reason));
+    }
+    text + &more(usize::try_from(drill.failed).unwrap_or(usize::MAX), "file")
+}
+
 fn render_repair(report: &RepairReport, dry_run: bool, paint: Paint) -> String {
     let mut text = String::new();
-    if report.plan.is_empty()
-        && report.repaired_packs == 0
-        && report.repaired_chunks == 0
-        && job::is_mended(report)
-    {
+    if report.plan.is_empty() && !job::did_something(report) && job::is_mended(report) {
         return "  nothing to mend\n".to_owned();
     }
     if report.refused {
@@ -195,6 +213,10 @@ fn render_repair(report: &RepairReport, dry_run: bool, paint: Paint) -> String {
         text += "  nothing was changed (--dry-run)\n";
     } else {
         text += &format!("  mended {packs} and {chunks}, {} fetched\n", ByteSize(report.bytes_fetched));
+    }
+    if report.regained_chunks > 0 || !report.replaced_packs.is_empty() {
+        let (chunks, packs) = (count(report.regained_chunks, "chunk"), report.replaced_packs.len() as u64);
+        text += &format!("  {chunks} read again from files; {} replaced\n", count(packs, "pack"));
     }
     for (peer, bytes) in &report.sources {
         text += &format!("  {} from {}\n", ByteSize(*bytes), escape(peer));

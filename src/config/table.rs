@@ -113,9 +113,9 @@ table! {
         /// Try to turn relayed connections into direct ones.
         enable_hole_punching: bool = Switch, "true", Any, Restart, Built;
         /// Ask the router for an open port.
-        enable_upnp: bool = Switch, "true", Any, Restart, NotYet;
+        enable_upnp: bool = Switch, "true", Any, Restart, Built;
         /// Find members on the local network.
-        enable_mdns: bool = Switch, "true", Any, Restart, NotYet;
+        enable_mdns: bool = Switch, "true", Any, Restart, Built;
         /// Relay for other members.
         serve_relay: bool = Switch, "false", Any, Restart, Built;
     }
@@ -260,6 +260,8 @@ table! {
         backup_paths: Vec<PathBuf> = List<Absolute>, "[]", Any, Live, Built;
         /// Tries after a backup that failed.
         max_backup_retries: u32 = Number<u32>, "3", Between(0, 100), Live, Built;
+        /// How often some files are restored from peers into a scratch directory and compared.
+        restore_drill_interval: Duration = Span, "30d", Between(HOUR, 365 * DAY), Live, Built;
     }
 
     /// Who is told when a recurring task fails for good, and when it works again.

@@ -298,7 +298,13 @@ fn other_value(key: &Key) -> String {
         ("monitoring.log_filter", _) => list("net=debug"),
         ("notify.webhook", _) => "https://hooks.example/x".into(),
         ("security.burst_size", _) => "300".into(),
-        ("p2p.max_reconnect_backoff" | "storage.gc_interval" | "storage.scrub_interval", _) => "2h".into(),
+        (
+            "p2p.max_reconnect_backoff"
+            | "storage.gc_interval"
+            | "storage.scrub_interval"
+            | "scheduler.restore_drill_interval",
+            _,
+        ) => "2h".into(),
         ("snapshot.min_chunk_size", _) => "4096".into(),
         ("snapshot.max_chunk_size", _) => "1MiB".into(),
         ("storage.memory_limit" | "storage.max_cache_size", _) => "200MiB".into(),

@@ -22,6 +22,10 @@ pub enum Context {
     Door,
     /// An admin says that all who trust it allow a peer, or no longer do.
     PeerRecord,
+    /// A node says where it can be dialled.
+    Whereabouts,
+    /// The admin key lets holders delete what a vault's heads no longer list.
+    Release,
     /// The admin key says that a device of the vault counts no more.
     Revocation,
 }
@@ -35,6 +39,8 @@ impl Context {
             Self::Receipt => "ShadowVault v1 receipt",
             Self::Door => "ShadowVault v1 door proof",
             Self::PeerRecord => "ShadowVault v1 peer record",
+            Self::Whereabouts => "ShadowVault v1 whereabouts",
+            Self::Release => "ShadowVault v1 hold release",
             Self::Revocation => "ShadowVault v1 device revocation",
         }
     }

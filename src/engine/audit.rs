@@ -2,7 +2,7 @@
 //!
 //! Pure. Whoever knows a pack's id can check a slice of it without having the pack; nothing here needs a key.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, BinaryHeap};
 
 use super::pull::{FetchFailure, PulledSlice};
 use crate::base::{PackId, limit};
@@ -94,6 +94,46 @@ pub fn pick_slices(packs: &[(PackId, u64)], count: usize, seed: u64) -> Vec<Pick
     out
 }
 
+/// Of the packs of one holder, met one after the other, those that a round of audits picks from: what the seed ranks first.
+/// Takes memory for these only.
+pub struct Chosen {
+    seed: u64,
+    most: usize,
+    ranked: BinaryHeap<([u64; 2], PackId, u64)>,
+}
+
+impl Chosen {
+    /// For a round of `most` slices.
+    pub fn new(most: usize, seed: u64) -> Self {
+        Self { seed, most, ranked: BinaryHeap::new() }
+    }
+
+    /// One more pack, of that length in bytes.
+    pub fn meet(&mut self, pack: PackId, bytes: u64) {
+        self.ranked.push((chance(self.seed, 0, &pack), pack, bytes));
+        if self.ranked.len() > self.most {
+            self.ranked.pop();
+        }
+    }
+
+    /// What [`pick_slices`] picks of all packs that were met.
+    pub fn picks(self) -> Vec<Pick> {
+        let (most, seed) = (self.most, self.seed);
+        pick_slices(&self.into_packs(), most, seed)
+    }
+
+    /// One slice of each that was chosen.
+    pub fn picks_once(self) -> Vec<Pick> {
+        let seed = self.seed;
+        let packs = self.into_packs();
+        pick_slices(&packs, packs.len(), seed)
+    }
+
+    fn into_packs(self) -> Vec<(PackId, u64)> {
+        self.ranked.into_iter().map(|(_, pack, bytes)| (pack, bytes)).collect()
+    }
+}
+
 /// Two numbers that nobody foresees who does not know the seed.
 fn chance(seed: u64, round: u64, pack: &PackId) -> [u64; 2] {
     let mut hasher = blake3::Hasher::new();
@@ -112,6 +152,8 @@ pub struct AuditTally {
     pub outcomes: [u64; 5],
     /// Packs of which a slice was wrong.
     pub lost: BTreeSet<PackId>,
+    /// Packs more that the holder says itself that it does not have.
+    pub unconfirmed: u64,
 }
 
 impl AuditTally {
@@ -124,6 +166,11 @@ impl AuditTally {
         }
     }
 
+    /// Packs that count as lost.
+    pub fn packs_lost(&self) -> u64 {
+        self.lost.len() as u64 + self.unconfirmed
+    }
+
     /// How often an outcome came.
     pub fn of(&self, outcome: AuditOutcome) -> u64 {
         self.outcomes[outcome as usize]
@@ -134,6 +181,7 @@ impl AuditTally {
 mod tests {
     use super::*;
     use crate::pack::Outboard;
+    use std::collections::HashSet;
 
     fn packs(count: u64) -> Vec<(PackId, u64)> {
         (0..count).map(|i| (PackId::new(*blake3::hash(&i.to_le_bytes()).as_bytes()), 16 << 20)).collect()
@@ -153,6 +201,17 @@ mod tests {
     }
 
     #[test]
+    fn packs_that_come_one_after_the_other_are_picked_as_if_all_were_at_hand() {
+        for (count, slices) in [(0, 7), (1, 7), (5, 7), (400, 7), (400, 300), (3, 300)] {
+            let all = packs(count);
+            let mut chosen = Chosen::new(slices, 11);
+            all.iter().rev().for_each(|(pack, bytes)| chosen.meet(*pack, *bytes));
+            assert!(chosen.ranked.len() <= slices);
+            assert_eq!(chosen.picks(), pick_slices(&all, slices, 11), "{slices} of {count}");
+        }
+    }
+
+    #[test]
     fn holders_of_the_same_packs_are_asked_for_them_at_the_same_time() {
         let all = packs(60);
         let (first, second): (Vec<_>, Vec<_>) = (
@@ -162,14 +221,26 @@ mod tests {
         assert_eq!(first, second);
     }
 
-    /// The figure behind `limit::AUDIT_SLICES_DAY`.
+    /// How many rounds it takes until a holder that lost every `one_in`th of these packs is found out; at most `most`.
+    fn rounds_until_found(all: &[(PackId, u64)], one_in: usize, seed: u64, most: u64) -> Option<u64> {
+        let lost: HashSet<PackId> = all.iter().step_by(one_in).map(|(id, _)| *id).collect();
+        (0..most).find(|round| {
+            let mut chosen = Chosen::new(limit::AUDIT_SLICES_ROUND, chance(seed, *round, &all[0].0)[0]);
+            all.iter().for_each(|(pack, bytes)| chosen.meet(*pack, *bytes));
+            chosen.picks().iter().any(|pick| lost.contains(&pick.pack))
+        })
+    }
+
+    /// Simulated days at the pace that is built in: the figures behind `limit::AUDIT_SLICES_DAY` and `limit::AUDIT_ROUND`.
     #[test]
-    fn three_hundred_slices_find_a_loss_of_one_percent_nearly_always() {
-        let all = packs(1000);
-        let lost: BTreeSet<PackId> = all.iter().step_by(100).map(|(id, _)| *id).collect();
-        let found = (0..100)
-            .filter(|seed| pick_slices(&all, 300, *seed).iter().any(|pick| lost.contains(&pick.pack)));
-        assert!(found.count() >= 90);
+    fn a_loss_of_one_percent_is_found_within_a_day_and_a_total_one_within_the_hour() {
+        let rounds = |hours: u64| hours * 3600 / limit::AUDIT_ROUND.as_secs();
+        let all = packs(400);
+        let found =
+            (0..1000).filter(|seed| rounds_until_found(&all, 100, *seed, rounds(24)).is_some()).count();
+        assert!(found >= 950, "a loss of 1 % was found within a day in {found} of 1,000 cases");
+        let slowest = (0..100).map(|seed| rounds_until_found(&all, 1, seed, rounds(24))).max().flatten();
+        assert!(slowest.is_some_and(|round| round < rounds(1)), "{slowest:?}");
     }
 
     #[test]

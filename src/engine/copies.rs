@@ -15,7 +15,8 @@ use crate::snapshot::{Head, Receipt, ReceiptError, SignedHead, Snapshot};
 use crate::store::{PackNumber, Store, StoreError};
 use crate::wire;
 
-/// Checks a receipt that `from` delivered, keeps it, and enters it.
+/// Checks a receipt that `from` delivered, keeps it, and enters it. `None` when it confirms nothing new: a holder answers
+/// every offer with one, and those are not kept.
 ///
 /// # Errors
 /// A receipt that is not signed by `from`, or for another vault.
@@ -24,14 +25,25 @@ pub fn record_receipt(
     vault: VaultId,
     from: PeerId,
     signed: &wire::Signed,
-) -> Result<Receipt, EngineError> {
+) -> Result<Option<Receipt>, EngineError> {
     let receipt = Receipt::verify(signed)?;
     if receipt.holder != from || receipt.vault != vault {
         return Err(ReceiptError::Malformed("holder or vault is another one").into());
     }
+    if receipt.packs.is_empty() && !confirms_a_head(store, &receipt)? {
+        return Ok(None);
+    }
     store.publish_receipt(from, &signed.encode_to_vec())?;
     enter_receipt(store, &receipt)?;
-    Ok(receipt)
+    Ok(Some(receipt))
+}
+
+/// Whether it is for a head that this store has, and that the holder has not confirmed yet.
+fn confirms_a_head(store: &Store, receipt: &Receipt) -> Result<bool, EngineError> {
+    let Some(id) = receipt.head else { return Ok(false) };
+    let known = store.head_receipts()?;
+    let confirmed = known.iter().any(|(holder, _, _, head)| *holder == receipt.holder && *head == id);
+    Ok(!confirmed && find_head(store, receipt.vault, id)?.is_some())
 }
 
 /// Enters a verified receipt into the index.
@@ -209,10 +221,12 @@ pub(super) fn packs_of(vault: &Vault, snapshot: &Snapshot) -> Result<Vec<PackNum
 /// Where each pack should get its missing copies: weighted rendezvous hashing over what each candidate has free.
 ///
 /// Pure. `packs` come with their lengths and present holders (or those that are pulling them already); `candidates`
-/// with free bytes. Packs that are satisfied never move; a candidate is never offered more than it has free.
+/// with free bytes, and those that did not take a pack just now. Packs that are satisfied never move; a candidate is never
+/// offered more than it has free.
 pub fn place_packs(
     packs: &[(PackId, u64, Vec<PeerId>)],
     candidates: &[(PeerId, u64)],
+    declined: &HashSet<(PackId, PeerId)>,
     copies: u32,
 ) -> BTreeMap<PeerId, Vec<PackId>> {
     let mut free: BTreeMap<PeerId, u64> = candidates.iter().copied().collect();
@@ -222,6 +236,7 @@ pub fn place_packs(
         let mut ranked: Vec<(f64, PeerId)> = candidates
             .iter()
             .filter(|(peer, _)| !holders.contains(peer) && free[peer] >= *bytes)
+            .filter(|(peer, _)| !declined.contains(&(*pack, *peer)))
             .map(|(peer, granted)| (score(*pack, *peer, *granted), *peer))
             .collect();
         ranked.sort_by(|a, b| b.0.total_cmp(&a.0));
@@ -258,7 +273,12 @@ mod tests {
     #[test]
     fn packs_go_to_distinct_holders_in_proportion_to_what_is_free() {
         let packs: Vec<_> = (0..3000).map(|i| (pack(i), 1, vec![])).collect();
-        let placed = place_packs(&packs, &[(peer(1), 1 << 40), (peer(2), 1 << 40), (peer(3), 2 << 40)], 2);
+        let placed = place_packs(
+            &packs,
+            &[(peer(1), 1 << 40), (peer(2), 1 << 40), (peer(3), 2 << 40)],
+            &HashSet::new(),
+            2,
+        );
         let count = |i| placed[&peer(i)].len();
         assert_eq!(count(1) + count(2) + count(3), 6000);
         assert!(
@@ -273,12 +293,19 @@ mod tests {
     #[test]
     fn satisfied_packs_never_move_and_full_holders_get_nothing() {
         let two = vec![peer(1), peer(2)];
-        assert!(place_packs(&[(pack(1), 5, two.clone())], &[(peer(3), 100)], 2).is_empty());
-        let placed =
-            place_packs(&[(pack(1), 5, vec![peer(1)])], &[(peer(1), 100), (peer(2), 4), (peer(3), 5)], 2);
+        let none = HashSet::new();
+        assert!(place_packs(&[(pack(1), 5, two.clone())], &[(peer(3), 100)], &none, 2).is_empty());
+        let lacking = [(pack(1), 5, vec![peer(1)])];
+        let candidates = [(peer(1), 100), (peer(2), 4), (peer(3), 5)];
+        let placed = place_packs(&lacking, &candidates, &none, 2);
         assert_eq!(placed, BTreeMap::from([(peer(3), vec![pack(1)])]));
+        // Who did not take it is passed over, for this pack only.
+        let declined = HashSet::from([(pack(1), peer(3))]);
+        assert!(place_packs(&lacking, &candidates, &declined, 2).is_empty());
+        let placed = place_packs(&[(pack(2), 5, vec![])], &candidates[2..], &declined, 2);
+        assert_eq!(placed, BTreeMap::from([(peer(3), vec![pack(2)])]));
         let many: Vec<_> = (0..10).map(|i| (pack(i), 10, vec![])).collect();
-        let placed = place_packs(&many, &[(peer(1), 35)], 1);
+        let placed = place_packs(&many, &[(peer(1), 35)], &none, 1);
         assert_eq!(placed[&peer(1)].len(), 3);
     }
 }

@@ -134,6 +134,9 @@ pub enum EngineError {
     /// A streamed file did not come to its end.
     #[error("the input broke off before its end; no snapshot was made")]
     InputBroken(#[source] std::io::Error),
+    /// The directory that a drill restores into.
+    #[error("using the scratch directory")]
+    Scratch(#[source] std::io::Error),
     /// Not what `export` writes, or not all of it.
     #[error("that is no whole export: {0}")]
     NotAnExport(String),
@@ -189,7 +192,7 @@ impl Coded for EngineError {
             Self::TooDeep => Code::SnapshotCorrupted,
             Self::HeadsLost | Self::RootUnreadable(_) => Code::StorageCorrupted,
             Self::DeviceRevoked => Code::DeviceRevoked,
-            Self::InputBroken(_) => Code::IoFailed,
+            Self::InputBroken(_) | Self::Scratch(_) => Code::IoFailed,
             Self::Cancelled => Code::Cancelled,
             Self::Stopped => Code::Internal,
         }

@@ -353,8 +353,8 @@ pub fn publish_first_head(
 
 /// Carries on, in this device's next head, what revoked devices had that name this one as their heir; returns them.
 ///
-/// One of whose packs some are not in the index yet has to wait: what no head lists could be lost. Until then its own last
-/// good head counts.
+/// One whose last good head is not here yet, or of whose packs some are not in the index, has to wait: what no head lists
+/// could be lost. Until then its own last good head counts.
 pub fn inherit(vault: &Vault, holders: &[PeerAddress]) -> Result<Vec<DeviceId>, EngineError> {
     let revoked = revocations(&vault.store, vault.id())?;
     let mine: Vec<DeviceId> =
@@ -364,8 +364,10 @@ pub fn inherit(vault: &Vault, holders: &[PeerAddress]) -> Result<Vec<DeviceId>, 
     }
     let _chain = vault.head_lock.lock().expect("no panic while held");
     let mut ready: Vec<Head> = Vec::new();
+    let last_good = |head: &Head| revoked.of(head.device()).and_then(|one| one.last_good);
     for head in newest_heads(&vault.store, vault.id())? {
-        if mine.contains(&head.device()) && all_indexed(vault, &head)? {
+        let is_last = last_good(&head) == Some((head.draft.seq, head.id));
+        if mine.contains(&head.device()) && is_last && all_indexed(vault, &head)? {
             ready.push(head);
         }
     }

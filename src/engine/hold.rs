@@ -16,8 +16,8 @@ use super::error::EngineError;
 use super::heads::{newest_admitted, read_head};
 use super::holder::readable;
 use super::revocations::revocations;
-use crate::base::{HeadId, ListId, PackId, SnapshotId, VaultId, limit};
-use crate::snapshot::PackList;
+use crate::base::{DeviceId, HeadId, ListId, PackId, SnapshotId, VaultId, limit};
+use crate::snapshot::{PackList, Release};
 use crate::store::{PackNumber, Store};
 
 /// What the hold keeps, and what its end removed. Sizes in bytes.
@@ -39,6 +39,15 @@ struct Stamps {
     observed_ms: u64,
     /// Replaced heads: what `observed_ms` was when that was noticed.
     heads: BTreeMap<String, u64>,
+    /// Devices, and of each the number of a head: the admin key released what came before it.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    released: BTreeMap<String, u64>,
+}
+
+impl Stamps {
+    fn is_released(&self, device: DeviceId, seq: u64) -> bool {
+        self.released.get(&device.to_string()).is_some_and(|end| seq < *end)
+    }
 }
 
 fn file(vault: VaultId) -> String {
@@ -53,27 +62,56 @@ struct Kept {
     /// Lists of replaced heads.
     replaced: HashSet<ListId>,
     records: HashSet<SnapshotId>,
+    /// Heads that were looked at.
+    seen: HashSet<HeadId>,
     /// A head that cannot be read may need anything.
     uncertain: bool,
     removed: u64,
 }
 
+/// Durably notes what the vault's admin key released; whether that was news. [`drop_expired`] lets it go.
+pub fn note_release(store: &Store, release: &Release) -> Result<bool, EngineError> {
+    // Who looks what goes writes the same file.
+    let _alone = store.keep_hold();
+    let mut stamps: Stamps = store.read_state_if_sound(&file(release.vault))?.unwrap_or_default();
+    let mut news = false;
+    for head in &release.heads {
+        let end = stamps.released.entry(head.device.to_string()).or_default();
+        news |= head.seq > *end;
+        *end = head.seq.max(*end);
+    }
+    // A vault has no more devices than that; who signs more with the phrase harms only itself.
+    while stamps.released.len() > limit::VAULT_DEVICES_MAX {
+        stamps.released.pop_first();
+    }
+    if news {
+        store.publish_state(&file(release.vault), &stamps)?;
+    }
+    Ok(news)
+}
+
 /// Removes what the hold no longer protects. `elapsed` is the time since the last call of this run of the program, by a
 /// clock that nobody can set; `own` is this node's vault.
 ///
-/// While it works no pack is taken in for others. What cannot be read keeps everything of its vault.
+/// While packs go none is taken in for others; all heads are read and checked before that. What cannot be read keeps
+/// everything of its vault.
 pub fn drop_expired(
     store: &Store,
     own: Option<VaultId>,
     hold: Duration,
     elapsed: Duration,
 ) -> Result<HoldResult, EngineError> {
+    let _alone = store.keep_hold();
+    let mut of_vaults = Vec::new();
+    for vault in store.head_vaults()? {
+        of_vaults.push((vault, expire_heads(store, vault, own == Some(vault), hold, elapsed)?));
+    }
     let _gate = store.close_gate();
     let mut result = HoldResult::default();
     let (mut lists, mut records): (HashSet<ListId>, HashSet<SnapshotId>) = Default::default();
     let mut uncertain = false;
-    for vault in store.head_vaults()? {
-        let kept = expire_heads(store, vault, own == Some(vault), hold, elapsed)?;
+    for (vault, mut kept) in of_vaults {
+        add_late_heads(store, vault, &mut kept)?;
         result.records += kept.removed;
         lists.extend(kept.newest.union(&kept.replaced));
         records.extend(&kept.records);
@@ -119,7 +157,10 @@ fn expire_heads(
         let newest = names.iter().find(|name| counts(**name)).map(|(seq, _)| *seq);
         // An unreadable newest head proves nothing about those before it.
         let mut sure = true;
+        // Of the head looked at last: its predecessor, and since when it is replaced. That one is no shorter.
+        let mut chain: (Option<HeadId>, u64) = (None, stamps.observed_ms);
         for (seq, id) in names {
+            kept.seen.insert(id);
             let head = match read_head(store, vault, device, (seq, id))? {
                 Ok(head) => head,
                 Err(_) => {
@@ -129,18 +170,22 @@ fn expire_heads(
             };
             let named = head.draft.lists.iter().map(|list| list.id);
             if newest == Some(seq) && counts((seq, id)) {
+                chain = (head.draft.predecessor, stamps.observed_ms);
                 kept.newest.extend(named);
                 kept.records.extend(&head.draft.snapshots);
                 continue;
             }
             let key = id.to_string();
-            let since = stamps.heads.get(&key).copied().unwrap_or(stamps.observed_ms);
-            let over = stamps.observed_ms.saturating_sub(since) >= millis(hold);
+            let without_stamp = if chain.0 == Some(id) { chain.1 } else { stamps.observed_ms };
+            let since = stamps.heads.get(&key).copied().unwrap_or(without_stamp);
+            chain = (head.draft.predecessor, since);
+            let over =
+                stamps.is_released(device, seq) || stamps.observed_ms.saturating_sub(since) >= millis(hold);
             if over && sure && !confirmed.contains(&id) {
                 store.remove_head(vault, device, seq, id)?;
                 kept.removed += 1;
             } else {
-                // One without room for a stamp is as if it had been replaced just now.
+                // One without room for a stamp goes with the one that replaced it.
                 if still.len() < limit::HOLD_STAMPS_MAX {
                     still.insert(key, since);
                 }
@@ -152,6 +197,25 @@ fn expire_heads(
     stamps.heads = still;
     store.publish_state(&file(vault), &stamps)?;
     Ok(kept)
+}
+
+/// Heads that came while the others were being read: what they name is needed.
+fn add_late_heads(store: &Store, vault: VaultId, kept: &mut Kept) -> Result<(), EngineError> {
+    for device in store.head_devices(vault)? {
+        for (seq, id) in store.head_names(vault, device)? {
+            if !kept.seen.insert(id) {
+                continue;
+            }
+            match read_head(store, vault, device, (seq, id))? {
+                Ok(head) => {
+                    kept.newest.extend(head.draft.lists.iter().map(|list| list.id));
+                    kept.records.extend(&head.draft.snapshots);
+                }
+                Err(_) => kept.uncertain = true,
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A number of packs, and their bytes.
@@ -213,9 +277,9 @@ mod tests {
     use crate::base::Epoch;
     use crate::base::{Moment, PeerId};
     use crate::crypto::{DeviceKeys, Phrase};
-    use crate::engine::holder::forward_packs;
+    use crate::engine::holder::{HolderError, accept_head, forward_packs};
     use crate::pack::Outboard;
-    use crate::snapshot::{HeadDraft, ListRef, PackSize, SignedHead, issue_certificate};
+    use crate::snapshot::{HeadDraft, HeadSummary, ListRef, PackSize, SignedHead, issue_certificate};
 
     const DAY: Duration = Duration::from_secs(86_400);
     const HOLD: Duration = Duration::from_secs(30 * 86_400);
@@ -319,6 +383,63 @@ mod tests {
         // It comes again like any other.
         held.receive(&[2, 3]);
         assert_eq!((held.pass(DAY).deleted, held.files()), ((0, 0), 2));
+    }
+
+    /// With more replaced heads than there is room for stamps, the oldest had none and never went.
+    #[test]
+    fn a_head_without_a_stamp_goes_with_the_one_that_replaced_it() {
+        let mut held = Held::new();
+        for fill in 0..4 {
+            held.receive(&[fill]);
+        }
+        held.pass(DAY);
+        let path = held.store.dir().join("members").join(file(held.vault()));
+        let mut stamps: Stamps = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        assert_eq!(stamps.heads.len(), 3);
+        let third = held.store.head_names(held.vault(), held.device.id()).unwrap()[1].1.to_string();
+        stamps.heads.retain(|id, _| *id == third);
+        std::fs::write(&path, serde_json::to_vec(&stamps).unwrap()).unwrap();
+        assert_eq!((held.pass(DAY * 29).deleted.0, held.files()), (0, 4));
+        assert_eq!((held.pass(DAY).deleted.0, held.files()), (3, 1));
+    }
+
+    #[test]
+    fn what_the_admin_key_releases_goes_at_once_and_nothing_that_came_later() {
+        let mut held = Held::new();
+        let release = |held: &Held, seq| Release {
+            vault: held.vault(),
+            holder: None,
+            heads: vec![HeadSummary { device: held.device.id(), seq, id: held.previous.unwrap() }],
+        };
+        held.receive(&[1, 2]);
+        held.receive(&[2]);
+        assert_eq!(held.pass(DAY).deleted, (0, 0));
+        let first = release(&held, 2);
+        assert!(note_release(&held.store, &first).unwrap());
+        assert_eq!((held.pass(Duration::ZERO).deleted.0, held.files()), (1, 1));
+        // Sent again later, it says nothing of what was forgotten since.
+        held.receive(&[3]);
+        assert!(!note_release(&held.store, &first).unwrap());
+        assert_eq!((held.pass(DAY).deleted.0, held.files()), (0, 2));
+        // Nor does one that names heads which are not here take the newest that is.
+        assert!(note_release(&held.store, &release(&held, 9)).unwrap());
+        assert_eq!((held.pass(DAY).deleted.0, held.files()), (1, 1));
+        assert_eq!(held.store.head_names(held.vault(), held.device.id()).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn heads_of_one_vault_have_a_bound() {
+        let mut held = Held::new();
+        held.receive(&[1]);
+        let (vault, device) = (held.vault(), held.device.id());
+        let id = held.previous.unwrap();
+        let bytes = held.store.read_head(vault, device, 1, id).unwrap().unwrap();
+        assert!(accept_head(&held.store, vault, id, &bytes).is_ok());
+        let flood =
+            held.store.dir().join(format!("heads/{vault}/{device}/{:016x}-{}", 2, HeadId::new([0; 32])));
+        std::fs::File::create(flood).unwrap().set_len(limit::VAULT_HEADS_BYTES_MAX).unwrap();
+        let refused = accept_head(&held.store, vault, id, &bytes);
+        assert!(matches!(refused, Err(HolderError::TooManyHeads(_))));
     }
 
     #[test]

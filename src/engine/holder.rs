@@ -6,7 +6,7 @@ use super::error::EngineError;
 use super::heads::{head_packs, newest_heads};
 use super::revocations::revocations;
 use super::vault::Vault;
-use crate::base::{Code, Coded, DeviceId, HeadId, ListId, PackId, SnapshotId, VaultId, limit};
+use crate::base::{ByteSize, Code, Coded, DeviceId, HeadId, ListId, PackId, SnapshotId, VaultId, limit};
 use crate::pack::{Outboard, read_pack};
 use crate::snapshot::{Head, HeadError, PackList, PackSize, SignedHead};
 use crate::store::{Borrowed, NewPack, Store, StoreError};
@@ -29,6 +29,9 @@ pub enum HolderError {
     /// This node stores for enough vaults.
     #[error("this node stores for {0} vaults already")]
     TooManyVaults(usize),
+    /// It keeps enough heads of that vault; the hold of the oldest has to end first.
+    #[error("this node keeps {} of heads of that vault already", ByteSize(*.0))]
+    TooManyHeads(u64),
 }
 
 impl Coded for HolderError {
@@ -37,7 +40,7 @@ impl Coded for HolderError {
             Self::WrongRecord | Self::WrongVault => Code::PeerMisbehaved,
             Self::Head(e) => e.code(),
             Self::Revoked(_) => Code::DeviceRevoked,
-            Self::TooManyVaults(_) => Code::ResourceExhausted,
+            Self::TooManyVaults(_) | Self::TooManyHeads(_) => Code::ResourceExhausted,
         }
     }
 }
@@ -58,6 +61,11 @@ pub fn accept_head(store: &Store, vault: VaultId, want: HeadId, bytes: &[u8]) ->
     let vaults = store.head_vaults().unwrap_or_default();
     if !vaults.contains(&vault) && vaults.len() >= limit::VAULTS_MAX {
         return Err(HolderError::TooManyVaults(vaults.len()));
+    }
+    // No quota counts them, and a hold keeps all: a device that signs one after the other must not fill the disk.
+    let (count, held) = store.head_sizes(vault).unwrap_or_default();
+    if count >= limit::VAULT_HEADS_MAX || held + bytes.len() as u64 > limit::VAULT_HEADS_BYTES_MAX {
+        return Err(HolderError::TooManyHeads(held));
     }
     Ok(head)
 }

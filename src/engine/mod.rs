@@ -10,11 +10,13 @@ mod budget;
 mod carry;
 mod copies;
 mod diff;
+mod drill;
 mod dump;
 mod enrol;
 mod error;
 mod find;
 mod forget;
+mod gather;
 mod gc;
 mod heads;
 mod hold;
@@ -28,6 +30,7 @@ mod reader;
 mod rebuild;
 mod recover;
 mod reference;
+mod regain;
 mod repair;
 mod restore;
 mod revocations;
@@ -42,7 +45,7 @@ mod verify;
 #[cfg(test)]
 mod tests;
 
-pub use audit::{AuditOutcome, AuditTally, Pick, pick_slices};
+pub use audit::{AuditOutcome, AuditTally, Chosen, Pick, pick_slices};
 pub use backup::{
     BackupOptions, BackupResult, Fate, Listener, PreviewResult, backup, backup_stream, preview,
 };
@@ -50,27 +53,30 @@ pub use borrow::{confirm_borrowed, is_revoked, keep_here, referred_elsewhere};
 pub use carry::{ImportResult, Room, export, import};
 pub use copies::{CopyCounts, copy_counts, locked_copy_counts, place_packs, record_receipt};
 pub use diff::{Change, DiffTotals, Difference, SideTotals, diff};
+pub use drill::{DrillOptions, DrillResult, restore_drill};
 pub use dump::{DumpKind, dump};
 pub use enrol::{enrol_device, make_node, unlock};
 pub use error::EngineError;
 pub use find::{FindOptions, Pattern, Search};
 pub use forget::{ForgetEffect, ForgetPlan, forget, forget_effect, plan_forget, plan_named};
+pub use gather::{Errand, Gathering};
 pub use gc::{GcOptions, GcResult, Waiting, collect, gc_memory_wanted, waiting};
 pub use heads::{
     HeadNews, VaultView, adopt_head, any_head, head_packs, heads_at, inherit, known_heads, newest_heads,
     next_head, publish_first_head, publish_next_head,
 };
-pub use hold::{HoldResult, drop_expired};
+pub use hold::{HoldResult, drop_expired, note_release};
 pub use holder::{
     HolderError, Needs, accept_head, complete_head, forward_packs, held_packs, keep_for_device,
     keep_what_is_here, missing_records, store_list, store_snapshot, wanted_packs,
 };
 pub use hurt::{HurtFile, HurtFiles};
 pub use monitor::{Monitor, Problem};
-pub use pull::{FetchFailure, Given, PackSource, PulledSlice, pull_pack};
+pub use pull::{FetchFailure, Given, PackSource, PulledSlice, Sources, pull_pack};
 pub use rebuild::{Rebuilt, adopt_unindexed, rebuild_index, renew_snapshot_packs, verify_known_receipts};
 pub use recover::index_remote_pack;
 pub use reference::resolve;
+pub use regain::{RegainResult, note_damage, plan_regain, regain};
 pub use repair::{Damage, RepairPlan, RepairResult, plan_repair, run_repair};
 pub use restore::{RestoreAction, RestoreChange, RestoreOptions, RestoreResult, restore};
 pub use revocations::{Revocations, keep_revocation, revocations};
@@ -78,4 +84,4 @@ pub use stats::{ChunkSums, Sums, snapshot_sums, vault_sums};
 pub use tag::{Retagged, TagEdit, tag};
 pub use tree::{Spot, TreeEntry, list, locate};
 pub use vault::{Vault, VaultOptions};
-pub use verify::{SnapshotFinding, VerifyOptions, VerifyResult, verify};
+pub use verify::{SnapshotFinding, VerifyOptions, VerifyResult, packs_elsewhere, verify};

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::error::EngineError;
+use super::gather::Gathering;
 use super::monitor::Monitor;
 use crate::base::{Code, Coded, PackId, PeerId, limit};
-use crate::pack::{CellRange, Outboard, cell_count, verify_slice};
+use crate::pack::{CellRange, Outboard, cell_count};
 
 /// Cells of a pack as a peer sent them: not yet verified.
 pub struct PulledSlice {
@@ -51,23 +52,24 @@ impl Coded for FetchFailure {
     }
 }
 
+/// Who may have a pack, by how well that is known; each best first.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sources {
+    /// They said that they have it, and are within reach.
+    pub sure: Vec<PeerId>,
+    /// They may have it.
+    pub maybe: Vec<PeerId>,
+    /// Asked only when nobody else is left.
+    pub rest: Vec<PeerId>,
+}
+
 /// Where packs can be pulled from. Implemented by the node over the network; blocking.
 pub trait PackSource: Send + Sync {
-    /// Peers that may have the pack, best first.
-    fn holders(&self, pack: PackId) -> Vec<PeerId>;
+    /// Peers that may have the pack.
+    fn sources(&self, pack: PackId) -> Sources;
 
-    /// Asks `holder` for `ranges` of the pack, several in flight, and gives each answer to `each` with the range's
-    /// position. Ends early when `each` gives `false`.
-    fn fetch(
-        &self,
-        holder: PeerId,
-        pack: PackId,
-        ranges: &[CellRange],
-        each: &mut dyn FnMut(usize, Result<PulledSlice, FetchFailure>) -> bool,
-    );
-
-    /// Notes that a peer sent bytes that do not verify.
-    fn misbehaved(&self, holder: PeerId, pack: PackId);
+    /// Runs the errands that `gathering` gives, all that it gives at the same time, until it is over.
+    fn gather(&self, pack: PackId, gathering: &mut Gathering<'_>);
 }
 
 /// Bytes that each peer gave.
@@ -86,8 +88,8 @@ pub(super) fn ranges_of(cells: &[usize]) -> Vec<CellRange> {
     ranges
 }
 
-/// Pulls `cells` of a pack into their places in `buffer`, which has the pack's length. Every slice is verified against
-/// the pack's id before it is copied. Holders are asked one after the other for what is still missing.
+/// Pulls `cells` of a pack into their places in `buffer`, which has the pack's length, from all who have it at once.
+/// Every slice is verified against the pack's id before it is copied.
 ///
 /// Returns the bytes that each peer gave.
 pub(super) fn pull_cells(
@@ -97,50 +99,14 @@ pub(super) fn pull_cells(
     buffer: &mut [u8],
     monitor: &Monitor,
 ) -> Result<Given, EngineError> {
-    let length = buffer.len() as u64;
-    let mut missing = ranges_of(cells);
-    let mut given: Given = BTreeMap::new();
-    let mut tried: Vec<String> = Vec::new();
-    for holder in source.holders(pack) {
-        if missing.is_empty() {
-            break;
-        }
-        monitor.go_on()?;
-        let ranges = std::mem::take(&mut missing);
-        let mut settled = vec![false; ranges.len()];
-        let mut failure = None;
-        source.fetch(holder, pack, &ranges, &mut |at, answer| {
-            let range = ranges[at];
-            match answer {
-                Err(error) => failure = Some(error.to_string()),
-                Ok(slice) => match verify_slice(pack, length, range, &slice.data, &slice.proof) {
-                    Err(error) => {
-                        source.misbehaved(holder, pack);
-                        failure = Some(error.to_string());
-                    }
-                    Ok(()) => {
-                        let start = range.offset() as usize;
-                        buffer[start..start + slice.data.len()].copy_from_slice(&slice.data);
-                        *given.entry(holder).or_default() += slice.data.len() as u64;
-                        Monitor::add(&monitor.bytes_fetched, slice.data.len() as u64);
-                        settled[at] = true;
-                    }
-                },
-            }
-            failure.is_none() && monitor.go_on().is_ok()
-        });
-        missing = ranges.into_iter().zip(settled).filter(|(_, done)| !done).map(|(range, _)| range).collect();
-        if !missing.is_empty() {
-            let why = failure.unwrap_or_else(|| "gave no answer".to_owned());
-            tried.push(format!("{} {why}", holder.short()));
-        }
-    }
-    if missing.is_empty() {
-        return Ok(given);
-    }
     monitor.go_on()?;
-    let tried = if tried.is_empty() { "no holder is known".to_owned() } else { tried.join("; ") };
-    Err(EngineError::NoSource { pack, tried })
+    let mut gathering = Gathering::new(pack, ranges_of(cells), source.sources(pack), buffer, monitor);
+    source.gather(pack, &mut gathering);
+    let given = gathering.finish();
+    given.or_else(|tried| {
+        monitor.go_on()?;
+        Err(EngineError::NoSource { pack, tried })
+    })
 }
 
 /// Pulls a whole pack; what is returned hashes to `pack`.
@@ -164,8 +130,11 @@ pub fn pull_pack(
 
 #[cfg(test)]
 mod tests {
+    use super::super::gather::Errand;
+    use super::super::tests::lines::{Line, run};
     use super::*;
     use std::sync::Mutex;
+    use std::time::Duration;
 
     /// Holders that answer as told.
     struct Fake {
@@ -185,44 +154,34 @@ mod tests {
     }
 
     impl PackSource for Fake {
-        fn holders(&self, _: PackId) -> Vec<PeerId> {
-            self.peers.iter().map(|(peer, _)| *peer).collect()
+        fn sources(&self, _: PackId) -> Sources {
+            let sure = self.peers.iter().map(|(peer, _)| *peer).collect();
+            Sources { sure, ..Sources::default() }
         }
 
-        fn fetch(
-            &self,
-            holder: PeerId,
-            _: PackId,
-            ranges: &[CellRange],
-            each: &mut dyn FnMut(usize, Result<PulledSlice, FetchFailure>) -> bool,
-        ) {
-            let manner = self.peers.iter().find(|(peer, _)| *peer == holder).unwrap().1;
+        fn gather(&self, _: PackId, gathering: &mut Gathering<'_>) {
             let (_, outboard) = Outboard::of(&self.pack);
-            for (at, range) in ranges.iter().enumerate() {
+            let mut lines: Vec<Line> =
+                self.peers.iter().map(|(peer, _)| Line::new(*peer, 10 << 20, Duration::ZERO)).collect();
+            run(gathering, &mut lines, |errand: &Errand| {
+                let manner = self.peers.iter().find(|(peer, _)| *peer == errand.holder).unwrap().1;
+                let range = errand.range;
                 let start = range.offset() as usize;
                 let end = start + range.length(self.pack.len() as u64) as usize;
                 let mut slice =
-                    PulledSlice { data: self.pack[start..end].to_vec(), proof: outboard.proof(*range) };
+                    PulledSlice { data: self.pack[start..end].to_vec(), proof: outboard.proof(range) };
                 match manner {
                     Manner::Honest => {}
                     Manner::WrongBytes => slice.data[7] ^= 1,
                     Manner::OtherLength => slice.data.push(0),
-                    Manner::Silent => return,
-                    Manner::HalfOnly if at >= ranges.len() / 2 => return,
+                    Manner::Silent => return Err(FetchFailure::Timeout),
+                    Manner::HalfOnly if start >= self.pack.len() / 2 => return Err(FetchFailure::Timeout),
                     Manner::HalfOnly => {}
-                    Manner::Absent => {
-                        each(at, Err(FetchFailure::NotFound));
-                        return;
-                    }
+                    Manner::Absent => return Err(FetchFailure::NotFound),
                 }
-                if !each(at, Ok(slice)) {
-                    return;
-                }
-            }
-        }
-
-        fn misbehaved(&self, holder: PeerId, _: PackId) {
-            self.blamed.lock().unwrap().push(holder);
+                Ok(slice)
+            });
+            self.blamed.lock().unwrap().extend(gathering.misbehaved());
         }
     }
 
@@ -242,6 +201,7 @@ mod tests {
             let (bytes, _, given) = pull_pack(&source, id, 4 << 20, &Monitor::default()).unwrap();
             assert!(bytes == source.pack);
             assert_eq!(given.contains_key(&PeerId::new([0; 32])), bad == HalfOnly);
+            assert!(given.contains_key(&PeerId::new([1; 32])));
             let blamed = source.blamed.lock().unwrap().len();
             assert_eq!(blamed > 0, matches!(bad, WrongBytes | OtherLength));
             let (alone, id) = fake(&[bad]);

@@ -31,6 +31,18 @@ pub(super) struct ChunkReader<'a> {
     _at_work: Option<AtWork>,
 }
 
+/// Gives chunks in the clear, from wherever it has them.
+pub(super) trait ReadChunk {
+    /// The plaintext of a chunk of that kind.
+    fn read(&mut self, kind: Kind, id: ChunkId) -> Result<&[u8], EngineError>;
+}
+
+impl ReadChunk for ChunkReader<'_> {
+    fn read(&mut self, kind: Kind, id: ChunkId) -> Result<&[u8], EngineError> {
+        Self::read(self, kind, id)
+    }
+}
+
 impl<'a> ChunkReader<'a> {
     pub(super) fn new(vault: &'a Vault, source: Option<&'a dyn PackSource>, monitor: &'a Monitor) -> Self {
         Self { _at_work: Some(vault.store.enter()), ..Self::for_marking(vault, source, monitor) }

@@ -1,6 +1,7 @@
 //! Making the index anew from files, and taking in packs that a crash left without rows.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::copies::{enter_receipt, packs_of};
 use super::error::EngineError;
@@ -8,7 +9,7 @@ use super::heads::{VaultView, head_packs, newest_heads};
 use super::monitor::Monitor;
 use super::repair::Damage;
 use super::vault::Vault;
-use crate::base::{Epoch, PackId, VaultId, limit};
+use crate::base::{Epoch, Moment, PackId, PeerId, VaultId, limit};
 use crate::crypto::VaultKeys;
 use crate::pack::read_pack;
 use crate::snapshot::Receipt;
@@ -126,6 +127,7 @@ fn commit(
 /// Enters all stored receipts again; returns what could not be read.
 pub fn verify_known_receipts(store: &Store) -> Result<Vec<String>, EngineError> {
     let (mut receipts, mut problems) = (Vec::new(), Vec::new());
+    let mut void: HashMap<PeerId, BTreeMap<PackId, Moment>> = HashMap::new();
     store.for_each_stored_receipt(|bytes| {
         let signed = wire::decode::<wire::Signed>(bytes, limit::RECEIPT_BYTES_MAX + 1024);
         match signed.map_err(EngineError::from_wire).and_then(|signed| Ok(Receipt::verify(&signed)?)) {
@@ -133,8 +135,14 @@ pub fn verify_known_receipts(store: &Store) -> Result<Vec<String>, EngineError> 
             Err(error) => problems.push(format!("a receipt: {error}")),
         }
     })?;
-    for receipt in &receipts {
-        enter_receipt(store, receipt)?;
+    for mut receipt in receipts {
+        let void = match void.entry(receipt.holder) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => place.insert(store.void_receipts_of(receipt.holder)?),
+        };
+        // What was found lost since does not come back with the receipt.
+        receipt.packs.retain(|pack| void.get(pack).is_none_or(|until| receipt.time > *until));
+        enter_receipt(store, &receipt)?;
     }
     Ok(problems)
 }

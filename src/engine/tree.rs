@@ -7,7 +7,7 @@ use super::error::EngineError;
 use super::monitor::Monitor;
 use super::parent::{Cursor, tree_of};
 use super::pull::PackSource;
-use super::reader::ChunkReader;
+use super::reader::{ChunkReader, ReadChunk};
 use super::seen::{SeenTrees, key_of};
 use super::vault::Vault;
 use crate::base::{ChunkId, limit};
@@ -73,7 +73,7 @@ pub(super) enum Found {
 }
 
 /// Follows `path` from the root; symlinks in the snapshot are not followed.
-pub(super) fn find(reader: &mut ChunkReader<'_>, root: ChunkId, path: &Path) -> Result<Found, EngineError> {
+pub(super) fn find(reader: &mut impl ReadChunk, root: ChunkId, path: &Path) -> Result<Found, EngineError> {
     let mut found = Found::Root(root);
     for component in path.components() {
         let name = match component {
@@ -88,7 +88,9 @@ pub(super) fn find(reader: &mut ChunkReader<'_>, root: ChunkId, path: &Path) -> 
             Found::Node(node) => tree_of(node),
         };
         let tree = tree.ok_or_else(|| EngineError::NotInSnapshot(path.to_owned()))?;
-        let node = Cursor::new(tree).seek(name, reader)?;
+        let mut cursor = Cursor::new(tree);
+        cursor.leap(name, reader)?;
+        let node = cursor.seek(name, reader)?;
         found = Found::Node(Box::new(node.ok_or_else(|| EngineError::NotInSnapshot(path.to_owned()))?));
     }
     Ok(found)

@@ -143,13 +143,11 @@ pub fn verify(
         store.with_successors(only);
     }
     let mut rows = Vec::new();
-    let elsewhere = packs_elsewhere(store)?;
+    let (aside, elsewhere) = (store.packs_aside(), packs_elsewhere(store)?);
+    let is_due = |pack: &PackNumber| !aside.contains(pack) && !elsewhere.contains(pack);
     for own in [true, false] {
         store.for_each_pack(own, |row| {
-            if elsewhere.contains(&row.number) {
-                return true;
-            }
-            if only.as_ref().is_none_or(|only| only.contains(&row.number)) {
+            if is_due(&row.number) && only.as_ref().is_none_or(|only| only.contains(&row.number)) {
                 rows.push(row);
             }
             true
@@ -171,7 +169,7 @@ pub fn verify(
     monitor.enter("verifying snapshots");
     for snapshot in &view.snapshots {
         if options.snapshot.is_none_or(|id| id == snapshot.id) {
-            let known = (&bad, &elsewhere);
+            let known = Known { bad: &bad, aside: &aside, elsewhere: &elsewhere };
             result.snapshots.push(check_snapshot(vault, &view, snapshot, known, monitor)?);
         }
     }
@@ -193,7 +191,7 @@ pub fn verify(
 }
 
 /// Packs of other devices that are not meant to be here, and are not.
-fn packs_elsewhere(store: &Store) -> Result<HashSet<PackNumber>, EngineError> {
+pub fn packs_elsewhere(store: &Store) -> Result<HashSet<PackNumber>, EngineError> {
     let mut elsewhere = HashSet::new();
     for (number, state) in store.borrowed()? {
         if state != Borrowed::Kept
@@ -528,7 +526,8 @@ fn check_records(store: &Store, own: Option<VaultId>) -> Result<Vec<String>, Eng
     Ok(problems)
 }
 
-fn cells_of(offset: u32, length: u32) -> (usize, usize) {
+/// First and last cell of a chunk.
+pub(super) fn cells_of(offset: u32, length: u32) -> (usize, usize) {
     let cell = crate::base::limit::CELL_BYTES;
     let end = offset as usize + (length as usize).max(1) - 1;
     (offset as usize / cell, end / cell)
@@ -538,13 +537,13 @@ fn check_snapshot(
     vault: &Vault,
     view: &VaultView,
     snapshot: &Snapshot,
-    (bad, elsewhere): (&BadChunks, &HashSet<PackNumber>),
+    known: Known<'_>,
     monitor: &Monitor,
 ) -> Result<SnapshotFinding, EngineError> {
     let mut reader = ChunkReader::new(vault, None, monitor);
     let mut found = References {
         vault,
-        bad,
+        known,
         chunks: DistinctChunks::default(),
         waiting: Vec::new(),
         failure: None,
@@ -554,7 +553,7 @@ fn check_snapshot(
     // Trees of other devices that are not here are not looked into: their devices do that.
     let is_elsewhere = |id| {
         let place = vault.store.lookup(id);
-        place.is_ok_and(|place| place.is_some_and(|place| elsewhere.contains(&place.pack)))
+        place.is_ok_and(|place| place.is_some_and(|place| known.elsewhere.contains(&place.pack)))
     };
     let mut unread: Vec<ChunkId> = Vec::new();
     for_each_reference(&mut reader, snapshot, monitor, &mut |_: Kind, id| found.note(id), &mut |id, _| {
@@ -582,10 +581,20 @@ fn check_snapshot(
     })
 }
 
+/// What is known of chunks before a snapshot is looked at.
+#[derive(Clone, Copy)]
+struct Known<'a> {
+    bad: &'a BadChunks,
+    /// Packs whose chunks are as good as missing.
+    aside: &'a HashSet<PackNumber>,
+    /// Packs of other devices that need not be here.
+    elsewhere: &'a HashSet<PackNumber>,
+}
+
 /// References of one snapshot, looked up many at a time: a snapshot may have more chunks than fit the memory.
 struct References<'a> {
     vault: &'a Vault,
-    bad: &'a BadChunks,
+    known: Known<'a>,
     chunks: DistinctChunks,
     waiting: Vec<ChunkId>,
     failure: Option<StoreError>,
@@ -612,7 +621,8 @@ impl References<'_> {
             Err(error) => return self.failure = self.failure.take().or(Some(error)),
         };
         for (id, place) in ids.iter().zip(places) {
-            match (place, self.bad.get(id)) {
+            let place = place.filter(|place| !self.known.aside.contains(&place.pack));
+            match (place, self.known.bad.get(id)) {
                 (None, _) | (_, Some(State::Missing)) => self.missing.insert(*id),
                 (_, Some(State::Corrupt)) => self.corrupt.insert(*id),
                 (Some(_), None) => continue,

@@ -27,8 +27,8 @@ use crate::api::{
     AddPeer, AddSchedule, ApiError, Batches, ConfigRow, DeviceInfo, DiffItem, DiffQuery, Dump, EditSchedule,
     EntryInfo, EventStream, ExplainReport, ExplainRequest, FateStream, FindQuery, Found, GcStatus, Health,
     Identity, InputStream, Invitation, InviteInfo, InviteRequest, JobId, JobInfo, JobRequest, JoinRequest,
-    Joined, PeerDetail, PeerInfo, Reloaded, Reply, ScheduleInfo, Service, SnapshotInfo, SnapshotQuery, Stats,
-    Status, TagRequest, Tagged, TreeQuery, VerifyReport,
+    Joined, PeerDetail, PeerInfo, Releasable, ReleaseReport, Reloaded, Reply, ScheduleInfo, Service,
+    SnapshotInfo, SnapshotQuery, Stats, Status, TagRequest, Tagged, TreeQuery, VerifyReport,
 };
 use crate::base::{Code, limit};
 
@@ -262,6 +262,16 @@ impl Service for Client {
     fn publish_peer_record(&self, record: String) -> Reply<'_, ()> {
         Box::pin(async move {
             self.post("/api/v1/peers/records", &SignedRecord { record }, limit::HTTP_LONG_CALL).await
+        })
+    }
+
+    fn releasable(&self) -> Reply<'_, Releasable> {
+        Box::pin(self.get("/api/v1/holds/release", limit::HTTP_SHORT_CALL))
+    }
+
+    fn release_holds(&self, record: String) -> Reply<'_, ReleaseReport> {
+        Box::pin(async move {
+            self.post("/api/v1/holds/release", &SignedRecord { record }, limit::HTTP_LONG_CALL).await
         })
     }
 

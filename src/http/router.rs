@@ -118,6 +118,7 @@ pub(super) fn router(service: Arc<dyn Service>) -> Router {
         .route("/peers/{id}/accept", post(accept_peer))
         .route("/peers/{id}/reject", post(reject_peer))
         .route("/peers/records", post(publish_peer_record))
+        .route("/holds/release", get(releasable).post(release_holds))
         .route("/invites", get(invites).post(invite))
         .route("/join", post(join))
         .route("/devices", get(devices))
@@ -233,6 +234,14 @@ async fn reject_peer(State(node): Node, Named(peer): Named<String>) -> Response 
 async fn publish_peer_record(State(node): Node, Body(request): Body<SignedRecord>) -> Answer {
     node.service.publish_peer_record(request.record).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+async fn releasable(State(node): Node) -> Response {
+    reply(StatusCode::OK, node.service.releasable().await)
+}
+
+async fn release_holds(State(node): Node, Body(request): Body<SignedRecord>) -> Response {
+    reply(StatusCode::OK, node.service.release_holds(request.record).await)
 }
 
 async fn invites(State(node): Node) -> Response {

@@ -17,14 +17,14 @@ use crate::api::{
     AddPeer, AddSchedule, ApiError, BackupRequest, Batches, ConfigRow, Coverage, DamagedFile, DeviceInfo,
     DiffChange, DiffItem, DiffQuery, DiffSide, DiffStatistics, Dump, EditSchedule, EntryInfo, Event,
     EventStream, ExplainReport, ExplainRequest, FateStream, FindQuery, Found, GcStatus, Happening, Health,
-    Identity, ImportRequest, InputStream, Invitation, InviteInfo, InviteRequest, JobId, JobInfo, JobKind,
-    JobOutcome, JobRequest, JobState, JoinRequest, Joined, PathFate, PathProblem, PeerDetail, PeerInfo,
-    PeerWay, Progress, Reloaded, RepairReport, RepairRequest, Reply, RestoreRequest, Role, ScheduleInfo,
-    ScheduleSource, Service, SnapshotInfo, SnapshotQuery, Stats, Status, StorageStatus, TagRequest, Tagged,
-    TicketText, TreeQuery, Verdict, VerifyAllReport, VerifyOutcomeShape, VerifyReport, VerifyRequest,
-    VerifySnapshotReport,
+    HeldHead, Identity, ImportRequest, InputStream, Invitation, InviteInfo, InviteRequest, JobId, JobInfo,
+    JobKind, JobOutcome, JobRequest, JobState, JoinRequest, Joined, PathFate, PathProblem, PeerDetail,
+    PeerInfo, PeerWay, Progress, Reachability, Releasable, ReleaseReport, Reloaded, RepairReport,
+    RepairRequest, Reply, RestoreRequest, Role, ScheduleInfo, ScheduleSource, Service, SnapshotInfo,
+    SnapshotQuery, Stats, Status, StorageStatus, TagRequest, Tagged, TicketText, TreeQuery, Verdict,
+    VerifyAllReport, VerifyOutcomeShape, VerifyReport, VerifyRequest, VerifySnapshotReport,
 };
-use crate::base::{ChunkId, Code, PackId, PeerId, SnapshotId, limit};
+use crate::base::{ChunkId, Code, DeviceId, HeadId, PackId, PeerId, SnapshotId, VaultId, limit};
 
 #[derive(Default)]
 struct Fake {
@@ -81,6 +81,7 @@ fn detail() -> PeerDetail {
             advice: None,
         }],
         advice: None,
+        here: Reachability::default(),
     }
 }
 
@@ -140,9 +141,11 @@ fn status() -> Status {
         copies_wanted: 2,
         last_verify: None,
         scrub: Coverage::default(),
+        drill: None,
         storage: StorageStatus::default(),
         peers: vec![peer()],
         jobs: vec![job(JobId(4))],
+        reachability: Reachability { state: "no".into(), ..Reachability::default() },
         listeners: BTreeMap::from([("health".into(), "127.0.0.1:8080".into())]),
     }
 }
@@ -298,6 +301,17 @@ impl Service for Fake {
 
     fn publish_peer_record(&self, record: String) -> Reply<'_, ()> {
         self.note(format!("record {record}"), Ok(()))
+    }
+
+    fn releasable(&self) -> Reply<'_, Releasable> {
+        let head = HeldHead { device: DeviceId::new([1; 32]), seq: 3, id: HeadId::new([2; 32]) };
+        let releasable = Releasable { vault_id: VaultId::new([4; 32]), heads: vec![head] };
+        self.note("releasable".into(), Ok(releasable))
+    }
+
+    fn release_holds(&self, record: String) -> Reply<'_, ReleaseReport> {
+        let report = ReleaseReport { told: vec![peer().id], waiting: vec![] };
+        self.note(format!("release {record}"), Ok(report))
     }
 
     fn invite(&self, request: InviteRequest) -> Reply<'_, Invitation> {
@@ -495,6 +509,10 @@ fn every_call_of_the_client_reaches_the_service_unchanged() {
         let add = AddPeer { address: "/ip4/1.2.3.4/tcp/1".into(), name: Some("b".into()) };
         assert_eq!(client.add_peer(add).await.unwrap(), peer());
         assert_eq!(fake.asked().last().unwrap(), "add /ip4/1.2.3.4/tcp/1 Some(\"b\")");
+
+        assert_eq!(client.releasable().await.unwrap().heads[0].seq, 3);
+        assert_eq!(client.release_holds("00ff".into()).await.unwrap().told, [peer().id]);
+        assert_eq!(fake.asked(), ["releasable", "release 00ff"]);
 
         let query = SnapshotQuery {
             host: Some("a b&c=ü".into()),

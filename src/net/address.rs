@@ -162,6 +162,22 @@ pub(super) fn ip_of(address: &Multiaddr) -> Option<std::net::IpAddr> {
     }
 }
 
+/// Whether an address is one on the internet: not of a home's or an office's own network, a provider's inner one, or this
+/// machine's.
+pub(super) fn is_global(ip: std::net::IpAddr) -> bool {
+    match ip {
+        std::net::IpAddr::V4(ip) => {
+            let shared = ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64;
+            let inner = ip.is_private() || ip.is_link_local() || ip.is_loopback() || shared;
+            !inner && !ip.is_unspecified() && !ip.is_multicast() && !ip.is_broadcast()
+        }
+        std::net::IpAddr::V6(ip) => {
+            let inner = ip.is_unique_local() || ip.is_unicast_link_local() || ip.is_loopback();
+            !inner && !ip.is_unspecified() && !ip.is_multicast()
+        }
+    }
+}
+
 /// The TCP socket address to probe before listening there, when it names one with a port.
 pub(super) fn tcp_socket(address: &Multiaddr) -> Option<std::net::SocketAddr> {
     let mut parts = address.iter();
@@ -217,6 +233,26 @@ mod tests {
         for place in ["/ip4/10.0.0.1/udp/9000", "/ip4/10.0.0.1", "/ip4/1.2.3.4/tcp/1/ws", "/unix/x"] {
             let error = parse_peer_address(&format!("{place}/p2p/{ID}")).unwrap_err();
             assert!(matches!(error, AddressError::Unsupported(_) | AddressError::Malformed(_)), "{error}");
+        }
+    }
+
+    #[test]
+    fn addresses_on_the_internet_are_told_from_inner_ones() {
+        let global = ["8.8.8.8", "203.0.113.7", "2001:4860:4860::8888"];
+        let inner = [
+            "10.1.2.3",
+            "192.168.0.1",
+            "172.20.0.1",
+            "100.64.0.1",
+            "127.0.0.1",
+            "169.254.1.1",
+            "::1",
+            "fd00::1",
+            "fe80::1",
+        ];
+        let all = global.iter().map(|ip| (ip, true)).chain(inner.iter().map(|ip| (ip, false)));
+        for (ip, expected) in all {
+            assert_eq!(is_global(ip.parse().unwrap()), expected, "{ip}");
         }
     }
 

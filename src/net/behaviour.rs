@@ -18,6 +18,7 @@ use tracing::warn;
 use super::codec::{Codec, Door, Fetch, Protocol, Sync};
 use super::gate::{Admission, Gate, Verdict};
 use super::hold::Hold;
+use super::nearby::Nearby;
 use super::{Members, NetConfig, NetError};
 use crate::base::limit;
 
@@ -38,6 +39,8 @@ pub(super) struct Behaviour {
     circuits: Gate<relay::client::Behaviour>,
     /// Turns connections through relays into direct ones.
     punching: Toggle<Gate<dcutr::Behaviour>>,
+    /// Hears members on the local network.
+    nearby: Toggle<Nearby>,
     identify: Gate<identify::Behaviour>,
     ping: Gate<ping::Behaviour>,
     pub(super) kad: Gate<kad::Behaviour<MemoryStore>>,
@@ -71,9 +74,11 @@ impl Behaviour {
             relay: gated(config.serve_relay, || relay::Behaviour::new(me, relaying()), &verdict),
             circuits: Gate::new(circuits, verdict.clone()),
             punching: gated(config.punch_holes, || dcutr::Behaviour::new(me), &verdict),
+            nearby: config.search_nearby.then(|| Nearby::new(me)).into(),
             identify: Gate::new(identify::Behaviour::new(identify), verdict.clone()),
             ping: Gate::new(ping::Behaviour::new(ping), verdict.clone()),
-            kad: Gate::new(kademlia(me, config), verdict.clone()),
+            // What it hears of others' addresses is signed by nobody.
+            kad: Gate::unheard(kademlia(me, config), verdict.clone()),
             sync: Gate::new(protocol(config.fetch_timeout), verdict.clone()),
             fetch: Gate::new(protocol(config.fetch_timeout), verdict),
             door: protocol(config.connection_timeout),
@@ -105,21 +110,27 @@ fn protocol<P: Protocol>(timeout: Duration) -> request_response::Behaviour<Codec
     request_response::Behaviour::new([(StreamProtocol::new(P::NAME), ProtocolSupport::Full)], config)
 }
 
-/// Finds addresses of members. A server from the start: behind a private address the automatic mode would stay
-/// a client for ever. Keeps no records and no providers of anyone.
+/// Keeps what members signed about their addresses. A server from the start: behind a private address the automatic
+/// mode would stay a client for ever. What is put is looked at before it is kept; providers of anything are not.
 fn kademlia(me: libp2p::PeerId, config: &NetConfig) -> kad::Behaviour<MemoryStore> {
     let mut kademlia = kad::Config::new(StreamProtocol::new("/shadowvault/kad/1"));
     kademlia
         .set_record_filtering(kad::StoreInserts::FilterBoth)
         .set_kbucket_inserts(kad::BucketInserts::Manual)
         .set_caching(kad::Caching::Disabled)
+        .set_record_ttl(None)
         .set_replication_interval(None)
         .set_publication_interval(None)
         .set_provider_publication_interval(None)
         .set_periodic_bootstrap_interval(Some(config.discovery_interval))
         .set_query_timeout(config.connection_timeout)
         .set_max_packet_size(limit::KAD_BYTES_MAX);
-    let store = MemoryStoreConfig { max_records: 0, max_provided_keys: 0, ..Default::default() };
+    let store = MemoryStoreConfig {
+        max_records: limit::WHEREABOUTS_MAX,
+        max_value_bytes: limit::WHEREABOUTS_BYTES_MAX,
+        max_provided_keys: 0,
+        ..Default::default()
+    };
     let mut behaviour = kad::Behaviour::with_config(me, MemoryStore::with_config(me, store), kademlia);
     behaviour.set_mode(Some(kad::Mode::Server));
     behaviour

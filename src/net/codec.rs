@@ -54,6 +54,7 @@ impl Protocol for Sync {
             Nested(5, &[]),
             Nested(6, &[Nested(1, &[]), Nested(2, &[])]),
             Nested(7, &[]),
+            Nested(20, &[]),
         ],
     };
     const RESPONSE: Bound = Bound {
@@ -63,6 +64,7 @@ impl Protocol for Sync {
             Nested(2, &[Nested(1, &[]), Nested(2, &[]), Nested(3, &[])]),
             Nested(4, &[]),
             Nested(5, &[]),
+            Nested(20, &[]),
         ],
     };
 }

@@ -90,6 +90,9 @@ impl Node {
 
     /// libp2p reports that a dial failed, ours or Kademlia's.
     pub(super) fn on_dial_error(&mut self, id: ConnectionId, peer: PeerId, error: &DialError) {
+        if self.on_call_failed(id, error) {
+            return;
+        }
         let own = self.dials.get_mut(&peer).and_then(|a| a.live.remove(&id));
         let tried = reasons(peer, error, own.as_deref().unwrap_or_default());
         if let Some(record) = self.table().records.get_mut(&peer) {

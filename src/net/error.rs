@@ -34,6 +34,9 @@ pub enum NetError {
     /// The peer answers, but lists this node as a stranger.
     #[error("{0} does not know this node yet")]
     NotAdmitted(PeerId),
+    /// It has no version of the protocols in common with this node.
+    #[error("{0} speaks another version of the protocol")]
+    OtherVersion(PeerId),
     /// This node lists the peer as a stranger.
     #[error("{0} is not on this node's peer list")]
     NotMember(PeerId),
@@ -105,6 +108,7 @@ impl Coded for NetError {
             Self::NoAddress(_) => Code::PeerNotFound,
             Self::Unreachable { .. } => Code::NetworkUnreachable,
             Self::NotAdmitted(_) | Self::NotMember(_) => Code::Unauthorized,
+            Self::OtherVersion(_) => Code::PeerIncompatible,
             Self::Timeout { .. } => Code::NetworkTimeout,
             Self::Busy(_) => Code::PeerBusy,
             Self::Broken { .. } => Code::ConnectionFailed,
@@ -132,6 +136,9 @@ impl Coded for NetError {
             }
             Self::NotAdmitted(_) => {
                 "add this node there: run `shadowvault id` here and `shadowvault peers add` there".to_owned()
+            }
+            Self::OtherVersion(_) => {
+                "update shadowvault on the older of the two machines (`shadowvault version`)".to_owned()
             }
             Self::NotMember(_) => "add it with `shadowvault peers add`".to_owned(),
             Self::Listen { taken: true, .. } => {

@@ -6,17 +6,17 @@ use std::time::Instant;
 use libp2p::core::ConnectedPoint;
 use libp2p::request_response::{self, InboundRequestId, Message, OutboundFailure, ResponseChannel};
 use libp2p::swarm::{ConnectionId, SwarmEvent};
-use libp2p::{identify, kad, ping, relay};
+use libp2p::{identify, ping, relay};
 use prost::Message as _;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use super::address::{
-    from_libp2p, ip_of, is_credible, is_dialable, is_relayed, strip_peer, through, to_libp2p, with_peer,
+    from_libp2p, ip_of, is_credible, is_relayed, strip_peer, through, to_libp2p, with_peer,
 };
 use super::behaviour::BehaviourEvent;
-use super::codec::Asked;
+use super::codec::{Asked, Protocol as _, Sync};
 use super::dial::transport_reason;
 use super::lane::{Answering, Lane, Waiting};
 use super::peers::Link;
@@ -80,17 +80,21 @@ impl Node {
                     table.listening.push(address);
                 }
                 drop(table);
+                self.moved = true;
+                self.shared.moved.notify_one();
                 self.emit(NetEvent::Listening(text));
             }
             SwarmEvent::ExpiredListenAddr { address, .. } => {
                 let address = strip_peer(address, self.me);
                 self.table().listening.retain(|a| *a != address);
+                self.moved = true;
             }
             SwarmEvent::ListenerClosed { listener_id, addresses, .. }
                 if self.relays.remove(&listener_id).is_some() =>
             {
                 let addresses: Vec<_> = addresses.into_iter().map(|a| strip_peer(a, self.me)).collect();
                 self.table().listening.retain(|a| !addresses.contains(a));
+                self.moved = true;
                 debug!(target: "net", ?addresses, "no longer reachable through a relay");
             }
             SwarmEvent::ListenerClosed { listener_id, addresses, reason } => {
@@ -113,18 +117,8 @@ impl Node {
                 }
             }
             BehaviourEvent::Ping(event) => self.on_ping(event),
-            BehaviourEvent::Kad(kad::Event::OutboundQueryProgressed {
-                id,
-                result: kad::QueryResult::GetClosestPeers(result),
-                step,
-                ..
-            }) if step.last => {
-                let peers = match result {
-                    Ok(found) => found.peers,
-                    Err(kad::GetClosestPeersError::Timeout { peers, .. }) => peers,
-                };
-                self.on_found(id, peers);
-            }
+            BehaviourEvent::Kad(event) => self.on_kad(event),
+            BehaviourEvent::Nearby(found) => self.on_nearby(found),
             _ => {}
         }
     }
@@ -132,7 +126,11 @@ impl Node {
     // ---- Connections -------------------------------------------------------------------------------------
 
     fn on_connected(&mut self, peer: PeerId, id: ConnectionId, endpoint: &ConnectedPoint, tried: Vec<Tried>) {
+        if self.on_called(id, peer, endpoint.get_remote_address()) {
+            return;
+        }
         let Some(admitted) = self.swarm.behaviour().admission.of(id) else { return };
+        let stranger = !admitted.member && !self.shared.members.allows(&peer);
         let remote = match endpoint {
             // All that is told of the other side is its name.
             ConnectedPoint::Listener { local_addr, .. } if endpoint.is_relayed() => local_addr.clone(),
@@ -149,14 +147,15 @@ impl Node {
             tried.iter().for_each(|t| record.failed(t));
             if endpoint.is_dialer() {
                 // A stranger is dialled only at the owner's wish, who may want it again before it is a member.
-                record.learn(remote.clone(), !admitted.member);
+                record.learn(remote.clone(), stranger);
                 record.worked(&remote, now);
             }
         }
         if admitted.member || !self.shared.members.allows(&peer) {
             self.dial_succeeded(peer);
         }
-        if !admitted.member && admitted.inbound {
+        // A member's connection without rights is a call back.
+        if stranger && admitted.inbound {
             self.emit(NetEvent::Stranger { peer, addresses: vec![with_peer(&remote, peer)] });
         }
     }
@@ -172,6 +171,7 @@ impl Node {
             let served_us = lost && std::mem::take(&mut record.serves_us);
             if lost {
                 record.round_trip = None;
+                record.other_version = false;
             }
             if !record.is_worth_keeping() && !self.shared.members.allows(&peer) {
                 table.records.remove(&peer);
@@ -189,6 +189,9 @@ impl Node {
 
     /// The peer told who it is, which it does for its members only: so it serves this node.
     fn on_identified(&mut self, peer: PeerId, id: ConnectionId, info: identify::Info) {
+        if !info.protocols.iter().any(|protocol| protocol.as_ref() == Sync::NAME) {
+            return self.on_other_version(peer, &info.agent_version);
+        }
         if info.protocols.contains(&relay::HOP_PROTOCOL_NAME) {
             self.rely_on(peer);
         }
@@ -198,7 +201,8 @@ impl Node {
             let mut table = self.table();
             let Some(record) = table.records.get_mut(&peer) else { return };
             let Some(seen_at) = record.links.get(&id).map(|l| l.remote.clone()) else { return };
-            record.agent = Some(info.agent_version.chars().filter(|c| !c.is_control()).take(64).collect());
+            record.agent = Some(plain(&info.agent_version));
+            record.other_version = false;
             for claimed in info.listen_addrs.into_iter().take(limit::PEER_ADDRESSES_MAX) {
                 let address = strip_peer(claimed, peer);
                 if is_credible(&address, &seen_at) {
@@ -218,7 +222,24 @@ impl Node {
             kad.remove_address(&id, address);
         });
         if is_new {
+            self.met = true;
+            self.tell_whereabouts(&[peer]);
             self.emit(NetEvent::Connected(peer));
+        }
+    }
+
+    /// A member of a version that this one has no protocol in common with. The connection stays: it tells who is there.
+    fn on_other_version(&mut self, peer: PeerId, agent: &str) {
+        let agent = plain(agent);
+        let is_news = {
+            let mut table = self.table();
+            let Some(record) = table.records.get_mut(&peer) else { return };
+            record.agent = Some(agent.clone());
+            record.settle();
+            !std::mem::replace(&mut record.other_version, true)
+        };
+        if is_news {
+            warn!(target: "net", %peer, agent, "speaks another version of the protocol; update the older of the two");
         }
     }
 
@@ -262,21 +283,6 @@ impl Node {
             debug!(target: "net", %peer, "a connection misses its pings");
             self.swarm.close_connection(event.connection);
         }
-    }
-
-    fn on_found(&mut self, id: kad::QueryId, peers: Vec<kad::PeerInfo>) {
-        let Some((peer, Some(reply))) = self.finds.remove(&id) else { return };
-        let mut found = self.table().records.get(&peer).map(|r| r.good()).unwrap_or_default();
-        let told =
-            peers.into_iter().find(|p| p.peer_id == to_libp2p(peer)).map(|p| p.addrs).unwrap_or_default();
-        for address in told.into_iter().map(|a| strip_peer(a, peer)) {
-            if is_dialable(&address) && !found.contains(&address) {
-                found.push(address);
-            }
-        }
-        found.truncate(limit::PEER_ADDRESSES_MAX);
-        // A caller that left does not want to know.
-        let _ = reply.send(found);
     }
 
     fn emit(&self, event: NetEvent) {
@@ -407,6 +413,11 @@ impl Node {
             _ => drop(inward.remove(&id)),
         }
     }
+}
+
+/// What a peer says it runs, fit to be shown.
+fn plain(agent: &str) -> String {
+    agent.chars().filter(|c| !c.is_control()).take(64).collect()
 }
 
 /// libp2p's reasons in ours.

@@ -57,7 +57,16 @@ pub(super) struct Admitted {
     pub(super) peer: PeerId,
     pub(super) member: bool,
     pub(super) inbound: bool,
+    /// A call back, made or asked for.
+    call: bool,
     since: Instant,
+}
+
+impl Admitted {
+    /// A call of this node that its peer may not have noticed yet.
+    pub(super) fn is_ringing(&self) -> bool {
+        self.call && !self.inbound && self.since.elapsed() < limit::CALL_ARRIVAL
+    }
 }
 
 /// Decides on every connection. Must stand before every [`Gate`] in the behaviour, and after the limits.
@@ -67,16 +76,61 @@ pub(super) struct Admission {
     members_max: usize,
     connections: HashMap<ConnectionId, Admitted>,
     asked: HashSet<ConnectionId>,
+    /// Calls back that this node makes, and those that it asked members for.
+    calls: HashSet<ConnectionId>,
+    expected: HashMap<PeerId, Expected>,
+}
+
+/// A call back that a member was asked for.
+struct Expected {
+    until: Instant,
+    came: bool,
 }
 
 impl Admission {
     pub(super) fn new(members: Arc<Members>, verdict: Verdict, members_max: usize) -> Self {
-        Self { members, verdict, members_max, connections: HashMap::new(), asked: HashSet::new() }
+        Self {
+            members,
+            verdict,
+            members_max,
+            connections: HashMap::new(),
+            asked: HashSet::new(),
+            calls: HashSet::new(),
+            expected: HashMap::new(),
+        }
     }
 
     /// Lets this dial go out even to a stranger. Kademlia's own dials reach members only.
     pub(super) fn ask(&mut self, connection: ConnectionId) {
         self.asked.insert(connection);
+    }
+
+    /// This dial is a call back: no protocol is spoken on it.
+    pub(super) fn call(&mut self, connection: ConnectionId) {
+        self.calls.insert(connection);
+    }
+
+    /// The next incoming connection of this member is a call that it was asked for.
+    pub(super) fn expect(&mut self, peer: PeerId) {
+        self.expected.insert(peer, Expected { until: Instant::now() + limit::CALL_PAUSE, came: false });
+    }
+
+    /// Whether that call came.
+    pub(super) fn came(&self, peer: PeerId) -> bool {
+        self.expected.get(&peer).is_some_and(|expected| expected.came)
+    }
+
+    /// None is expected any longer.
+    pub(super) fn end(&mut self, peer: PeerId) {
+        self.expected.remove(&peer);
+    }
+
+    fn is_call(&mut self, id: ConnectionId, peer: PeerId, inbound: bool) -> bool {
+        if !inbound {
+            return self.calls.remove(&id);
+        }
+        let expected = self.expected.get_mut(&peer).filter(|e| !e.came && e.until > Instant::now());
+        expected.map(|expected| expected.came = true).is_some()
     }
 
     pub(super) fn of(&self, connection: ConnectionId) -> Option<Admitted> {
@@ -97,8 +151,9 @@ impl Admission {
 
     fn decide(&mut self, id: ConnectionId, peer: &Libp2pId, inbound: bool) -> Result<(), ConnectionDenied> {
         let peer = from_libp2p(peer).map_err(|_| ConnectionDenied::new(Refusal::Identity))?;
-        let member = self.members.allows(&peer);
-        if !member && inbound {
+        let call = self.members.allows(&peer) && self.is_call(id, peer, inbound);
+        let member = self.members.allows(&peer) && !call;
+        if !member && inbound && !call {
             let strangers = || self.connections.values().filter(|a| !a.member && a.inbound);
             if strangers().count() >= limit::STRANGER_CONNECTIONS_MAX
                 || strangers().filter(|a| a.peer == peer).count() >= limit::STRANGER_CONNECTIONS_PER_PEER_MAX
@@ -113,7 +168,7 @@ impl Admission {
                 return Err(ConnectionDenied::new(Refusal::Full));
             }
         }
-        self.connections.insert(id, Admitted { peer, member, inbound, since: Instant::now() });
+        self.connections.insert(id, Admitted { peer, member, inbound, call, since: Instant::now() });
         self.verdict.tell(id, member);
         Ok(())
     }
@@ -171,6 +226,7 @@ impl NetworkBehaviour for Admission {
         };
         self.connections.remove(&gone);
         self.asked.remove(&gone);
+        self.calls.remove(&gone);
     }
 
     fn on_connection_handler_event(&mut self, _: Libp2pId, _: ConnectionId, event: THandlerOutEvent<Self>) {
@@ -188,11 +244,18 @@ pub(super) struct Gate<B> {
     verdict: Verdict,
     /// How many connections of each peer `B` knows: it is told of these alone.
     shown: HashMap<Libp2pId, HashSet<ConnectionId>>,
+    /// Whether dials go where `B` says that a peer is.
+    heard: bool,
 }
 
 impl<B> Gate<B> {
     pub(super) fn new(inner: B, verdict: Verdict) -> Self {
-        Self { inner, verdict, shown: HashMap::new() }
+        Self { inner, verdict, shown: HashMap::new(), heard: true }
+    }
+
+    /// One whose word on where others are does not count.
+    pub(super) fn unheard(inner: B, verdict: Verdict) -> Self {
+        Self { heard: false, ..Self::new(inner, verdict) }
     }
 
     pub(super) fn inner(&mut self) -> &mut B {
@@ -239,7 +302,8 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Gate<B> {
         addresses: &[Multiaddr],
         role: Endpoint,
     ) -> Result<Vec<Multiaddr>, ConnectionDenied> {
-        self.inner.handle_pending_outbound_connection(id, peer, addresses, role)
+        let told = self.inner.handle_pending_outbound_connection(id, peer, addresses, role)?;
+        Ok(if self.heard { told } else { Vec::new() })
     }
 
     fn handle_established_outbound_connection(

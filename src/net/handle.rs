@@ -1,21 +1,24 @@
 //! The handle that the rest of the program holds.
 
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use libp2p::Multiaddr;
 use libp2p::identity::Keypair;
 use prost::Message;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
 use zeroize::Zeroizing;
 
-use super::address::{from_libp2p, is_loopback, parse_for, parse_own, with_peer};
+use super::address::{from_libp2p, ip_of, is_global, is_relayed, parse_for, parse_own, with_peer};
 use super::codec::{Door, Fetch, Sync};
 use super::lane::{Lane, Places, fetch_cost};
 use super::meter::{Limits, Meter, Paces};
 use super::peers::Table;
 use super::swarm::{Act, Node};
-use super::{Members, NetError, NetEvent, PeerState, Server};
+use super::{Members, NetError, NetEvent, PeerState, Router, Server};
 use crate::base::{PeerId, limit, meter};
 use crate::wire::{self, Status};
 
@@ -44,6 +47,10 @@ pub struct NetConfig {
     pub use_relays: bool,
     /// Turn connections through relays into direct ones.
     pub punch_holes: bool,
+    /// Look for members on the local network.
+    pub search_nearby: bool,
+    /// Ask the router to forward the ports that this node listens on.
+    pub map_ports: bool,
     /// Between searches for members that cannot be reached.
     pub discovery_interval: Duration,
     /// Bounds one sync or fetch request, from its sending to the last byte of its answer.
@@ -69,6 +76,26 @@ impl NetConfig {
     }
 }
 
+/// What came of a call that a member was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CalledBack {
+    /// Whether the member looks at this node from outside: from another network, or at an address on the internet.
+    pub from_outside: bool,
+    /// The address without the peer id at which it reached this node, if it did.
+    pub reached: Option<String>,
+}
+
+/// How a node looks from outside. Full multiaddrs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outside {
+    /// Where members reached it.
+    pub reached: Vec<String>,
+    /// Through relays.
+    pub relayed: Vec<String>,
+    /// What the router does; `None` until that is known, or when it is not asked.
+    pub router: Option<Router>,
+}
+
 /// The running network. Clones share it; it ends with [`Net::shutdown`] or with the last clone.
 #[derive(Clone)]
 pub struct Net {
@@ -83,7 +110,9 @@ pub(super) struct Shared {
     pub(super) members: Arc<Members>,
     pub(super) outgoing: Places,
     pub(super) table: Mutex<Table>,
-    announce: Vec<libp2p::Multiaddr>,
+    pub(super) announce: Vec<Multiaddr>,
+    /// This node listens at another address.
+    pub(super) moved: Notify,
     paces: RwLock<Arc<Paces>>,
 }
 
@@ -125,9 +154,14 @@ impl Net {
             outgoing: Places::outgoing(fetches),
             table: Mutex::default(),
             announce: announce.clone(),
+            moved: Notify::new(),
         });
         let mut node = Node::new(swarm, Arc::clone(&shared), server, events);
         node.listen(listen, announce).await?;
+        if shared.config.map_ports {
+            let asking = tokio::spawn(super::router::run(Arc::clone(&shared), acts.downgrade()));
+            node.asking = Some(AbortOnDropHandle::new(asking));
+        }
         tokio::spawn(node.run(acts_in));
         Ok((Self { shared, acts }, events_in))
     }
@@ -137,18 +171,108 @@ impl Net {
         self.shared.me
     }
 
-    /// Full multiaddrs of this node: the announced ones first, then those it listens on, loopback last.
+    /// Full multiaddrs of this node: the announced ones first, then those that work from outside, then those it listens
+    /// on, loopback last.
     pub fn addresses(&self) -> Vec<String> {
+        let own = self.shared.table().own(&self.shared.announce);
+        own.iter().map(|address| with_peer(address, self.shared.me)).collect()
+    }
+
+    /// How this node looks from outside.
+    pub fn outside(&self) -> Outside {
+        let full = |all: &[Multiaddr]| all.iter().map(|address| with_peer(address, self.shared.me)).collect();
         let table = self.shared.table();
-        let (local, wide): (Vec<_>, Vec<_>) = table.listening.iter().partition(|a| is_loopback(a));
-        let mut all: Vec<String> = Vec::new();
-        for address in self.shared.announce.iter().chain(wide).chain(local) {
-            let text = with_peer(address, self.shared.me);
-            if !all.contains(&text) {
-                all.push(text);
-            }
+        let relayed: Vec<Multiaddr> = table.listening.iter().filter(|a| is_relayed(a)).cloned().collect();
+        Outside {
+            reached: full(&table.outside),
+            relayed: full(&relayed),
+            router: table.router.as_ref().map(|router| match router {
+                Router::Silent => Router::Silent,
+                Router::Hidden => Router::Hidden,
+                Router::Refuses => Router::Refuses,
+                Router::Forwards(mapped) => Router::Forwards(full(mapped)),
+            }),
         }
-        all
+    }
+
+    /// Asks a member to call this node back, on a connection of its own.
+    pub async fn ask_call(&self, peer: PeerId) -> Result<CalledBack, NetError> {
+        let own = self.shared.table().own(&self.shared.announce);
+        let direct = own.iter().filter(|address| !is_relayed(address));
+        let addresses: Vec<String> =
+            direct.map(Multiaddr::to_string).take(limit::PEER_ADDRESSES_MAX).collect();
+        self.act(move |node| node.expect_call(peer)).await?;
+        let said = self.call_of(peer, addresses).await;
+        let came = match &said {
+            Ok(said) if !said.reached.is_empty() => self.call_came(peer).await,
+            _ => false,
+        };
+        self.act(move |node| node.end_call(peer)).await?;
+        self.judge_call(peer, &said?, came)
+    }
+
+    async fn call_of(&self, peer: PeerId, addresses: Vec<String>) -> Result<wire::CalledBack, NetError> {
+        let ask = Some(wire::sync_request::Ask::CallBack(wire::CallBack { addresses }));
+        match self.sync(peer, wire::SyncRequest { ask }).await?.answer {
+            Some(wire::sync_response::Answer::CalledBack(said)) => Ok(said),
+            _ => Err(NetError::Malformed { peer, reason: "it does not call back".to_owned() }),
+        }
+    }
+
+    /// Whether the call came here. The answer that tells of it may have been faster.
+    async fn call_came(&self, peer: PeerId) -> bool {
+        let came = async {
+            loop {
+                let (reply, came) = oneshot::channel();
+                let look = self.act(move |node| {
+                    let _ = reply.send(node.call_came(peer));
+                });
+                if look.await.is_err() {
+                    return false;
+                }
+                if came.await.unwrap_or(false) {
+                    return true;
+                }
+                tokio::time::sleep(limit::CALL_LOOK).await;
+            }
+        };
+        timeout(limit::CALL_ARRIVAL, came).await.unwrap_or(false)
+    }
+
+    /// Its word alone would have this node announce what nobody can reach.
+    fn judge_call(&self, peer: PeerId, said: &wire::CalledBack, came: bool) -> Result<CalledBack, NetError> {
+        let odd = |what: &str| NetError::Malformed { peer, reason: what.to_owned() };
+        let seen_at: IpAddr = said.seen_at.parse().map_err(|_| odd("not an IP address"))?;
+        let reached = if came {
+            let address =
+                parse_for(self.shared.me, &said.reached).map_err(|error| odd(&error.to_string()))?;
+            (ip_of(&address) == Some(seen_at)).then(|| address.to_string())
+        } else {
+            None
+        };
+        let here = self.shared.table().listening.iter().filter_map(ip_of).any(|ip| ip == seen_at);
+        Ok(CalledBack { from_outside: is_global(seen_at) || !here, reached })
+    }
+
+    /// Calls a member back, as it asked: where it is seen, and where it answered. `None` when this is not the time.
+    pub async fn call_back(&self, peer: PeerId, addresses: &[String]) -> Option<(IpAddr, Option<String>)> {
+        let claimed: Vec<Multiaddr> =
+            addresses.iter().filter_map(|text| parse_for(peer, text).ok()).collect();
+        let (reply, outcome) = oneshot::channel();
+        self.act(move |node| node.call_back(peer, &claimed, reply)).await.ok()?;
+        let outcome = outcome.await.ok()?;
+        Some((outcome.seen_at, outcome.reached.map(|address| address.to_string())))
+    }
+
+    /// From now on these addresses are announced as those that work from outside; others that were are no longer. At
+    /// most `limit::OUTSIDE_ADDRESSES_MAX`.
+    pub async fn confirm_outside(&self, addresses: &[String]) {
+        let me = self.shared.me;
+        let confirmed: Vec<Multiaddr> =
+            addresses.iter().filter_map(|text| parse_for(me, text).ok()).collect();
+        let confirmed: Vec<Multiaddr> = confirmed.into_iter().take(limit::OUTSIDE_ADDRESSES_MAX).collect();
+        // An error means that the network has stopped.
+        self.act(move |node| node.confirm_outside(confirmed)).await.ok();
     }
 
     /// All members, and every other peer that is connected or was given an address; in order of id.
@@ -275,6 +399,9 @@ impl Net {
         if !self.is_linked(peer) {
             self.dial(peer, &[]).await?;
         }
+        if P::MEMBERS_ONLY && self.speaks_otherwise(peer) {
+            return Err(NetError::OtherVersion(peer));
+        }
         let (reply, answer) = oneshot::channel();
         self.act(move |node| node.send::<P>(peer, request, slot, reply)).await?;
         let after = P::timeout(&self.shared.config);
@@ -296,6 +423,10 @@ impl Net {
         let member = self.shared.members.allows(&peer);
         let table = self.shared.table();
         table.records.get(&peer).is_some_and(|r| r.links.values().any(|l| l.member == member))
+    }
+
+    fn speaks_otherwise(&self, peer: PeerId) -> bool {
+        self.shared.table().records.get(&peer).is_some_and(|record| record.other_version)
     }
 
     async fn act(&self, act: impl FnOnce(&mut Node) + Send + 'static) -> Result<(), NetError> {

@@ -7,35 +7,40 @@
 //! - **Members** ([`Members`]) get every protocol. **Strangers** get the door (`/shadowvault/door/1`) and
 //!   nothing else: which of the two a connection is for is decided once, when it is established, so a peer
 //!   whose standing changes is disconnected and comes back with other rights. Each side decides for itself.
-//! - Kademlia finds the addresses of members, never data.
+//! - Kademlia finds the addresses of members, never data, and only what each of them signed about itself.
 //! - An invariant: nothing here waits without a deadline, and nothing queues without a bound.
 
 mod address;
 mod behaviour;
+mod calling;
 mod codec;
 mod dial;
 mod error;
 mod events;
+mod finding;
 mod gate;
 mod handle;
 mod hold;
 mod lane;
 mod members;
 mod meter;
+mod nearby;
 mod peers;
+mod router;
 mod slots;
 mod standing;
 mod swarm;
 #[cfg(test)]
 mod tests;
+mod whereabouts;
 
 pub use address::{AddressError, parse_peer_address};
 pub use error::{NetError, Tried};
-pub use handle::{Net, NetConfig};
+pub use handle::{CalledBack, Net, NetConfig, Outside};
 pub use lane::{BoxFuture, Server};
 pub use members::Members;
 pub use meter::Limits;
-pub use peers::{AddressState, PeerState, Transport};
+pub use peers::{AddressState, PeerState, Router, Transport};
 
 use crate::base::PeerId;
 

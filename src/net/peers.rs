@@ -10,7 +10,7 @@ use libp2p::Multiaddr;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::ConnectionId;
 
-use super::address::{is_relayed, is_tcp, with_peer};
+use super::address::{is_loopback, is_relayed, is_tcp, with_peer};
 use super::{Members, Tried};
 use crate::base::{Moment, PeerId, limit};
 
@@ -66,6 +66,8 @@ pub struct PeerState {
     pub member: bool,
     /// Whether it serves this node; known only while connected.
     pub serves_us: bool,
+    /// It speaks another version of the protocols, so nothing can be asked of it; known only while connected.
+    pub other_version: bool,
     /// The one that last worked first.
     pub addresses: Vec<AddressState>,
     /// When something was last heard of it.
@@ -76,6 +78,19 @@ pub struct PeerState {
     pub round_trip: Option<Duration>,
     /// Of the newest connection, direct ones first.
     pub transport: Option<Transport>,
+}
+
+/// What the router does for this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Router<Address = String> {
+    /// None that can be asked answers.
+    Silent,
+    /// It has no address on the internet itself.
+    Hidden,
+    /// It answers and forwards nothing.
+    Refuses,
+    /// It forwards these of its addresses to this node.
+    Forwards(Vec<Address>),
 }
 
 /// An open connection.
@@ -105,6 +120,10 @@ pub(super) struct Record {
     pub(super) agent: Option<String>,
     pub(super) round_trip: Option<Duration>,
     pub(super) serves_us: bool,
+    /// It speaks other versions of the protocols than this node.
+    pub(super) other_version: bool,
+    /// When this node last called it back.
+    pub(super) called: Option<Instant>,
     failures: u32,
     retry_at: Option<Instant>,
 }
@@ -112,6 +131,17 @@ pub(super) struct Record {
 impl Record {
     pub(super) fn has_member_link(&self) -> bool {
         self.links.values().any(|l| l.member)
+    }
+
+    /// Where the peer is seen: the other end of a direct connection.
+    pub(super) fn place(&self) -> Option<Multiaddr> {
+        let direct = self.links.values().find(|link| link.member && !is_relayed(&link.remote));
+        direct.map(|link| link.remote.clone())
+    }
+
+    /// Whether the owner gave an address of it.
+    pub(super) fn is_given(&self) -> bool {
+        self.addresses.iter().any(|known| known.pinned)
     }
 
     /// Connections through relays that a direct one has made needless.
@@ -210,12 +240,13 @@ impl Record {
     pub(super) fn end(&mut self) {
         self.links.clear();
         self.serves_us = false;
+        self.other_version = false;
         self.round_trip = None;
     }
 
     /// Whether it is remembered though its peer is no member.
     pub(super) fn is_worth_keeping(&self) -> bool {
-        !self.links.is_empty() || self.addresses.iter().any(|k| k.pinned)
+        !self.links.is_empty() || self.is_given()
     }
 
     fn state(&self, id: PeerId, member: bool) -> PeerState {
@@ -234,6 +265,7 @@ impl Record {
             connected: !self.links.is_empty(),
             member,
             serves_us: self.serves_us,
+            other_version: self.other_version,
             addresses: self.addresses.iter().map(address).collect(),
             last_seen: self.last_seen,
             agent_version: self.agent.clone(),
@@ -264,11 +296,36 @@ impl Pace {
 pub(super) struct Table {
     pub(super) records: HashMap<PeerId, Record>,
     pub(super) listening: Vec<Multiaddr>,
+    /// Where members reached this node from outside.
+    pub(super) outside: Vec<Multiaddr>,
+    /// Once it is known.
+    pub(super) router: Option<Router<Multiaddr>>,
 }
 
 impl Table {
     pub(super) fn record(&mut self, peer: PeerId) -> &mut Record {
         self.records.entry(peer).or_default()
+    }
+
+    /// Addresses that the router forwards to this node.
+    pub(super) fn mapped(&self) -> Vec<Multiaddr> {
+        match &self.router {
+            Some(Router::Forwards(mapped)) => mapped.clone(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Where others should dial this node, best first: as configured, as found from outside, as it listens; loopback last.
+    pub(super) fn own(&self, announce: &[Multiaddr]) -> Vec<Multiaddr> {
+        let (local, wide): (Vec<_>, Vec<_>) = self.listening.iter().cloned().partition(is_loopback);
+        let mut all: Vec<Multiaddr> = Vec::new();
+        let known = [announce.to_vec(), self.outside.clone(), self.mapped(), wide, local];
+        for address in known.into_iter().flatten() {
+            if !all.contains(&address) {
+                all.push(address);
+            }
+        }
+        all
     }
 
     /// Members first come from the list, whether anything is known of them or not; in order of id.

@@ -47,7 +47,8 @@ impl Node {
         let mut busy: HashSet<PeerId> = self.door_answered.keys().copied().collect();
         busy.extend(self.lanes.door.inward.values().map(|a| a.peer));
         let members = Arc::clone(&self.shared.members);
-        self.close_where(|a| !a.member && members.allows(&a.peer) && !busy.contains(&a.peer));
+        let stays = |a: &Admitted| busy.contains(&a.peer) || a.is_ringing();
+        self.close_where(|a| !a.member && members.allows(&a.peer) && !stays(a));
     }
 
     pub(super) fn close_where(&mut self, wanted: impl Fn(&Admitted) -> bool) {

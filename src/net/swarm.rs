@@ -11,11 +11,14 @@ use libp2p::{Multiaddr, Swarm, kad};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout, timeout_at};
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, warn};
 
 use super::address::{tcp_socket, to_libp2p};
 use super::behaviour::Behaviour;
+use super::calling::Call;
 use super::dial::{Attempt, root_cause, transport_reason};
+use super::finding::Search;
 use super::handle::Shared;
 use super::lane::{Lane, Lanes, Places, Waiting};
 use super::meter::Meter;
@@ -23,6 +26,7 @@ use super::peers::{Pace, Record, Table};
 use super::slots::Slot;
 use super::{NetError, NetEvent, Server};
 use crate::base::{PeerId, limit, random_bytes};
+use crate::crypto::{NodeKey, Secret};
 
 /// Something to do on the swarm's task.
 pub(super) type Act = Box<dyn FnOnce(&mut Node) + Send>;
@@ -51,7 +55,18 @@ pub(super) struct Node {
     pub(super) served: Places,
     pub(super) meter: Meter,
     pub(super) serving: JoinSet<Option<Act>>,
-    pub(super) finds: HashMap<kad::QueryId, (PeerId, Option<Found>)>,
+    pub(super) finds: HashMap<kad::QueryId, Search>,
+    pub(super) calls: HashMap<ConnectionId, Call>,
+    /// Signs what this node says of itself.
+    pub(super) key: NodeKey,
+    /// Number of what it said last about where it is, and whether that is still true.
+    pub(super) said: u64,
+    pub(super) moved: bool,
+    told: Instant,
+    /// A member came that may know where others are.
+    pub(super) met: bool,
+    /// Asks the router for open ports, if it is to be asked.
+    pub(super) asking: Option<AbortOnDropHandle<()>>,
     pub(super) listeners: HashMap<ListenerId, Multiaddr>,
     /// Members that this node is, or asked to be, reachable through.
     pub(super) relays: HashMap<ListenerId, PeerId>,
@@ -81,6 +96,13 @@ impl Node {
             served: Places::served(),
             serving: JoinSet::new(),
             finds: HashMap::new(),
+            calls: HashMap::new(),
+            key: NodeKey::from_seed(&Secret::new(*config.node_key)),
+            said: 0,
+            moved: false,
+            told: Instant::now(),
+            met: false,
+            asking: None,
             listeners: HashMap::new(),
             relays: HashMap::new(),
             stopping: None,
@@ -180,6 +202,7 @@ impl Node {
         self.lanes = Lanes::default();
         self.dials.clear();
         self.finds.clear();
+        self.calls.clear();
         self.serving.abort_all();
         let relays = std::mem::take(&mut self.relays).into_keys();
         for id in std::mem::take(&mut self.listeners).into_keys().chain(relays) {
@@ -271,22 +294,6 @@ impl Node {
         self.search(peer, Some(reply));
     }
 
-    fn search(&mut self, peer: PeerId, reply: Option<Found>) {
-        if self.finds.len() >= limit::FINDS_MAX {
-            // The dropped reply reads as "nobody knows".
-            return;
-        }
-        let usable = self.is_usable(peer);
-        let kad = self.swarm.behaviour_mut().kad.inner();
-        if !usable {
-            // Kademlia would try the places it knows before it hears of newer ones, and count the peer as asked then.
-            // Those are dialled anyway; here it is what the others tell that matters.
-            kad.remove_peer(&to_libp2p(peer));
-        }
-        let id = kad.get_closest_peers(to_libp2p(peer));
-        self.finds.insert(id, (peer, reply));
-    }
-
     // ---- Timers ------------------------------------------------------------------------------------------
 
     fn tick(&mut self) {
@@ -298,8 +305,15 @@ impl Node {
         }
         self.part_with_admitted();
         self.part_with_relays(now);
-        if now.duration_since(self.searched) >= self.shared.config.discovery_interval {
+        if self.moved && now.duration_since(self.told) >= limit::WHEREABOUTS_PAUSE {
+            self.told = now;
+            self.tell_all();
+        }
+        let interval = self.shared.config.discovery_interval;
+        let pause = if self.met { interval.min(limit::SEARCH_PAUSE) } else { interval };
+        if now.duration_since(self.searched) >= pause {
             self.searched = now;
+            self.met = false;
             self.search_lost_members();
         }
         if now.duration_since(self.pruned) >= PRUNE {
@@ -308,6 +322,7 @@ impl Node {
             self.served.prune();
             self.shared.outgoing.prune();
             self.table().prune(&self.shared.members);
+            self.forget_whereabouts();
         }
     }
 

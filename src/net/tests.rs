@@ -1,7 +1,7 @@
 //! Nodes that talk to each other over loopback.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
@@ -16,6 +16,7 @@ use super::address::{from_libp2p, to_libp2p};
 use super::codec::{Bound, Codec, Fetch, Protocol};
 use super::*;
 use crate::base::{Code, Coded, limit, random_bytes};
+use crate::crypto::NodeKey;
 use crate::wire::{self, Status};
 
 const TCP: &str = "/ip4/127.0.0.1/tcp/0";
@@ -31,6 +32,8 @@ struct Answers {
     hangs: AtomicBool,
     panics: AtomicBool,
     served: AtomicUsize,
+    /// Given when it is to call back.
+    net: OnceLock<Net>,
 }
 
 impl Answers {
@@ -46,7 +49,21 @@ impl Answers {
 }
 
 impl Server for Answers {
-    fn sync(&self, from: PeerId, _: wire::SyncRequest) -> BoxFuture<'static, wire::SyncResponse> {
+    fn sync(&self, from: PeerId, request: wire::SyncRequest) -> BoxFuture<'static, wire::SyncResponse> {
+        if let (Some(wire::sync_request::Ask::CallBack(call)), Some(net)) =
+            (request.ask, self.net.get().cloned())
+        {
+            return Box::pin(async move {
+                let busy = || wire::SyncResponse { status: Status::Busy.into(), answer: None };
+                let Some((seen_at, reached)) = net.call_back(from, &call.addresses).await else {
+                    return busy();
+                };
+                let said =
+                    wire::CalledBack { seen_at: seen_at.to_string(), reached: reached.unwrap_or_default() };
+                let answer = Some(wire::sync_response::Answer::CalledBack(said));
+                wire::SyncResponse { status: Status::Ok.into(), answer }
+            });
+        }
         let answer = Some(wire::sync_response::Answer::Record(from.as_bytes().to_vec()));
         self.ready(wire::SyncResponse { status: Status::Ok.into(), answer })
     }
@@ -97,6 +114,8 @@ fn config(listen: &[&str]) -> NetConfig {
         serve_relay: false,
         use_relays: true,
         punch_holes: true,
+        search_nearby: false,
+        map_ports: false,
         discovery_interval: Duration::from_secs(300),
         fetch_timeout: Duration::from_secs(5),
         max_concurrent_fetch: 16,
@@ -499,6 +518,67 @@ async fn unusable_node_addresses_are_refused() {
     assert!(error.hint().unwrap().contains("shadowvault id"));
 }
 
+// ---- A peer of another version ---------------------------------------------------------------------------
+
+#[derive(libp2p::swarm::NetworkBehaviour)]
+struct Newer {
+    identify: libp2p::identify::Behaviour,
+    fetch: request_response::Behaviour<Codec<Second>>,
+}
+
+/// The fetch protocol of a time to come.
+enum Second {}
+
+impl Protocol for Second {
+    const NAME: &'static str = "/shadowvault/chunk-fetch/2";
+    type Request = wire::FetchRequest;
+    type Response = wire::FetchResponse;
+    const REQUEST: Bound = Fetch::REQUEST;
+    const RESPONSE: Bound = Fetch::RESPONSE;
+}
+
+#[tokio::test]
+async fn a_newer_peer_is_named_and_both_keep_running() {
+    let target = Peer::start(config(&[TCP])).await;
+    let mut swarm = SwarmBuilder::with_new_identity()
+        .with_tokio()
+        .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)
+        .unwrap()
+        .with_behaviour(|key| Newer {
+            identify: libp2p::identify::Behaviour::new(
+                libp2p::identify::Config::new("/shadowvault/2".to_owned(), key.public())
+                    .with_agent_version("shadowvault/9.0.0".to_owned()),
+            ),
+            fetch: request_response::Behaviour::new(
+                [(StreamProtocol::new(Second::NAME), ProtocolSupport::Full)],
+                request_response::Config::default(),
+            ),
+        })
+        .unwrap()
+        .with_swarm_config(|c| c.with_idle_connection_timeout(PATIENCE))
+        .build();
+    let newer = from_libp2p(swarm.local_peer_id()).unwrap();
+    target.members.insert(newer);
+    swarm.dial(target.net.addresses()[0].parse::<libp2p::Multiaddr>().unwrap()).unwrap();
+    let running = tokio::spawn(async move {
+        loop {
+            swarm.select_next_some().await;
+        }
+    });
+    let named = async {
+        while !target.state(newer).other_version {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, named).await.expect("it is noticed");
+    let state = target.state(newer);
+    assert_eq!((state.serves_us, state.agent_version.as_deref()), (false, Some("shadowvault/9.0.0")));
+    let error = target.net.sync(newer, heads()).await.unwrap_err();
+    assert_eq!(error.code(), Code::PeerIncompatible);
+    assert!(error.hint().unwrap().contains("update"), "{error}");
+    assert!(!running.is_finished() && target.state(newer).connected);
+}
+
 // ---- A peer that keeps no limits -------------------------------------------------------------------------
 
 /// The fetch protocol as someone speaks it who means no good.
@@ -653,6 +733,45 @@ async fn a_connection_through_a_relay_becomes_a_direct_one() {
     timeout(PATIENCE, direct).await.expect("they find a direct way");
     let answer = caller.net.fetch(hidden.id(), range(1 << 20)).await.unwrap();
     assert_eq!(data(&answer), 1 << 20);
+}
+
+#[tokio::test]
+async fn a_member_calls_back_and_nothing_else_changes() {
+    let (one, mut two) = pair(config(&[TCP]), config(&[TCP])).await;
+    two.server.net.get_or_init(|| two.net.clone());
+    let called = one.net.ask_call(two.id()).await.unwrap();
+    let place = one.net.addresses()[0].split("/p2p/").next().unwrap().to_owned();
+    assert_eq!(called, CalledBack { from_outside: false, reached: Some(place) });
+    // Neither took the call for a stranger or for a connection to send requests on.
+    for _ in 0..20 {
+        one.net.sync(two.id(), heads()).await.unwrap();
+        two.net.sync(one.id(), heads()).await.unwrap();
+    }
+    assert!(two.events.try_recv().is_err());
+    let again = one.net.ask_call(two.id()).await;
+    assert!(matches!(again, Err(NetError::Busy(_))), "{again:?}");
+}
+
+#[tokio::test]
+async fn who_listens_nowhere_is_not_reached() {
+    let (one, two) = pair(config(&[]), config(&[TCP])).await;
+    two.server.net.get_or_init(|| two.net.clone());
+    let called = one.net.ask_call(two.id()).await.unwrap();
+    assert_eq!(called.reached, None);
+}
+
+/// What is said about a third peer counts only if that peer signed it.
+#[tokio::test]
+async fn a_member_cannot_say_where_another_is() {
+    let (one, hub) = pair(config(&[TCP]), config(&[TCP])).await;
+    let three = NodeKey::generate().peer_id();
+    for member in [&one, &hub] {
+        member.members.insert(three);
+    }
+    // The hub knows an address, but has nothing signed.
+    hub.net.add_address(three, "/ip4/127.0.0.1/tcp/9").await.unwrap();
+    assert!(one.net.find(three).await.is_empty());
+    assert!(one.state(three).addresses.is_empty());
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Audits of this vault's holders: random slices of what they receipted, asked for round after round.
 //!
-//! [`engine::pick_slices`] says what to ask for and [`engine::Pick::judge`] what an answer proves; here it is asked, and
+//! [`Chosen`] says what to ask for and [`Pick::judge`] what an answer proves; here it is asked, and
 //! what is proven to be lost loses its receipt, so that the owner's loop finds it another place. Nobody is expelled.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -10,13 +10,15 @@ use futures::StreamExt;
 
 use super::core::{Core, log_failure};
 use super::error::failed;
+use super::fellows;
 use super::records;
 use super::source;
 use crate::api::{ApiError, AuditReport, Happening};
 use crate::base::{Moment, PackId, PeerId, VaultId, limit, meter, random_bytes};
-use crate::engine::{self, AuditOutcome, AuditTally, FetchFailure, Pick};
+use crate::engine::{AuditOutcome, AuditTally, Chosen, FetchFailure, Pick};
 use crate::net::Net;
 use crate::snapshot::Receipt;
+use crate::store::{PackNumber, PackRow};
 use crate::wire::{self, sync_request::Ask, sync_response::Answer};
 
 const FILE: &str = "audits.json";
@@ -57,10 +59,7 @@ impl Auditing {
     pub(super) fn is_on_probation(&self, peer: &PeerId, now: Moment) -> bool {
         let reports = self.reports.lock().expect("no panic while held");
         let lost = reports.get(peer).and_then(|report| report.lost_at.as_deref());
-        lost.and_then(|at| at.parse::<jiff::Timestamp>().ok()).is_some_and(|at| {
-            let at = Moment::from_millis(u64::try_from(at.as_millisecond()).unwrap_or(0));
-            now.since(at) < limit::AUDIT_PROBATION
-        })
+        lost.and_then(Moment::of_rfc3339).is_some_and(|at| now.since(at) < limit::AUDIT_PROBATION)
     }
 }
 
@@ -82,11 +81,8 @@ pub(super) fn load(core: &Core) {
     reports.extend(read.into_iter().map(|report| (report.peer, report)));
 }
 
-/// Audits round after round until the node ends. Does nothing on a node without a vault.
+/// Audits round after round until the node ends: holders of this vault, and fellow holders of others.
 pub(super) async fn run_loop(core: Arc<Core>) {
-    if core.vault_id().is_none() {
-        return;
-    }
     loop {
         tokio::select! {
             () = core.stop.cancelled() => return,
@@ -97,91 +93,112 @@ pub(super) async fn run_loop(core: Arc<Core>) {
             round = audit(&core, limit::AUDIT_SLICES_ROUND) => round,
         };
         log_failure(round, "auditing holders");
+        let round = tokio::select! {
+            () = core.stop.cancelled() => return,
+            round = fellows::round(&core) => round,
+        };
+        log_failure(round, "asking fellow holders");
     }
 }
 
 /// Asks every holder for `slices` slices; those that fail are asked for one of each of their packs.
 pub(super) async fn audit(core: &Arc<Core>, slices: usize) -> Result<Vec<AuditReport>, ApiError> {
-    let net = core.net()?.clone();
+    core.net()?;
     let Some(vault) = core.vault_id() else { return Ok(Vec::new()) };
     let _turn = core.auditing.turn.lock().await;
-    let held = core.blocking(receipted).await?;
-    core.auditing.under_way.lock().expect("no panic while held").extend(held.keys());
-    let marked = Marked { auditing: &core.auditing };
     let seed = u64::from_le_bytes(random_bytes());
     let suspects = std::mem::take(&mut *core.auditing.suspects.lock().expect("no panic while held"));
-    let audits = held.into_iter().map(|(holder, packs)| {
-        let (core, net) = (core.clone(), net.clone());
-        let is_suspect = |(id, _): &&(PackId, u64)| suspects.contains(&(holder, *id));
-        let doubted: Vec<(PackId, u64)> = packs.iter().filter(is_suspect).copied().collect();
-        let mut picks = engine::pick_slices(&packs, slices, seed);
-        picks.extend(engine::pick_slices(&doubted, doubted.len(), seed ^ 2));
-        async move {
-            let connected = core.connected().contains(&holder);
-            let tally = examine(&net, holder, vault, &packs, picks, connected).await;
-            (holder, tally)
-        }
+    let chosen = core.blocking(move |core| choose(core, slices, seed, &suspects)).await?;
+    core.auditing.under_way.lock().expect("no panic while held").extend(chosen.keys());
+    let marked = Marked { auditing: &core.auditing };
+    let audits = chosen.into_iter().map(|(holder, picks)| async move {
+        let tally = examine(core, holder, vault, picks).await;
+        (holder, tally)
     });
     let tallies = futures::future::join_all(audits).await;
     drop(marked);
     core.blocking(move |core| conclude(core, tallies)).await
 }
 
-/// The own packs that each member has receipted, with their lengths.
-fn receipted(core: &Arc<Core>) -> Result<HashMap<PeerId, Vec<(PackId, u64)>>, ApiError> {
-    let mut packs = HashMap::new();
+/// What each member is asked for, of the own packs that it has receipted.
+fn choose(
+    core: &Arc<Core>,
+    slices: usize,
+    seed: u64,
+    suspects: &BTreeSet<(PeerId, PackId)>,
+) -> Result<HashMap<PeerId, Vec<Pick>>, ApiError> {
+    let mut chosen: HashMap<PeerId, (Chosen, Chosen)> = HashMap::new();
     core.store
-        .for_each_pack(true, |row| {
-            packs.insert(row.number, (row.id, row.bytes));
-            true
-        })
-        .map_err(failed)?;
-    let mut held: HashMap<PeerId, Vec<(PackId, u64)>> = HashMap::new();
-    core.store
-        .for_each_receipt(|number, holder, _| {
-            if let Some(pack) = packs.get(&number)
-                && core.members.allows(&holder)
-            {
-                held.entry(holder).or_default().push(*pack);
+        .for_each_held(|row, holder| {
+            if !core.members.allows(&holder) {
+                return;
+            }
+            let (some, doubted) = chosen.entry(holder).or_insert_with(|| {
+                (Chosen::new(slices, seed), Chosen::new(limit::AUDIT_SLICES_SUSPECT_MAX, seed ^ 2))
+            });
+            some.meet(row.id, row.bytes);
+            if suspects.contains(&(holder, row.id)) {
+                doubted.meet(row.id, row.bytes);
             }
         })
         .map_err(failed)?;
-    Ok(held)
+    let picks = |(some, doubted): (Chosen, Chosen)| {
+        let mut picks = some.picks();
+        picks.extend(doubted.picks_once());
+        picks
+    };
+    Ok(chosen.into_iter().map(|(holder, both)| (holder, picks(both))).collect())
 }
 
 /// Audits one holder.
-async fn examine(
-    net: &Net,
-    holder: PeerId,
-    vault: VaultId,
-    packs: &[(PackId, u64)],
-    picks: Vec<Pick>,
-    connected: bool,
-) -> AuditTally {
+async fn examine(core: &Arc<Core>, holder: PeerId, vault: VaultId, picks: Vec<Pick>) -> AuditTally {
     let mut tally = AuditTally::default();
-    if !connected {
-        picks.iter().for_each(|pick| tally.note(pick, AuditOutcome::Offline));
-        return tally;
+    let net = match core.net() {
+        Ok(net) if core.connected().contains(&holder) => net.clone(),
+        _ => {
+            picks.iter().for_each(|pick| tally.note(pick, AuditOutcome::Offline));
+            return tally;
+        }
+    };
+    ask_for(&net, holder, &picks, &mut tally).await;
+    if !tally.lost.is_empty() {
+        let rest = examine_rest(core, &net, holder, vault, &mut tally).await;
+        log_failure(rest, "asking a holder what else it lost");
     }
-    ask_for(net, holder, &picks, &mut tally).await;
-    if tally.lost.is_empty() {
-        return tally;
-    }
-    // Where one pack is lost others may be: first what it says itself, then a slice of each that it says to have.
-    let left: Vec<(PackId, u64)> = packs.iter().filter(|(id, _)| !tally.lost.contains(id)).copied().collect();
-    let missing = unconfirmed(net, holder, vault, &left).await;
-    let left: Vec<(PackId, u64)> = left.into_iter().filter(|(id, _)| !missing.contains(id)).collect();
-    tally.lost.extend(missing);
-    let picks = engine::pick_slices(
-        &left,
-        left.len().min(limit::AUDIT_SLICES_SUSPECT_MAX),
-        u64::from_le_bytes(random_bytes()),
-    );
-    ask_for(net, holder, &picks, &mut tally).await;
     tally
 }
 
-async fn ask_for(net: &Net, holder: PeerId, picks: &[Pick], tally: &mut AuditTally) {
+/// Where one pack is lost others may be: first what the holder says itself, then a slice of each that it says to have.
+async fn examine_rest(
+    core: &Arc<Core>,
+    net: &Net,
+    holder: PeerId,
+    vault: VaultId,
+    tally: &mut AuditTally,
+) -> Result<(), ApiError> {
+    let mut chosen = Chosen::new(limit::AUDIT_SLICES_SUSPECT_MAX, u64::from_le_bytes(random_bytes()));
+    let mut from = Some(PackNumber(0));
+    while let Some(begin) = from {
+        let page = core.blocking(move |core| {
+            core.store.held_by(holder, begin, limit::RECEIPT_PACKS_MAX).map_err(failed)
+        });
+        let (mut page, next) = page.await?;
+        from = next;
+        page.retain(|row| !tally.lost.contains(&row.id));
+        let missing = unconfirmed(net, holder, vault, &page).await;
+        tally.unconfirmed += missing.len() as u64;
+        page.iter().filter(|row| !missing.contains(&row.id)).for_each(|row| chosen.meet(row.id, row.bytes));
+        if !missing.is_empty() {
+            let missing: Vec<PackId> = missing.into_iter().collect();
+            core.blocking(move |core| core.store.drop_pack_receipts(holder, &missing).map_err(failed))
+                .await?;
+        }
+    }
+    ask_for(net, holder, &chosen.picks_once(), tally).await;
+    Ok(())
+}
+
+pub(super) async fn ask_for(net: &Net, holder: PeerId, picks: &[Pick], tally: &mut AuditTally) {
     let asked = picks.iter().copied().map(|pick| {
         let net = net.clone();
         async move {
@@ -196,25 +213,25 @@ async fn ask_for(net: &Net, holder: PeerId, picks: &[Pick], tally: &mut AuditTal
     }
 }
 
-/// Of these packs, those that the holder itself does not confirm any more. One that does not answer is believed.
-async fn unconfirmed(net: &Net, holder: PeerId, vault: VaultId, packs: &[(PackId, u64)]) -> BTreeSet<PackId> {
-    let mut missing = BTreeSet::new();
-    for part in packs.chunks(limit::RECEIPT_PACKS_MAX) {
-        let query = wire::ReceiptQuery {
-            vault: vault.as_bytes().to_vec(),
-            head: Vec::new(),
-            packs: part.iter().map(|(id, _)| id.as_bytes().to_vec()).collect(),
-        };
-        let Ok(Some(Answer::Receipt(signed))) = records::ask(net, holder, Ask::Receipts(query)).await else {
-            continue;
-        };
-        let Some(receipt) = Receipt::verify(&signed).ok().filter(|receipt| receipt.holder == holder) else {
-            continue;
-        };
-        let confirmed: HashSet<PackId> = receipt.packs.into_iter().collect();
-        missing.extend(part.iter().map(|(id, _)| *id).filter(|id| !confirmed.contains(id)));
+/// Of these packs, at most as many as fit a receipt, those that the holder itself does not confirm any more. One that does
+/// not answer is believed.
+async fn unconfirmed(net: &Net, holder: PeerId, vault: VaultId, packs: &[PackRow]) -> BTreeSet<PackId> {
+    if packs.is_empty() {
+        return BTreeSet::new();
     }
-    missing
+    let query = wire::ReceiptQuery {
+        vault: vault.as_bytes().to_vec(),
+        head: Vec::new(),
+        packs: packs.iter().map(|row| row.id.as_bytes().to_vec()).collect(),
+    };
+    let Ok(Some(Answer::Receipt(signed))) = records::ask(net, holder, Ask::Receipts(query)).await else {
+        return BTreeSet::new();
+    };
+    let Some(receipt) = Receipt::verify(&signed).ok().filter(|receipt| receipt.holder == holder) else {
+        return BTreeSet::new();
+    };
+    let confirmed: HashSet<PackId> = receipt.packs.into_iter().collect();
+    packs.iter().map(|row| row.id).filter(|id| !confirmed.contains(id)).collect()
 }
 
 /// Takes receipts from what is lost, and remembers and tells what came out.
@@ -223,12 +240,12 @@ fn conclude(core: &Arc<Core>, tallies: Vec<(PeerId, AuditTally)>) -> Result<Vec<
     for (holder, tally) in tallies {
         let lost: Vec<PackId> = tally.lost.iter().copied().collect();
         let mut report = report_of(core, holder, &tally);
-        if lost.is_empty() {
+        if tally.packs_lost() == 0 {
             report.lost_at = core.auditing.reports().get(&holder).and_then(|last| last.lost_at.clone());
         } else {
             core.store.drop_pack_receipts(holder, &lost).map_err(failed)?;
-            core.tell(Happening::AuditFailed { peer: holder, packs: lost.len() as u64 });
-            tracing::warn!(target: "audit", peer = %holder.short(), packs = lost.len(), "a holder lost packs; they get other copies");
+            core.tell(Happening::AuditFailed { peer: holder, packs: tally.packs_lost() });
+            tracing::warn!(target: "audit", peer = %holder.short(), packs = tally.packs_lost(), "a holder lost packs; they get other copies");
         }
         for outcome in OUTCOMES {
             meter::AUDITS.add(outcome.name(), tally.of(outcome));
@@ -267,8 +284,8 @@ fn report_of(core: &Core, peer: PeerId, tally: &AuditTally) -> AuditReport {
         offline: tally.of(AuditOutcome::Offline),
         timeout: tally.of(AuditOutcome::Timeout),
         unknown: tally.of(AuditOutcome::Unknown),
-        packs_lost: tally.lost.len() as u64,
-        lost_at: (!tally.lost.is_empty()).then(|| time.clone()),
+        packs_lost: tally.packs_lost(),
+        lost_at: (tally.packs_lost() > 0).then(|| time.clone()),
         time,
     }
 }

@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 
 use super::acl::{self, Acl};
 use super::auditing::Auditing;
+use super::clocks::Clocks;
 use super::devices::{self, Knocks};
 use super::door::Doors;
 use super::ending::{Hook, Hooks};
@@ -23,14 +24,16 @@ use super::inviting::Invites;
 use super::jobs::Jobs;
 use super::owning::Owning;
 use super::presence::Waking;
+use super::reach::{self, Reach};
 use super::reload::Configured;
 use super::resources::Resources;
 use super::schedule::{self, Schedule};
 use super::serve::Served;
 use super::sharing::Sharing;
+use super::source::Pulling;
 use super::twins::Twins;
 use super::upkeep::OnHold;
-use super::{Mode, auditing};
+use super::{Mode, auditing, releasing};
 use crate::api::{ApiError, Happening};
 use crate::base::{Clock, Code, Moment, PeerId, SystemClock, VaultId, limit, meter};
 use crate::chunker::ChunkSizes;
@@ -38,6 +41,7 @@ use crate::config::Settings;
 use crate::crypto::{NodeKey, Passphrase, Secret};
 use crate::engine::{self, Vault, VaultOptions};
 use crate::net::{Limits, Members, Net, NetConfig, NetEvent};
+use crate::policy::Misconduct;
 use crate::store::{PeerBook, PeerEntry, Store, StoreError};
 
 /// How long a starting daemon waits for the store's lock.
@@ -99,10 +103,13 @@ pub(super) struct Core {
     /// Held while what is remembered of rounds over all packs is changed.
     pub(super) rounds: Mutex<()>,
     pub(super) auditing: Auditing,
+    pub(super) reach: Reach,
+    pub(super) clocks: Clocks,
+    pub(super) pulling: Pulling,
     /// What serving peers keeps at hand.
     pub(super) served: Served,
     /// Wrong answers of each peer.
-    misbehaved: Mutex<HashMap<PeerId, u32>>,
+    misbehaved: Mutex<HashMap<PeerId, Misconduct>>,
 }
 
 impl Core {
@@ -151,6 +158,9 @@ impl Core {
             revoking: Mutex::default(),
             rounds: Mutex::default(),
             auditing: Auditing::default(),
+            reach: Reach::default(),
+            clocks: Clocks::default(),
+            pulling: Pulling::default(),
             served: Served::default(),
             misbehaved: Mutex::default(),
             events: Arc::new(Events::new(SystemClock.now())),
@@ -252,6 +262,7 @@ impl Core {
             self.tasks.spawn(self.clone().hold_upkeep());
             self.tasks.spawn(schedule::run_loop(self.clone()));
             self.tasks.spawn(auditing::run_loop(self.clone()));
+            self.tasks.spawn(reach::run_loop(self.clone()));
         } else {
             self.await_peers(&net, &book).await;
         }
@@ -283,8 +294,11 @@ impl Core {
                     self.tell(Happening::PeerConnected { peer });
                     self.clone().note_seen(peer).await;
                     self.tasks.spawn(acl::tell(self.clone(), peer));
+                    self.tasks.spawn(releasing::tell(self.clone(), peer));
                     self.owning.forget_offers(peer);
                     self.sharing.forget(peer);
+                    self.reach.wake();
+                    self.pulling.forget(&peer);
                     self.changed.notify_one();
                 }
                 Some(NetEvent::Disconnected(peer)) => {
@@ -292,6 +306,7 @@ impl Core {
                     self.tell(Happening::PeerDisconnected { peer });
                     log_failure(self.note_present(vec![peer]).await, "noting when a peer left");
                     self.owning.forget_offers(peer);
+                    self.pulling.forget(&peer);
                     self.holding.forget(peer);
                     self.changed.notify_one();
                 }
@@ -307,6 +322,9 @@ impl Core {
                 }
                 Some(NetEvent::Listening(address)) => {
                     tracing::info!(target: "net", %address, "listening");
+                    if !address.contains("/p2p-circuit") {
+                        self.reach.moved();
+                    }
                 }
             }
         }
@@ -427,15 +445,16 @@ impl Core {
     /// Notes a wrong answer of a peer.
     pub(super) fn blame(&self, peer: PeerId) {
         let mut misbehaved = self.misbehaved.lock().expect("no panic while held");
-        let times = misbehaved.entry(peer).or_insert(0);
-        *times = times.saturating_add(1);
-        tracing::warn!(target: "peers", peer = %peer.short(), times = *times, "sent bytes that do not verify");
+        let (now, record) = (self.now(), misbehaved.entry(peer).or_default());
+        record.note(now);
+        let times = record.times(now);
+        tracing::warn!(target: "peers", peer = %peer.short(), times, "sent bytes that do not verify");
     }
 
     /// A peer that sent wrong bytes too often is asked last and given no new packs.
     pub(super) fn is_distrusted(&self, peer: PeerId) -> bool {
         let misbehaved = self.misbehaved.lock().expect("no panic while held");
-        misbehaved.get(&peer).is_some_and(|times| *times >= limit::MISBEHAVIOUR_MAX)
+        misbehaved.get(&peer).is_some_and(|record| record.times(self.now()) >= limit::MISBEHAVIOUR_MAX)
     }
 
     /// Members that are connected and serve this node.
@@ -564,6 +583,8 @@ pub(super) fn net_config(settings: &Settings, key: &NodeKey, listen: Vec<String>
         serve_relay: settings.nat_traversal.serve_relay,
         use_relays: settings.nat_traversal.enable_auto_relay,
         punch_holes: settings.nat_traversal.enable_hole_punching,
+        search_nearby: settings.nat_traversal.enable_mdns,
+        map_ports: settings.nat_traversal.enable_upnp,
         discovery_interval: p2p.discovery_interval,
         fetch_timeout: p2p.chunk_fetch_timeout,
         max_concurrent_fetch: p2p.max_concurrent_fetch as usize,

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::core::Core;
 use super::door;
 use super::error::failed;
+use super::records::{heads_at, look_at_head};
 use crate::api::{ApiError, DeviceHead, DeviceInfo, Happening, RevokedDevice};
 use crate::base::{Code, DeviceId, Moment, PeerId, VaultId, limit};
 use crate::engine::{self, Revocations, VaultView};
@@ -136,13 +137,13 @@ pub(super) async fn revoke(core: &Arc<Core>, name: String, record: String) -> Re
         let text = "the revocation is signed for another vault";
         return Err(ApiError::new(Code::InvalidKey, text).with_hint("is it this vault's phrase?"));
     }
-    let listed = core.blocking(|core| list(core, None)).await?;
+    let listed = core.blocking(list).await?;
     let device = DeviceInfo::find(&listed, &name)?.id;
     if device != revocation.device {
         return Err(malformed("it names another device"));
     }
     keep(core, signed, None, true).await?;
-    let listed = core.blocking(|core| list(core, None)).await?;
+    let listed = core.blocking(list).await?;
     listed.into_iter().find(|info| info.id == device).ok_or_else(|| DeviceInfo::not_found(&name, &[]))
 }
 
@@ -268,22 +269,66 @@ pub(super) async fn inherit(core: &Arc<Core>) -> Result<(), ApiError> {
 
 // ---- Listing ----------------------------------------------------------------------------------------------
 
-/// All devices of the vault; with `before`, their heads as they were here at that moment.
-pub(super) fn list(core: &Arc<Core>, before: Option<Moment>) -> Result<Vec<DeviceInfo>, ApiError> {
-    let vault = core.vault_id().ok_or_else(|| {
+fn own_vault(core: &Core) -> Result<VaultId, ApiError> {
+    core.vault_id().ok_or_else(|| {
         ApiError::new(Code::VaultNotFound, "this node only stores for others: it has no vault and no devices")
-    })?;
+    })
+}
+
+/// All devices of the vault, with their newest heads that count.
+fn list(core: &Arc<Core>) -> Result<Vec<DeviceInfo>, ApiError> {
+    let heads = engine::newest_heads(&core.store, own_vault(core)?).map_err(failed)?;
+    list_with(core, &heads)
+}
+
+/// All devices of the vault; with `before`, their heads as they were at that moment, here or at a holder that is connected:
+/// a device that was made later knows nothing of that time.
+pub(super) async fn list_at(core: &Arc<Core>, before: Option<Moment>) -> Result<Vec<DeviceInfo>, ApiError> {
+    let Some(at) = before else { return core.blocking(list).await };
+    let vault = own_vault(core)?;
+    let mut heads =
+        core.blocking(move |core| engine::heads_at(&core.store, vault, at).map_err(failed)).await?;
+    if let Ok(net) = core.net() {
+        for peer in core.connected() {
+            match heads_of_holder(core, net, peer, (vault, at), &heads).await {
+                Ok(more) => heads.extend(more),
+                Err(error) => {
+                    tracing::debug!(target: "devices", peer = %peer.short(), code = error.code, %error, "it tells nothing of that time");
+                }
+            }
+        }
+    }
+    core.blocking(move |core| list_with(core, &heads)).await
+}
+
+/// Heads of a vault that were a holder's newest ones at a moment, those newer than what is `known` of that time.
+async fn heads_of_holder(
+    core: &Arc<Core>,
+    net: &Net,
+    holder: PeerId,
+    (vault, at): (VaultId, Moment),
+    known: &[Head],
+) -> Result<Vec<Head>, ApiError> {
+    let mut more = Vec::new();
+    let theirs = heads_at(core, net, holder, vault, Some(at)).await?.heads;
+    for head in theirs.into_iter().take(limit::VAULT_DEVICES_MAX) {
+        let is_known = known.iter().any(|mine| mine.device() == head.device && mine.draft.seq >= head.seq);
+        if !is_known {
+            more.push(look_at_head(core, net, holder, vault, head.id).await?);
+        }
+    }
+    Ok(more)
+}
+
+fn list_with(core: &Arc<Core>, heads: &[Head]) -> Result<Vec<DeviceInfo>, ApiError> {
+    let vault = own_vault(core)?;
     let revoked = engine::revocations(&core.store, vault).map_err(failed)?;
-    let heads = match before {
-        Some(at) => engine::heads_at(&core.store, vault, at).map_err(failed)?,
-        None => engine::newest_heads(&core.store, vault).map_err(failed)?,
-    };
     let mut devices: BTreeSet<DeviceId> =
         core.store.head_devices(vault).map_err(failed)?.into_iter().collect();
     devices.extend(revoked.iter().map(|revocation| revocation.device));
     let mut out = Vec::new();
     for device in devices {
-        out.push(describe(core, vault, device, &heads, &revoked)?);
+        out.push(describe(core, vault, device, heads, &revoked)?);
     }
     out.sort_by(|a, b| (!a.this, &a.name, a.id).cmp(&(!b.this, &b.name, b.id)));
     Ok(out)

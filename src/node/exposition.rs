@@ -11,6 +11,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use super::core::{Core, log_failure};
 use super::error::failed;
+use super::verified;
 use crate::api::{ApiError, JobInfo, JobKind, JobOutcome, JobState, VerifyOutcomeShape};
 use crate::base::{Code, Moment, meter};
 use crate::engine::{self, VaultView};
@@ -130,10 +131,13 @@ fn refresh(core: &Arc<Core>) -> Result<(), ApiError> {
         meter::SNAPSHOT_COPIES_MIN.set(f64::from(least.unwrap_or(0)));
         let own = view.snapshots.iter().filter(|snapshot| snapshot.device == vault.device());
         meter::BACKUP_LAST_SUCCESS.set(seconds(own.map(|snapshot| snapshot.time).max()));
+        let drill = verified::last_drill(core)?.and_then(|drill| drill.proven);
+        meter::RESTORE_PROVEN.set(seconds(drill.as_deref().and_then(Moment::of_rfc3339)));
         let (wanted, mut lacking) = (core.settings().replication.copies, 0);
+        let aside = core.store.packs_aside();
         core.store
             .for_each_pack(true, |row| {
-                if copies.of_pack(row.number) < wanted {
+                if copies.of_pack(row.number) < wanted && !aside.contains(&row.number) {
                     lacking += row.bytes;
                 }
                 true
@@ -188,7 +192,7 @@ pub(super) fn job_ended(info: &JobInfo, now: Moment) {
         (None, JobKind::Verify) => meter::VERIFY_RUNS.add("failed", 1),
         (Some(JobOutcome::Forget(done)), _) => done.gc.iter().for_each(collected),
         (Some(JobOutcome::Gc(done)), _) => collected(done),
-        (Some(JobOutcome::Import(_)), _) => {}
+        (Some(JobOutcome::Import(_) | JobOutcome::Drill(_)), _) => {}
         (None, JobKind::Repair | JobKind::Forget | JobKind::Gc | JobKind::Import) => {}
     }
 }

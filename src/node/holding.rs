@@ -9,7 +9,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use tracing::Instrument;
 
-use super::core::Core;
+use super::core::{Core, log_failure};
 use super::error::failed;
 use super::records::{ask, pull_head};
 use super::resources::Promise;
@@ -100,7 +100,7 @@ pub(super) fn free_bytes(core: &Core) -> Result<u64, EngineError> {
     let usage = core.store.foreign_usage()?;
     let for_devices = core.vault_id().and_then(|vault| usage.get(&vault)).map_or(0, |(_, bytes)| *bytes);
     let lent = core.lent().saturating_sub(counts.foreign_bytes).saturating_sub(for_devices);
-    Ok(lent.min(core.store.disk_free().saturating_sub(limit::RESERVE_BYTES)))
+    Ok(lent.min(core.store.room()))
 }
 
 /// What one peer may still store here, as agreed with it.
@@ -176,14 +176,41 @@ impl Core {
 
 async fn serve_owner(core: Arc<Core>, key: (PeerId, VaultId), wish: Wish) -> (PeerId, VaultId) {
     let (owner, vault) = key;
-    if let Err(error) = hold(&core, owner, vault, wish).await {
+    let mut left = wish.packs.iter().copied().collect();
+    if let Err(error) = hold(&core, owner, vault, wish, &mut left).await {
         tracing::warn!(target: "hold", peer = %owner.short(), vault = %vault.short(), code = error.code, %error,
             "storing for a peer stopped; it will offer again");
+    }
+    if !left.is_empty() {
+        log_failure(decline(&core, owner, vault, left).await, "telling an owner what is not stored");
     }
     key
 }
 
-async fn hold(core: &Arc<Core>, owner: PeerId, vault: VaultId, wish: Wish) -> Result<(), ApiError> {
+/// Tells the owner which packs it offered are not here, so that it does not wait for them.
+async fn decline(
+    core: &Arc<Core>,
+    owner: PeerId,
+    vault: VaultId,
+    left: HashSet<PackId>,
+) -> Result<(), ApiError> {
+    let left: Vec<Vec<u8>> = left.iter().map(|id| id.as_bytes().to_vec()).collect();
+    for part in left.chunks(limit::RECEIPT_PACKS_MAX) {
+        let vault = vault.as_bytes().to_vec();
+        let notice = wire::DamageNotice { vault, declined: part.to_vec(), ..wire::DamageNotice::default() };
+        ask(core.net()?, owner, Ask::Damage(notice)).await?;
+    }
+    Ok(())
+}
+
+/// Stores what an owner wishes; what is confirmed is taken from `left`.
+async fn hold(
+    core: &Arc<Core>,
+    owner: PeerId,
+    vault: VaultId,
+    wish: Wish,
+    left: &mut HashSet<PackId>,
+) -> Result<(), ApiError> {
     let net = core.net()?.clone();
     let (head, fresh) = head_for(core, &net, owner, vault, wish.head).await?;
     let offered: Vec<PackId> = wish.packs.into();
@@ -215,7 +242,10 @@ async fn hold(core: &Arc<Core>, owner: PeerId, vault: VaultId, wish: Wish) -> Re
     };
     // The head's records are complete: said even when no pack is wanted.
     confirm(core, &net, owner, vault, Some(head.id), &held).await?;
-    pull_packs(core, &net, owner, vault, head.id, wanted).await
+    held.iter().for_each(|id| {
+        left.remove(id);
+    });
+    pull_packs(core, &net, owner, vault, head.id, wanted, left).await
 }
 
 /// Of packs that are here, those that are sound; damaged ones are mended first, the owner being asked before all others.
@@ -266,6 +296,7 @@ async fn pull_packs(
     vault: VaultId,
     head: HeadId,
     wanted: Vec<(PackId, PackSize)>,
+    left: &mut HashSet<PackId>,
 ) -> Result<(), ApiError> {
     let pulls = wanted.into_iter().map(|(id, size)| {
         let (core, net) = (core.clone(), net.clone());
@@ -299,12 +330,18 @@ async fn pull_packs(
             }
         }
         if fresh.len() >= RECEIPT_PACKS || (!fresh.is_empty() && said.elapsed() >= RECEIPT_PAUSE) {
-            confirm(core, net, owner, vault, Some(head), &std::mem::take(&mut fresh)).await?;
+            confirm(core, net, owner, vault, Some(head), &fresh).await?;
+            fresh.drain(..).for_each(|id| {
+                left.remove(&id);
+            });
             said = tokio::time::Instant::now();
         }
     }
     if !fresh.is_empty() {
         confirm(core, net, owner, vault, Some(head), &fresh).await?;
+        fresh.iter().for_each(|id| {
+            left.remove(id);
+        });
     }
     failure.map_or(Ok(()), Err)
 }

@@ -150,7 +150,7 @@ pub(super) async fn invite(core: &Arc<Core>, request: InviteRequest) -> Result<I
     };
     let ticket = Ticket {
         peer: core.key.peer_id(),
-        addresses: ticket_addresses(core.net()?),
+        addresses: ticket_addresses(&core.net()?.addresses()),
         role: invite.role,
         quota: invite.quota,
         expires: invite.expires,
@@ -181,17 +181,18 @@ fn no_vault() -> ApiError {
         .with_hint("run `shadowvault invite --role device` on a machine that makes backups")
 }
 
-/// Where the joiner should dial, without the peer id; loopback only on a machine that has nothing else.
-fn ticket_addresses(net: &Net) -> Vec<String> {
-    let all: Vec<String> = net
-        .addresses()
-        .iter()
-        .filter_map(|address| parse_peer_address(address).ok().map(|(_, address)| address))
-        .collect();
+/// Where the joiner should dial, without the peer id; loopback only on a machine that has nothing else. Ways through
+/// relays keep two of the places, for a bearer whom the same relay carries.
+fn ticket_addresses(own: &[String]) -> Vec<String> {
+    let all: Vec<String> =
+        own.iter().filter_map(|address| Some(parse_peer_address(address).ok()?.1)).collect();
     let is_local = |address: &&String| address.starts_with("/ip4/127.") || address.starts_with("/ip6/::1/");
     let (local, wide): (Vec<&String>, Vec<&String>) = all.iter().partition(is_local);
     let chosen = if wide.is_empty() { local } else { wide };
-    chosen.into_iter().take(limit::TICKET_ADDRESSES_MAX).cloned().collect()
+    let (relayed, direct): (Vec<&String>, Vec<&String>) =
+        chosen.into_iter().partition(|address| address.ends_with("/p2p-circuit"));
+    let room = limit::TICKET_ADDRESSES_MAX - relayed.len().min(2);
+    direct.into_iter().take(room).chain(relayed).take(limit::TICKET_ADDRESSES_MAX).cloned().collect()
 }
 
 /// Invitations that are remembered.
@@ -391,6 +392,19 @@ mod tests {
         for (step, (secret, by, when, refusal)) in table.into_iter().enumerate() {
             assert_eq!(redeem(secret, by, when), refusal, "step {step}");
         }
+    }
+
+    #[test]
+    fn tickets_keep_room_for_ways_through_relays() {
+        let id = "12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA";
+        let direct = (1..20).map(|n| format!("/ip4/10.0.0.{n}/tcp/9000/p2p/{id}"));
+        let relayed = (1..4).map(|n| format!("/ip4/9.9.9.{n}/tcp/9000/p2p/{id}/p2p-circuit/p2p/{id}"));
+        let local = std::iter::once(format!("/ip4/127.0.0.1/tcp/9000/p2p/{id}"));
+        let own: Vec<String> = local.chain(direct).chain(relayed).collect();
+        let chosen = ticket_addresses(&own);
+        assert_eq!(chosen.len(), limit::TICKET_ADDRESSES_MAX);
+        assert_eq!(chosen.iter().filter(|address| address.ends_with("/p2p-circuit")).count(), 2);
+        assert_eq!(ticket_addresses(&own[..1]), ["/ip4/127.0.0.1/tcp/9000"]);
     }
 
     #[test]

@@ -25,6 +25,10 @@ const ROUND_INTERVAL: Duration = Duration::from_secs(30);
 const ROUND_PAUSE: Duration = Duration::from_millis(200);
 /// An offered pack counts as on its way to a holder for this long.
 const OFFER_LIFE: Duration = Duration::from_secs(600);
+/// A holder that did not take a pack is not offered it again for this long; others are at once.
+const DECLINE_LIFE: Duration = Duration::from_secs(60);
+/// Such packs that are remembered, of all holders together; beyond them some are offered again sooner.
+const DECLINED_MAX: usize = 16_384;
 /// The pace of the last minutes is what the next ones are judged by.
 const PACE_WINDOW: Duration = Duration::from_secs(120);
 /// Confirmations that the pace is taken from.
@@ -32,15 +36,34 @@ const CONFIRMED_MAX: usize = 1024;
 /// Threads that read directories of packs that are elsewhere, and packs between two commits of what they found.
 const DIRECTORY_READERS: usize = 8;
 const DIRECTORIES_BATCH: usize = 64;
+/// Holders that have nothing to get are told the head and asked for their room this often.
+const TELL_INTERVAL: Duration = Duration::from_secs(300);
 /// Packs under way to one holder: enough to keep it busy between rounds.
 const OFFERED_MAX: usize = 1024;
+
+/// Who has been told what there is, so that a mesh with nothing to do says next to nothing.
+#[derive(Default)]
+struct Told {
+    when: HashMap<PeerId, Instant>,
+    /// Some packs want holders, so that room must be known anew.
+    lacking: bool,
+}
+
+impl Told {
+    fn is_fresh(&self, holder: PeerId) -> bool {
+        !self.lacking && self.when.get(&holder).is_some_and(|when| when.elapsed() < TELL_INTERVAL)
+    }
+}
 
 /// What has been offered and not confirmed yet.
 #[derive(Default)]
 pub(super) struct Owning {
     offered: Mutex<HashMap<PackId, Vec<(PeerId, Instant)>>>,
+    /// What holders did not take, and when they said so.
+    declined: Mutex<HashMap<(PackId, PeerId), Instant>>,
     /// What each holder said that it can still store for us, in bytes.
     room: Mutex<HashMap<PeerId, u64>>,
+    told: Mutex<Told>,
     /// The directories of all packs that heads list have been read.
     all_read: AtomicBool,
     /// When packs were confirmed, and how many, for as long as [`PACE_WINDOW`].
@@ -51,6 +74,25 @@ impl Owning {
     /// A holder confirmed packs.
     pub(super) fn settle(&self, holder: PeerId, packs: &[PackId]) {
         self.note_confirmed(packs.len() as u64);
+        self.take_back(holder, packs);
+    }
+
+    /// A holder does not take packs that it was offered.
+    pub(super) fn decline(&self, holder: PeerId, packs: &[PackId]) {
+        self.take_back(holder, packs);
+        let mut declined = self.declined.lock().expect("no panic while held");
+        declined.retain(|_, when| when.elapsed() < DECLINE_LIFE);
+        let room = DECLINED_MAX.saturating_sub(declined.len());
+        declined.extend(packs.iter().take(room).map(|pack| ((*pack, holder), Instant::now())));
+    }
+
+    fn declined(&self) -> HashSet<(PackId, PeerId)> {
+        let mut declined = self.declined.lock().expect("no panic while held");
+        declined.retain(|_, when| when.elapsed() < DECLINE_LIFE);
+        declined.keys().copied().collect()
+    }
+
+    fn take_back(&self, holder: PeerId, packs: &[PackId]) {
         let mut offered = self.offered.lock().expect("no panic while held");
         for pack in packs {
             if let Some(peers) = offered.get_mut(pack) {
@@ -90,13 +132,26 @@ impl Owning {
         self.room.lock().expect("no panic while held").get(&holder).copied()
     }
 
+    /// The same, if it was asked a short time ago and nothing wants a holder.
+    fn fresh_room(&self, holder: PeerId) -> Option<u64> {
+        let fresh = self.told.lock().expect("no panic while held").is_fresh(holder);
+        self.room(holder).filter(|_| fresh)
+    }
+
+    fn note_lacking(&self, lacking: bool) {
+        self.told.lock().expect("no panic while held").lacking = lacking;
+    }
+
     fn note_room(&self, holder: PeerId, bytes: u64) {
+        self.told.lock().expect("no panic while held").when.insert(holder, Instant::now());
         self.room.lock().expect("no panic while held").insert(holder, bytes);
     }
 
     /// A holder came or went: what it was offered is open again.
     pub(super) fn forget_offers(&self, holder: PeerId) {
         self.room.lock().expect("no panic while held").remove(&holder);
+        self.told.lock().expect("no panic while held").when.remove(&holder);
+        self.declined.lock().expect("no panic while held").retain(|(_, peer), _| *peer != holder);
         let mut offered = self.offered.lock().expect("no panic while held");
         offered.retain(|_, peers| {
             peers.retain(|(peer, _)| *peer != holder);
@@ -182,7 +237,17 @@ async fn round(core: &Arc<Core>, vault: VaultId) -> Result<(), ApiError> {
         log_failure(sharing::list_borrowed(core, &open).await, "listing packs of other devices");
     }
     let mut free: Vec<(PeerId, u64)> = Vec::new();
+    let (under_way, load) = core.owning.under_way();
+    let (confirmed, lacking) = core
+        .blocking(move |core| Ok((confirmed_by(core, vault)?, lacking(core, vault, &under_way)?)))
+        .await?;
+    core.owning.note_lacking(!lacking.is_empty());
     for peer in peers.iter().copied() {
+        // One with no room confirms nothing.
+        if let Some(bytes) = core.owning.fresh_room(peer).filter(|b| *b == 0 || confirmed.contains(&peer)) {
+            free.extend((bytes > 0).then_some((peer, bytes)));
+            continue;
+        }
         match offer(core, &net, peer, vault, &[]).await {
             Ok(bytes) => {
                 core.owning.note_room(peer, bytes);
@@ -205,14 +270,10 @@ async fn round(core: &Arc<Core>, vault: VaultId) -> Result<(), ApiError> {
     if free.iter().filter(|(peer, _)| proven(peer)).count() >= core.settings().replication.copies as usize {
         free.retain(|(peer, _)| proven(peer));
     }
-    if free.is_empty() {
-        return Ok(());
-    }
-    let (under_way, load) = core.owning.under_way();
+    let declined = core.owning.declined();
     let placed = core
         .blocking(move |core| {
-            let lacking = lacking(core, vault, &under_way)?;
-            Ok(engine::place_packs(&lacking, &free, core.settings().replication.copies))
+            Ok(engine::place_packs(&lacking, &free, &declined, core.settings().replication.copies))
         })
         .await?;
     for (peer, packs) in placed {
@@ -228,6 +289,13 @@ async fn round(core: &Arc<Core>, vault: VaultId) -> Result<(), ApiError> {
         }
     }
     Ok(())
+}
+
+/// Holders that have confirmed the records of this device's newest head.
+fn confirmed_by(core: &Arc<Core>, vault: VaultId) -> Result<HashSet<PeerId>, ApiError> {
+    let newest = own_head(core, vault)?.map(|head| head.id);
+    let all = core.store.head_receipts().map_err(failed)?;
+    Ok(all.into_iter().filter(|(_, _, _, head)| Some(*head) == newest).map(|(holder, ..)| holder).collect())
 }
 
 /// Own packs with fewer copies than wished: id, length, holders and those on their way to be. Only packs that this
@@ -412,4 +480,41 @@ pub(super) async fn index_listed(core: &Arc<Core>, net: &Net, vault_id: VaultId)
         }
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ten owners that asked each other every half minute would have sent kilobytes a second for nothing.
+    #[test]
+    fn holders_are_not_asked_again_while_nothing_wants_one() {
+        let (owning, holder) = (Owning::default(), PeerId::new([1; 32]));
+        assert_eq!(owning.fresh_room(holder), None);
+        owning.note_room(holder, 7);
+        assert_eq!(owning.fresh_room(holder), Some(7));
+        owning.note_lacking(true);
+        assert_eq!((owning.fresh_room(holder), owning.room(holder)), (None, Some(7)));
+        owning.note_lacking(false);
+        // It was away meanwhile.
+        owning.forget_offers(holder);
+        assert_eq!(owning.fresh_room(holder), None);
+    }
+
+    #[test]
+    fn what_a_holder_does_not_take_is_open_for_others_at_once() {
+        let owning = Owning::default();
+        let [one, two] = [PeerId::new([1; 32]), PeerId::new([2; 32])];
+        let packs: Vec<PackId> = (0..3).map(|n| PackId::new([n; 32])).collect();
+        owning.note(one, &packs);
+        owning.note(two, &packs[..1]);
+        owning.decline(one, &packs[..2]);
+        let (under_way, load) = owning.under_way();
+        assert_eq!((under_way.get(&packs[0]), under_way.get(&packs[1])), (Some(&vec![two]), None));
+        assert_eq!((load.get(&one), load.get(&two)), (Some(&1), Some(&1)));
+        assert_eq!(owning.declined(), HashSet::from([(packs[0], one), (packs[1], one)]));
+        // One that comes back is another one.
+        owning.forget_offers(one);
+        assert_eq!(owning.declined(), HashSet::new());
+    }
 }

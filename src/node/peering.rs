@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use super::core::Core;
 use super::error::failed;
-use super::status;
 use super::ticket::check_name;
+use super::{reach, status};
 use crate::api::{AddPeer, ApiError, PeerDetail, PeerInfo, PeerWay};
 use crate::base::{Code, Moment, PeerId, format_duration};
 use crate::crypto;
@@ -84,6 +84,8 @@ pub(super) async fn part(core: &Arc<Core>, peer: PeerId) -> Result<(), ApiError>
     }
     core.holding.forget(peer);
     core.owning.forget_offers(peer);
+    core.clocks.forget(peer);
+    core.pulling.forget(&peer);
     // Its receipts no longer count: the packs get other holders.
     core.blocking(move |core| {
         core.store.drop_receipts(peer).map_err(failed)?;
@@ -157,6 +159,7 @@ pub(super) async fn detail(core: &Arc<Core>, name: &str, dial: bool) -> Result<P
         quota: entry.as_ref().and_then(|entry| entry.quota),
         ways,
         advice,
+        here: reach::reachability(core),
         peer: info,
     })
 }
@@ -229,7 +232,14 @@ fn advice(info: &PeerInfo, me: PeerId, failure: Option<&NetError>) -> Option<Str
         (_, Some(NetError::Timeout { after, .. })) => {
             format!("it did not answer within {}: its machine may be overloaded", format_duration(*after))
         }
-        _ if info.last_error.as_deref().is_some_and(|error| error.starts_with("connected, but")) => {
+        (_, Some(NetError::OtherVersion(_))) => {
+            "update shadowvault on the older of the two machines".to_owned()
+        }
+        _ if info
+            .last_error
+            .as_deref()
+            .is_some_and(|error| error.starts_with("connected, but it does not list")) =>
+        {
             format!("let this node in there: `shadowvault peers accept {}`", me.short())
         }
         _ => return None,

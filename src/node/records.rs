@@ -95,6 +95,18 @@ async fn record(
     }
 }
 
+/// A head that a peer has, checked and not kept.
+pub(super) async fn look_at_head(
+    core: &Arc<Core>,
+    net: &Net,
+    peer: PeerId,
+    vault: VaultId,
+    want: HeadId,
+) -> Result<Head, ApiError> {
+    let bytes = record(net, peer, vault, RecordKind::RecordHead, want.as_bytes()).await?;
+    core.blocking(move |core| engine::accept_head(&core.store, vault, want, &bytes).map_err(failed)).await
+}
+
 /// Fetches a head, its pack lists and its snapshot records; stores the records first and the head last.
 pub(super) async fn pull_head(
     core: &Arc<Core>,

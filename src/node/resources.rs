@@ -149,6 +149,7 @@ fn locked(number: &Mutex<u64>) -> MutexGuard<'_, u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Settings;
     use futures::FutureExt;
 
     #[tokio::test]
@@ -179,6 +180,16 @@ mod tests {
         assert!(resources.job(0).now_or_never().is_none(), "one more has no place");
         drop(jobs);
         assert!(resources.job(0).now_or_never().is_some());
+    }
+
+    /// The promise of the configuration: the whole node stays under twice `storage.memory_limit` and 64 MiB.
+    #[test]
+    fn everything_at_its_bound_together_stays_within_the_budget() {
+        let settings = Settings::default();
+        let engine = usize::try_from(settings.storage.memory_limit).unwrap();
+        let messages = limit::messages_bytes_max(settings.p2p.max_concurrent_fetch as usize);
+        let together = engine + limit::INDEX_CACHE_BYTES + messages;
+        assert!(together <= 2 * engine + 64 * limit::MIB, "{} MiB", together / limit::MIB);
     }
 
     /// Owners pulled for at the same time each saw the same free room and together took more than was lent.

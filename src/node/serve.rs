@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex, Weak};
 
 use super::core::Core;
 use super::error::failed;
-use super::{acl, devices, door, holding};
+use super::{acl, devices, door, holding, reach, releasing};
 use crate::api::{ApiError, Happening};
 use crate::base::{Code, HeadId, ListId, Moment, PackId, PeerId, SnapshotId, VaultId, limit};
 use crate::engine;
 use crate::net::{BoxFuture, Net, Server};
 use crate::pack::{CellRange, Outboard};
-use crate::snapshot::{PeerAddress, sign_receipt};
+use crate::snapshot::{Head, PeerAddress, sign_receipt};
 use crate::store::StoreError;
 use crate::wire::{self, RecordKind, Status, sync_request::Ask, sync_response::Answer};
 
@@ -97,6 +97,10 @@ async fn sync(core: Arc<Core>, from: PeerId, request: wire::SyncRequest) -> wire
             Ok(None)
         }
         Some(Ask::Receipts(query)) => core.blocking(move |core| receipts(core, &query)).await,
+        Some(Ask::CallBack(query)) => reach::answer(&core, from, query).await,
+        Some(Ask::Release(signed)) => {
+            core.blocking(move |core| releasing::take(core, from, &signed).map(|()| None)).await
+        }
         Some(Ask::Damage(notice)) => core.blocking(move |core| damage(core, from, &notice)).await,
     };
     match answered {
@@ -129,6 +133,8 @@ fn not_here() -> ApiError {
     ApiError::new(Code::ChunkNotFound, "not here")
 }
 
+/// The newest heads of a vault, and who else holds it. Its own devices know that, and ask again and again: they are told the
+/// heads alone.
 fn heads(core: &Arc<Core>, from: PeerId, query: &wire::HeadQuery) -> Answered {
     notice_twins(core, from, query.instance);
     let vault = VaultId::try_from(query.vault.as_slice()).map_err(malformed)?;
@@ -136,6 +142,19 @@ fn heads(core: &Arc<Core>, from: PeerId, query: &wire::HeadQuery) -> Answered {
         0 => engine::newest_heads(&core.store, vault).map_err(failed)?,
         at => engine::heads_at(&core.store, vault, Moment::from_millis(at)).map_err(failed)?,
     };
+    let is_own_device = heads.iter().any(|head| head.certificate.peer == from);
+    let holders = if is_own_device { Vec::new() } else { holders(core, &heads) };
+    Ok(Some(Answer::Heads(wire::HeadList {
+        heads: heads.iter().map(|head| head.summary().to_wire()).collect(),
+        holders: holders.iter().map(PeerAddress::to_wire).collect(),
+        revocations: engine::revocations(&core.store, vault).map_err(failed)?.signed(),
+        twins: core.twins.has_twin(from, core.now()),
+        instance: core.twins.me,
+    })))
+}
+
+/// This node and the holders that heads name, with their addresses.
+fn holders(core: &Arc<Core>, heads: &[Head]) -> Vec<PeerAddress> {
     let mut holders: Vec<PeerAddress> = vec![PeerAddress {
         peer: core.key.peer_id(),
         addresses: core.net().map(Net::addresses).unwrap_or_default(),
@@ -153,13 +172,7 @@ fn heads(core: &Arc<Core>, from: PeerId, query: &wire::HeadQuery) -> Answered {
             }
         }
     }
-    Ok(Some(Answer::Heads(wire::HeadList {
-        heads: heads.iter().map(|head| head.summary().to_wire()).collect(),
-        holders: holders.iter().map(PeerAddress::to_wire).collect(),
-        revocations: engine::revocations(&core.store, vault).map_err(failed)?.signed(),
-        twins: core.twins.has_twin(from, core.now()),
-        instance: core.twins.me,
-    })))
+    holders
 }
 
 /// Notes which run of a peer's program was heard of.
@@ -203,21 +216,18 @@ fn record(core: &Arc<Core>, query: &wire::RecordQuery) -> Answered {
 
 fn receipt(core: &Arc<Core>, from: PeerId, signed: &wire::Signed) -> Answered {
     let vault = core.vault_id().ok_or_else(not_here)?;
-    let receipt = engine::record_receipt(&core.store, vault, from, signed).map_err(failed)?;
-    core.owning.settle(from, &receipt.packs);
-    core.changed.notify_one();
+    // What is no news starts no round: in each the holder is asked again, and answers.
+    if let Some(receipt) = engine::record_receipt(&core.store, vault, from, signed).map_err(failed)? {
+        core.clocks.note(from, receipt.time, core.now());
+        core.owning.settle(from, &receipt.packs);
+        core.changed.notify_one();
+    }
     Ok(None)
 }
 
 fn receipts(core: &Arc<Core>, query: &wire::ReceiptQuery) -> Answered {
     let vault = VaultId::try_from(query.vault.as_slice()).map_err(malformed)?;
-    let packs: Vec<PackId> = query
-        .packs
-        .iter()
-        .take(limit::RECEIPT_PACKS_MAX)
-        .map(|id| PackId::try_from(id.as_slice()))
-        .collect::<Result<_, _>>()
-        .map_err(malformed)?;
+    let packs = pack_ids(&query.packs)?;
     let held = engine::held_packs(&core.store, vault, &packs).map_err(failed)?;
     let head = HeadId::try_from(query.head.as_slice()).ok();
     let complete = match head {
@@ -227,15 +237,44 @@ fn receipts(core: &Arc<Core>, query: &wire::ReceiptQuery) -> Answered {
     Ok(Some(Answer::Receipt(sign_receipt(&core.key, vault, complete, &held, core.now()))))
 }
 
-/// A holder says what rotted on its disk. What it could not mend gets another copy.
+/// A holder doubts another one. Its word proves nothing: what that one confirmed is asked for in the next audit.
+fn doubt(core: &Arc<Core>, notice: &wire::DamageNotice) -> Result<(), ApiError> {
+    let Ok(holder) = PeerId::try_from(notice.doubted_holder.as_slice()) else { return Ok(()) };
+    let mut packs = 0u32;
+    for pack in pack_ids(&notice.doubted)? {
+        if core.store.holders_of(pack).map_err(failed)?.contains(&holder) {
+            core.auditing.suspect(holder, pack);
+            packs += 1;
+        }
+    }
+    if packs > 0 {
+        tracing::info!(target: "audit", peer = %holder.short(), packs, "a fellow holder doubts that it has what it confirmed");
+    }
+    Ok(())
+}
+
+fn pack_ids(ids: &[Vec<u8>]) -> Result<Vec<PackId>, ApiError> {
+    let ids = ids.iter().take(limit::RECEIPT_PACKS_MAX);
+    ids.map(|id| PackId::try_from(id.as_slice())).collect::<Result<_, _>>().map_err(malformed)
+}
+
+/// A holder says what rotted on its disk, or what it does not take. What it does not have gets another place.
 fn damage(core: &Arc<Core>, from: PeerId, notice: &wire::DamageNotice) -> Answered {
     let vault = VaultId::try_from(notice.vault.as_slice()).map_err(malformed)?;
     if core.vault_id() != Some(vault) {
         return Err(not_here());
     }
-    let ids = notice.packs.iter().take(limit::RECEIPT_PACKS_MAX);
-    let packs: Vec<PackId> =
-        ids.map(|id| PackId::try_from(id.as_slice())).collect::<Result<_, _>>().map_err(malformed)?;
+    let packs = pack_ids(&notice.packs)?;
+    let declined = pack_ids(&notice.declined)?;
+    if !declined.is_empty() {
+        tracing::info!(target: "replicate", peer = %from.short(), packs = declined.len(), "a holder does not take packs; others may");
+        core.owning.decline(from, &declined);
+        core.changed.notify_one();
+    }
+    doubt(core, notice)?;
+    if packs.is_empty() && notice.mended == 0 {
+        return Ok(None);
+    }
     core.store.drop_pack_receipts(from, &packs).map_err(failed)?;
     let (mended, lost) = (notice.mended, packs.len() as u64);
     core.tell(Happening::HolderDamage { peer: from, mended, lost });

@@ -7,13 +7,15 @@ use super::core::Core;
 use super::error::failed;
 use super::source::Mesh;
 use super::work::{self, explain, gc_status};
-use super::{Node, acl, browse, devices, exposition, inviting, peering, reload, schedule, status, verified};
+use super::{
+    Node, acl, browse, devices, exposition, inviting, peering, releasing, reload, schedule, status, verified,
+};
 use crate::api::{
     AddPeer, AddSchedule, ApiError, Batches, ConfigRow, DeviceInfo, DiffItem, DiffQuery, Dump, EditSchedule,
     EntryInfo, EventStream, ExplainReport, ExplainRequest, FateStream, FindQuery, Found, GcStatus, Health,
     Identity, InputStream, Invitation, InviteInfo, InviteRequest, JobId, JobInfo, JobRequest, JoinRequest,
-    Joined, PeerDetail, PeerInfo, Reloaded, Reply, ScheduleInfo, Service, SnapshotInfo, SnapshotQuery, Stats,
-    Status, TagRequest, Tagged, TreeQuery, VerifyReport,
+    Joined, PeerDetail, PeerInfo, Releasable, ReleaseReport, Reloaded, Reply, ScheduleInfo, Service,
+    SnapshotInfo, SnapshotQuery, Stats, Status, TagRequest, Tagged, TreeQuery, VerifyReport,
 };
 use crate::base::{Code, Moment};
 use crate::crypto::Passphrase;
@@ -60,6 +62,14 @@ impl Service for Node {
         Box::pin(acl::publish(&self.core, record))
     }
 
+    fn releasable(&self) -> Reply<'_, Releasable> {
+        Box::pin(self.core.blocking(releasing::releasable))
+    }
+
+    fn release_holds(&self, record: String) -> Reply<'_, ReleaseReport> {
+        Box::pin(releasing::publish(&self.core, record))
+    }
+
     fn invite(&self, request: InviteRequest) -> Reply<'_, Invitation> {
         Box::pin(inviting::invite(&self.core, request))
     }
@@ -73,10 +83,10 @@ impl Service for Node {
     }
 
     fn devices(&self, before: Option<String>) -> Reply<'_, Vec<DeviceInfo>> {
-        Box::pin(self.core.blocking(move |core| {
+        Box::pin(async move {
             let before = before.as_deref().map(moment).transpose()?;
-            devices::list(core, before)
-        }))
+            devices::list_at(&self.core, before).await
+        })
     }
 
     fn revoke_device(&self, device: String, record: String) -> Reply<'_, DeviceInfo> {

@@ -187,21 +187,39 @@ async fn ask_one(
                 packs: part.iter().map(|pack| pack.as_bytes().to_vec()).collect(),
             };
             let Some(Answer::Receipt(signed)) = ask(net, peer, Ask::Receipts(query)).await? else { continue };
-            let receipt = core
-                .blocking(move |core| {
-                    engine::record_receipt(&core.store, vault, peer, &signed).map_err(failed)
-                })
-                .await?;
-            if receipt.head == Some(questions.own) {
-                is_complete = true;
-                let packs = receipt.packs;
-                confirmed += packs.len() as u64;
-                core.blocking(move |core| engine::confirm_borrowed(&core.store, &packs).map_err(failed))
-                    .await?;
-            }
+            let (asked, own) = (head.id, questions.own);
+            let (packs, knows_own) =
+                core.blocking(move |core| take_answer(core, peer, vault, (asked, own), &signed)).await?;
+            confirmed += packs;
+            is_complete |= knows_own;
         }
     }
     Ok((confirmed, is_complete))
+}
+
+/// Keeps what a holder answered about the head `asked`; how many packs it confirmed for this device's `own` head, and
+/// whether it knows that one. Blocking.
+fn take_answer(
+    core: &Core,
+    peer: PeerId,
+    vault: VaultId,
+    (asked, own): (HeadId, HeadId),
+    signed: &wire::Signed,
+) -> Result<(u64, bool), ApiError> {
+    let news = engine::record_receipt(&core.store, vault, peer, signed).map_err(failed)?;
+    if asked != own {
+        return Ok((0, false));
+    }
+    let Some(receipt) = news else {
+        // It names no packs: either it said the same of the head before, or it does not have it.
+        let known = core.store.head_receipts().map_err(failed)?;
+        return Ok((0, known.iter().any(|(holder, _, _, head)| (*holder, *head) == (peer, own))));
+    };
+    if receipt.head != Some(own) {
+        return Ok((0, false));
+    }
+    engine::confirm_borrowed(&core.store, &receipt.packs).map_err(failed)?;
+    Ok((receipt.packs.len() as u64, true))
 }
 
 /// Packs that are left to other devices: they wrote them, list them, and are at work.

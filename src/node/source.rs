@@ -1,14 +1,19 @@
 //! Packs from the network, for the engine: blocking on the outside, several requests in flight inside.
+//!
+//! [`Gathering`] says whom to ask for what; here it is asked. What was learnt of members on the way (who had nothing, who
+//! was late) says whom to ask for the next pack.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use tokio::runtime::Handle;
 
 use super::core::Core;
 use crate::base::{PackId, PeerId, limit};
-use crate::engine::{FetchFailure, PackSource, PulledSlice};
+use crate::engine::{Errand, FetchFailure, Gathering, PackSource, PulledSlice, Sources};
 use crate::net::{Net, NetError};
 use crate::pack::CellRange;
 use crate::wire::{self, Status};
@@ -17,65 +22,129 @@ use crate::wire::{self, Status};
 const BUSY_TRIES: u32 = 6;
 const BUSY_PAUSE: Duration = Duration::from_millis(100);
 
+/// What pulling taught of members. Lost at the end of the program.
+#[derive(Default)]
+pub(super) struct Pulling {
+    peers: Mutex<HashMap<PeerId, Learnt>>,
+}
+
+#[derive(Default)]
+struct Learnt {
+    /// Packs in a row that it did not have, and since when.
+    misses: u32,
+    missed: Option<Instant>,
+    /// When another holder overtook it.
+    late: Option<Instant>,
+}
+
+impl Pulling {
+    fn edit(&self, peer: PeerId, edit: impl FnOnce(&mut Learnt)) {
+        edit(self.peers.lock().expect("no panic while held").entry(peer).or_default());
+    }
+
+    fn note(&self, peer: PeerId, answer: &Result<PulledSlice, FetchFailure>) {
+        match answer {
+            Ok(_) => self.edit(peer, |learnt| (learnt.misses, learnt.missed) = (0, None)),
+            Err(FetchFailure::NotFound) => {
+                self.edit(peer, |learnt| {
+                    (learnt.misses, learnt.missed) = (learnt.misses + 1, Some(Instant::now()))
+                });
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Whether it may be asked for a pack without reason to believe that it has it.
+    fn is_worth_a_guess(&self, peer: &PeerId) -> bool {
+        let peers = self.peers.lock().expect("no panic while held");
+        peers.get(peer).is_none_or(|learnt| {
+            let long_ago = learnt.missed.is_none_or(|missed| missed.elapsed() > limit::GUESS_PAUSE);
+            learnt.misses < limit::GUESSES_MAX || long_ago
+        })
+    }
+
+    fn is_late(&self, peer: &PeerId) -> bool {
+        let peers = self.peers.lock().expect("no panic while held");
+        let late = peers.get(peer).and_then(|learnt| learnt.late);
+        late.is_some_and(|when| when.elapsed() < limit::LATE_HOLDER_PAUSE)
+    }
+
+    /// A member that went has nothing to do with the one that comes back.
+    pub(super) fn forget(&self, peer: &PeerId) {
+        self.peers.lock().expect("no panic while held").remove(peer);
+    }
+}
+
 /// Pulls from members. Use it from blocking threads only.
 pub(super) struct Mesh {
     core: Arc<Core>,
     net: Net,
     runtime: Handle,
-    /// Asked before all others.
-    first: Option<PeerId>,
+    /// Has what is pulled: it offered it.
+    owner: Option<PeerId>,
 }
 
 impl Mesh {
-    /// A source over the node's network; `first` is asked before all others.
+    /// A source over the node's network; `owner` is sure to have what is pulled.
     ///
     /// Must be made on a thread of the runtime.
-    pub(super) fn new(core: Arc<Core>, net: Net, first: Option<PeerId>) -> Self {
-        Self { core, net, runtime: Handle::current(), first }
+    pub(super) fn new(core: Arc<Core>, net: Net, owner: Option<PeerId>) -> Self {
+        Self { core, net, runtime: Handle::current(), owner }
     }
 }
 
 impl PackSource for Mesh {
-    fn holders(&self, pack: PackId) -> Vec<PeerId> {
+    fn sources(&self, pack: PackId) -> Sources {
         let receipted = self.core.store.holders_of(pack).unwrap_or_default();
         let connected = self.core.connected();
-        let mut out: Vec<PeerId> = self.first.into_iter().collect();
-        out.extend(receipted.iter().filter(|peer| connected.contains(peer)));
-        out.extend(connected.iter());
-        // Those that are not connected right now may still answer a dial.
-        out.extend(receipted.iter());
-        let mut seen = std::collections::HashSet::new();
-        out.retain(|peer| seen.insert(*peer) && self.core.members.allows(peer));
-        out.sort_by_key(|peer| self.core.is_distrusted(*peer));
-        out
+        let usable = |peer: &PeerId| self.core.members.allows(peer) && !self.core.is_distrusted(*peer);
+        let known = self.owner.iter().chain(receipted.iter().filter(|peer| connected.contains(peer)));
+        let (late, sure): (Vec<PeerId>, Vec<PeerId>) =
+            known.copied().filter(usable).partition(|peer| self.core.pulling.is_late(peer));
+        // Who knows the holders need not guess.
+        let is_guess =
+            |peer: &&PeerId| receipted.is_empty() && usable(peer) && self.core.pulling.is_worth_a_guess(peer);
+        let maybe: Vec<PeerId> = connected.iter().filter(is_guess).copied().collect();
+        // Those that are not connected right now may still answer a dial; those that sent wrong bytes come last.
+        let mut rest: Vec<PeerId> = late.into_iter().chain(connected).chain(receipted).collect();
+        rest.retain(|peer| self.core.members.allows(peer));
+        rest.sort_by_key(|peer| self.core.is_distrusted(*peer));
+        Sources { sure, maybe, rest }
     }
 
-    fn fetch(
-        &self,
-        holder: PeerId,
-        pack: PackId,
-        ranges: &[CellRange],
-        each: &mut dyn FnMut(usize, Result<PulledSlice, FetchFailure>) -> bool,
-    ) {
-        let flights = limit::FETCH_IN_FLIGHT_PER_PEER_MAX;
-        let requests = ranges.iter().enumerate().map(|(at, range)| {
-            let net = self.net.clone();
-            let range = *range;
-            async move { (at, ask(&net, holder, pack, range).await) }
-        });
+    fn gather(&self, pack: PackId, gathering: &mut Gathering<'_>) {
+        let began = Instant::now();
         self.runtime.block_on(async {
-            let mut answers = futures::stream::iter(requests).buffer_unordered(flights);
-            while let Some((at, answer)) = answers.next().await {
-                if !each(at, answer) {
+            let mut flights = FuturesUnordered::new();
+            loop {
+                while let Some(errand) = gathering.next(began.elapsed()) {
+                    flights.push(fly(self.net.clone(), pack, errand));
+                }
+                if gathering.is_over() {
                     break;
+                }
+                let wake = gathering.wake(began.elapsed());
+                tokio::select! {
+                    Some((errand, answer)) = flights.next() => {
+                        self.core.pulling.note(errand.holder, &answer);
+                        gathering.answered(began.elapsed(), errand, answer);
+                    }
+                    () = tokio::time::sleep(wake) => {}
                 }
             }
         });
+        for peer in gathering.misbehaved() {
+            self.core.blame(*peer);
+        }
+        for peer in gathering.late() {
+            self.core.pulling.edit(*peer, |learnt| learnt.late = Some(Instant::now()));
+        }
     }
+}
 
-    fn misbehaved(&self, holder: PeerId, _: PackId) {
-        self.core.blame(holder);
-    }
+async fn fly(net: Net, pack: PackId, errand: Errand) -> (Errand, Result<PulledSlice, FetchFailure>) {
+    let answer = ask(&net, errand.holder, pack, errand.range).await;
+    (errand, answer)
 }
 
 /// Asks one peer for one range; a busy one again, for some seconds.

@@ -7,12 +7,12 @@ use std::time::Duration;
 use super::Mode;
 use super::core::Core;
 use super::error::failed;
-use super::{devices, schedule, verified};
+use super::{devices, reach, schedule, verified};
 use crate::api::{
     ApiError, EntryInfo, Health, Identity, PeerInfo, ReplicationStatus, SnapshotInfo, SnapshotQuery, Status,
     StorageStatus, Verdict,
 };
-use crate::base::{ByteSize, ChunkId, Code, Moment, PeerId, SnapshotId, encode_path, limit};
+use crate::base::{ByteSize, ChunkId, Code, Moment, PeerId, SnapshotId, encode_path};
 use crate::engine::{self, CopyCounts, EngineError, TreeEntry, Vault, VaultView};
 use crate::net::{Net, Transport};
 use crate::snapshot::Snapshot;
@@ -37,7 +37,7 @@ pub(super) async fn health(core: &Arc<Core>) -> Health {
             return Ok("failed");
         }
         std::fs::metadata(core.store.dir()).map_err(|_| ApiError::new(Code::StorageUnavailable, "gone"))?;
-        Ok(if core.store.disk_free() > limit::RESERVE_BYTES { "ok" } else { "full" })
+        Ok(if core.store.room() > 0 { "ok" } else { "full" })
     });
     let (database, storage) = tokio::join!(database, storage);
     let p2p = match core.net() {
@@ -91,6 +91,7 @@ pub(super) fn status(core: &Arc<Core>) -> Result<Status, ApiError> {
         replication: ReplicationStatus::default(),
         copies_wanted: core.settings().replication.copies,
         last_verify: None,
+        drill: None,
         scrub: verified::coverage(&verified::rounds(core).scrub, counts.bytes()),
         storage: StorageStatus {
             own_packs: counts.own_packs,
@@ -104,6 +105,7 @@ pub(super) fn status(core: &Arc<Core>) -> Result<Status, ApiError> {
         },
         peers: peers(core)?,
         jobs,
+        reachability: reach::reachability(core),
         listeners: core.listeners.lock().expect("no panic while held").clone(),
     };
     if let Ok(vault) = core.vault() {
@@ -118,8 +120,19 @@ pub(super) fn status(core: &Arc<Core>) -> Result<Status, ApiError> {
     revoked(core, &mut status)?;
     doubled(core, &mut status);
     last_verified(core, &mut status)?;
+    last_drill(core, &mut status)?;
     scheduled(core, &mut status);
     audited(core, &mut status);
+    for peer in &status.peers {
+        if let Some(off) = core.clocks.of(peer.id) {
+            let name = peer.name.clone().unwrap_or_else(|| peer.id.to_string());
+            let line = format!(
+                "the clock of {name} is {} of this machine's: set the one that is wrong (`date`)",
+                off.words()
+            );
+            status.problems.push(line);
+        }
+    }
     for peer in status.peers.iter().filter(|peer| peer.standing == "pending") {
         let line = format!(
             "{} would like to join (`shadowvault peers accept {}` if you know it)",
@@ -155,10 +168,11 @@ fn count_copies(
     let wanted = status.copies_wanted;
     status.snapshots = snapshots.len() as u64;
     status.snapshots_safe = snapshots.iter().filter(|id| copies.of_snapshot(**id) >= wanted).count() as u64;
+    let aside = core.store.packs_aside();
     core.store
         .for_each_pack(true, |row| {
             let missing = wanted.saturating_sub(copies.of_pack(row.number));
-            if missing > 0 {
+            if missing > 0 && !aside.contains(&row.number) {
                 status.under_replicated_bytes += row.bytes;
                 status.replication.bytes_waiting += row.bytes * u64::from(missing);
             }
@@ -174,8 +188,9 @@ fn count_copies(
         let (known, connected) = peers.fold((0u32, 0u32), |(k, c), p| (k + 1, c + u32::from(p.connected)));
         let help = if known < wanted { "`shadowvault invite`" } else { "`shadowvault peers`" };
         let snapshots = if unsafe_count == 1 { "snapshot has" } else { "snapshots have" };
+        let copies = if wanted == 1 { "copy" } else { "copies" };
         status.problems.push(format!(
-            "{unsafe_count} {snapshots} fewer than {wanted} copies, {bytes} to go; {connected} of {known} peers connected ({help})"
+            "{unsafe_count} {snapshots} fewer than {wanted} {copies}, {bytes} to go; {connected} of {known} peers connected ({help})"
         ));
     }
     if !status.problems.is_empty() {
@@ -293,6 +308,21 @@ fn last_verified(core: &Arc<Core>, status: &mut Status) -> Result<(), ApiError> 
     Ok(())
 }
 
+/// Whether the last drill brought everything back.
+fn last_drill(core: &Arc<Core>, status: &mut Status) -> Result<(), ApiError> {
+    status.drill = verified::last_drill(core)?;
+    let Some(drill) = status.drill.as_ref().filter(|drill| drill.failed > 0) else { return Ok(()) };
+    let line = format!(
+        "the last drill did not get {} files back from peers (`shadowvault verify --drill`)",
+        drill.failed
+    );
+    status.problems.push(line);
+    if status.verdict == Verdict::Ok {
+        status.verdict = Verdict::AtRisk;
+    }
+    Ok(())
+}
+
 /// Holders that lost packs lately.
 fn audited(core: &Arc<Core>, status: &mut Status) {
     let now = core.now();
@@ -345,8 +375,14 @@ pub(super) fn peers(core: &Arc<Core>) -> Result<Vec<PeerInfo>, ApiError> {
         let seen = state.and_then(|state| state.last_seen).or(entry.and_then(|entry| entry.last_seen));
         let connected = state.is_some_and(|state| state.connected && state.serves_us);
         let waits = state.is_some_and(|state| state.connected && state.member && !state.serves_us);
+        let other_version = state.is_some_and(|state| state.other_version);
         let last_error = if connected {
             None
+        } else if other_version {
+            let runs = state.and_then(|state| state.agent_version.as_deref()).unwrap_or("something else");
+            Some(format!(
+                "connected, but it runs {runs}, which speaks another version of the protocol (update the older one)"
+            ))
         } else if waits {
             Some("connected, but it does not list this node (`shadowvault peers accept` there)".to_owned())
         } else {

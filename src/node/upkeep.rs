@@ -45,7 +45,8 @@ impl Core {
     }
 }
 
-fn look(core: &Arc<Core>, elapsed: Duration) -> Result<(), ApiError> {
+/// Looks once. Blocking.
+pub(super) fn look(core: &Arc<Core>, elapsed: Duration) -> Result<(), ApiError> {
     let hold = DAY * core.settings().storage.hold_days;
     let done = engine::drop_expired(&core.store, core.vault_id(), hold, elapsed).map_err(failed)?;
     let (packs, bytes) = done.deleted;

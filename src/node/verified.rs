@@ -8,13 +8,14 @@ use serde::{Deserialize, Serialize};
 
 use super::core::{Core, log_failure};
 use super::error::failed;
-use crate::api::{ApiError, Coverage, VerifyOutcomeShape, VerifyReport, VerifySnapshotReport};
+use crate::api::{ApiError, Coverage, DrillReport, VerifyOutcomeShape, VerifyReport, VerifySnapshotReport};
 use crate::base::{Code, Moment, PackId, limit};
 use crate::policy::Round;
 
 const LAST: &str = "verified.json";
 const REPORT: &str = "verify-report.json";
 const ROUNDS: &str = "rounds.json";
+const DRILL: &str = "drill.json";
 
 /// When verification last ended, and how.
 #[derive(Serialize, Deserialize)]
@@ -44,6 +45,24 @@ pub(super) fn note(core: &Arc<Core>, sound: bool) {
 /// How the last verification ended.
 pub(super) fn last(core: &Arc<Core>) -> Result<Option<Verified>, ApiError> {
     core.store.read_state_if_sound(LAST).map_err(failed)
+}
+
+/// The last drill of restoring.
+pub(super) fn last_drill(core: &Arc<Core>) -> Result<Option<DrillReport>, ApiError> {
+    core.store.read_state_if_sound(DRILL).map_err(failed)
+}
+
+/// Remembers a drill. Paths of absurd length are not named.
+pub(super) fn note_drill(core: &Arc<Core>, report: &DrillReport) {
+    let mut kept = report.clone();
+    if is_long(&kept) {
+        kept.failures.clear();
+    }
+    log_failure(core.store.publish_state(DRILL, &kept).map_err(failed), "noting a drill");
+}
+
+fn is_long(report: &impl Serialize) -> bool {
+    serde_json::to_vec(report).map_or(true, |bytes| bytes.len() > limit::REPORT_BYTES_MAX)
 }
 
 /// How far the rounds are. A file that cannot be read is as good as none: they begin anew.
@@ -77,7 +96,7 @@ pub(super) fn keep_report(core: &Arc<Core>, report: &VerifyReport) {
     let mut kept = report.clone();
     kept.damaged_packs.truncate(limit::REPORT_NAMED_MAX);
     shorten(&mut kept.result, limit::REPORT_NAMED_MAX);
-    if serde_json::to_vec(&kept).map_or(true, |bytes| bytes.len() > limit::REPORT_BYTES_MAX) {
+    if is_long(&kept) {
         shorten(&mut kept.result, 0);
     }
     log_failure(core.store.publish_state(REPORT, &kept).map_err(failed), "keeping a report");

@@ -5,6 +5,7 @@
 //! that went wrong can be played again. No clock, no I/O, no async.
 
 mod cron;
+mod misconduct;
 mod presence;
 mod retention;
 mod retry;
@@ -12,6 +13,7 @@ mod round;
 mod timing;
 
 pub use cron::{CronError, CronLine};
+pub use misconduct::Misconduct;
 pub use presence::{Presence, presence};
 pub use retention::{Candidate, ClockNews, Reason, Rules, judge_clock, keep};
 pub use retry::pause_after;

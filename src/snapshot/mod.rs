@@ -9,6 +9,7 @@ mod list;
 mod peer_record;
 mod receipt;
 mod record;
+mod release;
 mod revocation;
 mod tree;
 
@@ -18,5 +19,6 @@ pub use list::{ListError, ListPlan, PackList, PackSize, plan_lists};
 pub use peer_record::{PeerRecord, PeerRecordDraft, PeerRecordError, sign_peer_record};
 pub use receipt::{Receipt, ReceiptError, sign_receipt};
 pub use record::{RecordError, Snapshot, open_record, seal_record};
+pub use release::{Release, ReleaseError, sign_release};
 pub use revocation::{Revocation, sign_revocation};
 pub use tree::{Content, PieceWriter, Tree, TreeError, TreeWriter, decode_pieces, decode_tree, node_content};

@@ -4,12 +4,14 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use super::error::StoreError;
+use super::reserve::Reserve;
 use super::trace::Trace;
-use crate::base::{Moment, random_bytes};
+use crate::base::{Moment, limit, random_bytes};
 
 /// Everything a store has beside the index. Packs are spread over 256 directories by their first byte.
 const DIRECTORIES: [&str; 9] =
@@ -19,6 +21,8 @@ pub(super) struct Files {
     root: PathBuf,
     /// Set by the first failed flush: after it the kernel may have dropped dirty pages, so nothing is certain.
     poisoned: AtomicBool,
+    /// Where small files take space on a full disk; not while the store is being made or opened.
+    reserve: Option<Arc<Reserve>>,
     trace: Trace,
 }
 
@@ -52,11 +56,16 @@ impl Drop for Draft {
     }
 }
 
+/// Whether a disk, or what a user may take of it, is used up.
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 fn make_dir(path: &Path) -> Result<(), StoreError> {
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map_err(|e| match e.kind() {
-        io::ErrorKind::StorageFull => StoreError::Full("making directories"),
-        _ => StoreError::Unavailable { path: path.to_owned(), source: e },
+    made.map_err(|e| match is_full(&e) {
+        true => StoreError::Full("making directories"),
+        false => StoreError::Unavailable { path: path.to_owned(), source: e },
     })
 }
 
@@ -82,7 +91,7 @@ impl Files {
         for byte in 0..=255u8 {
             make_dir(&root.join(format!("packs/{byte:02x}")))?;
         }
-        let files = Self { root: root.to_owned(), poisoned: AtomicBool::new(false), trace: Trace::current() };
+        let files = Self::at(root);
         for name in ["packs", "members", ""] {
             files.sync_dir(&root.join(name))?;
         }
@@ -94,7 +103,7 @@ impl Files {
 
     /// Opens a store's directories and clears what a crash left in `tmp/`.
     pub(super) fn open(root: &Path) -> Result<Self, StoreError> {
-        let files = Self { root: root.to_owned(), poisoned: AtomicBool::new(false), trace: Trace::current() };
+        let files = Self::at(root);
         let unavailable = |source| StoreError::Unavailable { path: root.to_owned(), source };
         for name in DIRECTORIES {
             // A directory that went missing is made again: its files, if any were lost, are found by verify.
@@ -105,6 +114,24 @@ impl Files {
             std::fs::remove_file(path).map_err(|e| StoreError::io("clearing tmp/", e))?;
         }
         Ok(files)
+    }
+
+    fn at(root: &Path) -> Self {
+        let (poisoned, trace) = (AtomicBool::new(false), Trace::current());
+        Self { root: root.to_owned(), poisoned, reserve: None, trace }
+    }
+
+    /// From now on small files find room on a full disk.
+    pub(super) fn draw_on(&mut self, reserve: &Arc<Reserve>) {
+        self.reserve = Some(reserve.clone());
+    }
+
+    /// Sorts the error of a write, and notes one for want of space.
+    pub(super) fn refused(&self, doing: &'static str, error: io::Error) -> StoreError {
+        if let (true, Some(reserve)) = (is_full(&error), &self.reserve) {
+            reserve.note_refusal();
+        }
+        StoreError::io(doing, error)
     }
 
     pub(super) fn root(&self) -> &Path {
@@ -156,10 +183,14 @@ impl Files {
     }
 
     fn write_tmp(&self, parts: &[&[u8]], flush: bool) -> Result<PathBuf, StoreError> {
+        let bytes: usize = parts.iter().map(|part| part.len()).sum();
+        if let (true, Some(reserve)) = (bytes <= limit::HEAD_BYTES_MAX, &self.reserve) {
+            reserve.make_room(bytes as u64 + limit::SMALL_FILE_ROOM_BYTES);
+        }
         let draft = self.draft()?;
         let mut offset = 0;
         for part in parts {
-            draft.write_at(part, offset).map_err(|e| StoreError::io("writing a file", e))?;
+            draft.write_at(part, offset).map_err(|e| self.refused("writing a file", e))?;
             offset += part.len() as u64;
         }
         if flush {
@@ -192,8 +223,7 @@ impl Files {
         draft.file.sync_data().map_err(|e| {
             // Delayed allocation reports a full disk only here; nothing was acknowledged, so that alone
             // does not put earlier files in doubt.
-            let full = matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
-            if full { StoreError::io("flushing a file", e) } else { self.poison("flushing a file", e) }
+            if is_full(&e) { self.refused("flushing a file", e) } else { self.poison("flushing a file", e) }
         })
     }
 
@@ -212,8 +242,10 @@ impl Files {
     pub(super) fn link(&self, from: (&str, &str), to: (&str, &str)) -> Result<bool, StoreError> {
         self.sound()?;
         let (from, target) = (self.path(from.0, from.1), self.path(to.0, to.1));
+        self.trace.link(&from, &target);
         match std::fs::hard_link(&from, &target).or_else(|error| match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::StorageFull => Err(error),
+            io::ErrorKind::NotFound => Err(error),
+            _ if is_full(&error) => Err(error),
             _ => std::fs::copy(&from, &target).map(|_| ()),
         }) {
             Ok(()) => self.sync_dir(&self.root.join(to.0)).map(|()| true),
@@ -302,6 +334,7 @@ impl Files {
         if path.is_dir() {
             return Ok(());
         }
+        path.ancestors().take_while(|dir| !dir.is_dir()).for_each(|dir| self.trace.make_dir(dir));
         make_dir(&path)?;
         let mut up = path.as_path();
         while let Some(parent) = up.parent().filter(|parent| parent.starts_with(&self.root)) {

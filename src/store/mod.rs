@@ -11,6 +11,7 @@ mod index;
 mod packs;
 mod peers;
 mod records;
+mod reserve;
 mod retire;
 mod rows;
 mod trace;
@@ -30,12 +31,13 @@ pub use rows::{ChunkPlace, PackNumber, PackRow};
 #[cfg(test)]
 pub use trace::{Event, record};
 
-use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
 
 use crate::base::random_bytes;
 use files::Files;
 use index::Index;
+use reserve::Reserve;
 use retire::Retiring;
 
 const MARKER: &str = "shadowvault.store";
@@ -47,6 +49,7 @@ const INDEX: &str = "index.redb";
 pub struct Store {
     files: Files,
     index: Index,
+    reserve: Arc<Reserve>,
     /// What packs may take; 0 is no limit.
     disk_limit: AtomicU64,
     /// What they take, once counted.
@@ -112,11 +115,15 @@ impl Store {
         Self::assemble(files, Index::in_memory(&token)?, lock)
     }
 
-    fn assemble(files: Files, index: Index, lock: std::fs::File) -> Result<Self, StoreError> {
+    fn assemble(mut files: Files, mut index: Index, lock: std::fs::File) -> Result<Self, StoreError> {
+        let index_bytes = std::fs::metadata(files.path("", INDEX)).map_or(0, |file| file.len());
+        let reserve = Arc::new(Reserve::of(files.root(), index_bytes));
+        files.draw_on(&reserve);
+        index.draw_on(&reserve);
         let (retired, doomed) = index.leftovers()?;
-        let retiring = Retiring::new(retired, doomed);
+        let retiring = Retiring::new(retired, doomed, index.mistrusted()?);
         let (disk_limit, disk_used) = (AtomicU64::new(0), Mutex::default());
-        Ok(Self { files, index, disk_limit, disk_used, retiring, _lock: lock })
+        Ok(Self { files, index, reserve, disk_limit, disk_used, retiring, _lock: lock })
     }
 
     fn open_files(dir: &Path) -> Result<(Files, String, std::fs::File), StoreError> {
@@ -156,6 +163,11 @@ impl Store {
     /// Free bytes on its file system.
     pub fn disk_free(&self) -> u64 {
         rustix::fs::statvfs(self.files.root()).map_or(0, |stat| stat.f_bavail * stat.f_frsize)
+    }
+
+    /// Bytes that packs may still take there: what is free beside the reserve.
+    pub fn room(&self) -> u64 {
+        self.reserve.room()
     }
 }
 

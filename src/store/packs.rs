@@ -75,7 +75,7 @@ impl Store {
     pub fn append(&self, pack: &mut PackDraft, bytes: &[u8]) -> Result<(), StoreError> {
         self.keep_reserve(bytes.len() as u64)?;
         let written = pack.draft.write_at(bytes, pack.length);
-        written.map_err(|e| StoreError::io("writing a pack", e))?;
+        written.map_err(|e| self.files.refused("writing a pack", e))?;
         pack.length += bytes.len() as u64;
         Ok(())
     }
@@ -100,7 +100,7 @@ impl Store {
         self.beside_pack(id, outboard)?;
         self.files.publish(&fan_out(id), &id.to_string(), &[bytes])?;
         self.note_published(length);
-        Ok(())
+        self.trust(id)
     }
 
     /// Makes the pack's directory, and its outboard there.
@@ -111,6 +111,7 @@ impl Store {
     }
 
     fn note_published(&self, bytes: u64) {
+        self.reserve.refill();
         meter::BLOCKS_STORED.add(1);
         if let Some(used) = self.disk_used.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
             *used += bytes;
@@ -139,12 +140,7 @@ impl Store {
     /// Packs stop short of filling the disk: index rows, records and heads of what is published must find room, and
     /// redb takes a full disk for the end of itself until the store is opened again.
     fn keep_reserve(&self, bytes: u64) -> Result<(), StoreError> {
-        let enough = |stat: rustix::fs::StatVfs| {
-            stat.f_bavail.saturating_mul(stat.f_frsize) >= bytes.saturating_add(limit::RESERVE_BYTES)
-        };
-        // A file system that cannot tell is written to until it refuses.
-        let fits = rustix::fs::statvfs(self.files.root()).map_or(true, enough);
-        if fits { Ok(()) } else { Err(StoreError::Full("storing a pack")) }
+        if self.reserve.admits(bytes) { Ok(()) } else { Err(StoreError::Full("storing a pack")) }
     }
 
     /// Packs stop short of what they may take all together.

@@ -1,5 +1,6 @@
 //! Small files: heads, pack lists, snapshot records, receipts, keys. Bytes in, bytes out.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -7,7 +8,14 @@ use serde::de::DeserializeOwned;
 
 use super::Store;
 use super::error::StoreError;
-use crate::base::{DeviceId, HeadId, ListId, Moment, PeerId, SnapshotId, VaultId, limit, random_bytes};
+use crate::base::{
+    DeviceId, HeadId, ListId, Moment, PackId, PeerId, SnapshotId, VaultId, limit, random_bytes,
+};
+
+/// Where it stands which receipts are void.
+const VOID: &str = "members/void";
+/// One row there: a pack and a time.
+const VOID_BYTES: usize = 40;
 
 /// A head's bytes with the place they were found in.
 pub struct StoredHead {
@@ -57,6 +65,19 @@ impl Store {
             Some((u64::from_str_radix(seq, 16).ok()?, id.parse().ok()?))
         };
         Ok(names.iter().rev().filter_map(parse).collect())
+    }
+
+    /// How many heads of a vault are here, and their bytes. Looks at every file.
+    pub fn head_sizes(&self, vault: VaultId) -> Result<(usize, u64), StoreError> {
+        let (mut count, mut bytes) = (0, 0);
+        for device in self.head_devices(vault)? {
+            let dir = head_dir(vault, device);
+            for name in self.files.names(&dir)? {
+                count += 1;
+                bytes += std::fs::metadata(self.files.path(&dir, &name)).map_or(0, |file| file.len());
+            }
+        }
+        Ok((count, bytes))
     }
 
     /// One head's bytes; `None` when it is not here.
@@ -117,13 +138,45 @@ impl Store {
         Ok(())
     }
 
+    /// Durably notes that what `holder` said of these packs until then, by its own clock, is not so any more.
+    pub(super) fn void_receipts(&self, holder: PeerId, packs: &[(PackId, Moment)]) -> Result<(), StoreError> {
+        let mut void = self.void_receipts_of(holder)?;
+        for (pack, time) in packs {
+            let until = void.entry(*pack).or_insert(*time);
+            *until = (*until).max(*time);
+        }
+        if void.len() > limit::VOID_RECEIPTS_MAX {
+            // Without receipts an index that is made anew counts nothing of that holder before it is asked again.
+            return self.remove_receipt_files(holder);
+        }
+        let mut bytes = Vec::with_capacity(void.len() * VOID_BYTES);
+        for (pack, until) in void {
+            bytes.extend_from_slice(pack.as_bytes());
+            bytes.extend_from_slice(&until.as_millis().to_le_bytes());
+        }
+        self.files.ensure_dir(VOID)?;
+        self.files.publish(VOID, &holder.to_string(), &[&bytes])
+    }
+
+    /// Packs of which the holder's receipts are void, and until when.
+    pub fn void_receipts_of(&self, holder: PeerId) -> Result<BTreeMap<PackId, Moment>, StoreError> {
+        let most = limit::VOID_RECEIPTS_MAX * VOID_BYTES;
+        let bytes = self.files.read(VOID, &holder.to_string(), most)?.unwrap_or_default();
+        let (rows, _) = bytes.as_chunks::<VOID_BYTES>();
+        let row = |row: &[u8; VOID_BYTES]| {
+            let (id, time) = row.split_first_chunk::<32>()?;
+            Some((PackId::new(*id), Moment::from_millis(u64::from_le_bytes(time.try_into().ok()?))))
+        };
+        Ok(rows.iter().filter_map(row).collect())
+    }
+
     /// Removes the stored receipts of a holder.
     pub fn remove_receipt_files(&self, holder: PeerId) -> Result<(), StoreError> {
         let dir = format!("members/receipts/{holder}");
         for name in self.files.names(&dir)? {
             self.files.remove(&dir, &name)?;
         }
-        Ok(())
+        self.files.remove(VOID, &holder.to_string())
     }
 
     /// Durably replaces the node's key file.

@@ -3,6 +3,9 @@
 //! - *Retired*: nothing live needs it. Everything of it stays in place; who comes upon a chunk in it that is to be referred
 //!   to again takes it back ([`Store::lookup_to_keep`]).
 //! - *Condemned*: chosen for deletion in this run of the program; its chunks count as unknown from then on.
+//! - *Mistrusted*: known to be damaged, and nobody could mend it yet. Its chunks count as unknown to whoever will refer to
+//!   them, so that a backup seals them anew; it is trusted again once it is mended. When nothing needs it any more it is
+//!   *set aside*: retired, listed by no head, and no damage any more.
 //! - *Doomed*: its rows are gone and its file is going. Remembered in the same commit, so that a file whose removal a
 //!   crash prevented is removed later and never taken for a pack that lost its rows.
 //!
@@ -51,6 +54,8 @@ pub(super) struct Retiring {
     doomed: Mutex<HashSet<PackId>>,
     /// Closed while it is found out what is kept for others no longer.
     gate: RwLock<()>,
+    /// Taken while the hold of replaced heads is worked out and written down.
+    hold: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -62,6 +67,10 @@ struct Fence {
     /// Numbers of retired packs; those that were retired in an earlier run have 0.
     retired: HashMap<PackNumber, Numbered>,
     condemned: HashSet<PackNumber>,
+    /// Known to be damaged, and not mended.
+    mistrusted: HashSet<PackNumber>,
+    /// How often packs went from here because their rows are gone.
+    removals: u64,
 }
 
 struct Numbered {
@@ -75,6 +84,10 @@ impl Fence {
     fn next(&mut self) -> u64 {
         self.counter += 1;
         self.counter
+    }
+
+    fn gave_up(&self, pack: PackNumber) -> bool {
+        self.condemned.contains(&pack) || self.mistrusted.contains(&pack)
     }
 }
 
@@ -92,14 +105,19 @@ impl Drop for AtWork {
 
 impl Retiring {
     /// With what an earlier run left.
-    pub(super) fn new(retired: Vec<(PackNumber, RetiredRow)>, doomed: Vec<PackId>) -> Self {
+    pub(super) fn new(
+        retired: Vec<(PackNumber, RetiredRow)>,
+        doomed: Vec<PackId>,
+        mistrusted: HashSet<PackNumber>,
+    ) -> Self {
         let retired =
             retired.into_iter().map(|(pack, row)| (pack, Numbered { number: 0, begun_before: 0, row }));
-        let state = Fence { retired: retired.collect(), ..Fence::default() };
+        let state = Fence { retired: retired.collect(), mistrusted, ..Fence::default() };
         Self {
             state: Mutex::new(state),
             doomed: Mutex::new(doomed.into_iter().collect()),
             gate: RwLock::default(),
+            hold: Mutex::default(),
         }
     }
 }
@@ -126,7 +144,7 @@ impl Store {
     }
 
     /// Where each chunk lies, for who will refer to what it finds: retired packs are taken back, durably, and chunks of
-    /// condemned ones count as unknown, as do those of packs that nobody has promised this device to keep.
+    /// condemned and mistrusted ones count as unknown, as do those of packs that nobody has promised this device to keep.
     pub fn lookup_to_keep(&self, ids: &[ChunkId]) -> Result<Vec<Option<ChunkPlace>>, StoreError> {
         let unconfirmed = self.index.unconfirmed();
         let mut places = self.lookup_living(ids)?;
@@ -139,14 +157,17 @@ impl Store {
     }
 
     fn lookup_living(&self, ids: &[ChunkId]) -> Result<Vec<Option<ChunkPlace>>, StoreError> {
-        {
-            let fence = self.fence();
-            if !fence.retired.is_empty() || !fence.condemned.is_empty() {
-                // Under the lock, so that no pack is condemned between the look and what follows from it.
-                return self.lookup_and_revive(fence, ids);
-            }
+        let removals = self.fence().removals;
+        let places = self.lookup_many(ids)?;
+        let fence = self.fence();
+        let in_doubt =
+            |place: &ChunkPlace| fence.retired.contains_key(&place.pack) || fence.gave_up(place.pack);
+        // What is found and not on its way out cannot be condemned before whoever asks has ended.
+        if fence.removals == removals && !places.iter().flatten().any(in_doubt) {
+            return Ok(places);
         }
-        self.lookup_many(ids)
+        // Under the lock, so that no pack is condemned between the look and what follows from it.
+        self.lookup_and_revive(fence, ids)
     }
 
     fn lookup_and_revive(
@@ -158,7 +179,7 @@ impl Store {
         let mut wanted: HashSet<PackNumber> = HashSet::new();
         for found in &mut places {
             match found {
-                Some(place) if fence.condemned.contains(&place.pack) => *found = None,
+                Some(place) if fence.gave_up(place.pack) => *found = None,
                 Some(place) if fence.retired.contains_key(&place.pack) => {
                     wanted.insert(place.pack);
                 }
@@ -271,6 +292,69 @@ impl Store {
         self.fence().condemned.clone()
     }
 
+    /// Packs whose chunks get another place when they come again.
+    pub(super) fn given_up(&self) -> HashSet<PackNumber> {
+        let fence = self.fence();
+        fence.condemned.union(&fence.mistrusted).copied().collect()
+    }
+
+    /// Packs that are known to be damaged and were not mended.
+    pub fn mistrusted_packs(&self) -> HashSet<PackNumber> {
+        self.fence().mistrusted.clone()
+    }
+
+    /// Durably notes that packs are damaged, and that others are sound after all.
+    pub fn note_mistrust(&self, damaged: &[PackNumber], sound: &[PackNumber]) -> Result<(), StoreError> {
+        let mut fence = self.fence();
+        let added: Vec<PackNumber> =
+            damaged.iter().copied().filter(|pack| !fence.mistrusted.contains(pack)).collect();
+        let removed: Vec<PackNumber> =
+            sound.iter().copied().filter(|pack| fence.mistrusted.contains(pack)).collect();
+        self.index.edit_mistrusted(&added, &removed)?;
+        fence.mistrusted.extend(added);
+        removed.iter().for_each(|pack| {
+            fence.mistrusted.remove(pack);
+        });
+        Ok(())
+    }
+
+    /// A pack whose sound bytes came is trusted again.
+    pub(super) fn trust(&self, id: PackId) -> Result<(), StoreError> {
+        if self.fence().mistrusted.is_empty() {
+            return Ok(());
+        }
+        let Some(row) = self.pack_by_id(id)? else { return Ok(()) };
+        self.note_mistrust(&[], &[row.number])
+    }
+
+    /// Durably gives up damaged packs that nothing needs any more: snapshots need their successors from now on, and the next
+    /// head does not list them.
+    pub fn set_aside(&self, packs: &[(PackNumber, Vec<PackNumber>)], now: Moment) -> Result<(), StoreError> {
+        let damaged: Vec<PackNumber> = packs.iter().map(|(pack, _)| *pack).collect();
+        self.note_mistrust(&damaged, &[])?;
+        let mut fence = self.fence();
+        let row = |successors: &Vec<PackNumber>| RetiredRow {
+            since_ms: now.as_millis(),
+            unlisted: true,
+            successors: successors.iter().map(|pack| pack.0).collect(),
+        };
+        let rows: Vec<(PackNumber, RetiredRow)> =
+            packs.iter().map(|(pack, successors)| (*pack, row(successors))).collect();
+        self.index.put_aside(&rows)?;
+        for (pack, row) in rows {
+            let (number, begun_before) = (fence.next(), fence.last_begun);
+            fence.retired.insert(pack, Numbered { number, begun_before, row });
+        }
+        Ok(())
+    }
+
+    /// Packs that were set aside: their damage hurts nobody.
+    pub fn packs_aside(&self) -> HashSet<PackNumber> {
+        let fence = self.fence();
+        let retired = fence.retired.keys().filter(|pack| fence.mistrusted.contains(pack));
+        retired.copied().collect()
+    }
+
     /// Takes back what was condemned and not deleted.
     pub fn spare(&self, packs: &[PackNumber]) {
         let mut fence = self.fence();
@@ -292,6 +376,8 @@ impl Store {
             let mut fence = self.fence();
             fence.retired.retain(|pack, _| !chosen.contains(pack));
             fence.condemned.retain(|pack| !chosen.contains(pack));
+            fence.mistrusted.retain(|pack| !chosen.contains(pack));
+            fence.removals += 1;
         }
         self.retiring.doomed.lock().unwrap_or_else(PoisonError::into_inner).extend(doomed);
         self.remove_doomed()
@@ -320,6 +406,9 @@ impl Store {
             doomed.remove(id);
         }
         self.index.remove_doomed(&all)?;
+        if files > 0 {
+            self.reserve.refill();
+        }
         meter::BLOCKS_DELETED.add(files);
         Ok((files, bytes))
     }
@@ -332,6 +421,11 @@ impl Store {
     /// Until the guard is dropped nobody takes packs in for others, or says that they are held.
     pub fn close_gate(&self) -> RwLockWriteGuard<'_, ()> {
         self.retiring.gate.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Held by whoever works out how long replaced heads are kept: one at a time.
+    pub fn keep_hold(&self) -> MutexGuard<'_, ()> {
+        self.retiring.hold.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keeps packs no longer for that vault, and deletes those that are kept for none: rows first, then files. The gate is

@@ -25,6 +25,10 @@ impl Trace {
 
     pub(super) fn rename(&self, _: &Path, _: &Path) {}
 
+    pub(super) fn link(&self, _: &Path, _: &Path) {}
+
+    pub(super) fn make_dir(&self, _: &Path) {}
+
     pub(super) fn sync_dir(&self, _: &Path) {}
 
     pub(super) fn remove(&self, _: &Path) {}
@@ -57,6 +61,10 @@ mod recorded {
         Sync(PathBuf),
         /// A name moves.
         Rename(PathBuf, PathBuf),
+        /// A file gets a second name.
+        Link(PathBuf, PathBuf),
+        /// A directory is made.
+        MakeDir(PathBuf),
         /// A directory's names are durable.
         SyncDir(PathBuf),
         /// A name goes.
@@ -101,6 +109,14 @@ mod recorded {
 
         pub(in crate::store) fn rename(&self, from: &Path, to: &Path) {
             self.note(|| Event::Rename(from.to_owned(), to.to_owned()));
+        }
+
+        pub(in crate::store) fn link(&self, from: &Path, to: &Path) {
+            self.note(|| Event::Link(from.to_owned(), to.to_owned()));
+        }
+
+        pub(in crate::store) fn make_dir(&self, path: &Path) {
+            self.note(|| Event::MakeDir(path.to_owned()));
         }
 
         pub(in crate::store) fn sync_dir(&self, path: &Path) {

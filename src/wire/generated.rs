@@ -414,7 +414,7 @@ pub struct Slice {
 /// /shadowvault/sync/1
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SyncRequest {
-    #[prost(oneof = "sync_request::Ask", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "sync_request::Ask", tags = "1, 2, 3, 4, 5, 6, 7, 12, 20")]
     pub ask: ::core::option::Option<sync_request::Ask>,
 }
 /// Nested message and enum types in `SyncRequest`.
@@ -438,6 +438,12 @@ pub mod sync_request {
         /// a holder tells the owner what rotted on its disk
         #[prost(message, tag = "7")]
         Damage(super::DamageNotice),
+        /// a HoldRelease, from anyone who has it
+        #[prost(message, tag = "12")]
+        Release(super::Signed),
+        /// dial me anew: can I be reached where you see me?
+        #[prost(message, tag = "20")]
+        CallBack(super::CallBack),
     }
 }
 /// Each with a PeerRecord as its body, signed by the admin key that it names.
@@ -469,6 +475,22 @@ pub struct PeerRecord {
     #[prost(uint64, tag = "7")]
     pub time_ms: u64,
 }
+/// The admin key lets holders delete what came before these heads of the vault's devices and what neither they nor newer
+/// ones list, before its hold is over.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct HoldRelease {
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    /// its id is the admin key's public half
+    #[prost(bytes = "vec", tag = "2")]
+    pub vault: ::prost::alloc::vec::Vec<u8>,
+    /// node key; empty for all
+    #[prost(bytes = "vec", tag = "3")]
+    pub holder: ::prost::alloc::vec::Vec<u8>,
+    /// at most 256
+    #[prost(message, repeated, tag = "4")]
+    pub heads: ::prost::alloc::vec::Vec<HeadRef>,
+}
 /// Signed by the vault's admin key: of this device no head counts but the last good one and those before it. Of several about one
 /// device the newest counts.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -490,7 +512,7 @@ pub struct Revocation {
 pub struct SyncResponse {
     #[prost(enumeration = "Status", tag = "1")]
     pub status: i32,
-    #[prost(oneof = "sync_response::Answer", tags = "2, 3, 4, 5")]
+    #[prost(oneof = "sync_response::Answer", tags = "2, 3, 4, 5, 20")]
     pub answer: ::core::option::Option<sync_response::Answer>,
 }
 /// Nested message and enum types in `SyncResponse`.
@@ -505,6 +527,8 @@ pub mod sync_response {
         Offer(super::OfferAnswer),
         #[prost(message, tag = "5")]
         Receipt(super::Signed),
+        #[prost(message, tag = "20")]
+        CalledBack(super::CalledBack),
     }
 }
 /// What is the newest head of each device of this vault, and who else holds it?
@@ -573,7 +597,39 @@ pub struct ReceiptQuery {
     #[prost(bytes = "vec", repeated, tag = "3")]
     pub packs: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
 }
-/// Packs that a holder found damaged on its own disk.
+/// Dialled are these ports, from a new one, at the IP address that the peer is seen at, and nowhere else.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CallBack {
+    /// multiaddrs that the asking peer listens on
+    #[prost(string, repeated, tag = "1")]
+    pub addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CalledBack {
+    /// IP address
+    #[prost(string, tag = "1")]
+    pub seen_at: ::prost::alloc::string::String,
+    /// multiaddr that led to the asking peer; empty when none did
+    #[prost(string, tag = "2")]
+    pub reached: ::prost::alloc::string::String,
+}
+/// Body signed by the node key that it names: where that node can be dialled. The value of a record in the members'
+/// Kademlia, under the node's public key. Of two the one with the higher number counts.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Whereabouts {
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    /// 32 bytes
+    #[prost(bytes = "vec", tag = "2")]
+    pub peer: ::prost::alloc::vec::Vec<u8>,
+    /// milliseconds at first, and always more than the last
+    #[prost(uint64, tag = "3")]
+    pub seq: u64,
+    /// multiaddrs without the peer id
+    #[prost(string, repeated, tag = "4")]
+    pub addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// Packs that a holder found damaged on its own disk, or did not take.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DamageNotice {
     #[prost(bytes = "vec", tag = "1")]
@@ -584,6 +640,15 @@ pub struct DamageNotice {
     /// so many others were
     #[prost(uint32, tag = "3")]
     pub mended: u32,
+    /// were offered and are not stored: others may take them
+    #[prost(bytes = "vec", repeated, tag = "4")]
+    pub declined: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// a fellow holder,
+    #[prost(bytes = "vec", tag = "5")]
+    pub doubted_holder: ::prost::alloc::vec::Vec<u8>,
+    /// and packs that it did not give a right slice of
+    #[prost(bytes = "vec", repeated, tag = "6")]
+    pub doubted: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
 }
 /// /shadowvault/door/1: all that a stranger reaches.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

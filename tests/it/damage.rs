@@ -63,8 +63,11 @@ fn damaged_packs_are_found_and_never_become_wrong_files() {
         let one = node.run(&["verify", "latest"]).exits(5).json();
         let bad = ["missing_chunks", "corrupted_chunks"].map(|list| one[list].as_array().unwrap().len());
         assert!(bad.iter().sum::<usize>() > 0 && one["success"] == false, "{name}: {one}");
-        // Without peers nothing can be mended, and the restore goes on with what is sound.
+        // Without peers and files nothing can be mended, and the restore goes on with what is sound.
+        let aside = node.path("aside");
+        fs::rename(&source, &aside).unwrap();
         node.run(&["repair"]).exits(5);
+        fs::rename(&aside, &source).unwrap();
         let target = node.path(&format!("target {name}"));
         let output = restore(&node, &source, &target);
         assert!([3, 5].contains(&output.code), "{name}: {output:?}");

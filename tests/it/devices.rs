@@ -1,7 +1,7 @@
 //! Several devices of one vault: joining, sharing what is stored, revoking, inheriting.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -18,7 +18,7 @@ fn device(inviter: &Node) -> Node {
     let mut node = Node::bare().with("replication.copies", "1").with("p2p.connection_timeout", "3s");
     let phrase = inviter.phrase();
     let ticket = invite(inviter, &["--role", "device"]);
-    node.run(&["join", &ticket, "--phrase-file", text(&phrase)]).exits(0);
+    node.run(&["join", "-y", &ticket, "--phrase-file", text(&phrase)]).exits(0);
     node.start();
     connected(inviter, &node);
     node
@@ -57,6 +57,12 @@ fn own_id(node: &Node) -> String {
     let all = listed(node);
     let own = all.iter().find(|line| line["this"] == true).expect("it lists itself");
     own["id"].as_str().expect("an id").to_owned()
+}
+
+/// A copy of a directory with everything in it.
+fn duplicate(from: &Path, to: &Path) {
+    let copied = std::process::Command::new("cp").arg("-a").args([from, to]).status();
+    assert!(copied.expect("cp runs").success());
 }
 
 /// Restores what `node` lists under `id`, and compares.
@@ -122,23 +128,23 @@ fn only_the_phrase_of_the_tickets_vault_makes_a_device() {
     let new = Node::bare();
     let other = Node::init();
     let (wrong, right) = (other.phrase(), first.phrase());
-    let refused = new.run(&["join", &ticket, "--phrase-file", text(&wrong)]).exits(12).failure();
+    let refused = new.run(&["join", "-y", &ticket, "--phrase-file", text(&wrong)]).exits(12).failure();
     assert!(refused["message"].as_str().unwrap().contains("another vault's phrase"), "{refused}");
-    assert_eq!(new.run(&["join", &ticket]).exits(12).failure()["code"], "INVALID_KEY");
+    assert_eq!(new.run(&["join", "-y", &ticket]).exits(12).failure()["code"], "INVALID_KEY");
     assert!(!new.repo().exists(), "nothing is made");
     // The ticket is as good as before: nobody was asked.
-    new.run(&["join", &ticket, "--phrase-file", text(&right)]).exits(0);
+    new.run(&["join", "-y", &ticket, "--phrase-file", text(&right)]).exits(0);
     // Where there is a node already, or none that could invite.
     let occupied = Node::storage_only("1GiB");
     let ticket = invite(&first, &["--role", "device"]);
-    occupied.run(&["join", &ticket, "--phrase-file", text(&right)]).exits(1);
+    occupied.run(&["join", "-y", &ticket, "--phrase-file", text(&right)]).exits(1);
     let mut storing = Node::storage_only("1GiB");
     storing.start();
     let refused = storing.run(&["invite", "--role", "device"]).exits(10).failure();
     assert!(refused["hint"].as_str().unwrap().contains("--role device"), "{refused}");
     storing.run(&["device", "list"]).exits(10);
     let plain = invite(&first, &[]);
-    new.run(&["join", &plain, "--phrase-file", text(&right)]).exits(2);
+    new.run(&["join", "-y", &plain, "--phrase-file", text(&right)]).exits(2);
 }
 
 /// A holder that was away when a device joined lets it in by its certificate; one that is gained later is met as well.
@@ -314,8 +320,7 @@ fn two_machines_with_one_identity_are_noticed_and_named() {
     first.terminate();
     let home = Node::bare();
     let copy = home.path("copy");
-    let copied = std::process::Command::new("cp").arg("-a").args([first.repo(), &copy]).status();
-    assert!(copied.expect("cp runs").success());
+    duplicate(first.repo(), &copy);
     let mut twin = home.at(&copy);
     first.start();
     // One that only starts anew is no second one.
@@ -332,4 +337,89 @@ fn two_machines_with_one_identity_are_noticed_and_named() {
             || says(&twin, "another machine uses this node's identity");
         (named && told).then_some(())
     });
+}
+
+/// Somebody had the unlocked device for a while: forgot and collected everything, wrote junk, signed two branches of heads.
+#[test]
+fn whoever_has_the_unlocked_device_destroys_nothing_that_holders_keep_and_is_shut_out() {
+    let mut owner = owner(2);
+    let holders: [Node; 2] = holders(&owner);
+    let source = owner.path("source");
+    let saved: Vec<(Value, PathBuf)> = (0..3)
+        .map(|version: u64| {
+            tree::plain(&source, 10 + version, 4, 50_000);
+            let done = owner.replicate(&source);
+            let copy = owner.path(&format!("version-{version}"));
+            duplicate(&source, &copy);
+            (done["snapshot_id"].clone(), copy)
+        })
+        .collect();
+    let (phrase, stolen) = (owner.phrase(), own_id(&owner));
+    let good = jiff::Timestamp::now().to_string();
+    owner.terminate();
+    let home = Node::bare().with("replication.copies", "2");
+    let copy = home.path("copy");
+    duplicate(owner.repo(), &copy);
+    owner.start();
+    for (id, _) in &saved {
+        owner.run(&["forget", id.as_str().unwrap(), "--yes"]).exits(0);
+    }
+    owner.run(&["gc", "--now"]).exits(0);
+    fs::remove_dir_all(&source).unwrap();
+    tree::plain(&source, 99, 3, 50_000);
+    for holder in &holders {
+        connected(&owner, holder);
+    }
+    owner.replicate(&source);
+    owner.kill();
+    // The copy goes on from the head before all that.
+    let mut thief = home.at(&copy);
+    thief.run(&["forget", saved[0].0.as_str().unwrap(), "--yes"]).exits(0);
+
+    let all_back = |node: &Node, round: &str| {
+        assert_eq!(node.snapshots().len(), saved.len(), "{round}");
+        for (at, (id, version)) in saved.iter().enumerate() {
+            let target = node.path(&format!("{round}-{at}"));
+            let reference = format!("{}:{}", id.as_str().unwrap(), text(&source));
+            node.run(&["restore", &reference, "--target", text(&target)]).exits(0);
+            assert_same(version, &target);
+        }
+    };
+    let mut new = Node::bare().with("replication.copies", "2");
+    let recover = |node: &Node, holder: &Node, more: &[&str]| {
+        let address = holder.address();
+        let arguments = ["recover", "--peer", &address, "--phrase-file", text(&phrase)];
+        node.run(&[&arguments[..], more].concat()).exits(0);
+    };
+    recover(&new, &holders[0], &["--at", &good]);
+    all_back(&new, "at");
+    new.start();
+    for holder in &holders {
+        pair(&new, holder);
+    }
+    let heir = own_id(&new);
+    let verb = ["device", "revoke", &stolen, "--heir", &heir, "--before", &good, "--phrase-file"];
+    new.run(&[&verb[..], &[text(&phrase)]].concat()).exits(0);
+    let nodes = [&new, &holders[0], &holders[1]];
+    until("the new device carries on", &nodes, || {
+        (line(&new, &stolen)["carried_on_by"] == heir).then_some(())
+    });
+    until("both holders have heard", &nodes, || {
+        holders.iter().all(|holder| holder.log_text().contains("a device was revoked")).then_some(())
+    });
+    assert_eq!(new.snapshots().len(), saved.len());
+    let heads = |holder: &Node| holder.files(&stolen).len();
+    let before = holders.each_ref().map(heads);
+    thief.start();
+    until("the stolen device says what it is", &[&thief, &holders[0]], || {
+        thief.status()["problems"].to_string().contains("this device was revoked").then_some(())
+    });
+    thief.run(&["backup", text(&source)]).exits(1);
+    assert_eq!(holders.each_ref().map(heads), before, "nothing that it signs is taken any more");
+    // From the other holder, whether or not a time is named.
+    for more in [&[][..], &["--at", &good]] {
+        let node = Node::bare();
+        recover(&node, &holders[1], more);
+        all_back(&node, "later");
+    }
 }

@@ -203,3 +203,50 @@ fn a_holder_keeps_what_is_forgotten_and_recovery_goes_back_in_time() {
     let refused = new.run(&arguments).exits(10);
     assert!(refused.stderr.contains("from that time"), "{refused:?}");
 }
+
+/// Only the phrase shortens a hold.
+#[test]
+fn a_release_that_the_phrase_signed_lets_a_holder_delete_what_was_forgotten() {
+    let mut owner = Node::init().with("replication.copies", "1");
+    let mut holder = Node::storage_only("1GiB");
+    owner.start();
+    holder.start();
+    pair(&owner, &holder);
+    let source = owner.path("source");
+    tree::plain(&source, 1, 10, 100_000);
+    let first = owner.replicate(&source);
+    fs::remove_dir_all(&source).unwrap();
+    tree::plain(&source, 2, 5, 100_000);
+    owner.replicate(&source);
+    owner.run(&["forget", first["snapshot_id"].as_str().unwrap(), "--yes"]).exits(0);
+    owner.run(&["gc", "--now"]).exits(0);
+    owner.replicate(&source);
+    let before = holder.pack_bytes();
+    assert!(before > 1_400_000, "it keeps all of it: {before}");
+
+    let phrase = owner.phrase();
+    let release = ["forget", "--release-holds", "--phrase-file", text(&phrase)];
+    let refused = owner.run(&release).exits(1);
+    assert!(refused.stderr.contains("--yes"), "{refused:?}");
+    owner.run(&["forget", "--release-holds"]).exits(2);
+    let stranger = Node::init();
+    let other = stranger.phrase();
+    let refused = owner.run(&["forget", "--release-holds", "--yes", "--phrase-file", text(&other)]).exits(5);
+    assert!(refused.stderr.contains("another vault"), "{refused:?}");
+    assert_eq!(holder.pack_bytes(), before);
+    // A holder that is away is told when it is back.
+    holder.terminate();
+    until("the owner has noticed", &[&owner], || {
+        let peers = owner.run(&["peers"]).exits(0).json();
+        (peers[0]["connected"] == false).then_some(())
+    });
+    let done = owner.run(&[&release[..], &["--yes"]].concat()).exits(0).json();
+    assert_eq!((done["told"].as_array().unwrap().len(), done["waiting"].as_array().unwrap().len()), (0, 1));
+    holder.start();
+    until("the holder has let it go", &[&owner, &holder], || {
+        (holder.pack_bytes() + 700_000 < before).then_some(())
+    });
+    let done = owner.run(&[&release[..], &["--yes"]].concat()).exits(0).json();
+    assert_eq!(done["told"].as_array().unwrap().len(), 1, "{done}");
+    owner.run(&["verify", "--peers"]).exits(0);
+}

@@ -16,7 +16,7 @@ pub fn invite(node: &Node, arguments: &[&str]) -> String {
 /// A machine without a node that joins with `ticket` and then runs.
 fn joiner(ticket: &str) -> Node {
     let mut node = Node::bare().without_passphrase();
-    node.run(&["join", ticket]).exits(0);
+    node.run(&["join", "-y", ticket]).exits(0);
     node.start();
     node
 }
@@ -89,9 +89,9 @@ fn a_ticket_survives_a_restart_and_is_good_once() {
     let first = joiner(&ticket);
     connected(&owner, &first);
     // The same machine may come again: its first answer may have been lost.
-    first.run(&["join", &ticket]).exits(0);
+    first.run(&["join", "-y", &ticket]).exits(0);
     let second = Node::bare().without_passphrase();
-    let failure = second.run(&["join", &ticket]).exits(1).failure();
+    let failure = second.run(&["join", "-y", &ticket]).exits(1).failure();
     assert_eq!(failure["code"], "TICKET_USED", "{failure}");
     let invites = super::socket::get(&owner, "/api/v1/invites");
     assert_eq!((&invites[0]["state"], &invites[0]["peer"]), (&"used".into(), &first.peer_id().into()));
@@ -109,29 +109,32 @@ fn tickets_that_are_no_good_say_why() {
     let mut owner = settled_owner();
     let ticket = invite(&owner, &[]);
     let node = Node::bare().without_passphrase().with("p2p.connection_timeout", "2s");
-    let damaged = node.run(&["join", &ticket[..ticket.len() - 3]]).exits(2).failure();
+    let damaged = node.run(&["join", "-y", &ticket[..ticket.len() - 3]]).exits(2).failure();
     assert_eq!(damaged["code"], "TICKET_INVALID", "{damaged}");
     assert!(damaged["message"].as_str().unwrap().contains("incomplete"), "{damaged}");
-    let foreign = node.run(&["join", &owner.peer_id()]).exits(2).failure();
+    let foreign = node.run(&["join", "-y", &owner.peer_id()]).exits(2).failure();
     assert!(foreign["hint"].as_str().unwrap().contains("shadowvault invite"), "{foreign}");
     assert!(!node.repo().exists(), "nothing is made for a ticket that is none");
-    let own = owner.run(&["join", &ticket]).exits(2).failure();
+    let unasked = node.run(&["join", &ticket]).exits(1).failure();
+    assert_eq!(unasked["code"], "CONFIRMATION_NEEDED", "{unasked}");
+    assert!(!node.repo().exists(), "nothing is made before somebody agrees");
+    let own = owner.run(&["join", "-y", &ticket]).exits(2).failure();
     assert!(own["message"].as_str().unwrap().contains("itself"), "{own}");
     owner.run(&["invite", "--expires", "1s"]).exits(2);
 
     owner.kill();
     owner.run(&["invite"]).exits(13);
-    node.run(&["join", &ticket]).exits(14);
+    node.run(&["join", "-y", &ticket]).exits(14);
     let file = owner.repo().join("members/invites.json");
     let mut kept: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
     kept["invites"][0]["expires"] = 1.into();
     fs::write(&file, kept.to_string()).unwrap();
     owner.start();
-    assert_eq!(node.run(&["join", &ticket]).exits(1).failure()["code"], "TICKET_EXPIRED");
+    assert_eq!(node.run(&["join", "-y", &ticket]).exits(1).failure()["code"], "TICKET_EXPIRED");
     owner.kill();
     fs::remove_file(&file).unwrap();
     owner.start();
-    assert_eq!(node.run(&["join", &ticket]).exits(1).failure()["code"], "TICKET_UNKNOWN");
+    assert_eq!(node.run(&["join", "-y", &ticket]).exits(1).failure()["code"], "TICKET_UNKNOWN");
 }
 
 #[test]
@@ -140,7 +143,7 @@ fn a_joiner_stores_what_its_ticket_says_and_gets_nothing_stored_unless_mutual() 
     owner.start();
     let mut friend = Node::init().with("replication.copies", "1");
     friend.start();
-    friend.run(&["join", &invite(&owner, &["--quota", "6MiB"])]).exits(0);
+    friend.run(&["join", "-y", &invite(&owner, &["--quota", "6MiB"])]).exits(0);
     connected(&owner, &friend);
     for (seed, node) in [(1, &owner), (2, &friend)] {
         tree::plain(&node.path("source"), seed, 20, 1_000_000);
@@ -155,7 +158,7 @@ fn a_joiner_stores_what_its_ticket_says_and_gets_nothing_stored_unless_mutual() 
     arguments(&friend).exits(4);
     assert_eq!(owner.status()["storage"]["foreign_bytes"], 0);
     // A mutual ticket opens the other way too.
-    friend.run(&["join", &invite(&owner, &["--quota", "1GiB", "--role", "mutual"])]).exits(0);
+    friend.run(&["join", "-y", &invite(&owner, &["--quota", "1GiB", "--role", "mutual"])]).exits(0);
     for node in [&owner, &friend] {
         until("both have their copies", &[&owner, &friend], || {
             (node.snapshots()[0]["copies"] == 1).then_some(())

@@ -165,6 +165,9 @@ impl Node {
         command.env("SHADOWVAULT_LISTEN_PORT", "0").env("SHADOWVAULT_METRICS_PORT", "0");
         command.env("SHADOWVAULT_MONITORING__HEALTH_CHECK_PORT", "0");
         command.env("SHADOWVAULT_P2P__RECONNECT_BACKOFF", "1s");
+        // Nodes of tests know what a test tells them, and leave the tester's router alone.
+        command.env("SHADOWVAULT_NAT_TRAVERSAL__ENABLE_MDNS", "false");
+        command.env("SHADOWVAULT_NAT_TRAVERSAL__ENABLE_UPNP", "false");
         command.env("SHADOWVAULT_P2P__MAX_RECONNECT_BACKOFF", "2s");
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.current_dir(self.home.path());

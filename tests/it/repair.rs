@@ -18,7 +18,10 @@ fn an_owner_mends_damage_from_a_holder_and_pulls_little() {
     flip(largest);
     owner.run(&["verify"]).exits(5);
     let planned = owner.run(&["repair", "--dry-run"]).json();
-    assert_eq!(planned["plan"].as_array().map(Vec::len), Some(1), "{planned}");
+    let plan: Vec<&str> =
+        planned["plan"].as_array().unwrap().iter().map(|line| line.as_str().unwrap()).collect();
+    let [pull, read] = plan[..] else { panic!("{planned}") };
+    assert!(pull.starts_with("pack ") && read.starts_with(&format!("file {}", text(&source))), "{planned}");
     let mended = owner.run(&["verify", "--repair"]).exits(0).json();
     let report = &mended["repair"];
     // Eight bytes in one cell were wrong: not the whole pack is pulled.
@@ -124,6 +127,7 @@ fn damage_that_nobody_can_mend_stays_told() {
     let name = pack.file_name().unwrap().to_owned();
     fs::remove_file(&pack).unwrap();
     holder.packs().iter().filter(|pack| pack.file_name() == Some(&name)).for_each(|pack| flip(pack));
+    fs::remove_dir_all(&source).unwrap();
     let report = owner.run(&["verify", "--repair"]).exits(5).json();
     assert!(report["repair"]["unrepaired_packs"].as_array().is_some_and(|lost| lost.len() == 1), "{report}");
     assert_eq!(owner.run(&["status"]).exits(1).json()["verdict"], "at-risk");
@@ -131,4 +135,74 @@ fn damage_that_nobody_can_mend_stays_told() {
     owner.run(&["repair"]).exits(5);
     owner.terminate();
     owner.run(&["verify"]).exits(5);
+}
+
+#[test]
+fn what_no_peer_has_comes_back_from_the_files() {
+    let node = Node::init();
+    let source = node.path("source");
+    tree::plain(&source, 1, 30, 100_000);
+    node.backup(&source);
+    let whole = node.packs();
+    let largest = whole.iter().max_by_key(|pack| fs::metadata(pack).unwrap().len()).unwrap();
+    fs::remove_file(largest).unwrap();
+    node.run(&["verify"]).exits(5);
+    let planned = node.run(&["repair", "--dry-run"]).json();
+    let plan = planned["plan"].as_array().expect("steps");
+    let files = plan.iter().filter(|line| line.as_str().is_some_and(|line| line.starts_with("file ")));
+    assert!(files.count() > 1, "{planned}");
+    assert_eq!(node.packs().len() + 1, whole.len(), "a dry run changes nothing");
+
+    let mended = node.run(&["repair"]).exits(0).json();
+    assert!(mended["regained_chunks"].as_u64().is_some_and(|chunks| chunks > 1), "{mended}");
+    assert_eq!(mended["replaced_packs"].as_array().map(Vec::len), Some(1), "{mended}");
+    assert!(mended["sources"]["files"].as_u64().is_some_and(|bytes| bytes > 100_000), "{mended}");
+    assert_eq!((&mended["unrepaired_chunks"], &mended["bytes_fetched"]), (&0.into(), &0.into()));
+    node.run(&["verify"]).exits(0);
+    let target = node.path("target");
+    node.run(&["restore", &format!("latest:{}", text(&source)), "--target", text(&target)]).exits(0);
+    assert_same(&source, &target);
+
+    // Once the files are gone, what is lost is lost, and told.
+    fs::remove_dir_all(&source).unwrap();
+    for pack in node.packs() {
+        flip(&pack);
+    }
+    let report = node.run(&["repair"]).exits(5).json();
+    assert!(report["unrepaired_chunks"].as_u64().is_some_and(|lost| lost > 0), "{report}");
+}
+
+#[test]
+fn a_drill_restores_from_peers_whatever_is_on_this_disk() {
+    let owner = owner(1);
+    let [holder] = holders(&owner);
+    assert!(owner.run(&["verify", "--drill"]).exits(0).json()["snapshot"].is_null(), "nothing is there yet");
+    assert!(owner.status()["drill"].is_null(), "and nothing is proven by that");
+    let source = owner.path("source");
+    tree::plain(&source, 1, 40, 50_000);
+    fs::write(source.join("large"), tree::noise(9, 3 << 20)).unwrap();
+    owner.replicate(&source);
+    // Not even the own packs are needed for it.
+    let packs = owner.packs();
+    let kept: Vec<Vec<u8>> = packs.iter().map(|pack| fs::read(pack).unwrap()).collect();
+    packs.iter().for_each(|pack| {
+        if fs::metadata(pack).unwrap().len() > 1 << 20 {
+            fs::remove_file(pack).unwrap();
+        }
+    });
+    let drill = owner.run(&["verify", "--drill"]).exits(0).json();
+    assert!(drill["files"].as_u64().is_some_and(|files| files > 40) && drill["failed"] == 0, "{drill}");
+    assert!(drill["bytes_fetched"].as_u64() >= drill["bytes"].as_u64(), "{drill}");
+    assert!(!owner.repo().join("drill").exists());
+    assert_eq!(owner.status()["drill"]["proven"], drill["proven"]);
+    for (pack, bytes) in packs.iter().zip(kept) {
+        fs::write(pack, bytes).unwrap();
+    }
+
+    // Its disk is sound, the holder's is not: the drill tells, and when restoring was last proven stays known.
+    holder.packs().iter().for_each(|pack| flip(pack));
+    let failed = owner.run(&["verify", "--drill"]);
+    assert_ne!(failed.code, 0);
+    owner.run(&["verify"]).exits(0);
+    assert_eq!(owner.status()["drill"]["proven"], drill["proven"]);
 }

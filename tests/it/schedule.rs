@@ -191,7 +191,7 @@ fn tasks_are_added_and_changed_with_and_without_a_daemon() {
         .iter()
         .map(|task| task["id"].as_str().unwrap().to_owned())
         .collect();
-    assert_eq!(ids, ["check", "gc", "scrub"]);
+    assert_eq!(ids, ["check", "drill", "gc", "scrub"]);
 }
 
 #[test]

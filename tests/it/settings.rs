@@ -38,6 +38,8 @@ const SEEN: &[(&str, &str)] = &[
     ("nat_traversal.serve_relay", "members_reach_each_other_through_a_relay"),
     ("nat_traversal.enable_auto_relay", "who_wants_no_relay_asks_for_none"),
     ("nat_traversal.enable_hole_punching", "a_connection_through_a_relay_becomes_a_direct_one"),
+    ("nat_traversal.enable_mdns", "members_that_all_moved_are_heard_on_the_local_network"),
+    ("nat_traversal.enable_upnp", "the_router_is_asked_for_open_ports_and_what_it_forwards_is_told"),
     ("p2p.listen", "places_and_addresses_are_as_configured"),
     ("p2p.announce", "places_and_addresses_are_as_configured"),
     ("storage.verify_on_restore", "chunks_are_cut_and_compressed_as_configured"),
@@ -55,6 +57,7 @@ const SEEN: &[(&str, &str)] = &[
     ("scheduler.enable_auto_backup", "downtime_is_made_up_for_once_and_a_reload_brings_new_tasks"),
     ("scheduler.backup_interval", "downtime_is_made_up_for_once_and_a_reload_brings_new_tasks"),
     ("scheduler.backup_paths", "downtime_is_made_up_for_once_and_a_reload_brings_new_tasks"),
+    ("scheduler.restore_drill_interval", "what_is_checked_seldom_waits_for_its_time"),
     ("scheduler.max_backup_retries", "retries_and_notifications_are_as_configured"),
     ("acl.admins", "what_an_admin_signs_travels_the_mesh_and_unknown_admins_are_refused"),
     (
@@ -87,7 +90,6 @@ const SEEN: &[(&str, &str)] = &[
 
 /// Keys that are refused at any value but their default, and what will bring them.
 const LATER: &[(&str, &[&str])] = &[
-    ("ways across routers", &["nat_traversal.enable_upnp", "nat_traversal.enable_mdns"]),
     ("a cache", &["storage.local_copy", "storage.max_cache_size"]),
     (
         "profiles and traces",

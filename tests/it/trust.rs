@@ -176,6 +176,33 @@ fn audits_find_every_way_to_lose_packs_and_the_copies_are_complete_again() {
     assert_same(&source, &target);
 }
 
+#[test]
+fn fellow_holders_tell_the_owner_what_one_of_them_lost() {
+    let owner = owner(2);
+    let holders: [Node; 2] = holders(&owner);
+    super::node::pair(&holders[0], &holders[1]);
+    let source = owner.path("source");
+    tree::plain(&source, 1, 20, 60_000);
+    owner.replicate(&source);
+    for pack in holders[1].packs() {
+        let length = fs::metadata(&pack).unwrap().len();
+        fs::write(&pack, vec![0; usize::try_from(length).unwrap()]).unwrap();
+    }
+    holders[0].run(&["verify", "--peers"]).exits(0);
+    until("the owner hears of it", &[&owner, &holders[0]], || {
+        owner.log_text().contains("a fellow holder doubts").then_some(())
+    });
+    // It believes what it sees itself.
+    let report = owner.run(&["verify", "--peers"]).exits(5).json();
+    let lost: Vec<u64> = report["audits"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|audit| audit["packs_lost"].as_u64())
+        .collect();
+    assert_eq!(lost.iter().filter(|lost| **lost > 0).count(), 1, "{report}");
+}
+
 /// What happens to the largest pack, given all of them.
 type Harm = fn(&std::path::Path, &[std::path::PathBuf]);
 

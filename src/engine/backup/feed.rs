@@ -184,9 +184,7 @@ impl<'a> Feeder<'a> {
         let look_ahead = self.cutter.sizes().max();
         let mut done = 0;
         loop {
-            let pending = self.current.buffer.len() - self.cut;
-            let room = BATCH_BYTES.saturating_sub(self.cut).max(look_ahead).saturating_sub(pending);
-            let want = room.min(usize::try_from(length - done).unwrap_or(usize::MAX));
+            let want = self.room().min(usize::try_from(length - done).unwrap_or(usize::MAX));
             let read = match file.append_to(&mut self.current.buffer, offset + done, want) {
                 Ok(read) => read,
                 Err(error) => {
@@ -211,7 +209,7 @@ impl<'a> Feeder<'a> {
         let mut size = 0;
         loop {
             let start = self.current.buffer.len();
-            let room = BATCH_BYTES.max(self.cut + look_ahead).saturating_sub(start);
+            let room = self.room();
             self.current.buffer.resize(start + room, 0);
             let read = fill(&mut *stream, &mut self.current.buffer[start..]);
             self.monitor.go_on()?;
@@ -225,6 +223,12 @@ impl<'a> Feeder<'a> {
             }
             self.flush_keeping_rest()?;
         }
+    }
+
+    /// Bytes that the buffer still takes: a batch, and what may belong to the chunk after it. What is not cut moves to the next
+    /// buffer, so a batch is filled first.
+    fn room(&self) -> usize {
+        (BATCH_BYTES + self.cutter.sizes().max()).saturating_sub(self.current.buffer.len())
     }
 
     /// Cuts while at least `enough` bytes are uncut.
@@ -283,4 +287,67 @@ fn same_content(a: &FileStamp, b: &FileStamp) -> bool {
 /// Stamp of a file as the walk recorded it.
 pub(super) fn stamp(node: &wire::Node) -> FileStamp {
     FileStamp::of_node(node)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chunker::ChunkSizes;
+    use crossbeam_channel::{bounded, unbounded};
+
+    /// Content of all batches, and how long the longest buffer was.
+    fn fed(sizes: (usize, usize, usize), jobs: Vec<FileJob>) -> (Vec<Vec<u8>>, usize) {
+        let sizes = ChunkSizes::new(sizes.0, sizes.1, sizes.2).unwrap();
+        let (cutter, monitor) = (Cutter::new(sizes, &[7; 32]), Monitor::default());
+        let (jobs_in, jobs_out) = unbounded();
+        let (ready_in, ready_out) = bounded(AHEAD_MAX);
+        let (batches_in, batches_out) = bounded(2);
+        let (buffers_in, buffers_out) = bounded(2);
+        (0..2).for_each(|_| buffers_in.send(Vec::new()).unwrap());
+        jobs.into_iter().for_each(|job| jobs_in.send(job).unwrap());
+        drop(jobs_in);
+        std::thread::scope(|scope| {
+            scope.spawn(move || open_ahead(&jobs_out, &ready_in).unwrap());
+            let cutter = &cutter;
+            let monitor = &monitor;
+            scope.spawn(move || {
+                Feeder::new(cutter, monitor, batches_in, buffers_out).unwrap().run(&ready_out).unwrap();
+            });
+            let (mut contents, mut longest) = (Vec::new(), 0);
+            for batch in batches_out {
+                let plain = batch.items.iter().filter_map(|item| match item {
+                    Item::Chunk { start, end } => Some(&batch.buffer[*start..*end]),
+                    _ => None,
+                });
+                contents.push(plain.flatten().copied().collect());
+                longest = longest.max(batch.buffer.len());
+                let _ = buffers_in.send(batch.buffer);
+            }
+            (contents, longest)
+        })
+    }
+
+    /// What may belong to the next chunk moves from buffer to buffer. Where the largest chunk is far longer than the others,
+    /// that was megabytes for each of them, and a backup seemed to stand still.
+    #[test]
+    fn batches_are_full_however_long_the_longest_chunk_may_be() {
+        let mut content = vec![0; 20 << 20];
+        blake3::Hasher::new().finalize_xof().fill(&mut content);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        std::fs::write(&path, &content).unwrap();
+        let job = |stream| {
+            let stamp = open_file(&path).unwrap().opened().clone();
+            vec![FileJob { path: path.clone(), stamp, stream }]
+        };
+        for sizes in [(64, 256, 8 << 20), (1024, 4096, 1 << 20), (16 << 10, 64 << 10, 256 << 10)] {
+            let stream = || Some(Box::new(std::io::Cursor::new(content.clone())) as Box<dyn Read + Send>);
+            for jobs in [job(None), job(stream())] {
+                let (contents, longest) = fed(sizes, jobs);
+                assert!(contents.concat() == content);
+                assert!(contents.len() <= content.len() / BATCH_BYTES + 2, "{} batches", contents.len());
+                assert!(longest <= BATCH_BYTES + sizes.2, "{longest} bytes in one buffer");
+            }
+        }
+    }
 }

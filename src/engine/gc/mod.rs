@@ -32,7 +32,7 @@ use crate::store::{Borrowed, MarkStart, PackNumber, PackRow, Retired, Store};
 use mark::{PackUse, Usage};
 
 pub use mark::memory_wanted as gc_memory_wanted;
-use reseal::{Mover, plan_reseal};
+use reseal::{Candidate, Mover, Plan, plan_reseal};
 
 /// How garbage is collected.
 #[derive(Debug, Clone, Copy)]
@@ -47,6 +47,9 @@ pub struct GcOptions {
     pub grace: Duration,
     /// What the mark may take, in bytes.
     pub memory_bytes: usize,
+    /// What may be rewritten of packs that holders have, in bytes: they keep the old ones for their hold, beside the new
+    /// ones. `None` where there is no holder.
+    pub holder_room: Option<u64>,
 }
 
 /// What a collection did, or would do. Sizes in bytes.
@@ -147,7 +150,7 @@ pub fn collect(
     run.result.packs = run.rows.len() as u64;
     run.dead = run.rows.keys().copied().filter(|pack| run.usage.of(*pack).live_chunks == 0).collect();
     if options.dry_run {
-        run.foresee();
+        run.foresee()?;
         return Ok(run.result);
     }
     run.take_back()?;
@@ -221,9 +224,9 @@ impl Run<'_> {
     }
 
     /// What a run that changes things would do.
-    fn foresee(&mut self) {
+    fn foresee(&mut self) -> Result<(), EngineError> {
         let retired: HashMap<PackNumber, Retired> = self.retired();
-        let resealed = self.resealable(&retired);
+        let resealed = self.resealable(&retired)?.packs;
         let fresh: Vec<PackNumber> = self
             .dead
             .iter()
@@ -240,6 +243,7 @@ impl Run<'_> {
             due.extend(fresh);
         }
         self.result.deleted = self.sum(&due);
+        Ok(())
     }
 
     fn retired(&self) -> HashMap<PackNumber, Retired> {
@@ -256,32 +260,44 @@ impl Run<'_> {
     }
 
     /// Packs that are worth moving: here, this device's alone, not on their way out.
-    fn resealable(&self, retired: &HashMap<PackNumber, Retired>) -> Vec<PackNumber> {
+    fn resealable(&self, retired: &HashMap<PackNumber, Retired>) -> Result<Plan, EngineError> {
         if self.usage.marks.is_none() {
-            return Vec::new();
+            return Ok(Plan::default());
         }
+        let copies = self.vault.store.receipt_counts(|_| true)?;
         let here = |row: &&PackRow| matches!(self.vault.store.pack_length(row.id), Ok(Some(length)) if length == row.bytes);
-        let mut packs: Vec<(PackNumber, u64, PackUse)> = self
+        let mut packs: Vec<Candidate> = self
             .rows
             .values()
             .filter(|row| !self.dead.contains(&row.number) && !retired.contains_key(&row.number))
             .filter(|row| !self.shared.contains(&row.id))
             .filter(here)
-            .map(|row| (row.number, row.bytes, self.usage.of(row.number)))
+            .map(|row| Candidate {
+                pack: row.number,
+                bytes: row.bytes,
+                used: self.usage.of(row.number),
+                held: copies.contains_key(&row.number),
+            })
             .collect();
-        packs.sort_unstable_by_key(|(pack, ..)| *pack);
-        plan_reseal(&packs, self.options.max_unused_percent)
+        packs.sort_unstable_by_key(|one| one.pack);
+        let room = self.options.holder_room.unwrap_or(u64::MAX);
+        Ok(plan_reseal(&packs, self.options.max_unused_percent, room))
     }
 
     /// Moves what lives in partly dead and in small packs. A full disk ends that, and nothing else.
     fn reseal(&mut self) -> Result<(), EngineError> {
-        let chosen = self.resealable(&self.retired());
+        let Plan { packs: chosen, without_room } = self.resealable(&self.retired())?;
         let Some(marks) = self.usage.marks.take() else {
             self.result.problems.push(
                 "partly needed packs were left as they are: raise storage.memory_limit to have them rewritten".to_owned(),
             );
             return Ok(());
         };
+        if without_room > 0 {
+            self.result.problems.push(format!(
+                "partly needed packs left as they are: {without_room}; their holders have no room for what would replace them, or cannot be asked"
+            ));
+        }
         if chosen.is_empty() {
             return Ok(());
         }

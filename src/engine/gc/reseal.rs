@@ -1,7 +1,7 @@
 //! Moving live chunks out of partly dead and small packs: opened, checked, sealed anew with the new pack's salt, never
 //! compressed again. Moving the ciphertext as it is would show holders where chunks begin.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::mark::{Marks, PackUse};
 use crate::base::{Code, Coded, Epoch, limit};
@@ -23,42 +23,79 @@ const WASTE_SHARE_MIN: u64 = 8;
 /// An open pack is written out whenever it has this many bytes in memory.
 const DRAIN_BYTES: usize = limit::MIB;
 
-/// Which of these packs (number, bytes, what is needed of them) to move. Pure.
+/// A pack that could be moved.
+#[derive(Copy, Clone, Debug)]
+pub(super) struct Candidate {
+    pub(super) pack: PackNumber,
+    /// Its length.
+    pub(super) bytes: u64,
+    /// What is needed of it.
+    pub(super) used: PackUse,
+    /// Some holder has it, and would have to take what it is moved to.
+    pub(super) held: bool,
+}
+
+impl Candidate {
+    /// What it takes of its holders' room to move it, in bytes: an eighth of a new pack is padding.
+    fn cost(&self) -> u64 {
+        if self.held { self.used.live_bytes + self.used.live_bytes / 8 } else { 0 }
+    }
+}
+
+/// What is to be moved.
+#[derive(Default, PartialEq, Eq, Debug)]
+pub(super) struct Plan {
+    pub(super) packs: Vec<PackNumber>,
+    /// Packs that would be moved as well if their holders had room.
+    pub(super) without_room: u64,
+}
+
+/// Which of these packs to move, for which their holders have `room` bytes. Pure.
 ///
 /// Unused is what dead chunks take. Padding is not: moving it would pad again, for ever.
 /// The emptiest first, until what stays unused in the others is at most `max_unused_percent` of all that is needed; and
 /// small packs of one kind once there are many.
-pub(super) fn plan_reseal(packs: &[(PackNumber, u64, PackUse)], max_unused_percent: u32) -> Vec<PackNumber> {
-    let live: u64 = packs.iter().map(|(_, _, used)| used.live_bytes).sum();
-    let mut left: u64 = packs.iter().map(|(_, _, used)| used.dead_bytes).sum();
+pub(super) fn plan_reseal(packs: &[Candidate], max_unused_percent: u32, mut room: u64) -> Plan {
+    let live: u64 = packs.iter().map(|one| one.used.live_bytes).sum();
+    let mut left: u64 = packs.iter().map(|one| one.used.dead_bytes).sum();
     let allowed = live.saturating_mul(u64::from(max_unused_percent)) / 100;
-    let mut emptiest: Vec<&(PackNumber, u64, PackUse)> = packs.iter().collect();
+    let mut emptiest: Vec<&Candidate> = packs.iter().collect();
     // By share: moving an empty pack costs little and frees much.
-    emptiest.sort_by_key(|(pack, bytes, used)| {
-        (std::cmp::Reverse(u128::from(used.dead_bytes) * 1_000_000 / u128::from((*bytes).max(1))), *pack)
+    emptiest.sort_by_key(|one| {
+        let share = u128::from(one.used.dead_bytes) * 1_000_000 / u128::from(one.bytes.max(1));
+        (std::cmp::Reverse(share), one.pack)
     });
-    let mut chosen: HashSet<PackNumber> = HashSet::new();
-    for (pack, bytes, used) in emptiest {
-        let waste = used.dead_bytes;
-        if left <= allowed || waste * WASTE_SHARE_MIN <= *bytes {
+    let (mut chosen, mut without_room) = (BTreeSet::new(), 0);
+    for one in emptiest {
+        let waste = one.used.dead_bytes;
+        if left <= allowed || waste * WASTE_SHARE_MIN <= one.bytes {
             break;
         }
         // The smallest there is does not get smaller.
-        if *bytes > limit::PACK_SIZES[0] as u64 {
-            chosen.insert(*pack);
-            left -= waste;
+        if one.bytes <= limit::PACK_SIZES[0] as u64 {
+            continue;
         }
+        if one.cost() > room {
+            without_room += 1;
+            continue;
+        }
+        chosen.insert(one.pack);
+        (left, room) = (left - waste, room - one.cost());
     }
     for trees in [false, true] {
-        let small = packs.iter().filter(|(_, bytes, used)| used.trees == trees && *bytes <= SMALL_BYTES);
-        let small: Vec<PackNumber> = small.map(|(pack, ..)| *pack).collect();
-        if small.len() >= SMALL_PACKS {
-            chosen.extend(small);
+        let small = packs.iter().filter(|one| one.used.trees == trees && one.bytes <= SMALL_BYTES);
+        let small: Vec<&Candidate> = small.collect();
+        if small.len() < SMALL_PACKS {
+            continue;
+        }
+        for one in small {
+            if !chosen.contains(&one.pack) && one.cost() <= room {
+                chosen.insert(one.pack);
+                room -= one.cost();
+            }
         }
     }
-    let mut chosen: Vec<PackNumber> = chosen.into_iter().collect();
-    chosen.sort_unstable();
-    chosen
+    Plan { packs: chosen.into_iter().collect(), without_room }
 }
 
 /// What was moved.
@@ -246,17 +283,33 @@ mod tests {
 
     const FULL: u64 = limit::PACK_BYTES_MAX as u64;
 
-    fn pack(number: u32, bytes: u64, live_bytes: u64, trees: bool) -> (PackNumber, u64, PackUse) {
-        (
-            PackNumber(number),
-            bytes,
-            PackUse { live_chunks: 1, live_bytes, dead_bytes: bytes - live_bytes, trees },
-        )
+    fn pack(number: u32, bytes: u64, live_bytes: u64, trees: bool) -> Candidate {
+        let used = PackUse { live_chunks: 1, live_bytes, dead_bytes: bytes - live_bytes, trees };
+        Candidate { pack: PackNumber(number), bytes, used, held: true }
     }
 
-    fn check(packs: &[(PackNumber, u64, PackUse)], percent: u32, expected: &[u32]) {
-        let found: Vec<u32> = plan_reseal(packs, percent).into_iter().map(|pack| pack.0).collect();
-        assert_eq!(found, expected, "{percent}");
+    fn check(packs: &[Candidate], percent: u32, expected: &[u32]) {
+        check_with_room(packs, percent, u64::MAX, expected, 0);
+    }
+
+    fn check_with_room(packs: &[Candidate], percent: u32, room: u64, expected: &[u32], without_room: u64) {
+        let packs_expected = expected.iter().copied().map(PackNumber).collect();
+        let found = plan_reseal(packs, percent, room);
+        assert_eq!(found, Plan { packs: packs_expected, without_room }, "{percent} {room}");
+    }
+
+    #[test]
+    fn what_holders_have_is_moved_only_where_they_have_room() {
+        let mut packs = vec![
+            pack(0, FULL, FULL / 2, false),
+            pack(1, FULL, FULL / 10, false),
+            pack(2, FULL, FULL * 3 / 5, false),
+        ];
+        check_with_room(&packs, 0, FULL * 9 / 16 + FULL * 9 / 80, &[0, 1], 1);
+        check_with_room(&packs, 0, FULL / 2, &[1], 2);
+        check_with_room(&packs, 0, 0, &[], 3);
+        packs[2].held = false;
+        check_with_room(&packs, 0, 0, &[2], 2);
     }
 
     #[test]

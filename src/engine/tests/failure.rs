@@ -179,11 +179,11 @@ fn a_store_that_cannot_be_written_gives_its_own_error_not_that_of_a_bystander() 
 }
 
 /// A file system of its own, which can fill up.
-struct Small(std::path::PathBuf);
+pub(super) struct Small(pub(super) std::path::PathBuf);
 
 impl Small {
     /// `None` without the rights to mount.
-    fn mount(at: &Path, mib: u32) -> Option<Self> {
+    pub(super) fn mount(at: &Path, mib: u32) -> Option<Self> {
         std::fs::create_dir(at).unwrap();
         let size = format!("size={mib}m");
         let mounted = std::process::Command::new("mount")
@@ -260,6 +260,7 @@ fn forgetting_and_collecting_work_on_a_full_disk_and_give_it_back() {
                 max_unused_percent: 5,
                 grace: Duration::from_secs(3600),
                 memory_bytes: 24 << 20,
+                holder_room: None,
             };
             let gc = || collect(&fixture.vault, options, &[], None, &Monitor::default()).unwrap();
             // Where rewriting found no room, there is room after the first round.

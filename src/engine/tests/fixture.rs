@@ -7,16 +7,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
+use super::lines::{Line, run};
 use crate::base::{Clock, Moment, PackId, PeerId, limit};
 use crate::chunker::ChunkSizes;
 use crate::crypto::{KdfCost, Passphrase, Phrase};
 use crate::engine::{
-    BackupOptions, BackupResult, EngineError, FetchFailure, Monitor, PackSource, PulledSlice, RestoreOptions,
-    RestoreResult, Vault, VaultOptions, VaultView, VerifyOptions, VerifyResult, backup, enrol_device,
-    make_node, publish_first_head, restore, unlock, verify,
+    BackupOptions, BackupResult, EngineError, FetchFailure, Gathering, Monitor, PackSource, PulledSlice,
+    RestoreOptions, RestoreResult, Sources, Vault, VaultOptions, VaultView, VerifyOptions, VerifyResult,
+    backup, enrol_device, make_node, publish_first_head, restore, unlock, verify,
 };
 use crate::fs::Overwrite;
-use crate::pack::{CellRange, Outboard};
+use crate::pack::Outboard;
 use crate::snapshot::Snapshot;
 use crate::store::Store;
 
@@ -77,14 +78,23 @@ impl Fixture {
 
     /// Closes the store, lets `change` loose on its directory, and opens it with `open`.
     pub(super) fn reopened(self, change: impl FnOnce(&Path), open: fn(&Path) -> Store) -> Self {
+        let path = self.store().dir().to_owned();
+        self.opened_at(&path.clone(), || change(&path), open)
+    }
+
+    /// Closes the store, does `change`, and opens the one in `store`.
+    pub(super) fn moved(self, change: impl FnOnce(), store: &Path) -> Self {
+        self.opened_at(store, change, |path| Store::open(path).unwrap())
+    }
+
+    fn opened_at(self, path: &Path, change: impl FnOnce(), open: fn(&Path) -> Store) -> Self {
         let Self { dir, vault, phrase } = self;
         let options = (*vault.options()).clone();
         let Vault { store, clock, .. } = vault;
-        let path = store.dir().to_owned();
         assert_eq!(Arc::strong_count(&store), 1);
         drop(store);
-        change(&path);
-        let store = open(&path);
+        change();
+        let store = open(path);
         let keyring = unlock(&store, &passphrase()).unwrap();
         Self { dir, vault: Vault::new(Arc::new(store), keyring, clock, options), phrase }
     }
@@ -258,38 +268,29 @@ impl Holders {
 }
 
 impl PackSource for Holders {
-    fn holders(&self, _: PackId) -> Vec<PeerId> {
-        (0..self.manners.len()).map(holder).collect()
+    fn sources(&self, _: PackId) -> Sources {
+        Sources { sure: (0..self.manners.len()).map(holder).collect(), ..Sources::default() }
     }
 
-    fn fetch(
-        &self,
-        who: PeerId,
-        pack: PackId,
-        ranges: &[CellRange],
-        each: &mut dyn FnMut(usize, Result<PulledSlice, FetchFailure>) -> bool,
-    ) {
-        let manner = self.manners[usize::from(who.as_bytes()[0]) - 1];
-        let Some(bytes) = self.packs.get(&pack).filter(|_| manner != Manner::Absent) else {
-            each(0, Err(FetchFailure::NotFound));
-            return;
-        };
-        let (_, outboard) = Outboard::of(bytes);
-        for (at, range) in ranges.iter().enumerate() {
+    fn gather(&self, pack: PackId, gathering: &mut Gathering<'_>) {
+        let bytes = self.packs.get(&pack);
+        let outboard = bytes.map(|bytes| Outboard::of(bytes).1);
+        let mut lines: Vec<Line> =
+            (0..self.manners.len()).map(|at| Line::new(holder(at), 10 << 20, Duration::ZERO)).collect();
+        run(gathering, &mut lines, |errand| {
+            let manner = self.manners[usize::from(errand.holder.as_bytes()[0]) - 1];
+            let (Some(bytes), Some(outboard), true) = (bytes, &outboard, manner != Manner::Absent) else {
+                return Err(FetchFailure::NotFound);
+            };
+            let range = errand.range;
             self.asked.lock().unwrap().extend((range.first..range.end).map(|cell| (pack, cell)));
-            let start = range.first * limit::CELL_BYTES;
             let end = (range.end * limit::CELL_BYTES).min(bytes.len());
-            let mut data = bytes[start..end].to_vec();
+            let mut data = bytes[range.first * limit::CELL_BYTES..end].to_vec();
             if manner == Manner::WrongBytes {
                 data[0] ^= 1;
             }
-            if !each(at, Ok(PulledSlice { data, proof: outboard.proof(*range) })) {
-                return;
-            }
-        }
-    }
-
-    fn misbehaved(&self, who: PeerId, _: PackId) {
-        self.blamed.lock().unwrap().push(who);
+            Ok(PulledSlice { data, proof: outboard.proof(range) })
+        });
+        self.blamed.lock().unwrap().extend(gathering.misbehaved());
     }
 }

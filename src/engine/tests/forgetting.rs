@@ -23,7 +23,14 @@ use crate::store::Store;
 pub(super) const GRACE: Duration = Duration::from_secs(3600);
 
 fn options(now: bool) -> GcOptions {
-    GcOptions { dry_run: false, now, max_unused_percent: 5, grace: GRACE, memory_bytes: 48 << 20 }
+    GcOptions {
+        dry_run: false,
+        now,
+        max_unused_percent: 5,
+        grace: GRACE,
+        memory_bytes: 48 << 20,
+        holder_room: None,
+    }
 }
 
 fn gc(fixture: &Fixture, now: bool) -> GcResult {

@@ -254,6 +254,10 @@ fn copies_are_receipts_of_distinct_holders_for_everything() {
     assert_eq!(copies(&fixture), 2);
     receive(&keys[1], Some(head.id), &packs).unwrap();
     assert_eq!(copies(&fixture), 2, "the same holder twice is one");
+    // An endless exchange of offers and receipts kept each of them.
+    for head in [Some(head.id), Some(HeadId::new([1; 32])), None] {
+        assert!(receive(&keys[1], head, &[]).unwrap().is_none(), "{head:?} is no news");
+    }
     // A head that is not known counts for nothing.
     receive(&keys[2], Some(HeadId::new([1; 32])), &packs).unwrap();
     assert_eq!(copies(&fixture), 2);
@@ -266,6 +270,19 @@ fn copies_are_receipts_of_distinct_holders_for_everything() {
         store.drop_receipts(key.peer_id()).unwrap();
     }
     assert_eq!(copies(&fixture), 0);
+    assert_eq!(verify_known_receipts(store).unwrap(), Vec::<String>::new());
+    assert_eq!(copies(&fixture), 2);
+    // What was found lost is not there again with the files, but with a newer word of the holder.
+    for key in &keys[1..] {
+        store.drop_pack_receipts(key.peer_id(), &packs[..1]).unwrap();
+    }
+    assert_eq!(copies(&fixture), 1);
+    assert_eq!(verify_known_receipts(store).unwrap(), Vec::<String>::new());
+    assert_eq!(copies(&fixture), 1);
+    let later = crate::base::Moment::from_millis(u64::MAX / 2);
+    let signed = sign_receipt(&keys[1], vault, Some(head.id), &packs[..1], later);
+    record_receipt(store, vault, keys[1].peer_id(), &signed).unwrap();
+    assert_eq!(copies(&fixture), 2);
     assert_eq!(verify_known_receipts(store).unwrap(), Vec::<String>::new());
     assert_eq!(copies(&fixture), 2);
     // A new snapshot has no copies yet; the old one keeps its own.
@@ -292,15 +309,24 @@ fn copies_can_be_counted_while_packs_are_missing() {
     let key = NodeKey::generate();
     let (vault, head) = (fixture.vault.id(), newest(&fixture).remove(0));
     let packs = fixture.store().pack_files().unwrap();
-    let signed = sign_receipt(&key, vault, Some(head.id), &packs, Moment::from_millis(5));
-    record_receipt(fixture.store(), vault, key.peer_id(), &signed).unwrap();
+    let confirm = |packs: &[PackId], time| {
+        let signed = sign_receipt(&key, vault, Some(head.id), packs, Moment::from_millis(time));
+        record_receipt(fixture.store(), vault, key.peer_id(), &signed).unwrap();
+    };
+    confirm(&kept, 5);
     for (id, path) in fixture.packs() {
         if !kept.contains(&id) {
             std::fs::remove_file(path).unwrap();
         }
     }
-    let counts = copy_counts(&fixture.vault, &fixture.view(), |_| true).unwrap();
-    assert_eq!((counts.of_snapshot(first.snapshot), counts.of_snapshot(second.snapshot)), (1, 0));
+    let counted = || {
+        let counts = copy_counts(&fixture.vault, &fixture.view(), |_| true).unwrap();
+        (counts.of_snapshot(first.snapshot), counts.of_snapshot(second.snapshot))
+    };
+    assert_eq!(counted(), (1, 0));
+    // What the second one needs is not known, but its holder has all that the head lists.
+    confirm(&packs, 6);
+    assert_eq!(counted(), (1, 1));
 }
 
 /// Holders pull only what a head lists: without heads on the way, the first copy of a long backup could begin only

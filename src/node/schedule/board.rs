@@ -20,6 +20,8 @@ use crate::policy::{CronLine, Outcome, Rhythm, Timing, Verdict};
 const AUTO: &str = "auto";
 /// The name of the task that checks all packs.
 const SCRUB: &str = "scrub";
+/// The name of the task that restores some files from peers.
+const DRILL: &str = "drill";
 /// The name of the task that applies the configured rules of retention.
 const FORGET: &str = "forget";
 /// The name of the task that collects garbage.
@@ -33,6 +35,7 @@ enum Work {
     Paths(Vec<PathBuf>),
     Verify,
     Scrub,
+    Drill,
     Forget,
     Gc,
 }
@@ -188,6 +191,7 @@ impl Board {
                 repair: true,
                 ..VerifyRequest::default()
             }),
+            Work::Drill => JobRequest::Verify(VerifyRequest { drill: true, ..VerifyRequest::default() }),
             Work::Forget => {
                 let request = ForgetRequest { configured: true, scheduled: true, ..ForgetRequest::default() };
                 JobRequest::Forget(request)
@@ -330,6 +334,7 @@ impl Board {
             Work::Set | Work::Paths(_) => "backup",
             Work::Verify => "verify",
             Work::Scrub => "scrub",
+            Work::Drill => "drill",
             Work::Forget => "forget",
             Work::Gc => "gc",
         };
@@ -365,6 +370,8 @@ fn configured(settings: &Settings) -> BTreeMap<String, Task> {
     let scrub = Rhythm::Every(slice.max(limit::SCHEDULE_EVERY_MIN));
     let paths = Vec::new();
     tasks.insert(SCRUB.to_owned(), Task { source, work: Work::Scrub, rhythm: scrub, retries, paths });
+    let (drill, paths) = (Rhythm::Every(settings.scheduler.restore_drill_interval), Vec::new());
+    tasks.insert(DRILL.to_owned(), Task { source, work: Work::Drill, rhythm: drill, retries, paths });
     let (gc, paths) = (Rhythm::Every(settings.storage.gc_interval), Vec::new());
     tasks.insert(GC.to_owned(), Task { source, work: Work::Gc, rhythm: gc, retries, paths });
     if has_rules(settings) {
@@ -431,6 +438,7 @@ mod tests {
         // Out of the way: these tests are about others.
         settings.storage.gc_interval = Duration::from_secs(365 * 86_400);
         settings.storage.scrub_interval = Duration::from_secs(365 * 86_400);
+        settings.scheduler.restore_drill_interval = Duration::from_secs(365 * 86_400);
         let (exclude, tags, hooks) = (vec![], vec![], Hooks::default());
         settings.backup_sets = vec![BackupSet {
             id: id.into(),
@@ -545,6 +553,8 @@ mod tests {
         // A thirtieth of the packs each day, so that all are read within 30 days.
         assert_eq!(due(&mut board, 1439), [""; 0]);
         assert_eq!(due(&mut board, 1440), ["gc", "scrub"]);
+        assert!(!due(&mut board, 30 * 1440 - 1).contains(&"drill".to_owned()));
+        assert!(due(&mut board, 30 * 1440).contains(&"drill".to_owned()));
         let line = CronLine::parse("0 12 * * *").unwrap();
         let mut board = Board::new(Saved::default(), &settings("docs", When::Cron(Box::new(line))), now(0));
         assert_eq!(due(&mut board, 719), [""; 0]);
@@ -586,7 +596,7 @@ mod tests {
         assert_eq!(due(&mut board, 5001), [""; 0], "what was missed is not made up for");
         board.remove("mine").unwrap();
         assert!(board.ended("mine", now(5002), None, None, 0).is_none(), "nobody wants to know any more");
-        assert_eq!(board.list(now(0), &TimeZone::UTC).len(), 3, "docs, gc and scrub");
+        assert_eq!(board.list(now(0), &TimeZone::UTC).len(), 4, "docs, drill, gc and scrub");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Forgetting and garbage collection, asked for or on schedule.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::api::{
     ApiError, ForgetReport, ForgetRequest, GcReport, GcRequest, GcStatus, JobOutcome, KeepRules, Kept,
 };
-use crate::base::{ByteSize, Code, HeadId, Moment, SnapshotId, limit};
+use crate::base::{ByteSize, Code, HeadId, Moment, PeerId, SnapshotId, limit};
 use crate::config::Settings;
 use crate::engine::{self, ForgetPlan, GcOptions, GcResult, Monitor, PackSource, Vault, VaultView};
 use crate::node::core::{Core, log_failure};
@@ -219,6 +220,7 @@ pub(super) async fn gc(core: &Arc<Core>, request: GcRequest, monitor: Arc<Monito
                 max_unused_percent: request.max_unused.unwrap_or(limit::GC_UNUSED_PERCENT),
                 grace: limit::GC_GRACE,
                 memory_bytes: memory,
+                holder_room: room_at_holders(core)?,
             };
             let source = source.as_ref().map(|source| source as &dyn PackSource);
             let done =
@@ -235,6 +237,26 @@ pub(super) async fn gc(core: &Arc<Core>, request: GcRequest, monitor: Arc<Monito
         core.changed.notify_one();
     }
     Ok((JobOutcome::Gc(ended), None))
+}
+
+/// What rewritten packs may take at this vault's holders: half of what as many of them as there are to be copies each
+/// have free, since new backups come first. Nothing as long as too few of them can be asked; `None` without holders.
+fn room_at_holders(core: &Arc<Core>) -> Result<Option<u64>, ApiError> {
+    let mut holders: BTreeSet<PeerId> = BTreeSet::new();
+    core.store
+        .for_each_receipt(|_, holder, _| {
+            holders.insert(holder);
+        })
+        .map_err(failed)?;
+    let counted = core.counted();
+    holders.retain(|holder| counted(holder));
+    if holders.is_empty() {
+        return Ok(None);
+    }
+    let mut free: Vec<u64> = core.connected().into_iter().filter_map(|peer| core.owning.room(peer)).collect();
+    free.sort_unstable_by(|a, b| b.cmp(a));
+    let needed = holders.len().min(core.settings().replication.copies.max(1) as usize);
+    Ok(Some(free.get(needed - 1).map_or(0, |free| free / 2)))
 }
 
 fn head_ids(vault: &Vault) -> Result<Vec<HeadId>, ApiError> {

@@ -2,6 +2,7 @@
 
 mod backup;
 mod carry;
+mod drill;
 mod forget;
 mod restore;
 mod scrub;

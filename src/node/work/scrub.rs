@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::verify::{mend, report_of, subset_of};
+use super::verify::{mend, note_damage, report_of, subset_of};
 use crate::api::{ApiError, JobOutcome, VerifyReport, VerifyRequest};
 use crate::base::{Code, PackId, PeerId, VaultId, limit};
 use crate::engine::{self, Damage, Monitor, VerifyOptions, VerifyResult};
@@ -37,6 +37,9 @@ pub(super) async fn run(
                 lost = repair.unrepaired_packs.clone();
                 report.repair = Some(repair);
             }
+            let left: Vec<Damage> =
+                result.damages.iter().filter(|damage| lost.contains(&damage.pack)).cloned().collect();
+            note_damage(core, &left)?;
             let share = matches!(subset, Some(Subset::Share(_)) | None);
             // Only now: what is not mended yet is looked at again when this was interrupted.
             edit_rounds(core, |rounds| {
@@ -84,6 +87,8 @@ fn look(
 /// Of the packs that earlier scrubs could not mend, those that are damaged still and were not found just now.
 fn still_damaged(core: &Arc<Core>, found: &VerifyResult, monitor: &Monitor) -> Result<Vec<Damage>, ApiError> {
     let mut damages = Vec::new();
+    let mut aside = core.store.packs_aside();
+    aside.extend(engine::packs_elsewhere(&core.store).map_err(failed)?);
     for pack in rounds(core).lost {
         monitor.go_on().map_err(failed)?;
         if found.damages.iter().any(|damage| damage.pack == pack) {
@@ -91,6 +96,9 @@ fn still_damaged(core: &Arc<Core>, found: &VerifyResult, monitor: &Monitor) -> R
         }
         // One that the index no longer knows is not wanted any more.
         let Some(row) = core.store.pack_by_id(pack).map_err(failed)? else { continue };
+        if aside.contains(&row.number) {
+            continue;
+        }
         damages.extend(Damage::examine(&core.store, pack, row.bytes).map_err(failed)?);
     }
     Ok(damages)
@@ -117,7 +125,8 @@ async fn tell_owners(core: &Arc<Core>, found: Found) -> Result<(), ApiError> {
     for ((owner, vault), (mended, lost)) in owners {
         for part in lost.chunks(limit::RECEIPT_PACKS_MAX).chain(lost.is_empty().then_some(&[][..])) {
             let packs = part.iter().map(|id| id.as_bytes().to_vec()).collect();
-            let notice = DamageNotice { vault: vault.as_bytes().to_vec(), packs, mended };
+            let notice =
+                DamageNotice { vault: vault.as_bytes().to_vec(), packs, mended, ..DamageNotice::default() };
             if let Err(error) = ask(&net, owner, Ask::Damage(notice)).await {
                 tracing::info!(target: "scrub", peer = %owner.short(), code = error.code, %error, "the owner was not told of damage");
             }
@@ -142,7 +151,9 @@ fn owners_of(core: &Arc<Core>, found: &Found) -> Result<Told, ApiError> {
             }
         }
         if mended > 0 || !lost.is_empty() {
-            for head in engine::newest_heads(&core.store, vault).map_err(failed)? {
+            let heads = engine::newest_heads(&core.store, vault).map_err(failed)?;
+            // Of this node's own vault: the other devices that it keeps packs for.
+            for head in heads.iter().filter(|head| head.certificate.peer != core.key.peer_id()) {
                 told.insert((head.certificate.peer, vault), (mended, lost.clone()));
             }
         }

@@ -1,5 +1,6 @@
 //! Verifications and repairs.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -8,16 +9,18 @@ use crate::api::{
     ApiError, DamagedFile, JobOutcome, RepairReport, RepairRequest, VerifyAllReport, VerifyOutcomeShape,
     VerifyReport, VerifyRequest, VerifySnapshotReport,
 };
-use crate::base::{Code, SnapshotId, limit};
-use crate::engine::{self, Monitor, SnapshotFinding, Vault, VaultView, VerifyOptions, VerifyResult};
-use crate::node::auditing;
-use crate::node::core::{Core, workers};
+use crate::base::{Code, PackId, SnapshotId, limit};
+use crate::engine::{self, Damage, Monitor, SnapshotFinding, Vault, VaultView, VerifyOptions, VerifyResult};
+use crate::node::core::{Core, log_failure, workers};
 use crate::node::error::{failed, no_network};
 use crate::node::jobs::Ended;
 use crate::node::source::Mesh;
 use crate::node::verified::{self, coverage, edit_rounds, rounds};
+use crate::node::{auditing, fellows};
 use crate::policy::{Subset, SubsetError};
 
+/// How source files are called among the sources of a repair.
+const FILES: &str = "files";
 /// What helps when so much is damaged that nothing was touched.
 const CONFIRM: &str =
     "much is damaged at once: is the disk all there? `repair --dry-run` shows the plan, --yes does it";
@@ -31,11 +34,15 @@ pub(super) async fn verify(
     if request.scrub {
         return super::scrub::run(core, request, monitor, memory).await;
     }
+    if request.drill {
+        return super::drill::run(core, request, monitor).await;
+    }
     let peers = request.peers;
     let (mut report, mut error) = look(core, request, monitor.clone(), memory).await?;
     if peers {
         monitor.enter("auditing holders");
         report.audits = auditing::audit(core, limit::AUDIT_SLICES_NOW).await?;
+        log_failure(fellows::round(core).await, "asking fellow holders");
         error = error.or_else(|| audit_failed(&report));
     }
     let kept = report.clone();
@@ -76,7 +83,7 @@ async fn look(
         let quick = request.quick;
         let options =
             VerifyOptions { quick, subset, after, memory_bytes: memory, ..VerifyOptions::default() };
-        let (result, one) = examine(core, request.snapshot.as_deref(), options.clone(), &monitor)?;
+        let (mut result, one) = examine(core, request.snapshot.as_deref(), options.clone(), &monitor)?;
         if let Some(Subset::Share(_)) = subset {
             edit_rounds(core, |rounds| {
                 rounds.verify.advance(result.reached, result.bytes, result.round_ended, core.now());
@@ -85,16 +92,17 @@ async fn look(
         let mut report = report_of(core, &result, one, began);
         let mut sound = result.is_sound();
         if request.repair && !sound {
-            let repair = mend(core, source.as_ref(), &result, request.confirmed, &monitor)?;
-            // Whatever was sound is so still; what was not is read again.
-            let options = VerifyOptions { again: Some(result.doubted.clone()), ..options };
-            let (again, _) = examine(core, request.snapshot.as_deref(), options, &monitor)?;
+            let mut repair = mend(core, source.as_ref(), &result, request.confirmed, &monitor)?;
+            let again =
+                look_again(core, request.snapshot.as_deref(), options, &result, &mut repair, &monitor)?;
             let (packs, bytes) = (report.packs_checked, report.bytes_checked);
             report = report_of(core, &again, one, began);
             (report.packs_checked, report.bytes_checked) = (packs, bytes);
             report.repair = Some(counted(repair, &result, &again));
             sound = again.is_sound();
+            result.damages = again.damages;
         }
+        note_damage(core, &result.damages)?;
         if let Some(Subset::Share(_)) = subset {
             report.coverage = Some(coverage(&rounds(core).verify, result.bytes_all));
         }
@@ -109,7 +117,7 @@ fn damage_found(report: &VerifyReport) -> ApiError {
     let hint = match &report.repair {
         Some(repair) if repair.refused => CONFIRM,
         Some(_) => "`shadowvault peers` shows which holders can be reached; then `shadowvault repair` again",
-        None => "`shadowvault repair` pulls what is damaged from peers",
+        None => "`shadowvault repair` gets what is damaged from peers, or from the files again",
     };
     let damaged = report.damaged_packs.len();
     ApiError::new(Code::StorageCorrupted, format!("damage found: {damaged} packs are damaged or missing"))
@@ -208,7 +216,54 @@ fn wants_confirmation(damaged: u64, all: u64) -> bool {
     damaged > limit::REPAIR_UNASKED_PACKS.max(all / limit::REPAIR_UNASKED_SHARE)
 }
 
-/// Repairs what a verification found.
+/// Remembers which packs stay damaged. Where so much is that a disk seems to be going away, nothing is: it may come back,
+/// and a backup would store everything anew.
+pub(super) fn note_damage(core: &Arc<Core>, damages: &[Damage]) -> Result<(), ApiError> {
+    let counts = core.store.pack_counts().map_err(failed)?;
+    if wants_confirmation(damages.len() as u64, counts.own_packs + counts.foreign_packs) {
+        return Ok(());
+    }
+    engine::note_damage(&core.store, damages).map_err(failed)
+}
+
+/// Whatever was sound is so still; what was not is read again, and what no peer had comes from the files, where they
+/// still have it.
+fn look_again(
+    core: &Arc<Core>,
+    reference: Option<&str>,
+    options: VerifyOptions,
+    found: &VerifyResult,
+    report: &mut RepairReport,
+    monitor: &Monitor,
+) -> Result<VerifyResult, ApiError> {
+    let options = VerifyOptions { again: Some(found.doubted.clone()), ..options };
+    let (mut again, _) = examine(core, reference, options.clone(), monitor)?;
+    let Ok(vault) = core.vault() else { return Ok(again) };
+    for _ in 0..limit::REGAIN_ROUNDS_MAX {
+        if report.refused || again.is_sound() {
+            break;
+        }
+        // What other snapshots need of the same packs is lost as well.
+        let all = match reference {
+            None => again.clone(),
+            Some(_) => examine(core, None, options.clone(), monitor)?.0,
+        };
+        let done = engine::regain(&vault, &all, &core.holder_addresses(), monitor).map_err(failed)?;
+        if done.is_nothing() {
+            break;
+        }
+        report.regained_chunks += done.chunks;
+        *report.sources.entry(FILES.to_owned()).or_default() += done.bytes;
+        report.replaced_packs.extend(done.set_aside);
+        core.changed.notify_one();
+        again = examine(core, reference, options.clone(), monitor)?.0;
+    }
+    let replaced: HashSet<&PackId> = report.replaced_packs.iter().collect();
+    report.unrepaired_packs.retain(|pack| !replaced.contains(pack));
+    Ok(again)
+}
+
+/// Repairs what a verification found, from peers.
 pub(super) fn mend(
     core: &Arc<Core>,
     source: Option<&Mesh>,
@@ -227,7 +282,11 @@ pub(super) fn mend(
         report.unrepaired_packs = plan.items.iter().map(|damage| damage.pack).collect();
         return Ok(report);
     }
-    let source = source.ok_or_else(no_network)?;
+    let Some(source) = source else {
+        // The files may have it all the same.
+        report.unrepaired_packs = plan.items.iter().map(|damage| damage.pack).collect();
+        return if core.vault().is_ok() { Ok(report) } else { Err(no_network()) };
+    };
     monitor.enter("repairing");
     let done = engine::run_repair(&core.store, &plan, source, monitor).map_err(failed)?;
     report.repaired_packs = done.repaired.len() as u64;
@@ -259,14 +318,18 @@ pub(super) async fn repair(
         let options = VerifyOptions { memory_bytes: memory, ..VerifyOptions::default() };
         let (found, _) = examine(core, request.snapshot.as_deref(), options.clone(), &monitor)?;
         if request.dry_run {
-            let plan = engine::plan_repair(found.damages.clone()).lines();
+            let mut plan = engine::plan_repair(found.damages.clone()).lines();
+            if let Ok(vault) = core.vault() {
+                plan.extend(engine::plan_regain(&vault, &found, &monitor).map_err(failed)?);
+            }
             let unrepaired_chunks = found.bad_chunks;
             let report = RepairReport { plan, unrepaired_chunks, ..Default::default() };
             return Ok((JobOutcome::Repair(report), None));
         }
-        let report = mend(core, source.as_ref(), &found, request.confirmed, &monitor)?;
-        let options = VerifyOptions { again: Some(found.doubted.clone()), ..options };
-        let (again, _) = examine(core, request.snapshot.as_deref(), options, &monitor)?;
+        let mut report = mend(core, source.as_ref(), &found, request.confirmed, &monitor)?;
+        let reference = request.snapshot.as_deref();
+        let again = look_again(core, reference, options, &found, &mut report, &monitor)?;
+        note_damage(core, &again.damages)?;
         let report = counted(report, &found, &again);
         verified::note(core, again.is_sound());
         let error = (!again.is_sound()).then(|| {

@@ -84,7 +84,7 @@ impl Store {
         // Held while they become visible: nobody finds one before it is known as unconfirmed.
         let mut unconfirmed = self.index.unconfirmed.write().unwrap_or_else(PoisonError::into_inner);
         let gives_way = |pack: PackNumber| condemned.contains(&pack);
-        let (indexed, fresh) = self.enter_packs(packs, gives_way, true)?;
+        let (indexed, fresh) = self.enter_packs(packs, gives_way, |_| false, true)?;
         unconfirmed.extend(fresh);
         Ok(indexed)
     }

@@ -6,8 +6,8 @@ use std::sync::PoisonError;
 use redb::{ReadableTable, WriteTransaction};
 
 use super::{
-    BORROWED, CHUNKS, DOOMED, FOREIGN, Index, META, NEXT_PACK, PACK_NUMBERS, PACKS, RECEIPTS, RETIRED,
-    SNAPSHOT_PACKS, damaged, next_pack, wrong,
+    BORROWED, CHUNKS, DOOMED, FOREIGN, Index, META, MISTRUSTED, NEXT_PACK, PACK_NUMBERS, PACKS, RECEIPTS,
+    RETIRED, SNAPSHOT_PACKS, damaged, next_pack, wrong,
 };
 use crate::base::{PackId, VaultId, limit};
 use crate::store::error::StoreError;
@@ -49,6 +49,51 @@ impl Index {
         })
     }
 
+    /// Retires packs, and has snapshots need their successors instead, in one commit.
+    pub(in crate::store) fn put_aside(&self, rows: &[(PackNumber, RetiredRow)]) -> Result<(), StoreError> {
+        let packs = rows.iter().map(|(pack, _)| *pack).collect();
+        let successors = rows.iter().map(|(pack, row)| (*pack, row.successors.clone())).collect();
+        self.write(|tx| {
+            let mut table = tx.open_table(RETIRED).map_err(wrong)?;
+            for (pack, row) in rows {
+                table.insert(pack.0, row.encode().as_slice()).map_err(wrong)?;
+            }
+            drop(table);
+            replace_needed(tx, &packs, &successors)
+        })
+    }
+
+    /// Packs that are known to be damaged.
+    pub(in crate::store) fn mistrusted(&self) -> Result<HashSet<PackNumber>, StoreError> {
+        self.read(|tx| {
+            let rows = tx.open_table(MISTRUSTED).map_err(wrong)?;
+            let numbers =
+                rows.iter().map_err(wrong)?.map(|row| Ok(PackNumber(row.map_err(wrong)?.0.value())));
+            numbers.collect()
+        })
+    }
+
+    /// Adds packs to those that are known to be damaged, and takes others from them.
+    pub(in crate::store) fn edit_mistrusted(
+        &self,
+        added: &[PackNumber],
+        removed: &[PackNumber],
+    ) -> Result<(), StoreError> {
+        if added.is_empty() && removed.is_empty() {
+            return Ok(());
+        }
+        self.write(|tx| {
+            let mut table = tx.open_table(MISTRUSTED).map_err(wrong)?;
+            for pack in removed {
+                table.remove(pack.0).map_err(wrong)?;
+            }
+            for pack in added {
+                table.insert(pack.0, ()).map_err(wrong)?;
+            }
+            Ok(())
+        })
+    }
+
     pub(in crate::store) fn remove_retired(&self, packs: &HashSet<PackNumber>) -> Result<(), StoreError> {
         if packs.is_empty() {
             return Ok(());
@@ -63,15 +108,17 @@ impl Index {
     }
 
     /// Removes the rows of all chunks that lie in `packs`, some at a time: each commit is bounded, and others may write
-    /// in between.
+    /// in between. On a full disk there are fewer in each.
     pub(in crate::store) fn remove_chunks_of(&self, packs: &HashSet<PackNumber>) -> Result<(), StoreError> {
         if packs.is_empty() {
             return Ok(());
         }
         let mut from = [0u8; 32];
         loop {
-            let (ids, next) = self.chunks_of(packs, &from)?;
-            self.write(|tx| {
+            let most =
+                self.reserve.as_ref().map_or(limit::INDEX_ROWS_PENDING_MAX, |reserve| reserve.rows_at_once());
+            let (ids, next) = self.chunks_of(packs, &from, most)?;
+            self.write_rows(ids.len(), |tx| {
                 let mut chunks = tx.open_table(CHUNKS).map_err(wrong)?;
                 for id in &ids {
                     // Meanwhile it may have got another place.
@@ -94,13 +141,18 @@ impl Index {
         }
     }
 
-    /// The next chunks, from `from` on, that lie in `packs`, and where to go on.
-    fn chunks_of(&self, packs: &HashSet<PackNumber>, from: &[u8; 32]) -> Result<SomeChunks, StoreError> {
+    /// The next chunks, from `from` on and `most` of them, that lie in `packs`, and where to go on.
+    fn chunks_of(
+        &self,
+        packs: &HashSet<PackNumber>,
+        from: &[u8; 32],
+        most: usize,
+    ) -> Result<SomeChunks, StoreError> {
         self.read(|tx| {
             let mut found = Vec::new();
             for row in tx.open_table(CHUNKS).map_err(wrong)?.range::<&[u8; 32]>(from..).map_err(wrong)? {
                 let (id, place) = row.map_err(wrong)?;
-                if found.len() >= limit::INDEX_ROWS_PENDING_MAX {
+                if found.len() >= most {
                     return Ok((found, Some(*id.value())));
                 }
                 if ChunkPlace::decode(place.value()).is_some_and(|place| packs.contains(&place.pack)) {
@@ -134,10 +186,12 @@ impl Index {
             let mut doomed = tx.open_table(DOOMED).map_err(wrong)?;
             let mut receipts = tx.open_table(RECEIPTS).map_err(wrong)?;
             let mut borrowed = tx.open_table(BORROWED).map_err(wrong)?;
+            let mut mistrusted = tx.open_table(MISTRUSTED).map_err(wrong)?;
             let mut gone = Vec::new();
             for pack in packs {
                 retired.remove(pack.0).map_err(wrong)?;
                 borrowed.remove(pack.0).map_err(wrong)?;
+                mistrusted.remove(pack.0).map_err(wrong)?;
                 let Some(row) = rows.remove(pack.0).map_err(wrong)? else { continue };
                 let row = PackRow::decode(*pack, row.value()).ok_or_else(|| damaged("packs"))?;
                 numbers.remove(row.id.as_bytes()).map_err(wrong)?;
@@ -204,11 +258,14 @@ impl Index {
 }
 
 /// Snapshots that needed `packs` need their successors instead.
-fn replace_needed(
+pub(super) fn replace_needed(
     tx: &WriteTransaction,
     packs: &HashSet<PackNumber>,
     successors: &HashMap<PackNumber, Vec<u32>>,
 ) -> Result<(), StoreError> {
+    if packs.is_empty() {
+        return Ok(());
+    }
     let mut table = tx.open_table(SNAPSHOT_PACKS).map_err(wrong)?;
     let ids: Vec<[u8; 32]> = table
         .iter()

@@ -2,6 +2,7 @@
 
 mod borrowed;
 mod leaving;
+mod receipts;
 
 pub use borrowed::Borrowed;
 
@@ -12,18 +13,17 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use redb::{
     Database, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
     WriteTransaction,
 };
 
-use crate::base::{
-    ChunkId, DeviceId, Epoch, HeadId, Moment, PackId, PeerId, SnapshotId, VaultId, limit, meter,
-};
+use crate::base::{ChunkId, Epoch, PackId, SnapshotId, VaultId, limit, meter};
 use crate::pack::PackEntry;
 use crate::store::error::StoreError;
+use crate::store::reserve::Reserve;
 use crate::store::rows::{ChunkPlace, PLACE_BYTES, PackNumber, PackRow};
 #[cfg(test)]
 use crate::store::trace;
@@ -51,6 +51,8 @@ const HEAD_RECEIPTS: TableDefinition<Pair, (u64, &[u8; 32])> = TableDefinition::
 const RETIRED: TableDefinition<u32, &[u8]> = TableDefinition::new("retired");
 /// Ids of packs whose rows are gone and whose files are to be removed.
 const DOOMED: TableDefinition<&[u8; 32], ()> = TableDefinition::new("doomed");
+/// Numbers of packs that are known to be damaged and that nobody could mend.
+const MISTRUSTED: TableDefinition<u32, ()> = TableDefinition::new("mistrusted");
 /// Pack number → how a pack that another device of the vault wrote stands.
 const BORROWED: TableDefinition<u32, u8> = TableDefinition::new("borrowed");
 /// The key of the next free pack number in [`META`].
@@ -69,6 +71,8 @@ pub(super) struct Index {
     usage: Mutex<Option<Usage>>,
     /// Chunks entered since it was opened.
     entered: AtomicU64,
+    /// Where commits take space on a full disk.
+    reserve: Option<Arc<Reserve>>,
     /// Packs of other devices that may not be referred to yet. Taken before any other lock.
     unconfirmed: RwLock<HashSet<PackNumber>>,
 }
@@ -198,7 +202,7 @@ impl Index {
         guarded(|| {
             let mut builder = Database::builder();
             let db = create(builder.set_cache_size(limit::INDEX_CACHE_BYTES)).map_err(wrong)?;
-            let index = Self::over(db);
+            let index = Self::of(db);
             index.write(|tx| {
                 tx.open_table(META).map_err(wrong)?.insert("token", token.as_bytes()).map_err(wrong)?;
                 tx.open_table(CHUNKS).map_err(wrong)?;
@@ -210,6 +214,7 @@ impl Index {
                 tx.open_table(HEAD_RECEIPTS).map_err(wrong)?;
                 tx.open_table(RETIRED).map_err(wrong)?;
                 tx.open_table(DOOMED).map_err(wrong)?;
+                tx.open_table(MISTRUSTED).map_err(wrong)?;
                 tx.open_table(BORROWED).map_err(wrong)?;
                 Ok(())
             })?;
@@ -223,7 +228,7 @@ impl Index {
         }
         guarded(|| {
             let db = Self::open_file(path)?;
-            let index = Self::over(db);
+            let index = Self::of(db);
             let known = index.read(|tx| {
                 let meta = tx.open_table(META).map_err(wrong)?;
                 Ok(meta.get("token").map_err(wrong)?.is_some_and(|t| t.value() == token.as_bytes()))
@@ -237,9 +242,14 @@ impl Index {
         })
     }
 
-    fn over(db: Database) -> Self {
+    fn of(db: Database) -> Self {
         let (totals, usage, unconfirmed) = (Mutex::default(), Mutex::default(), RwLock::default());
-        Self { db, totals, usage, entered: AtomicU64::new(0), unconfirmed }
+        Self { db, totals, usage, entered: AtomicU64::new(0), unconfirmed, reserve: None }
+    }
+
+    /// From now on commits find room on a full disk: redb takes one that does not for the end of itself.
+    pub(super) fn draw_on(&mut self, reserve: &Arc<Reserve>) {
+        self.reserve = Some(reserve.clone());
     }
 
     fn open_file(path: &Path) -> Result<Database, StoreError> {
@@ -253,7 +263,7 @@ impl Index {
         builder.open(path).map_err(wrong)
     }
 
-    /// An index of a version that deleted nothing, or shared nothing, has no tables for it.
+    /// An index of an earlier version lacks the tables that came since.
     fn add_missing_tables(&self) -> Result<(), StoreError> {
         let missing = self.read(|tx| match tx.open_table(BORROWED) {
             Ok(_) => Ok(false),
@@ -264,6 +274,7 @@ impl Index {
             self.write(|tx| {
                 tx.open_table(RETIRED).map_err(wrong)?;
                 tx.open_table(DOOMED).map_err(wrong)?;
+                tx.open_table(MISTRUSTED).map_err(wrong)?;
                 tx.open_table(BORROWED).map_err(wrong)?;
                 Ok(())
             })?;
@@ -277,6 +288,29 @@ impl Index {
 
     /// Commits durably before it returns `Ok`.
     fn write<T>(
+        &self,
+        work: impl FnOnce(&WriteTransaction) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.write_rows(0, work)
+    }
+
+    /// The same, for a commit that touches so many rows here and there.
+    fn write_rows<T>(
+        &self,
+        rows: usize,
+        work: impl FnOnce(&WriteTransaction) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        if let Some(reserve) = &self.reserve {
+            reserve.make_room_for_rows(rows);
+        }
+        let written = self.commit(work);
+        if let (Err(StoreError::Full(_)), Some(reserve)) = (&written, &self.reserve) {
+            reserve.note_refusal();
+        }
+        written
+    }
+
+    fn commit<T>(
         &self,
         work: impl FnOnce(&WriteTransaction) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
@@ -317,11 +351,11 @@ impl Store {
         for pack in packs {
             self.absolve(pack.id)?;
         }
-        // A chunk whose only place is going, or may not be referred to, gets its new one.
+        // A chunk whose only place is going, is damaged, or may not be referred to, gets its new one.
         let unconfirmed = self.index.unconfirmed();
-        let condemned = self.condemned();
-        let gives_way = |pack: PackNumber| condemned.contains(&pack) || unconfirmed.contains(&pack);
-        Ok(self.enter_packs(packs, gives_way, false)?.0)
+        let given_up = self.given_up();
+        let gives_way = |pack: PackNumber| given_up.contains(&pack) || unconfirmed.contains(&pack);
+        Ok(self.enter_packs(packs, gives_way, |pack| given_up.contains(&pack), false)?.0)
     }
 
     /// Enters packs as [`Store::index_packs`] does, and lets their chunks be found there instead of in packs of `from`.
@@ -330,25 +364,38 @@ impl Store {
         packs: &[NewPack],
         from: &HashSet<PackNumber>,
     ) -> Result<Vec<IndexedPack>, StoreError> {
-        Ok(self.enter_packs(packs, |pack| from.contains(&pack), false)?.0)
+        Ok(self.enter_packs(packs, |pack| from.contains(&pack), |_| false, false)?.0)
     }
 
-    /// Enters packs; chunks in packs that give way are found in these. Also returns the numbers that are new.
+    /// The same for packs of `from` that are damaged: whoever needs one of those needs the new one as well.
+    pub fn replace_chunks(
+        &self,
+        packs: &[NewPack],
+        from: &HashSet<PackNumber>,
+    ) -> Result<Vec<IndexedPack>, StoreError> {
+        Ok(self.enter_packs(packs, |pack| from.contains(&pack), |_| true, false)?.0)
+    }
+
+    /// Enters packs; chunks in packs that give way are found in these, and whoever needs such a pack of which both are needed
+    /// needs these as well. Also returns the numbers that are new.
     fn enter_packs(
         &self,
         packs: &[NewPack],
         gives_way: impl Fn(PackNumber) -> bool,
+        both_needed: impl Fn(PackNumber) -> bool,
         borrowed: bool,
     ) -> Result<(Vec<IndexedPack>, Vec<PackNumber>), StoreError> {
         let mut totals = self.index.totals.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut fresh, mut chunks_added, mut new) = (PackCounts::default(), 0, Vec::new());
-        let indexed = self.index.write(|tx| {
+        let touched = packs.iter().map(|pack| pack.entries.len()).sum();
+        let indexed = self.index.write_rows(touched, |tx| {
             let mut borrowed_rows = tx.open_table(BORROWED).map_err(wrong)?;
             let mut rows = tx.open_table(PACKS).map_err(wrong)?;
             let mut numbers = tx.open_table(PACK_NUMBERS).map_err(wrong)?;
             let mut chunks = tx.open_table(CHUNKS).map_err(wrong)?;
             let mut next = next_pack(tx, &rows)?;
             let mut out = Vec::with_capacity(packs.len());
+            let mut moved: HashMap<PackNumber, Vec<u32>> = HashMap::new();
             for pack in packs {
                 let known = numbers.get(pack.id.as_bytes()).map_err(wrong)?.map(|number| number.value());
                 let number = PackNumber(known.unwrap_or(next));
@@ -373,10 +420,17 @@ impl Store {
                         let place = ChunkPlace::of(number, entry).encode();
                         chunks.insert(entry.id.as_bytes(), &place).map_err(wrong)?;
                         chunks_added += u64::from(known.is_none());
+                        if let Some(old) = known.filter(|old| both_needed(old.pack) && old.pack != number) {
+                            let both = moved.entry(old.pack).or_insert_with(|| vec![old.pack.0]);
+                            if both.last() != Some(&number.0) {
+                                both.push(number.0);
+                            }
+                        }
                     }
                 }
                 out.push(IndexedPack { id: pack.id, number });
             }
+            leaving::replace_needed(tx, &moved.keys().copied().collect(), &moved)?;
             Ok(out)
         })?;
         meter::CHUNKS_STORED.add(chunks_added);
@@ -442,119 +496,6 @@ impl Store {
             })?;
         }
         Ok(counts)
-    }
-
-    /// Remembers that `holder` holds those packs; packs that the index does not know are left out.
-    pub fn add_receipts(&self, holder: PeerId, packs: &[PackId], time: Moment) -> Result<(), StoreError> {
-        self.index.write(|tx| {
-            let numbers = tx.open_table(PACK_NUMBERS).map_err(wrong)?;
-            let mut receipts = tx.open_table(RECEIPTS).map_err(wrong)?;
-            for pack in packs {
-                if let Some(number) = numbers.get(pack.as_bytes()).map_err(wrong)? {
-                    let key = (number.value(), holder.as_bytes());
-                    receipts.insert(key, time.as_millis()).map_err(wrong)?;
-                }
-            }
-            Ok(())
-        })
-    }
-
-    /// Forgets every receipt of a holder.
-    pub fn drop_receipts(&self, holder: PeerId) -> Result<(), StoreError> {
-        self.index.write(|tx| {
-            let mut receipts = tx.open_table(RECEIPTS).map_err(wrong)?;
-            receipts.retain(|(_, who), _| who != holder.as_bytes()).map_err(wrong)?;
-            let mut heads = tx.open_table(HEAD_RECEIPTS).map_err(wrong)?;
-            heads.retain(|(who, _), _| who != holder.as_bytes()).map_err(wrong)
-        })
-    }
-
-    /// Forgets that `holder` holds those packs.
-    pub fn drop_pack_receipts(&self, holder: PeerId, packs: &[PackId]) -> Result<(), StoreError> {
-        self.index.write(|tx| {
-            let numbers = tx.open_table(PACK_NUMBERS).map_err(wrong)?;
-            let mut receipts = tx.open_table(RECEIPTS).map_err(wrong)?;
-            for pack in packs {
-                if let Some(number) = numbers.get(pack.as_bytes()).map_err(wrong)? {
-                    receipts.remove((number.value(), holder.as_bytes())).map_err(wrong)?;
-                }
-            }
-            Ok(())
-        })
-    }
-
-    /// Remembers that `holder` has all records of a head; an earlier one of the same device is replaced.
-    pub fn set_head_receipt(
-        &self,
-        holder: PeerId,
-        device: DeviceId,
-        seq: u64,
-        head: HeadId,
-    ) -> Result<(), StoreError> {
-        self.index.write(|tx| {
-            let mut table = tx.open_table(HEAD_RECEIPTS).map_err(wrong)?;
-            let key = (holder.as_bytes(), device.as_bytes());
-            let newer = table.get(key).map_err(wrong)?.is_none_or(|row| row.value().0 <= seq);
-            if newer {
-                table.insert(key, (seq, head.as_bytes())).map_err(wrong)?;
-            }
-            Ok(())
-        })
-    }
-
-    /// Every holder's newest confirmed head of each device.
-    pub fn head_receipts(&self) -> Result<Vec<(PeerId, DeviceId, u64, HeadId)>, StoreError> {
-        self.index.read(|tx| {
-            let table = tx.open_table(HEAD_RECEIPTS).map_err(wrong)?;
-            let rows = table.iter().map_err(wrong)?;
-            rows.map(|row| {
-                let (key, value) = row.map_err(wrong)?;
-                let ((holder, device), (seq, id)) = (key.value(), value.value());
-                Ok((PeerId::new(*holder), DeviceId::new(*device), seq, HeadId::new(*id)))
-            })
-            .collect()
-        })
-    }
-
-    /// Number of distinct holders of each pack that has any, of those that are `counted`.
-    pub fn receipt_counts(
-        &self,
-        counted: impl Fn(&PeerId) -> bool,
-    ) -> Result<HashMap<PackNumber, u32>, StoreError> {
-        let mut counts = HashMap::new();
-        self.for_each_receipt(|pack, holder, _| {
-            if counted(&holder) {
-                *counts.entry(pack).or_insert(0) += 1;
-            }
-        })?;
-        Ok(counts)
-    }
-
-    /// Calls `each` with every receipt: pack, holder, when it was signed.
-    pub fn for_each_receipt(
-        &self,
-        mut each: impl FnMut(PackNumber, PeerId, Moment),
-    ) -> Result<(), StoreError> {
-        self.index.read(|tx| {
-            for row in tx.open_table(RECEIPTS).map_err(wrong)?.iter().map_err(wrong)? {
-                let (key, time) = row.map_err(wrong)?;
-                let (pack, holder) = key.value();
-                each(PackNumber(pack), PeerId::new(*holder), Moment::from_millis(time.value()));
-            }
-            Ok(())
-        })
-    }
-
-    /// Holders of one pack.
-    pub fn holders_of(&self, pack: PackId) -> Result<Vec<PeerId>, StoreError> {
-        self.index.read(|tx| {
-            let numbers = tx.open_table(PACK_NUMBERS).map_err(wrong)?;
-            let Some(number) = numbers.get(pack.as_bytes()).map_err(wrong)? else { return Ok(Vec::new()) };
-            let number = number.value();
-            let receipts = tx.open_table(RECEIPTS).map_err(wrong)?;
-            let range = receipts.range((number, &[0u8; 32])..=(number, &[0xff; 32])).map_err(wrong)?;
-            range.map(|row| Ok(PeerId::new(*row.map_err(wrong)?.0.value().1))).collect()
-        })
     }
 
     /// Remembers which packs a snapshot needs.
@@ -712,19 +653,24 @@ fn next_pack(
     Ok(after_last.max(stored))
 }
 
+fn row_of(
+    rows: &impl ReadableTable<u32, &'static [u8]>,
+    number: PackNumber,
+) -> Result<Option<PackRow>, StoreError> {
+    match rows.get(number.0).map_err(wrong)? {
+        None => Ok(None),
+        Some(row) => PackRow::decode(number, row.value()).map(Some).ok_or_else(|| damaged("packs")),
+    }
+}
+
 /// The row of a pack that is kept for another vault, which is there.
 fn foreign_row(
     rows: &impl ReadableTable<u32, &'static [u8]>,
     number: PackNumber,
 ) -> Result<PackRow, StoreError> {
-    let row = rows.get(number.0).map_err(wrong)?.ok_or_else(|| damaged("foreign"))?;
-    PackRow::decode(number, row.value()).ok_or_else(|| damaged("packs"))
+    row_of(rows, number)?.ok_or_else(|| damaged("foreign"))
 }
 
 fn read_pack_row(tx: &ReadTransaction, number: PackNumber) -> Result<Option<PackRow>, StoreError> {
-    let packs = tx.open_table(PACKS).map_err(wrong)?;
-    match packs.get(number.0).map_err(wrong)? {
-        None => Ok(None),
-        Some(row) => PackRow::decode(number, row.value()).map(Some).ok_or_else(|| damaged("packs")),
-    }
+    row_of(&tx.open_table(PACKS).map_err(wrong)?, number)
 }
