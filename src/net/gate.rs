@@ -15,8 +15,8 @@ use libp2p::core::transport::PortUse;
 use libp2p::swarm::behaviour::ConnectionEstablished;
 use libp2p::swarm::derive_prelude::Either;
 use libp2p::swarm::{
-    ConnectionClosed, ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent,
-    THandlerOutEvent, ToSwarm, dummy,
+    ConnectionClosed, ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, NotifyHandler, THandler,
+    THandlerInEvent, THandlerOutEvent, ToSwarm, dummy,
 };
 use libp2p::{Multiaddr, PeerId as Libp2pId};
 
@@ -361,6 +361,20 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Gate<B> {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
-        self.inner.poll(cx).map(|action| action.map_in(Either::Left))
+        loop {
+            let mut action = match self.inner.poll(cx) {
+                Poll::Ready(action) => action,
+                Poll::Pending => return Poll::Pending,
+            };
+            // Any connection might be one that the behaviour does not know: its handler there takes no events.
+            if let ToSwarm::NotifyHandler { peer_id, handler, .. } = &mut action
+                && matches!(handler, NotifyHandler::Any)
+            {
+                let shown = self.shown.get(peer_id).and_then(|shown| shown.iter().next());
+                let Some(connection) = shown else { continue };
+                *handler = NotifyHandler::One(*connection);
+            }
+            return Poll::Ready(action.map_in(Either::Left));
+        }
     }
 }

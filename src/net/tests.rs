@@ -786,6 +786,21 @@ async fn who_wants_no_relay_asks_for_none() {
     assert!(shy.net.addresses().is_empty(), "{:?}", shy.net.addresses());
 }
 
+/// Without their names, the addresses of two behind one relay are the same.
+#[tokio::test]
+async fn two_behind_one_relay_reach_each_other() {
+    let still = |listen: &[&str]| NetConfig { punch_holes: false, ..config(listen) };
+    let (relay, mut hidden, address) = behind_a_relay(still(&[TCP]), still(&[])).await;
+    let mut caller = Peer::start(still(&[])).await;
+    relay.members.insert(caller.id());
+    hidden.members.insert(caller.id());
+    caller.knows(&relay).await;
+    caller.expect(|e| matches!(e, NetEvent::Listening(a) if a.contains("/p2p-circuit"))).await;
+    caller.members.insert(hidden.id());
+    caller.net.add_address(hidden.id(), &address).await.unwrap();
+    hidden.expect(|e| *e == NetEvent::Connected(caller.id())).await;
+}
+
 #[tokio::test]
 async fn strangers_are_not_carried() {
     let still = |listen: &[&str]| NetConfig { punch_holes: false, ..config(listen) };

@@ -59,9 +59,16 @@ impl Reserve {
         statvfs(&self.root).ok().map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
+    /// Free bytes and those of the reserve together. The file must not change between the two looks: what it has just
+    /// taken would count as gone.
+    fn with_reserve(&self) -> Option<u64> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.free().map(|free| free + self.held())
+    }
+
     /// Bytes that packs may still take.
     pub(super) fn room(&self) -> u64 {
-        let room = self.free().map_or(u64::MAX, |free| (free + self.held()).saturating_sub(self.wanted));
+        let room = self.with_reserve().map_or(u64::MAX, |bytes| bytes.saturating_sub(self.wanted));
         let largest = limit::PACK_BYTES_MAX as u64;
         if self.distrusted.load(Ordering::Acquire) && !self.try_out(largest.min(room)) { 0 } else { room }
     }
@@ -69,7 +76,7 @@ impl Reserve {
     /// Whether a pack may take `bytes`. A file system that cannot tell is written to until it refuses.
     pub(super) fn admits(&self, bytes: u64) -> bool {
         if !self.distrusted.load(Ordering::Acquire) {
-            return self.free().is_none_or(|free| free + self.held() >= bytes.saturating_add(self.wanted));
+            return self.with_reserve().is_none_or(|all| all >= bytes.saturating_add(self.wanted));
         }
         self.refill();
         self.held() >= self.wanted && self.try_out(bytes)
@@ -100,7 +107,7 @@ impl Reserve {
 
     /// Rows that one commit may touch so that there is room for it and for what follows.
     pub(super) fn rows_at_once(&self) -> usize {
-        let room = self.free().map_or(u64::MAX, |free| free + self.held()) / 2;
+        let room = self.with_reserve().unwrap_or(u64::MAX) / 2;
         let rows = room.saturating_sub(limit::INDEX_COMMIT_BYTES) / limit::INDEX_ROW_ROOM_BYTES;
         usize::try_from(rows)
             .unwrap_or(usize::MAX)
@@ -180,6 +187,23 @@ mod tests {
         let sparse = File::create(dir.path().join(FILE)).unwrap();
         sparse.set_len(limit::RESERVE_BYTES).unwrap();
         assert_eq!(Reserve::of(dir.path(), 0).held(), 0);
+    }
+
+    /// While the file grew, what it had taken was counted nowhere, and packs were refused on a disk with room.
+    #[test]
+    fn a_reserve_that_is_being_made_is_not_counted_as_gone() {
+        let (dir, reserve) = store();
+        let growing = reserve.changing.lock().unwrap();
+        std::thread::scope(|scope| {
+            let answer = scope.spawn(|| reserve.admits(reserve.free().unwrap() / 2));
+            // It has taken its space and not said so yet.
+            let file = File::create(dir.path().join(FILE)).unwrap();
+            fallocate(file, FallocateFlags::empty(), 0, reserve.wanted).unwrap();
+            assert!(!answer.is_finished());
+            reserve.held.store(reserve.wanted, Ordering::Release);
+            drop(growing);
+            assert!(answer.join().unwrap());
+        });
     }
 
     #[test]
