@@ -192,14 +192,17 @@ mod tests {
     /// While the file grew, what it had taken was counted nowhere, and packs were refused on a disk with room.
     #[test]
     fn a_reserve_that_is_being_made_is_not_counted_as_gone() {
-        let (dir, reserve) = store();
+        let (dir, mut reserve) = store();
+        // So large that what others write meanwhile makes no difference.
+        reserve.wanted = 256 << 20;
+        let bytes = reserve.free().unwrap().saturating_sub(reserve.wanted + reserve.wanted / 2);
         let growing = reserve.changing.lock().unwrap();
         std::thread::scope(|scope| {
-            let answer = scope.spawn(|| reserve.admits(reserve.free().unwrap() / 2));
             // It has taken its space and not said so yet.
             let file = File::create(dir.path().join(FILE)).unwrap();
             fallocate(file, FallocateFlags::empty(), 0, reserve.wanted).unwrap();
-            assert!(!answer.is_finished());
+            let answer = scope.spawn(|| reserve.admits(bytes));
+            std::thread::yield_now();
             reserve.held.store(reserve.wanted, Ordering::Release);
             drop(growing);
             assert!(answer.join().unwrap());
