@@ -274,22 +274,34 @@ pub(super) fn publish_checkpoint(vault: &Vault, holders: &[PeerAddress]) -> Resu
 /// Signs the first head of a device that has just joined the vault; as heir it carries on another device's snapshots.
 pub fn publish_first_head(
     vault: &Vault,
-    heir_of: Option<DeviceId>,
+    carried: Carried,
     holders: &[PeerAddress],
 ) -> Result<Head, EngineError> {
     let _chain = vault.head_lock.lock().expect("no panic while held");
     let mut draft = next_head(vault, &[], holders)?;
-    if let Some(device) = heir_of {
-        let heads = newest_heads(&vault.store, vault.id())?;
-        let lost = heads.iter().find(|head| head.device() == device);
-        if let Some(lost) = lost {
+    let mut snapshots: HashSet<SnapshotId> = draft.snapshots.iter().copied().collect();
+    for head in newest_heads(&vault.store, vault.id())? {
+        if carried.all || carried.heir_of == Some(head.device()) {
+            draft.snapshots.extend(head.draft.snapshots.iter().filter(|id| snapshots.insert(**id)));
             // Its lists too: the packs are not in this index yet.
-            draft.snapshots.clone_from(&lost.draft.snapshots);
-            draft.lists.clone_from(&lost.draft.lists);
-            draft.inherited = [device].into_iter().chain(lost.draft.inherited.iter().copied()).collect();
+            let known = draft.lists.clone();
+            draft.lists.extend(head.draft.lists.iter().filter(|list| !known.contains(list)));
+        }
+        if carried.heir_of == Some(head.device()) {
+            draft.inherited =
+                [head.device()].into_iter().chain(head.draft.inherited.iter().copied()).collect();
         }
     }
     store_head(vault, draft)
+}
+
+/// What the first head of a device lists besides nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Carried {
+    /// All that this device had listed; it is known that the device is no more.
+    pub heir_of: Option<DeviceId>,
+    /// What the heads of all devices list that are here: newer ones may no longer do so.
+    pub all: bool,
 }
 
 /// Signs and durably stores a head; the caller holds the chain's lock or is alone.
