@@ -752,6 +752,21 @@ async fn a_member_calls_back_and_nothing_else_changes() {
     assert!(matches!(again, Err(NetError::Busy(_))), "{again:?}");
 }
 
+/// Both ways used to be tried at once, and who was called took the second for a connection of a member: requests on it
+/// met nobody.
+#[tokio::test]
+async fn a_call_over_one_of_two_ways_leaves_no_other_behind() {
+    for _ in 0..10 {
+        let (one, two) = pair(config(&[TCP, QUIC]), config(&[TCP, QUIC])).await;
+        two.server.net.get_or_init(|| two.net.clone());
+        assert!(one.net.ask_call(two.id()).await.unwrap().reached.is_some());
+        for _ in 0..10 {
+            one.net.sync(two.id(), heads()).await.unwrap();
+            two.net.sync(one.id(), heads()).await.unwrap();
+        }
+    }
+}
+
 #[tokio::test]
 async fn who_listens_nowhere_is_not_reached() {
     let (one, two) = pair(config(&[]), config(&[TCP])).await;
