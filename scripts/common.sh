@@ -76,6 +76,8 @@ node() {
 # start NAME: runs a node's daemon until the script ends.
 start() {
     local name=$1
+    # One that a killed daemon left behind says nothing about the next.
+    rm -f "$work/$name/control.sock"
     # The pid must be the daemon's own, not that of a shell around it, and the daemon must not hold our messages open.
     # shellcheck disable=SC2086
     (exec ${under[$name]:-} "$program" -c "$work/$name.yaml" --repo "$work/$name" --no-input daemon) </dev/null >"$work/$name-daemon.log" 2>&1 3>&- &
