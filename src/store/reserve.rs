@@ -12,7 +12,7 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
@@ -32,6 +32,8 @@ pub(super) struct Reserve {
     distrusted: AtomicBool,
     /// Taken while its length changes.
     changing: Mutex<()>,
+    /// Taken while a commit uses what it was given.
+    giving: Mutex<()>,
 }
 
 impl Reserve {
@@ -47,6 +49,7 @@ impl Reserve {
             held: AtomicU64::new(held),
             distrusted: AtomicBool::new(false),
             changing: Mutex::default(),
+            giving: Mutex::default(),
         }
     }
 
@@ -99,10 +102,12 @@ impl Reserve {
         }
     }
 
-    /// Makes room for a commit that touches so many rows of the index.
-    pub(super) fn make_room_for_rows(&self, rows: usize) {
+    /// Makes room for a commit that touches so many rows of the index, as long as what is returned lives.
+    pub(super) fn room_for_rows(&self, rows: usize) -> MutexGuard<'_, ()> {
+        let given = self.giving.lock().unwrap_or_else(PoisonError::into_inner);
         let bytes = limit::INDEX_COMMIT_BYTES + rows as u64 * limit::INDEX_ROW_ROOM_BYTES;
-        self.make_room(bytes.min(self.wanted / 2));
+        self.make_room(bytes.min(self.wanted));
+        given
     }
 
     /// Rows that one commit may touch so that there is room for it and for what follows.
@@ -114,8 +119,9 @@ impl Reserve {
             .clamp(limit::INDEX_ROWS_MIN, limit::INDEX_ROWS_PENDING_MAX)
     }
 
-    /// Makes the file whole again where there is room for it.
+    /// Makes the file whole again where there is room for it. What a commit was given is not taken back from it.
     pub(super) fn refill(&self) {
+        let Some(_nothing_given) = unless_taken(&self.giving) else { return };
         let missing = self.wanted.saturating_sub(self.held());
         if missing == 0 || self.free().is_none_or(|free| free < missing) {
             return;
@@ -154,6 +160,14 @@ impl Reserve {
         // What cannot be deleted now is cleared at the next start.
         let _ = std::fs::remove_file(&path);
         fits
+    }
+}
+
+fn unless_taken(lock: &Mutex<()>) -> Option<MutexGuard<'_, ()>> {
+    match lock.try_lock() {
+        Ok(guard) => Some(guard),
+        Err(TryLockError::Poisoned(guard)) => Some(guard.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
     }
 }
 
@@ -207,6 +221,18 @@ mod tests {
             drop(growing);
             assert!(answer.join().unwrap());
         });
+    }
+
+    /// A pack that was published beside a commit had the reserve take back what the commit had been given.
+    #[test]
+    fn it_grows_only_after_a_commit() {
+        let (_dir, reserve) = store();
+        let given = reserve.room_for_rows(0);
+        reserve.refill();
+        assert_eq!(reserve.held(), 0);
+        drop(given);
+        reserve.refill();
+        assert_eq!(reserve.held(), limit::RESERVE_BYTES);
     }
 
     #[test]
