@@ -39,9 +39,8 @@ node owner init --phrase-out "$work/phrase" >"$work/init.log" 2>&1
 node holder init --storage-only --lend 100GiB >"$work/init.log" 2>&1
 start owner
 start holder
-loopback() { node "$1" id --json | grep -o '/ip4/127\.0\.0\.1/tcp/[0-9]*/p2p/[A-Za-z0-9]*' | head -n 1; }
-node owner peers add "$(loopback holder)" --name holder >"$work/init.log" 2>&1
-node holder peers add "$(loopback owner)" --name owner >"$work/init.log" 2>&1
+node owner peers add "$(where holder)" --name holder >"$work/init.log" 2>&1
+node holder peers add "$(where owner)" --name owner >"$work/init.log" 2>&1
 head -c "$((mib << 20))" /dev/urandom >"$work/data"
 node owner backup --wait copies --wait-timeout 10m "$work/data" >"$work/backup.log" 2>&1 || die 'no copy within ten minutes'
 # Repair is to come from the holder, not from the file.
@@ -74,9 +73,8 @@ fetched=$(field bytes_fetched <"$work/out")
 mended=$(field repaired_chunks <"$work/out")
 echo "| $ranges bytes changed all over it: \`verify --repair\` | $seconds s, $mended chunks mended, $(awk -v b="$fetched" -v n="$ranges" 'BEGIN { printf "%.2f MiB", b / n / 1048576 }') fetched for each |"
 timed node owner verify
-kill "${pids[owner]}" "${pids[holder]}"
-wait "${pids[owner]}" "${pids[holder]}" 2>/dev/null || true
-unset 'pids[owner]'
+stop owner
+stop holder
 
 # A round over everything within the shortest interval that there is, so that the scrub has always something to do.
 SHADOWVAULT_STORAGE__SCRUB_INTERVAL=1h start holder

@@ -91,6 +91,27 @@ start() {
     die "the daemon of $name did not come up within 20 s"
 }
 
+# stop NAME [SIGNAL]: ends a node's daemon, by TERM where nothing else is said, and waits for its end.
+stop() {
+    kill "-${2:-TERM}" "${pids[$1]}" 2>/dev/null || true
+    wait "${pids[$1]}" 2>/dev/null || true
+    unset "pids[$1]"
+}
+
+# where NAME [PATTERN]: the first of a node's addresses that looks like that, once there is one; the one on loopback.
+where() {
+    local found pattern=${2:-'^/ip4/127\.0\.0\.1/tcp/[0-9]*/p2p/[A-Za-z0-9]*$'}
+    for _ in $(seq 100); do
+        found=$(node "$1" id --json | grep -o '"/ip4/[^"]*"' | tr -d '"' | grep -e "$pattern" | head -n 1) || true
+        if [ -n "$found" ]; then
+            echo "$found"
+            return
+        fi
+        sleep 0.1
+    done
+    die "$1 has no address like $pattern after 10 s"
+}
+
 # field NAME: a value of the last JSON document on stdin that has it.
 field() {
     grep -o "\"$1\": *[^,}]*" | tail -n 1 | sed 's/^[^:]*: *//; s/[" ]//g'

@@ -87,14 +87,9 @@ impl Node {
         true
     }
 
-    /// The next incoming connection of this member is a call that it was asked for.
-    pub(super) fn expect_call(&mut self, peer: PeerId) {
-        self.swarm.behaviour_mut().admission.expect(peer);
-    }
-
-    /// Whether the call that was asked for came.
-    pub(super) fn call_came(&self, peer: PeerId) -> bool {
-        self.swarm.behaviour().admission.came(peer)
+    /// The next incoming connection of this member is a call that it was asked for; `waiter` is told of it.
+    pub(super) fn expect_call(&mut self, peer: PeerId, waiter: oneshot::Sender<()>) {
+        self.swarm.behaviour_mut().admission.expect(peer, waiter);
     }
 
     /// No call is expected any longer.

@@ -217,6 +217,9 @@ async fn round(core: &Arc<Core>, vault: VaultId) -> Result<(), ApiError> {
     core.waking.look(core.now());
     core.note_connected().await?;
     let peers: Vec<PeerId> = core.connected().into_iter().filter(|peer| !core.is_distrusted(*peer)).collect();
+    if peers.is_empty() {
+        return Ok(());
+    }
     let mut free: Vec<(PeerId, u64)> = Vec::new();
     let (under_way, load) = core.owning.under_way();
     let (confirmed, lacking) = core
