@@ -518,8 +518,15 @@ pub const HURT_FILES_MAX: usize = 100;
 pub const SCRUB_PAUSE_STEP: Duration = Duration::from_millis(200);
 /// A scrub rests so many times as long as it worked: a tenth of one core.
 pub const SCRUB_REST: u32 = 9;
-/// Packs that could not be mended and are remembered for the next try; others are found again in the next round.
-pub const SCRUB_LOST_MAX: usize = 1024;
+/// Damaged packs that wait to be mended; others are found again in the next round of scrubbing.
+pub const REPAIRS_WAITING_MAX: usize = 1024;
+/// How long after a peer came damaged packs are asked of it: it has just been dialled, and may have more to say first.
+pub const REPAIR_AFTER_ARRIVAL: Duration = Duration::from_secs(5);
+/// Tries of mending a pack in which files are read again for what no peer has. Later ones ask peers alone: what a file lost is
+/// rarely there again.
+pub const REGAIN_TRIES: u32 = 3;
+/// How long damaged files are kept that a repair replaced: who wonders why something was mended does so within days.
+pub const QUARANTINE_KEPT: Duration = Duration::from_secs(7 * 86_400);
 /// Slices in which a scrub goes once over all packs.
 pub const SCRUB_SLICES: u32 = 30;
 /// Damaged packs that are mended without asking, however few packs there are.

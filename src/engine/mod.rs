@@ -74,7 +74,7 @@ pub use rebuild::{Rebuilt, adopt_unindexed, rebuild_index, renew_snapshot_packs,
 pub use recover::index_remote_pack;
 pub use reference::resolve;
 pub use regain::{RegainResult, note_damage, plan_regain, regain};
-pub use repair::{Damage, RepairPlan, RepairResult, plan_repair, run_repair};
+pub use repair::{Damage, RepairPlan, RepairResult, plan_repair, run_repair, undo_repair};
 pub use restore::{RestoreAction, RestoreChange, RestoreOptions, RestoreResult, restore};
 pub use stats::{ChunkSums, Sums, snapshot_sums, vault_sums};
 pub use tag::{Retagged, TagEdit, tag};

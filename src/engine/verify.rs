@@ -39,6 +39,8 @@ pub struct VerifyOptions {
     pub after: Option<PackId>,
     /// Read only these packs, whatever `subset` says: those that an earlier look doubted.
     pub again: Option<Vec<PackId>>,
+    /// Look at these packs and at nothing else: no other pack, record or snapshot.
+    pub packs: Option<Vec<PackId>>,
     /// After each pack, rest so many times as long as it took.
     pub rest: u32,
     /// What the buffers may take, in bytes.
@@ -142,6 +144,10 @@ pub fn verify(
         // What was moved meanwhile is read where it is now.
         store.with_successors(only);
     }
+    if let Some(packs) = &options.packs {
+        let rows = packs.iter().map(|pack| store.pack_by_id(*pack)).collect::<Result<Vec<_>, _>>()?;
+        only = Some(rows.into_iter().flatten().map(|row| row.number).collect());
+    }
     let mut rows = Vec::new();
     let aside = store.packs_aside();
     for own in [true, false] {
@@ -163,6 +169,9 @@ pub fn verify(
     let mut bad = check_packs(store, keys, looks, options.rest, workers, monitor, &mut result)?;
     lost_chunks(store, vault, &result.damages, options.quick, monitor, &mut bad)?;
     result.bad_chunks = bad.len() as u64;
+    if options.packs.is_some() {
+        return Ok(result);
+    }
     result.records = check_records(store, vault.map(Vault::id))?;
     let (Some(vault), Some(view)) = (vault, view) else { return Ok(result) };
     monitor.enter("verifying snapshots");

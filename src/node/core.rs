@@ -21,6 +21,7 @@ use super::exposition::{self, Looks};
 use super::holding::HoldQueue;
 use super::inviting::Invites;
 use super::jobs::Jobs;
+use super::mending::{self, Mending};
 use super::owning::Owning;
 use super::presence::Waking;
 use super::reach::{self, Reach};
@@ -94,6 +95,7 @@ pub(super) struct Core {
     pub(super) acl: Acl,
     /// Held while what is remembered of rounds over all packs is changed.
     pub(super) rounds: Mutex<()>,
+    pub(super) mending: Mending,
     pub(super) auditing: Auditing,
     pub(super) reach: Reach,
     pub(super) clocks: Clocks,
@@ -145,6 +147,7 @@ impl Core {
             invites,
             acl,
             rounds: Mutex::default(),
+            mending: Mending::default(),
             auditing: Auditing::default(),
             reach: Reach::default(),
             clocks: Clocks::default(),
@@ -249,6 +252,7 @@ impl Core {
             self.tasks.spawn(self.clone().hold_upkeep());
             self.tasks.spawn(schedule::run_loop(self.clone()));
             self.tasks.spawn(auditing::run_loop(self.clone()));
+            self.tasks.spawn(mending::run_loop(self.clone()));
             self.tasks.spawn(reach::run_loop(self.clone()));
         } else {
             self.await_peers(&net, &book).await;
@@ -282,6 +286,7 @@ impl Core {
                     self.clone().note_seen(peer).await;
                     self.tasks.spawn(acl::tell(self.clone(), peer));
                     self.tasks.spawn(releasing::tell(self.clone(), peer));
+                    self.hurry_repairs().await;
                     self.owning.forget_offers(peer);
                     self.reach.wake();
                     self.pulling.forget(&peer);
