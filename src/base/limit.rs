@@ -104,6 +104,8 @@ pub const HEDGE_AFTER_UNKNOWN: Duration = Duration::from_secs(2);
 pub const GATHER_LOOK: Duration = Duration::from_millis(500);
 /// A holder that another overtook is asked only when no other has the pack, for so long.
 pub const LATE_HOLDER_PAUSE: Duration = Duration::from_secs(60);
+/// A holder that could not be reached is not dialled for another pack for so long, unless it comes by itself.
+pub const ABSENT_HOLDER_PAUSE: Duration = Duration::from_secs(60);
 /// Packs in a row that a member may not have before it is no longer asked without reason to, for [`GUESS_PAUSE`].
 pub const GUESSES_MAX: u32 = 3;
 /// See [`GUESSES_MAX`].
