@@ -28,11 +28,6 @@ source=$work/source
 said() { printf '%7.1f s  %s\n' "$(awk -v ns=$(($(now) - began)) 'BEGIN { print ns / 1e9 }')" "$*"; }
 # quiet COMMAND...: runs it and keeps what it says; a failure ends the drill.
 quiet() { "$@" >>"$work/steps.log" 2>&1 || die "$*"; }
-stop() {
-    kill -9 "${pids[$1]}" 2>/dev/null || true
-    wait "${pids[$1]}" 2>/dev/null || true
-    unset "pids[$1]"
-}
 began=$(now)
 
 # The tree in its version so: a third of the files change each time.
@@ -44,13 +39,6 @@ make_version() {
             head -c $((20000 + (file * 7919 + version * 104729) % 180000)) /dev/urandom >"$source/$file"
         fi
     done
-}
-
-where() {
-    local found
-    found=$(node "$1" id --json | grep -o '/ip4/127\.0\.0\.1/tcp/[0-9]*/p2p/[A-Za-z0-9]*' | head -n 1)
-    [ -n "$found" ] || die "$1 has no loopback address"
-    echo "$found"
 }
 
 # until_so WHAT SECONDS COMMAND...: waits until a command succeeds; WHAT says what did not come about.
@@ -93,7 +81,7 @@ sleep 1
 stolen=$(node owner device list --json | first_id)
 [ -n "$stolen" ] || die 'the owner does not list its own device'
 # The attacker also takes a copy of the whole device, to sign a second branch of heads with.
-stop owner
+stop owner KILL
 cp -a "$work/owner" "$work/clone"
 cp "$work/owner.yaml" "$work/clone.yaml" 2>/dev/null || true
 start owner
@@ -111,15 +99,16 @@ while :; do
 done
 said "the attacker forgot, collected and wrote junk $rounds times"
 # The copy goes on from the head before the attack: another branch.
-stop owner
+stop owner KILL
 for id in $(ids clone); do quiet node clone forget "$id" --yes; done
 quiet node clone gc --now
 quiet node clone backup "$source"
 start clone
 sleep 5
-quiet node clone status --json || true
+# It may well say that copies are missing.
+node clone status --json >>"$work/steps.log" 2>&1 || true
 said 'and signed a second branch of heads with a copy of the device'
-stop clone
+stop clone KILL
 rm -rf "$work/owner" "$source"
 said 'the machine is destroyed; the attacker keeps the copy'
 
@@ -142,7 +131,7 @@ recovered() {
     local name=$1 holder=$2 other=holder1
     shift 2
     [ "$holder" = holder1 ] && other=holder2
-    stop "$other"
+    stop "$other" KILL
     quiet node "$name" recover --peer "$(where "$holder")" --phrase-file "$work/phrase" "$@"
     restored "$name" "$holder"
     said "from $holder alone, \`recover${*:+ $*}\`: $snapshots of $snapshots snapshots, every byte the same"
@@ -181,7 +170,7 @@ for name in holder1 holder2; do
     heads_of "$name" | comm -13 "$work/heads-$name" - >"$work/new-heads"
     [ ! -s "$work/new-heads" ] || die "$name took a head that the revoked device signed"
 done
-stop clone
+stop clone KILL
 rm -rf "$source"
 said 'what the stolen device signs is refused by both holders, and its status says why'
 

@@ -30,7 +30,7 @@ pub use error::ApiError;
 pub use event::{Event, EventStream, Happening};
 pub use forget::{
     ForgetReport, ForgetRequest, GcReport, GcRequest, GcStatus, HeldHead, KeepRules, Kept, Releasable,
-    ReleaseReport,
+    ReleaseReport, ReplacedFile,
 };
 pub use job::{
     BackupRequest, ImportRequest, JobId, JobInfo, JobKind, JobOutcome, JobRequest, JobState, Progress,
@@ -43,9 +43,9 @@ pub use joining::{
 pub use report::{
     AddPeer, AuditReport, BackupSummary, ConfigRow, Coverage, DamagedFile, DrillFailure, DrillReport,
     EntryInfo, Health, Identity, ImportSummary, PathProblem, PeerInfo, Reachability, RebuildSummary,
-    Reloaded, RepairReport, ReplicationStatus, RestoreChange, RestoreSummary, SnapshotInfo, SnapshotQuery,
-    Status, StorageStatus, TreeQuery, Verdict, VerifyAllReport, VerifyOutcomeShape, VerifyReport,
-    VerifySnapshotReport,
+    Reloaded, RepairQueueStatus, RepairReport, ReplicationStatus, RestoreChange, RestoreSummary,
+    SnapshotInfo, SnapshotQuery, Status, StorageStatus, TreeQuery, Verdict, VerifyAllReport,
+    VerifyOutcomeShape, VerifyReport, VerifySnapshotReport,
 };
 
 pub use schedule::{AddSchedule, EditSchedule, LastRun, ScheduleInfo, ScheduleSource};

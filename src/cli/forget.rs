@@ -1,6 +1,5 @@
 //! `forget` and `gc`.
 
-use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,6 +18,9 @@ use crate::api::{
 use crate::base::{ByteSize, Code, PeerId, parse_duration};
 use crate::node::Mode;
 use crate::snapshot::{HeadSummary, sign_release};
+
+/// Replaced files that the text for people names one by one.
+const REPLACED_NAMED_MAX: usize = 20;
 
 #[derive(Args)]
 pub(super) struct ForgetArgs {
@@ -155,28 +157,17 @@ async fn release(holder: Option<String>, phrase: &Path, session: &Session<'_>) -
     Ok(0)
 }
 
-/// Asks a person at a terminal; without one, `--yes` says that it is meant.
+/// Asks a person at a terminal; without one, `--yes` says that it is meant. Nobody is asked for a machine's answer.
 fn confirm_release(session: &Session<'_>) -> Result<(), ApiError> {
-    let globals = &session.globals;
-    if globals.yes {
+    let question =
+        "Let holders delete all that was forgotten, now and for good? Look at `shadowvault snapshots` first.";
+    let is_machine = session.globals.json && !session.globals.yes;
+    if !is_machine && session.agreed(question)? == Some(true) {
         return Ok(());
     }
     let hint =
         "snapshots that were forgotten cannot be recovered from holders any more; add --yes if that is meant";
-    let refused = || ApiError::new(Code::ConfirmationNeeded, "nothing was released").with_hint(hint);
-    if globals.no_input || globals.json || !io::stdin().is_terminal() {
-        return Err(refused());
-    }
-    let question = "Let holders delete all that was forgotten, now and for good? Look at `shadowvault snapshots` first. [y/N] ";
-    write!(io::stderr(), "{question}").ok();
-    let mut answer = String::new();
-    io::stdin()
-        .read_line(&mut answer)
-        .map_err(|error| ApiError::new(Code::IoFailed, format!("reading the answer: {error}")))?;
-    match answer.trim().to_lowercase().as_str() {
-        "y" | "yes" => Ok(()),
-        _ => Err(refused()),
-    }
+    Err(ApiError::new(Code::ConfirmationNeeded, "nothing was released").with_hint(hint))
 }
 
 fn render_release(report: &ReleaseReport) -> String {
@@ -271,6 +262,13 @@ fn render_gc(report: &GcReport) -> String {
         report.resealed_packs,
         format!("{would}rewritten: {} into {size}", count(report.resealed_packs, "pack")),
     );
+    line(
+        report.cleared_files,
+        format!(
+            "deleted, having been replaced by repairs: {}",
+            packs(report.cleared_files, report.cleared_bytes)
+        ),
+    );
     line(report.revived_packs, format!("needed again: {}", count(report.revived_packs, "pack")));
     if report.dry_run {
         line(
@@ -309,6 +307,16 @@ fn render_status(status: &GcStatus) -> String {
     if status.held_packs > 0 {
         let held = packs(status.held_packs, status.held_bytes);
         text += &format!("{held} of others are held that they list no more\n");
+    }
+    for one in status.replaced.iter().take(REPLACED_NAMED_MAX) {
+        let (size, until) = (ByteSize(one.bytes), local_time(&one.until));
+        text += &format!(
+            "pack {} was mended; its damaged file ({size}) is kept until {until}\n",
+            one.pack.short()
+        );
+    }
+    if let Some(more) = status.replaced.len().checked_sub(REPLACED_NAMED_MAX).filter(|more| *more > 0) {
+        text += &format!("and {more} more damaged files (all with --json)\n");
     }
     text += &match &status.last_run {
         Some(time) => format!("last collection: {}\n", local_time(time)),

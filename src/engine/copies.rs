@@ -7,6 +7,7 @@ use prost::Message;
 use super::error::EngineError;
 use super::heads::{VaultView, head_packs, newest_heads};
 use super::monitor::Monitor;
+use super::pull::PackSource;
 use super::reader::ChunkReader;
 use super::tree::for_each_reference;
 use super::vault::Vault;
@@ -132,7 +133,7 @@ pub fn copy_counts(
 ) -> Result<CopyCounts, EngineError> {
     let mut counts = counts_of_records(&vault.store, vault.id(), counted)?;
     for snapshot in &view.snapshots {
-        match packs_of(vault, snapshot) {
+        match packs_of(vault, None, snapshot) {
             Ok(packs) => counts.set_needs(snapshot.id, packs),
             Err(EngineError::Store(error @ (StoreError::IndexDamaged(_) | StoreError::Poisoned))) => {
                 return Err(error.into());
@@ -189,13 +190,17 @@ fn counts_of_records(
     Ok(CopyCounts { packs, records, needs: HashMap::new(), at_least: HashMap::new() })
 }
 
-/// The packs that a snapshot needs.
-pub(super) fn packs_of(vault: &Vault, snapshot: &Snapshot) -> Result<Vec<PackNumber>, EngineError> {
+/// The packs that a snapshot needs. Trees that are not here are read from `source`.
+pub(super) fn packs_of(
+    vault: &Vault,
+    source: Option<&dyn PackSource>,
+    snapshot: &Snapshot,
+) -> Result<Vec<PackNumber>, EngineError> {
     if let Some(packs) = vault.store.snapshot_packs(snapshot.id)? {
         return Ok(packs);
     }
     let monitor = Monitor::default();
-    let mut reader = ChunkReader::new(vault, None, &monitor);
+    let mut reader = ChunkReader::new(vault, source, &monitor);
     let (mut ids, mut failure) = (HashSet::new(), None);
     for_each_reference(
         &mut reader,

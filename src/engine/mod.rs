@@ -62,8 +62,8 @@ pub use forget::{ForgetEffect, ForgetPlan, forget, forget_effect, plan_forget, p
 pub use gather::{Errand, Gathering};
 pub use gc::{GcOptions, GcResult, Waiting, collect, gc_memory_wanted, waiting};
 pub use heads::{
-    HeadNews, VaultView, adopt_head, any_head, head_packs, heads_at, inherit, known_heads, newest_heads,
-    next_head, publish_first_head, publish_next_head,
+    Carried, HeadNews, VaultView, adopt_head, any_head, head_packs, heads_at, inherit, known_heads,
+    newest_heads, next_head, publish_first_head, publish_next_head,
 };
 pub use hold::{HoldResult, drop_expired, note_release};
 pub use holder::{
@@ -73,15 +73,17 @@ pub use holder::{
 pub use hurt::{HurtFile, HurtFiles};
 pub use monitor::{Monitor, Problem};
 pub use pull::{FetchFailure, Given, PackSource, PulledSlice, Sources, pull_pack};
-pub use rebuild::{Rebuilt, adopt_unindexed, rebuild_index, renew_snapshot_packs, verify_known_receipts};
+pub use rebuild::{
+    Rebuilt, adopt_unindexed, rebuild_index, renew_kept, renew_snapshot_packs, verify_known_receipts,
+};
 pub use recover::index_remote_pack;
 pub use reference::resolve;
 pub use regain::{RegainResult, note_damage, plan_regain, regain};
-pub use repair::{Damage, RepairPlan, RepairResult, plan_repair, run_repair};
+pub use repair::{Damage, RepairPlan, RepairResult, plan_repair, run_repair, undo_repair};
 pub use restore::{RestoreAction, RestoreChange, RestoreOptions, RestoreResult, restore};
 pub use revocations::{Revocations, keep_revocation, revocations};
 pub use stats::{ChunkSums, Sums, snapshot_sums, vault_sums};
 pub use tag::{Retagged, TagEdit, tag};
 pub use tree::{Spot, TreeEntry, list, locate};
 pub use vault::{Vault, VaultOptions};
-pub use verify::{SnapshotFinding, VerifyOptions, VerifyResult, packs_elsewhere, verify};
+pub use verify::{SnapshotFinding, VerifyOptions, VerifyResult, verify};

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::error::EngineError;
 use crate::base::{DeviceId, HeadId, VaultId, limit};
 use crate::snapshot::{Head, Revocation};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::wire;
 
 /// As they came, in hex; one a device.
@@ -89,7 +89,7 @@ impl Revocations {
 }
 
 /// What is known of a vault's revoked devices.
-pub fn revocations(store: &Store, vault: VaultId) -> Result<Revocations, EngineError> {
+pub fn revocations(store: &Store, vault: VaultId) -> Result<Revocations, StoreError> {
     let kept: Option<Kept> = store.read_state_if_sound(&file(vault))?;
     let mut known = Revocations::default();
     for text in kept.unwrap_or_default().revocations {

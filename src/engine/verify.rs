@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
 
+use super::borrow::referred_elsewhere;
 use super::budget::{VERIFY_BYTES, verify_workers};
 use super::error::EngineError;
 use super::heads::{VaultView, newest_heads, read_head};
@@ -39,6 +40,8 @@ pub struct VerifyOptions {
     pub after: Option<PackId>,
     /// Read only these packs, whatever `subset` says: those that an earlier look doubted.
     pub again: Option<Vec<PackId>>,
+    /// Look at these packs and at nothing else: no other pack, record or snapshot.
+    pub packs: Option<Vec<PackId>>,
     /// After each pack, rest so many times as long as it took.
     pub rest: u32,
     /// What the buffers may take, in bytes.
@@ -134,7 +137,7 @@ pub fn verify(
         _ => None,
     };
     let only = match (vault, chosen) {
-        (Some(vault), Some(snapshot)) => super::copies::packs_of(vault, snapshot).ok(),
+        (Some(vault), Some(snapshot)) => super::copies::packs_of(vault, None, snapshot).ok(),
         _ => None,
     };
     let mut only: Option<HashSet<PackNumber>> = only.map(|packs| packs.into_iter().collect());
@@ -142,8 +145,12 @@ pub fn verify(
         // What was moved meanwhile is read where it is now.
         store.with_successors(only);
     }
+    if let Some(packs) = &options.packs {
+        let rows = packs.iter().map(|pack| store.pack_by_id(*pack)).collect::<Result<Vec<_>, _>>()?;
+        only = Some(rows.into_iter().flatten().map(|row| row.number).collect());
+    }
     let mut rows = Vec::new();
-    let (aside, elsewhere) = (store.packs_aside(), packs_elsewhere(store)?);
+    let (aside, elsewhere) = (store.packs_aside(), packs_elsewhere(store, vault)?);
     let is_due = |pack: &PackNumber| !aside.contains(pack) && !elsewhere.contains(pack);
     for own in [true, false] {
         store.for_each_pack(own, |row| {
@@ -164,6 +171,9 @@ pub fn verify(
     let mut bad = check_packs(store, keys, looks, options.rest, workers, monitor, &mut result)?;
     lost_chunks(store, vault, &result.damages, options.quick, monitor, &mut bad)?;
     result.bad_chunks = bad.len() as u64;
+    if options.packs.is_some() {
+        return Ok(result);
+    }
     result.records = check_records(store, vault.map(Vault::id))?;
     let (Some(vault), Some(view)) = (vault, view) else { return Ok(result) };
     monitor.enter("verifying snapshots");
@@ -190,11 +200,16 @@ pub fn verify(
     Ok(result)
 }
 
-/// Packs of other devices that are not meant to be here, and are not.
-pub fn packs_elsewhere(store: &Store) -> Result<HashSet<PackNumber>, EngineError> {
+/// Packs of other devices that are not meant to be here, and are not. One that this device's snapshots need although no
+/// holder has promised it to keep that is missing.
+fn packs_elsewhere(store: &Store, vault: Option<&Vault>) -> Result<HashSet<PackNumber>, EngineError> {
+    let needed = vault.map(referred_elsewhere).transpose()?.unwrap_or_default();
+    let needed: HashSet<PackNumber> = needed.into_iter().map(|row| row.number).collect();
     let mut elsewhere = HashSet::new();
     for (number, state) in store.borrowed()? {
+        let is_missing = state == Borrowed::Unconfirmed && needed.contains(&number);
         if state != Borrowed::Kept
+            && !is_missing
             && let Some(row) = store.pack_by_number(number)?
             && store.pack_length(row.id)?.is_none()
         {

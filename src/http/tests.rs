@@ -137,6 +137,7 @@ fn status() -> Status {
         snapshots_safe: 1,
         last_snapshot: None,
         under_replicated_bytes: 9,
+        repairs: crate::api::RepairQueueStatus::default(),
         replication: crate::api::ReplicationStatus::default(),
         copies_wanted: 2,
         last_verify: None,

@@ -22,6 +22,7 @@ use super::exposition::{self, Looks};
 use super::holding::HoldQueue;
 use super::inviting::Invites;
 use super::jobs::Jobs;
+use super::mending::{self, Mending};
 use super::owning::Owning;
 use super::presence::Waking;
 use super::reach::{self, Reach};
@@ -102,6 +103,7 @@ pub(super) struct Core {
     pub(super) revoking: Mutex<()>,
     /// Held while what is remembered of rounds over all packs is changed.
     pub(super) rounds: Mutex<()>,
+    pub(super) mending: Mending,
     pub(super) auditing: Auditing,
     pub(super) reach: Reach,
     pub(super) clocks: Clocks,
@@ -157,6 +159,7 @@ impl Core {
             knocks: Knocks::default(),
             revoking: Mutex::default(),
             rounds: Mutex::default(),
+            mending: Mending::default(),
             auditing: Auditing::default(),
             reach: Reach::default(),
             clocks: Clocks::default(),
@@ -262,6 +265,7 @@ impl Core {
             self.tasks.spawn(self.clone().hold_upkeep());
             self.tasks.spawn(schedule::run_loop(self.clone()));
             self.tasks.spawn(auditing::run_loop(self.clone()));
+            self.tasks.spawn(mending::run_loop(self.clone()));
             self.tasks.spawn(reach::run_loop(self.clone()));
         } else {
             self.await_peers(&net, &book).await;
@@ -295,6 +299,7 @@ impl Core {
                     self.clone().note_seen(peer).await;
                     self.tasks.spawn(acl::tell(self.clone(), peer));
                     self.tasks.spawn(releasing::tell(self.clone(), peer));
+                    self.hurry_repairs().await;
                     self.owning.forget_offers(peer);
                     self.sharing.forget(peer);
                     self.reach.wake();

@@ -14,7 +14,7 @@ use super::error::failed;
 use super::records::{heads_at, look_at_head};
 use crate::api::{ApiError, DeviceHead, DeviceInfo, Happening, RevokedDevice};
 use crate::base::{Code, DeviceId, Moment, PeerId, VaultId, limit};
-use crate::engine::{self, Revocations, VaultView};
+use crate::engine::{self, Revocations};
 use crate::net::Net;
 use crate::snapshot::{Head, PeerAddress, Revocation, open_device_name};
 use crate::store::PeerEntry;
@@ -379,21 +379,9 @@ fn describe(
     })
 }
 
-/// A device of a vault by name or id prefix.
-pub(super) fn find_in(view: &VaultView, name: &str) -> Result<DeviceId, ApiError> {
-    let matches = |head: &&Head| {
-        let id = head.device().to_string();
-        view.device_name(head.device()) == name || (name.len() >= 4 && id.starts_with(name))
-    };
-    let found: Vec<&Head> = view.heads.iter().filter(matches).collect();
-    if let [head] = found.as_slice() {
-        return Ok(head.device());
-    }
-    let names: Vec<String> = view
-        .heads
-        .iter()
-        .map(|head| format!("{} ({})", view.device_name(head.device()), head.device().short()))
-        .collect();
-    Err(ApiError::new(Code::UsageInvalid, format!("no single device matches {name:?}"))
-        .with_hint(format!("devices of this vault: {}", names.join(", "))))
+/// The device of the vault with this name, or beginning of an id, that has a head which counts. Blocking.
+pub(super) fn find(core: &Arc<Core>, name: &str) -> Result<DeviceId, ApiError> {
+    let mut devices = list(core)?;
+    devices.retain(|device| device.head.is_some());
+    Ok(DeviceInfo::find(&devices, name)?.id)
 }

@@ -19,6 +19,7 @@ mod flow;
 mod holding;
 mod inviting;
 mod jobs;
+mod mending;
 mod owning;
 mod peering;
 mod presence;

@@ -221,6 +221,9 @@ async fn round(core: &Arc<Core>, vault: VaultId) -> Result<(), ApiError> {
     core.waking.look(core.now());
     core.note_connected().await?;
     let peers: Vec<PeerId> = core.connected().into_iter().filter(|peer| !core.is_distrusted(*peer)).collect();
+    if peers.is_empty() {
+        return Ok(());
+    }
     for peer in peers.iter().copied() {
         if let Err(error) = learn_heads(core, &net, peer, vault).await {
             tracing::debug!(target: "replicate", peer = %peer.short(), code = error.code, %error, "comparing heads failed");
@@ -442,13 +445,14 @@ pub(super) async fn index_listed(core: &Arc<Core>, net: &Net, vault_id: VaultId)
     core.blocking(move |core| {
         // Heads that come meanwhile are looked at again.
         core.owning.all_read.store(true, Ordering::Relaxed);
-        // What this device's own head lists belongs here; the rest other devices have written.
-        let (mut missing, mut own) = (Vec::new(), HashSet::new());
+        // What this device alone lists belongs here. The rest counts as written by others, also when it was listed here before
+        // the index was made anew: nothing tells any more whether a holder had promised to keep it for this device.
+        let (mut missing, mut others) = (Vec::new(), HashSet::new());
         for head in engine::newest_heads(&core.store, vault_id).map_err(failed)? {
             for (id, size) in engine::head_packs(&core.store, &head).map_err(failed)? {
                 if core.store.pack_by_id(id).map_err(failed)?.is_none() {
                     missing.push((id, size));
-                    own.extend((head.device() == vault.device()).then_some(id));
+                    others.extend((head.device() != vault.device()).then_some(id));
                 }
             }
         }
@@ -464,8 +468,8 @@ pub(super) async fn index_listed(core: &Arc<Core>, net: &Net, vault_id: VaultId)
             let found = read_directories(&vault, &source, part);
             let (packs, errors): (Vec<_>, Vec<_>) = found.into_iter().partition(Result::is_ok);
             let packs: Vec<NewPack> = packs.into_iter().flatten().collect();
-            let (mine, borrowed): (Vec<NewPack>, Vec<NewPack>) =
-                packs.into_iter().partition(|pack| own.contains(&pack.id));
+            let (borrowed, mine): (Vec<NewPack>, Vec<NewPack>) =
+                packs.into_iter().partition(|pack| others.contains(&pack.id));
             entered += core.store.index_packs(&mine).map_err(failed)?.len() as u64;
             entered += core.store.index_borrowed(&borrowed).map_err(failed)?.len() as u64;
             failure = errors.into_iter().find_map(Result::err).or(failure);

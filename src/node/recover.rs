@@ -19,7 +19,7 @@ use crate::api::{ApiError, Identity, Joined, Role};
 use crate::base::{Clock, Code, Epoch, Moment, PackId, PeerId, SystemClock, VaultId, limit, random_bytes};
 use crate::config::Settings;
 use crate::crypto::{AdminKey, KdfCost, Passphrase, Phrase};
-use crate::engine::{self, VaultView};
+use crate::engine::{self, Carried, VaultView};
 use crate::net::{Net, parse_peer_address};
 use crate::snapshot::{HeadSummary, PeerAddress, open_device_name, sign_revocation};
 use crate::store::{PeerEntry, Store};
@@ -104,7 +104,7 @@ pub async fn recover(
         let admin = newcomer.phrase.root().admin();
         knock(core, core.net()?, &admin, peer, &[address]).await?;
         let found = find_vault(core, &admin, peer, at, &progress).await?;
-        settle(core, newcomer, heir_of, found, &progress).await
+        settle(core, newcomer, Wish { heir_of, all: at.is_some() }, found, &progress).await
     })
     .await
 }
@@ -133,7 +133,7 @@ pub async fn join_device(
         progress("redeeming the ticket");
         let joined = inviting::redeem(core, ticket).await?;
         let found = find_vault(core, &admin, ticket.peer, None, &progress).await?;
-        let found = settle(core, newcomer, None, found, &progress).await?;
+        let found = settle(core, newcomer, Wish::default(), found, &progress).await?;
         Ok(DeviceJoined { joined, found })
     })
     .await
@@ -264,17 +264,24 @@ async fn find_vault(
     Ok(holders)
 }
 
+/// What a new device is to carry on, as [`Carried`] with the lost device's name or id.
+#[derive(Default)]
+struct Wish {
+    heir_of: Option<String>,
+    all: bool,
+}
+
 /// Makes this node a device, and lets it know what is where.
 async fn settle(
     core: &Arc<Core>,
     newcomer: Newcomer,
-    heir_of: Option<String>,
+    wish: Wish,
     holders: Vec<PeerId>,
     progress: &(impl Fn(&str) + Send + Sync),
 ) -> Result<RecoverSummary, ApiError> {
     let net = core.net()?.clone();
     progress("enrolling this machine");
-    enrol(core, newcomer, heir_of).await?;
+    enrol(core, newcomer, wish).await?;
     let open = core.vault()?;
     let vault = open.id();
     progress("reading the directories of the vault's packs");
@@ -389,7 +396,7 @@ async fn fetch_heads(
 }
 
 /// Makes this node a device and signs its first head.
-async fn enrol(core: &Arc<Core>, newcomer: Newcomer, heir_of: Option<String>) -> Result<(), ApiError> {
+async fn enrol(core: &Arc<Core>, newcomer: Newcomer, wish: Wish) -> Result<(), ApiError> {
     core.blocking(move |core| {
         let name = free_name(core, &newcomer)?;
         engine::enrol_device(
@@ -405,14 +412,13 @@ async fn enrol(core: &Arc<Core>, newcomer: Newcomer, heir_of: Option<String>) ->
         core.unlock_new(&newcomer.passphrase)?;
         let vault = core.vault()?;
         let view = VaultView::load(&vault).map_err(failed)?;
-        let inherited = match heir_of {
-            None => None,
-            Some(name) => Some(devices::find_in(&view, &name)?),
-        };
+        let heir_of = wish.heir_of.map(|name| devices::find(core, &name)).transpose()?;
+        // What was there at an earlier time stays listed, whatever the newer heads say that come with the next contact.
+        let carried = Carried { heir_of, all: wish.all };
         let holders: Vec<PeerAddress> = core.holder_addresses();
-        engine::publish_first_head(&vault, inherited, &holders).map_err(failed)?;
+        engine::publish_first_head(&vault, carried, &holders).map_err(failed)?;
         let admin = newcomer.phrase.root().admin();
-        let lost = view.heads.iter().filter(|head| Some(head.device()) == inherited);
+        let lost = view.heads.iter().filter(|head| Some(head.device()) == heir_of);
         if let Some(lost) = lost.max_by_key(|head| head.draft.seq) {
             // Whoever has the lost machine now cannot change what this one carries on.
             let heir = Some(vault.device());

@@ -299,6 +299,7 @@ fn fetch(core: &Arc<Core>, from: PeerId, request: &wire::FetchRequest) -> wire::
         Err(ServeError::Store(StoreError::MissingPack(_))) => fetch_status(Status::NotFound),
         Err(ServeError::Store(StoreError::DamagedFile(_) | StoreError::Io { .. })) => {
             tracing::warn!(target: "serve", pack = %pack.short(), "a pack here is damaged");
+            core.doubt(pack);
             fetch_status(Status::Corrupt)
         }
         Err(ServeError::Store(error)) => {

@@ -110,6 +110,7 @@ pub fn rebuild_index(
     };
     if let Some(keyring) = keyring {
         let vault = Vault::new(store, keyring, std::sync::Arc::new(SystemClock), vault_options(settings)?);
+        engine::renew_kept(&vault).map_err(failed)?;
         summary.snapshots = engine::renew_snapshot_packs(&vault).map_err(failed)?;
     }
     Ok(summary)

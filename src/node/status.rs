@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Mode;
 use super::core::Core;
 use super::error::failed;
-use super::{devices, reach, schedule, verified};
+use super::{devices, mending, reach, schedule, verified};
 use crate::api::{
     ApiError, EntryInfo, Health, Identity, PeerInfo, ReplicationStatus, SnapshotInfo, SnapshotQuery, Status,
     StorageStatus, Verdict,
@@ -91,6 +91,7 @@ pub(super) fn status(core: &Arc<Core>) -> Result<Status, ApiError> {
         replication: ReplicationStatus::default(),
         copies_wanted: core.settings().replication.copies,
         last_verify: None,
+        repairs: mending::status(core),
         drill: None,
         scrub: verified::coverage(&verified::rounds(core).scrub, counts.bytes()),
         storage: StorageStatus {
@@ -120,6 +121,7 @@ pub(super) fn status(core: &Arc<Core>) -> Result<Status, ApiError> {
     revoked(core, &mut status)?;
     doubled(core, &mut status);
     last_verified(core, &mut status)?;
+    waiting_for_repair(&mut status);
     last_drill(core, &mut status)?;
     scheduled(core, &mut status);
     audited(core, &mut status);
@@ -306,6 +308,18 @@ fn last_verified(core: &Arc<Core>, status: &mut Status) -> Result<(), ApiError> 
         }
     }
     Ok(())
+}
+
+/// Damaged packs that could not be mended yet.
+fn waiting_for_repair(status: &mut Status) {
+    let (Some(since), packs) = (&status.repairs.since, status.repairs.waiting) else { return };
+    let line = format!(
+        "{packs} damaged packs wait to be mended, since {since} (`shadowvault repair` tries now, `shadowvault peers` shows who may help)"
+    );
+    status.problems.push(line);
+    if status.verdict == Verdict::Ok {
+        status.verdict = Verdict::AtRisk;
+    }
 }
 
 /// Whether the last drill brought everything back.

@@ -38,9 +38,12 @@ fn family() -> (Node, Node, Node) {
 /// Waits until a device may refer to what the others have stored.
 fn shares(node: &Node, others: &[&Node]) {
     let nodes: Vec<&Node> = std::iter::once(node).chain(others.iter().copied()).collect();
-    until("packs of the other device can be referred to", &nodes, || {
-        node.log_text().contains("packs of other devices can be referred to").then_some(())
-    });
+    until("packs of the other device can be referred to", &nodes, || (times_shared(node) > 0).then_some(()));
+}
+
+/// How many times a node's log says so.
+fn times_shared(node: &Node) -> usize {
+    node.log_text().matches("packs of other devices can be referred to").count()
 }
 
 fn listed(node: &Node) -> Vec<Value> {
@@ -119,6 +122,47 @@ fn a_second_device_stores_nothing_twice_and_each_restores_what_the_other_saved()
     let phrase = first.phrase();
     new.run(&["recover", "--peer", &holder.address(), "--phrase-file", text(&phrase)]).exits(0);
     restores(&new, &all[1]["id"], &copy, "on a third machine");
+}
+
+/// What the other device has stored was taken for this device's own, whether or not anybody kept it for this one.
+#[test]
+fn after_rebuild_index_a_device_asks_again_who_keeps_what_others_have_stored() {
+    let (first, holder, mut second) = family();
+    shares(&second, &[&first, &holder]);
+    second.terminate();
+    second.run(&["rebuild-index"]).exits(0);
+    let before = times_shared(&second);
+    second.start();
+    until("holders were asked again", &[&first, &second, &holder], || {
+        (times_shared(&second) > before).then_some(())
+    });
+    let source = first.path("source");
+    let done = second.replicate(&source);
+    assert!(done["data_added"].as_u64().unwrap() < 200_000, "it is not stored again: {done}");
+    restores(&second, &first.snapshots()[0]["id"], &source, "after it");
+    second.run(&["verify"]).exits(0);
+}
+
+/// The packs are at the other device and at the holder, and nothing here refers to them.
+#[test]
+fn a_device_exports_what_another_one_has_stored() {
+    let (first, holder, mut second) = family();
+    let id = first.snapshots()[0]["id"].as_str().expect("an id").to_owned();
+    shares(&second, &[&first, &holder]);
+    assert!(second.pack_bytes() < SHARED_BYTES / 4);
+    let file = second.path("carried");
+    second.run(&["export", &id, "--output", text(&file)]).exits(0);
+    let shelf = Node::storage_only("1GiB");
+    let report = shelf.run(&["import", text(&file), "-q"]).exits(0).json();
+    assert!(report["bytes"].as_u64().unwrap() >= SHARED_BYTES, "{report}");
+    assert!(second.pack_bytes() < SHARED_BYTES / 4, "nothing of it stays");
+    second.terminate();
+    for mut node in [first, holder] {
+        node.terminate();
+    }
+    let failure = second.run(&["export", &id, "--output", text(&second.path("other"))]).failure();
+    assert!(failure["message"].as_str().unwrap().contains("pack"), "{failure}");
+    assert!(!second.path("other").exists(), "an export is whole or not there");
 }
 
 #[test]

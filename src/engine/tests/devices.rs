@@ -7,10 +7,12 @@ use crate::base::{Clock, Code, Coded, Moment, PackId, SnapshotId};
 use crate::crypto::KdfCost;
 use crate::engine::heads::store_head;
 use crate::engine::{
-    HeadNews, Monitor, Vault, accept_head, adopt_head, confirm_borrowed, enrol_device, head_packs,
-    index_remote_pack, inherit, keep_here, keep_revocation, make_node, missing_records, newest_heads,
-    next_head, publish_first_head, referred_elsewhere, store_list, store_snapshot,
+    Carried, HeadNews, Monitor, Vault, accept_head, adopt_head, confirm_borrowed, enrol_device, head_packs,
+    held_packs, index_remote_pack, inherit, keep_for_device, keep_here, keep_revocation, make_node,
+    missing_records, newest_heads, next_head, publish_first_head, rebuild_index, referred_elsewhere,
+    renew_kept, store_list, store_snapshot,
 };
+use crate::pack::Outboard;
 use crate::snapshot::{Head, HeadDraft, sign_revocation};
 use crate::store::{Borrowed, Store};
 
@@ -26,7 +28,7 @@ fn twin(of: &Fixture) -> Fixture {
         enrol_device(&store, &phrase, node.peer_id(), "twin", &passphrase(), cost, clock.now()).unwrap();
     std::fs::create_dir(dir.path().join("src")).unwrap();
     let vault = Vault::new(Arc::new(store), keyring, Arc::new(clock), vault_options());
-    publish_first_head(&vault, None, &[]).unwrap();
+    publish_first_head(&vault, Carried::default(), &[]).unwrap();
     Fixture { dir, vault, phrase }
 }
 
@@ -87,8 +89,12 @@ fn packs_of_another_device_are_referred_to_once_a_holder_keeps_them_for_this_one
         assert!(packs.iter().all(|pack| listed.iter().any(|(id, _)| id == pack)), "all are listed");
         let wanted = referred_elsewhere(&second.vault).unwrap();
         assert_ne!(wanted.is_empty(), is_confirmed, "the data is in packs of the other device");
-        // What is elsewhere by agreement is no damage.
+        // What is elsewhere by agreement is no damage; what nobody has promised to keep is missing.
         assert!(second.verify().is_sound());
+        let borrowed: Vec<_> = second.store().borrowed().unwrap().into_keys().collect();
+        second.store().set_borrowed(&borrowed, Borrowed::Unconfirmed).unwrap();
+        assert_eq!(second.verify().is_sound(), wanted.is_empty());
+        second.store().set_borrowed(&borrowed, Borrowed::Confirmed).unwrap();
         let source = Holders::of(&first, &[Manner::Honest]);
         for row in wanted {
             keep_here(&second.vault, &source, &row, &Monitor::default()).unwrap();
@@ -115,6 +121,33 @@ fn what_is_not_confirmed_stays_so_over_a_restart_and_once_written_here_is_found_
     let done = second.backup();
     // Without any source: the chunks' places are in packs that this device wrote.
     second.restore(&done, "target");
+}
+
+/// An index made anew had forgotten that other devices rely on what is here.
+#[test]
+fn a_rebuilt_index_knows_what_is_kept_for_other_devices() {
+    let first = Fixture::new();
+    let second = twin(&first);
+    second.write("a", &noise(1, 500_000));
+    second.backup();
+    tell(first.store(), &second);
+    let listed: Vec<PackId> =
+        head_packs(second.store(), &own(&second).0).unwrap().into_iter().map(|(id, _)| id).collect();
+    for (id, path) in second.packs() {
+        let bytes = std::fs::read(path).unwrap();
+        keep_for_device(&first.vault, id, &bytes, &Outboard::of(&bytes).1).unwrap();
+    }
+    let held = |fixture: &Fixture| held_packs(fixture.store(), fixture.vault.id(), &listed).unwrap();
+    assert_eq!(held(&first), listed);
+    let first = first.reopened(|_| {}, |path| Store::rebuild(path).unwrap());
+    rebuild_index(first.store(), Some(&first.vault.keyring.vault), &Monitor::default()).unwrap();
+    renew_kept(&first.vault).unwrap();
+    assert_eq!(held(&first), listed);
+    // What it lists itself is no promise to others.
+    first.write("b", &noise(2, 500_000));
+    first.backup();
+    renew_kept(&first.vault).unwrap();
+    assert_eq!(first.store().foreign_packs(first.vault.id()).unwrap().len(), listed.len());
 }
 
 #[test]
