@@ -161,7 +161,7 @@ async fn join_as_device(
     Ok(0)
 }
 
-/// Asks a person at a terminal. Without one the command itself is the consent: the ticket says how much.
+/// Asks a person at a terminal. Without one, `-y` says that whoever runs this agrees to what the ticket asks for.
 fn confirm(session: &Session<'_>, ticket: &Ticket) -> Result<(), ApiError> {
     let from = if ticket.from.is_empty() { ticket.peer.to_string() } else { ticket.from.clone() };
     let (from, size) = (escape(&from), ByteSize(ticket.quota));
