@@ -5,7 +5,7 @@
 use std::collections::{BTreeSet, BinaryHeap};
 
 use super::pull::{FetchFailure, PulledSlice};
-use crate::base::{PackId, limit};
+use crate::base::{Moment, PackId, limit};
 use crate::pack::{CellRange, cell_count, verify_slice};
 
 /// What one answer, or the want of it, proves.
@@ -132,6 +132,40 @@ impl Chosen {
     fn into_packs(self) -> Vec<(PackId, u64)> {
         self.ranked.into_iter().map(|(_, pack, bytes)| (pack, bytes)).collect()
     }
+}
+
+/// What one holder is asked for in a round: some of its packs, and those that are doubted.
+pub struct Choice {
+    some: Chosen,
+    doubted: Chosen,
+}
+
+impl Choice {
+    /// For a round of `slices` slices, besides those of doubted packs.
+    pub fn new(slices: usize, seed: u64) -> Self {
+        let doubted = Chosen::new(limit::AUDIT_SLICES_SUSPECT_MAX, seed ^ 2);
+        Self { some: Chosen::new(slices, seed), doubted }
+    }
+
+    /// One more pack that it has receipted, of that length in bytes.
+    pub fn meet(&mut self, pack: PackId, bytes: u64, is_doubted: bool) {
+        self.some.meet(pack, bytes);
+        if is_doubted {
+            self.doubted.meet(pack, bytes);
+        }
+    }
+
+    /// What to ask for.
+    pub fn picks(self) -> Vec<Pick> {
+        let mut picks = self.some.picks();
+        picks.extend(self.doubted.picks_once());
+        picks
+    }
+}
+
+/// Whether a holder that was last found to have lost something at `lost` is no place for more while there are others.
+pub fn is_on_probation(lost: Option<Moment>, now: Moment) -> bool {
+    lost.is_some_and(|at| now.since(at) < limit::AUDIT_PROBATION)
 }
 
 /// Two numbers that nobody foresees who does not know the seed.

@@ -21,6 +21,7 @@ mod heads;
 mod hold;
 mod holder;
 mod hurt;
+mod ledger;
 mod monitor;
 mod open_pack;
 mod parent;
@@ -43,7 +44,7 @@ mod verify;
 #[cfg(test)]
 mod tests;
 
-pub use audit::{AuditOutcome, AuditTally, Chosen, Pick, pick_slices};
+pub use audit::{AuditOutcome, AuditTally, Choice, Chosen, Pick, is_on_probation, pick_slices};
 pub use backup::{
     BackupOptions, BackupResult, Fate, Listener, PreviewResult, backup, backup_stream, preview,
 };
@@ -64,10 +65,11 @@ pub use heads::{
 };
 pub use hold::{HoldResult, drop_expired, note_release};
 pub use holder::{
-    HolderError, Needs, accept_head, complete_head, forward_packs, held_packs, missing_records, store_list,
-    store_snapshot, wanted_packs,
+    HolderError, Lending, Needs, accept_head, complete_head, forward_packs, held_packs, missing_records,
+    store_list, store_snapshot, wanted_packs,
 };
 pub use hurt::{HurtFile, HurtFiles};
+pub use ledger::{Candidate, Ledger, Plan, Want, Wanting};
 pub use monitor::{Monitor, Problem};
 pub use pull::{FetchFailure, Given, PackSource, PulledSlice, Sources, pull_pack};
 pub use rebuild::{Rebuilt, adopt_unindexed, rebuild_index, renew_snapshot_packs, verify_known_receipts};

@@ -1,6 +1,6 @@
 //! Audits of this vault's holders: random slices of what they receipted, asked for round after round.
 //!
-//! [`Chosen`] says what to ask for and [`Pick::judge`] what an answer proves; here it is asked, and
+//! [`Choice`] says what to ask for and [`Pick::judge`] what an answer proves; here it is asked, and
 //! what is proven to be lost loses its receipt, so that the owner's loop finds it another place. Nobody is expelled.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -15,7 +15,7 @@ use super::records;
 use super::source;
 use crate::api::{ApiError, AuditReport, Happening};
 use crate::base::{Moment, PackId, PeerId, VaultId, limit, meter, random_bytes};
-use crate::engine::{AuditOutcome, AuditTally, Chosen, FetchFailure, Pick};
+use crate::engine::{self, AuditOutcome, AuditTally, Choice, Chosen, FetchFailure, Pick};
 use crate::net::Net;
 use crate::snapshot::Receipt;
 use crate::store::{PackNumber, PackRow};
@@ -59,7 +59,7 @@ impl Auditing {
     pub(super) fn is_on_probation(&self, peer: &PeerId, now: Moment) -> bool {
         let reports = self.reports.lock().expect("no panic while held");
         let lost = reports.get(peer).and_then(|report| report.lost_at.as_deref());
-        lost.and_then(Moment::of_rfc3339).is_some_and(|at| now.since(at) < limit::AUDIT_PROBATION)
+        engine::is_on_probation(lost.and_then(Moment::of_rfc3339), now)
     }
 }
 
@@ -127,27 +127,16 @@ fn choose(
     seed: u64,
     suspects: &BTreeSet<(PeerId, PackId)>,
 ) -> Result<HashMap<PeerId, Vec<Pick>>, ApiError> {
-    let mut chosen: HashMap<PeerId, (Chosen, Chosen)> = HashMap::new();
+    let mut chosen: HashMap<PeerId, Choice> = HashMap::new();
     core.store
         .for_each_held(|row, holder| {
-            if !core.members.allows(&holder) {
-                return;
-            }
-            let (some, doubted) = chosen.entry(holder).or_insert_with(|| {
-                (Chosen::new(slices, seed), Chosen::new(limit::AUDIT_SLICES_SUSPECT_MAX, seed ^ 2))
-            });
-            some.meet(row.id, row.bytes);
-            if suspects.contains(&(holder, row.id)) {
-                doubted.meet(row.id, row.bytes);
+            if core.members.allows(&holder) {
+                let choice = chosen.entry(holder).or_insert_with(|| Choice::new(slices, seed));
+                choice.meet(row.id, row.bytes, suspects.contains(&(holder, row.id)));
             }
         })
         .map_err(failed)?;
-    let picks = |(some, doubted): (Chosen, Chosen)| {
-        let mut picks = some.picks();
-        picks.extend(doubted.picks_once());
-        picks
-    };
-    Ok(chosen.into_iter().map(|(holder, both)| (holder, picks(both))).collect())
+    Ok(chosen.into_iter().map(|(holder, choice)| (holder, choice.picks())).collect())
 }
 
 /// Audits one holder.

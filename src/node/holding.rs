@@ -17,7 +17,7 @@ use super::source::Mesh;
 use super::status;
 use crate::api::ApiError;
 use crate::base::{Code, HeadId, PackId, PeerId, VaultId, limit};
-use crate::engine::{self, Damage, EngineError, Monitor};
+use crate::engine::{self, Damage, EngineError, Lending, Monitor};
 use crate::net::Net;
 use crate::snapshot::{Head, HeadSummary, PackSize, sign_receipt};
 use crate::store::StoreError;
@@ -93,21 +93,26 @@ impl HoldQueue {
     }
 }
 
-/// What others may still store here: what is lent minus what they have stored, and never more than the disk has.
-/// Packs on their way are not counted: [`Resources::disk`](super::resources::Resources) knows of them.
+/// What others may still store here. Packs on their way are not counted:
+/// [`Resources::disk`](super::resources::Resources) knows of them.
 pub(super) fn free_bytes(core: &Core) -> Result<u64, EngineError> {
-    let counts = core.store.pack_counts()?;
-    let lent = core.lent().saturating_sub(counts.foreign_bytes);
-    Ok(lent.min(core.store.room()))
+    Ok(lending(core)?.free())
+}
+
+fn lending(core: &Core) -> Result<Lending, EngineError> {
+    let stored = core.store.pack_counts()?.foreign_bytes;
+    Ok(Lending { lent: core.lent(), stored, disk: core.store.room() })
 }
 
 /// What one peer may still store here, as agreed with it.
 fn free_for(core: &Core, owner: PeerId) -> Result<u64, EngineError> {
-    let free = free_bytes(core)?;
+    let lending = lending(core)?;
     let quota = core.book().find(owner).and_then(|entry| entry.quota);
-    let Some(quota) = quota else { return Ok(free) };
-    let stored = status::stored_for(core)?.get(&owner).map_or(0, |(_, bytes, _)| *bytes);
-    Ok(free.min(quota.saturating_sub(stored)))
+    let stored = match quota {
+        Some(_) => status::stored_for(core)?.get(&owner).map_or(0, |(_, bytes, _)| *bytes),
+        None => 0,
+    };
+    Ok(lending.free_for(quota, stored))
 }
 
 /// Answers an offer: how much room there is, and how many of the packs are taken on.
