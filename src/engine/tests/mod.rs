@@ -14,6 +14,7 @@ mod healing;
 mod history;
 mod hostile;
 pub(super) mod lines;
+mod mesh;
 mod reading;
 mod rebuilding;
 mod regaining;
