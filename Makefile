@@ -13,7 +13,7 @@ TOOL_COMMANDS := rsync setfattr setfacl
 PROMTOOL_PACKAGE := prometheus
 
 .DEFAULT_GOAL := help
-.PHONY: build test test-integration test-long test-forgetting test-mesh test-crashes test-full bench bench-peers bench-forget bench-chunks bench-memory bench-mesh lint demo drill install clean help tools
+.PHONY: build test test-integration test-long test-forgetting test-mesh test-crashes test-full bench bench-peers bench-forget bench-chunks bench-memory bench-mesh bench-checks lint demo drill install clean help tools
 
 build: ## Build the program
 	$(CARGO) build --release --locked
@@ -64,6 +64,9 @@ bench-forget: build ## Measure what forgetting gives back, and how fast, beside 
 
 bench-chunks: build ## Compare chunk sizes: repository, growth, time
 	SHADOWVAULT=$(abspath $(BINARY)) benches/fill.py docs/BENCHMARKS.md CHUNKS benches/peers/chunk_sizes.py
+
+bench-checks: build ## Time checks and a repair of a damaged store, and what a scrub costs
+	SHADOWVAULT=$(abspath $(BINARY)) benches/fill.py docs/BENCHMARKS.md CHECKS scripts/checks_bench.sh
 
 bench-mesh: build ## Time how fast a holder pulls, beside bare libp2p
 	SHADOWVAULT=$(abspath $(BINARY)) benches/fill.py docs/BENCHMARKS.md MESH scripts/mesh_bench.sh

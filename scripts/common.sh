@@ -76,6 +76,8 @@ node() {
 # start NAME: runs a node's daemon until the script ends.
 start() {
     local name=$1
+    # One that a killed daemon left behind says nothing about the next.
+    rm -f "$work/$name/control.sock"
     # The pid must be the daemon's own, not that of a shell around it, and the daemon must not hold our messages open.
     # shellcheck disable=SC2086
     (exec ${under[$name]:-} "$program" -c "$work/$name.yaml" --repo "$work/$name" --no-input daemon) </dev/null >"$work/$name-daemon.log" 2>&1 3>&- &
@@ -87,6 +89,27 @@ start() {
         sleep 0.1
     done
     die "the daemon of $name did not come up within 20 s"
+}
+
+# stop NAME [SIGNAL]: ends a node's daemon, by TERM where nothing else is said, and waits for its end.
+stop() {
+    kill "-${2:-TERM}" "${pids[$1]}" 2>/dev/null || true
+    wait "${pids[$1]}" 2>/dev/null || true
+    unset "pids[$1]"
+}
+
+# where NAME [PATTERN]: the first of a node's addresses that looks like that, once there is one; the one on loopback.
+where() {
+    local found pattern=${2:-'^/ip4/127\.0\.0\.1/tcp/[0-9]*/p2p/[A-Za-z0-9]*$'}
+    for _ in $(seq 100); do
+        found=$(node "$1" id --json | grep -o '"/ip4/[^"]*"' | tr -d '"' | grep -e "$pattern" | head -n 1) || true
+        if [ -n "$found" ]; then
+            echo "$found"
+            return
+        fi
+        sleep 0.1
+    done
+    die "$1 has no address like $pattern after 10 s"
 }
 
 # field NAME: a value of the last JSON document on stdin that has it.

@@ -57,16 +57,12 @@ result '24 words written down'
 
 step_name='start and pair them'
 declare -A address=()
-where() {
-    address[$1]=$(node "$1" id --json | grep -o '/ip4/127\.0\.0\.1/tcp/[0-9]*/p2p/[A-Za-z0-9]*' | head -n 1)
-    [ -n "${address[$1]}" ] || die "$1 has no loopback address"
-}
 pair_nodes() {
     local name
     for name in owner holder1 holder2 holder3; do start "$name"; done
-    where owner
+    address[owner]=$(where owner)
     for name in holder1 holder2 holder3; do
-        where "$name"
+        address[$name]=$(where "$name")
         node owner peers add "${address[$name]}" --name "$name"
         node "$name" peers add "${address[owner]}" --name owner
     done

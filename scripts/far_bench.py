@@ -19,27 +19,21 @@ import sys
 import time
 
 import nodes
-from nodes import Node
+from nodes import Node, ip, middle, space
 
 MIB, ROUND_TRIP = int(os.environ.get("MIB", "1024")), float(os.environ.get("ROUND_TRIP", "20"))
 TAG = f"far{os.getpid()}"
 
 
-def ip(*arguments, check=True):
-    return subprocess.run(["ip", *arguments], check=check, stderr=subprocess.DEVNULL).returncode == 0
-
-
 def machine(name, net):
     """A machine with a cable to the one in the middle: 10.88.NET.2 here, 10.88.NET.1 there."""
-    space = f"{TAG}-{name}"
-    ip("netns", "add", space)
-    atexit.register(ip, "netns", "del", space, check=False)
-    ip("-n", space, "link", "set", "lo", "up")
-    ip("-n", space, "link", "add", "eth0", "type", "veth", "peer", "name", f"eth{net}", "netns", TAG)
-    for where, card, last in ((space, "eth0", 2), (TAG, f"eth{net}", 1)):
+    own = f"{TAG}-{name}"
+    space(own)
+    ip("-n", own, "link", "add", "eth0", "type", "veth", "peer", "name", f"eth{net}", "netns", TAG)
+    for where, card, last in ((own, "eth0", 2), (TAG, f"eth{net}", 1)):
         ip("-n", where, "addr", "add", f"10.88.{net}.{last}/24", "dev", card)
         ip("-n", where, "link", "set", card, "up")
-    return "ip", "netns", "exec", space
+    return "ip", "netns", "exec", own
 
 
 def peak_mib(node):
@@ -48,11 +42,7 @@ def peak_mib(node):
 
 
 def main():
-    if not ip("netns", "add", TAG, check=False):
-        print("skipped: network namespaces are not permitted here", file=sys.stderr)
-        sys.exit(77)
-    atexit.register(ip, "netns", "del", TAG, check=False)
-    ip("-n", TAG, "link", "set", "lo", "up")
+    middle(TAG)
     work = nodes.working_directory("far")
     settings = {"SHADOWVAULT_LISTEN_PORT": "7001", "SHADOWVAULT_REPLICATION__COPIES": "1"}
     owner = Node(work, "owner", settings, under=machine("owner", 1))

@@ -9,28 +9,20 @@ usage: scripts/idle_mesh.py        (root, `ip`; exit code 77 where network names
 
 Prints a row of Markdown: nodes, mean and highest sum of bytes sent and received a second. All settings are the defaults.
 """
-import atexit
 import os
 import subprocess
-import sys
 import time
 
 import nodes
-from nodes import Node
+from nodes import Node, ip, middle, space
 
 COUNT, SETTLE, SECONDS = (int(os.environ.get(*name)) for name in (("NODES", "10"), ("SETTLE", "60"), ("SECONDS", "180")))
 TAG = f"idle{os.getpid()}"
 
 
-def ip(*arguments, check=True):
-    return subprocess.run(["ip", *arguments], check=check, stderr=subprocess.DEVNULL).returncode == 0
-
-
 def machine(number):
     name = f"{TAG}-{number}"
-    ip("netns", "add", name)
-    atexit.register(ip, "netns", "del", name, check=False)
-    ip("-n", name, "link", "set", "lo", "up")
+    space(name)
     ip("-n", name, "link", "add", "eth0", "type", "veth", "peer", "name", f"v{number}", "netns", TAG)
     ip("-n", TAG, "link", "set", f"v{number}", "master", "br0", "up")
     ip("-n", name, "addr", "add", f"10.78.0.{number}/24", "dev", "eth0")
@@ -49,10 +41,7 @@ def counted(name):
 
 
 def main():
-    if not ip("netns", "add", TAG, check=False):
-        print("skipped: network namespaces are not permitted here", file=sys.stderr)
-        sys.exit(77)
-    atexit.register(ip, "netns", "del", TAG, check=False)
+    middle(TAG)
     ip("-n", TAG, "link", "add", "br0", "type", "bridge", "mcast_snooping", "0")
     ip("-n", TAG, "link", "set", "br0", "up")
     work = nodes.working_directory("idle")

@@ -46,17 +46,15 @@ PYTHON
 # pulled KIND: backs the data up, then times how long a holder takes to have and confirm all of it. Sets `seconds`,
 # `bytes` and `peak`.
 pulled() {
-    local kind=$1 began address owner=owner-$1 holder=holder-$1
+    local kind=$1 began owner=owner-$1 holder=holder-$1
     make_data "$work/data-$kind" "$kind"
     node "$owner" init --phrase-out "$work/phrase-$kind" >"$work/init.log" 2>&1
     node "$holder" init --storage-only --lend 100GiB >"$work/init.log" 2>&1
     start "$owner"
     start "$holder"
-    address() { node "$1" id --json | grep -o '/ip4/127\.0\.0\.1/tcp/[0-9]*/p2p/[A-Za-z0-9]*' | head -n 1; }
-    node "$owner" peers add "$(address "$holder")" --name holder >/dev/null
-    node "$holder" peers add "$(address "$owner")" --name owner >/dev/null
-    kill "${pids[$holder]}"
-    wait "${pids[$holder]}" 2>/dev/null || true
+    node "$owner" peers add "$(where "$holder")" --name holder >/dev/null
+    node "$holder" peers add "$(where "$owner")" --name owner >/dev/null
+    stop "$holder"
     # Stored here, not yet at enough peers.
     node "$owner" backup "$work/data-$kind" >"$work/backup.log" 2>&1 || true
     rm -rf "$work/data-$kind"
@@ -73,9 +71,7 @@ pulled() {
     [ "$(node "$owner" snapshots --json | field copies)" = 1 ] || die "$kind: the holder does not have everything after 5 minutes"
     peak=$(awk '/VmHWM/ { print int(($2 + 1023) / 1024) }' "/proc/${pids[$holder]}/status")
     for name in "$owner" "$holder"; do
-        kill "${pids[$name]}"
-        wait "${pids[$name]}" 2>/dev/null || true
-        unset "pids[$name]"
+        stop "$name"
         rm -rf "${work:?}/$name"
     done
 }

@@ -48,19 +48,6 @@ NFT
 done
 
 for name in owner holder relay; do under[$name]="ip netns exec $tag-$name"; done
-# where NAME PATTERN: the first of a node's addresses that looks like that, once there is one.
-where() {
-    local found
-    for _ in $(seq 100); do
-        found=$(node "$1" id --json | grep -o '"/ip4/[^"]*"' | tr -d '"' | grep -e "$2" | head -n 1) || true
-        if [ -n "$found" ]; then
-            echo "$found"
-            return
-        fi
-        sleep 0.1
-    done
-    die "$1 has no address like $2 after 10 s"
-}
 # via NAME PEER: how NAME is connected to PEER.
 via() { node "$1" peers --json | tr '{' '\n' | grep "\"name\": *\"$2\"" | grep -o '"via": *"[a-z]*"' | sed 's/.*"\([a-z]*\)"/\1/'; }
 
@@ -99,8 +86,7 @@ done
 grep -q 'through a relay only' <<<"${reached:-}" || die "the owner does not know that nobody outside reaches it: ${reached:-nothing}"
 echo "the owner is told: $reached"
 
-kill "${pids[owner]}"
-wait "${pids[owner]}" 2>/dev/null || true
+stop owner
 start owner
 for _ in $(seq 150); do
     [ "$(via owner holder)" != direct ] || break

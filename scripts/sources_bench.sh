@@ -40,8 +40,6 @@ shape() {
     done
 }
 
-finish() { kill "${pids[$1]}" && wait "${pids[$1]}" 2>/dev/null || true; unset "pids[$1]"; }
-address() { node "$1" id --json | grep -o '/ip4/10\.98\.[0-9.]*/tcp/[0-9]*/p2p/[A-Za-z0-9]*' | head -n 1; }
 connected() { node owner status --json 2>/dev/null | tr '{' '\n' | grep -c '"connected": *true' || true; }
 
 node owner init --phrase-out "$work/phrase" >"$work/init.log" 2>&1
@@ -50,14 +48,14 @@ start owner
 for name in "${holders[@]}"; do
     node "$name" init --storage-only --lend 100GiB >>"$work/init.log" 2>&1
     start "$name"
-    node owner peers add "$(address "$name")" --name "$name" >/dev/null 2>&1
-    node "$name" peers add "$(address owner)" --name owner >/dev/null 2>&1
+    node owner peers add "$(where "$name" '/ip4/10\.98\.')" --name "$name" >/dev/null 2>&1
+    node "$name" peers add "$(where owner '/ip4/10\.98\.')" --name owner >/dev/null 2>&1
 done
 mkdir "$work/data"
 for file in 1 2 3 4; do head -c $((mib * 262144)) /dev/urandom >"$work/data/$file"; done
 node owner backup --wait copies --wait-timeout 300s "$work/data" >"$work/backup.log" 2>&1 || die 'no three copies within five minutes'
-finish owner
-for name in "${holders[@]}"; do finish "$name"; done
+stop owner
+for name in "${holders[@]}"; do stop "$name"; done
 
 # restored COUNT: restores everything from so many holders, nothing being left here; sets `seconds`.
 restored() {
@@ -75,8 +73,8 @@ restored() {
     seconds=$(awk -v ns=$(($(now) - began)) 'BEGIN { printf "%.2f", ns / 1e9 }')
     diff -r "$work/data" "$work/target$work/data" >/dev/null || die 'something else came back'
     rm -rf "$work/target"
-    finish owner
-    for name in "${holders[@]:0:$count}"; do finish "$name"; done
+    stop owner
+    for name in "${holders[@]:0:$count}"; do stop "$name"; done
 }
 
 printf 'Measured %s on %s cores, all nodes on the same machine; %s MiB that do not compress.\n\n' "$(date +%F)" "$(nproc)" "$mib"

@@ -296,10 +296,8 @@ pub const CLOCK_OFF_MIN: Duration = Duration::from_secs(600);
 pub const CALLS_MAX: usize = 4;
 /// One member is called back this often at most.
 pub const CALL_PAUSE: Duration = Duration::from_secs(30);
-/// How long a call that a member says it made may take to arrive, and how often is looked.
+/// How long a call that a member says it made may take to arrive.
 pub const CALL_ARRIVAL: Duration = Duration::from_secs(2);
-/// See [`CALL_ARRIVAL`].
-pub const CALL_LOOK: Duration = Duration::from_millis(20);
 /// Ports that a member is called back at.
 pub const CALL_ADDRESSES_MAX: usize = 4;
 /// How often members are asked to call this node back.

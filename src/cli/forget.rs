@@ -1,6 +1,5 @@
 //! `forget` and `gc`.
 
-use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -155,28 +154,17 @@ async fn release(holder: Option<String>, phrase: &Path, session: &Session<'_>) -
     Ok(0)
 }
 
-/// Asks a person at a terminal; without one, `--yes` says that it is meant.
+/// Asks a person at a terminal; without one, `--yes` says that it is meant. Nobody is asked for a machine's answer.
 fn confirm_release(session: &Session<'_>) -> Result<(), ApiError> {
-    let globals = &session.globals;
-    if globals.yes {
+    let question =
+        "Let holders delete all that was forgotten, now and for good? Look at `shadowvault snapshots` first.";
+    let is_machine = session.globals.json && !session.globals.yes;
+    if !is_machine && session.agreed(question)? == Some(true) {
         return Ok(());
     }
     let hint =
         "snapshots that were forgotten cannot be recovered from holders any more; add --yes if that is meant";
-    let refused = || ApiError::new(Code::ConfirmationNeeded, "nothing was released").with_hint(hint);
-    if globals.no_input || globals.json || !io::stdin().is_terminal() {
-        return Err(refused());
-    }
-    let question = "Let holders delete all that was forgotten, now and for good? Look at `shadowvault snapshots` first. [y/N] ";
-    write!(io::stderr(), "{question}").ok();
-    let mut answer = String::new();
-    io::stdin()
-        .read_line(&mut answer)
-        .map_err(|error| ApiError::new(Code::IoFailed, format!("reading the answer: {error}")))?;
-    match answer.trim().to_lowercase().as_str() {
-        "y" | "yes" => Ok(()),
-        _ => Err(refused()),
-    }
+    Err(ApiError::new(Code::ConfirmationNeeded, "nothing was released").with_hint(hint))
 }
 
 fn render_release(report: &ReleaseReport) -> String {

@@ -1,6 +1,5 @@
 //! `invite` and `join`: two machines become peers by a ticket.
 
-use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -129,28 +128,18 @@ pub(super) async fn join(args: JoinArgs, session: &Session<'_>) -> Result<u8, Ap
 
 /// Asks a person at a terminal. Without one, `-y` says that whoever runs this agrees to what the ticket asks for.
 fn confirm(session: &Session<'_>, ticket: &Ticket) -> Result<(), ApiError> {
-    let globals = &session.globals;
-    if globals.yes {
-        return Ok(());
-    }
     let from = if ticket.from.is_empty() { ticket.peer.to_string() } else { ticket.from.clone() };
     let size = ByteSize(ticket.quota);
     let mutual = if ticket.role == Role::Mutual { ", and let it keep yours" } else { "" };
     let wish = format!("keep up to {size} of encrypted backups for {}{mutual}", escape(&from));
-    if globals.no_input || !io::stdin().is_terminal() {
-        let text = format!("this ticket asks to {wish}, and there is nobody to ask");
-        return Err(
-            ApiError::new(Code::ConfirmationNeeded, text).with_hint("`shadowvault join -y TICKET` agrees")
-        );
-    }
-    write!(io::stderr(), "This ticket asks to {wish}. Agree? [y/N] ").ok();
-    let mut answer = String::new();
-    io::stdin()
-        .read_line(&mut answer)
-        .map_err(|error| ApiError::new(Code::IoFailed, format!("reading the answer: {error}")))?;
-    match answer.trim().to_lowercase().as_str() {
-        "y" | "yes" => Ok(()),
-        _ => Err(ApiError::new(Code::Cancelled, "not joined")),
+    match session.agreed(&format!("This ticket asks to {wish}. Agree?"))? {
+        Some(true) => Ok(()),
+        Some(false) => Err(ApiError::new(Code::Cancelled, "not joined")),
+        None => {
+            let text = format!("this ticket asks to {wish}, and there is nobody to ask");
+            Err(ApiError::new(Code::ConfirmationNeeded, text)
+                .with_hint("`shadowvault join -y TICKET` agrees"))
+        }
     }
 }
 

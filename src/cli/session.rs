@@ -1,5 +1,6 @@
 //! What one command has at hand: arguments, settings, output, and a node near or far.
 
+use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -48,6 +49,22 @@ impl<'a> Session<'a> {
     pub fn loader(&self) -> Loader {
         let overrides = self.overrides();
         Arc::new(move || config::load(&overrides, &Environment::of_process()))
+    }
+
+    /// Asks a person at a terminal; `--yes` is a yes. `None` where there is nobody to ask.
+    pub fn agreed(&self, question: &str) -> Result<Option<bool>, ApiError> {
+        if self.globals.yes {
+            return Ok(Some(true));
+        }
+        if self.globals.no_input || !io::stdin().is_terminal() {
+            return Ok(None);
+        }
+        write!(io::stderr(), "{question} [y/N] ").ok();
+        let mut answer = String::new();
+        io::stdin()
+            .read_line(&mut answer)
+            .map_err(|error| ApiError::new(Code::IoFailed, format!("reading the answer: {error}")))?;
+        Ok(Some(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes")))
     }
 
     pub fn passphrases(&self) -> Sources<'_> {

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use super::error::EngineError;
 use super::holder::readable;
 use super::vault::Vault;
-use crate::base::{DeviceId, HeadId, Moment, PackId, SnapshotId, VaultId, limit};
+use crate::base::{DeviceId, HeadId, ListId, Moment, PackId, SnapshotId, VaultId, limit};
 use crate::crypto::VaultKeys;
 use crate::snapshot::{
     Head, HeadDraft, HeadLink, HeadSummary, ListRef, PackList, PackSize, PeerAddress, SignedHead, Snapshot,
@@ -271,25 +271,39 @@ pub(super) fn publish_checkpoint(vault: &Vault, holders: &[PeerAddress]) -> Resu
     store_head(vault, draft)
 }
 
-/// Signs the first head of a device that has just joined the vault; as heir it carries on another device's snapshots.
+/// Signs the first head of a device that has just joined the vault, with what it carries on of others.
 pub fn publish_first_head(
     vault: &Vault,
-    heir_of: Option<DeviceId>,
+    carried: Carried,
     holders: &[PeerAddress],
 ) -> Result<Head, EngineError> {
     let _chain = vault.head_lock.lock().expect("no panic while held");
     let mut draft = next_head(vault, &[], holders)?;
-    if let Some(device) = heir_of {
-        let heads = newest_heads(&vault.store, vault.id())?;
-        let lost = heads.iter().find(|head| head.device() == device);
-        if let Some(lost) = lost {
+    let mut snapshots: HashSet<SnapshotId> = draft.snapshots.iter().copied().collect();
+    let mut lists: HashSet<ListId> = draft.lists.iter().map(|list| list.id).collect();
+    for head in newest_heads(&vault.store, vault.id())? {
+        let is_inherited = carried.heir_of == Some(head.device());
+        if carried.all || is_inherited {
+            // Several devices may list the same.
+            draft.snapshots.extend(head.draft.snapshots.iter().filter(|id| snapshots.insert(**id)));
             // Its lists too: the packs are not in this index yet.
-            draft.snapshots.clone_from(&lost.draft.snapshots);
-            draft.lists.clone_from(&lost.draft.lists);
-            draft.inherited = [device].into_iter().chain(lost.draft.inherited.iter().copied()).collect();
+            draft.lists.extend(head.draft.lists.iter().filter(|list| lists.insert(list.id)));
+        }
+        if is_inherited {
+            draft.inherited.push(head.device());
+            draft.inherited.extend(&head.draft.inherited);
         }
     }
     store_head(vault, draft)
+}
+
+/// What the first head of a device carries on.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Carried {
+    /// All that the newest head of this device lists, which is no more: the new one is its heir.
+    pub heir_of: Option<DeviceId>,
+    /// What the heads of all devices list that are here: newer ones may no longer do so.
+    pub all: bool,
 }
 
 /// Signs and durably stores a head; the caller holds the chain's lock or is alone.

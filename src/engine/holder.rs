@@ -27,6 +27,9 @@ pub enum HolderError {
     /// It keeps enough heads of that vault; the hold of the oldest has to end first.
     #[error("this node keeps {} of heads of that vault already", ByteSize(*.0))]
     TooManyHeads(u64),
+    /// What is here cannot be counted.
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 impl Coded for HolderError {
@@ -35,6 +38,7 @@ impl Coded for HolderError {
             Self::WrongRecord | Self::WrongVault => Code::PeerMisbehaved,
             Self::Head(e) => e.code(),
             Self::TooManyVaults(_) | Self::TooManyHeads(_) => Code::ResourceExhausted,
+            Self::Store(e) => e.code(),
         }
     }
 }
@@ -48,12 +52,12 @@ pub fn accept_head(store: &Store, vault: VaultId, want: HeadId, bytes: &[u8]) ->
     if head.vault() != vault {
         return Err(HolderError::WrongVault);
     }
-    let vaults = store.head_vaults().unwrap_or_default();
+    let vaults = store.head_vaults()?;
     if !vaults.contains(&vault) && vaults.len() >= limit::VAULTS_MAX {
         return Err(HolderError::TooManyVaults(vaults.len()));
     }
     // No quota counts them, and a hold keeps all: a device that signs one after the other must not fill the disk.
-    let (count, held) = store.head_sizes(vault).unwrap_or_default();
+    let (count, held) = store.head_sizes(vault)?;
     if count >= limit::VAULT_HEADS_MAX || held + bytes.len() as u64 > limit::VAULT_HEADS_BYTES_MAX {
         return Err(HolderError::TooManyHeads(held));
     }

@@ -60,8 +60,8 @@ pub use forget::{ForgetEffect, ForgetPlan, forget, forget_effect, plan_forget, p
 pub use gather::{Errand, Gathering};
 pub use gc::{GcOptions, GcResult, Waiting, collect, gc_memory_wanted, waiting};
 pub use heads::{
-    HeadNews, VaultView, adopt_head, head_packs, heads_at, newest_heads, next_head, publish_first_head,
-    publish_next_head,
+    Carried, HeadNews, VaultView, adopt_head, head_packs, heads_at, newest_heads, next_head,
+    publish_first_head, publish_next_head,
 };
 pub use hold::{HoldResult, drop_expired, note_release};
 pub use holder::{

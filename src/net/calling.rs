@@ -5,6 +5,7 @@
 //! called at the address that it is seen at and nowhere else, so that nobody can make this node dial others.
 
 use std::net::IpAddr;
+use std::num::NonZeroU8;
 use std::time::Instant;
 
 use libp2p::Multiaddr;
@@ -58,6 +59,8 @@ impl Node {
             .condition(PeerCondition::Always)
             .addresses(addresses)
             .allocate_new_port()
+            // One after the other: of two that arrive, who is called would take the second for one to send requests on.
+            .override_dial_concurrency_factor(NonZeroU8::MIN)
             .build();
         let id = options.connection_id();
         self.swarm.behaviour_mut().admission.call(id);
@@ -84,14 +87,9 @@ impl Node {
         true
     }
 
-    /// The next incoming connection of this member is a call that it was asked for.
-    pub(super) fn expect_call(&mut self, peer: PeerId) {
-        self.swarm.behaviour_mut().admission.expect(peer);
-    }
-
-    /// Whether the call that was asked for came.
-    pub(super) fn call_came(&self, peer: PeerId) -> bool {
-        self.swarm.behaviour().admission.came(peer)
+    /// The next incoming connection of this member is a call that it was asked for; `waiter` is told of it.
+    pub(super) fn expect_call(&mut self, peer: PeerId, waiter: oneshot::Sender<()>) {
+        self.swarm.behaviour_mut().admission.expect(peer, waiter);
     }
 
     /// No call is expected any longer.

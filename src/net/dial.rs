@@ -9,7 +9,7 @@ use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, DialError};
 use tokio::sync::oneshot;
 
-use super::address::{from_libp2p, is_tcp, strip_peer, to_libp2p};
+use super::address::{from_libp2p, is_relayed, is_tcp, strip_peer, to_libp2p};
 use super::swarm::Node;
 use super::{NetError, Tried};
 use crate::base::{PeerId, limit};
@@ -57,10 +57,10 @@ impl Node {
         if addresses.is_empty() {
             return tell(waiter, Err(NetError::NoAddress(peer)));
         }
-        // libp2p leaves these out without a word.
+        // libp2p leaves these out without a word. Two behind one relay have the same address there but for their names.
         let (own, addresses): (Vec<_>, Vec<_>) = {
             let table = self.table();
-            addresses.into_iter().partition(|a| table.listening.contains(a))
+            addresses.into_iter().partition(|a| !is_relayed(a) && table.listening.contains(a))
         };
         let (tcp, rest): (Vec<_>, Vec<_>) = addresses.into_iter().partition(is_tcp);
         let (first, later) = if tcp.is_empty() { (rest, tcp) } else { (tcp, rest) };

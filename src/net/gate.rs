@@ -15,10 +15,11 @@ use libp2p::core::transport::PortUse;
 use libp2p::swarm::behaviour::ConnectionEstablished;
 use libp2p::swarm::derive_prelude::Either;
 use libp2p::swarm::{
-    ConnectionClosed, ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, THandler, THandlerInEvent,
-    THandlerOutEvent, ToSwarm, dummy,
+    ConnectionClosed, ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, NotifyHandler, THandler,
+    THandlerInEvent, THandlerOutEvent, ToSwarm, dummy,
 };
 use libp2p::{Multiaddr, PeerId as Libp2pId};
+use tokio::sync::oneshot;
 
 use super::Members;
 use super::address::from_libp2p;
@@ -84,7 +85,8 @@ pub(super) struct Admission {
 /// A call back that a member was asked for.
 struct Expected {
     until: Instant,
-    came: bool,
+    /// Who is to be told that it came, until it did.
+    waiter: Option<oneshot::Sender<()>>,
 }
 
 impl Admission {
@@ -111,13 +113,9 @@ impl Admission {
     }
 
     /// The next incoming connection of this member is a call that it was asked for.
-    pub(super) fn expect(&mut self, peer: PeerId) {
-        self.expected.insert(peer, Expected { until: Instant::now() + limit::CALL_PAUSE, came: false });
-    }
-
-    /// Whether that call came.
-    pub(super) fn came(&self, peer: PeerId) -> bool {
-        self.expected.get(&peer).is_some_and(|expected| expected.came)
+    pub(super) fn expect(&mut self, peer: PeerId, waiter: oneshot::Sender<()>) {
+        let until = Instant::now() + limit::CALL_PAUSE;
+        self.expected.insert(peer, Expected { until, waiter: Some(waiter) });
     }
 
     /// None is expected any longer.
@@ -129,8 +127,11 @@ impl Admission {
         if !inbound {
             return self.calls.remove(&id);
         }
-        let expected = self.expected.get_mut(&peer).filter(|e| !e.came && e.until > Instant::now());
-        expected.map(|expected| expected.came = true).is_some()
+        let expected = self.expected.get_mut(&peer).filter(|expected| expected.until > Instant::now());
+        let Some(waiter) = expected.and_then(|expected| expected.waiter.take()) else { return false };
+        // A waiter that left does not want to know.
+        let _ = waiter.send(());
+        true
     }
 
     pub(super) fn of(&self, connection: ConnectionId) -> Option<Admitted> {
@@ -361,6 +362,20 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Gate<B> {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
-        self.inner.poll(cx).map(|action| action.map_in(Either::Left))
+        loop {
+            let mut action = match self.inner.poll(cx) {
+                Poll::Ready(action) => action,
+                Poll::Pending => return Poll::Pending,
+            };
+            // Any connection might be one that the behaviour does not know: its handler there takes no events.
+            if let ToSwarm::NotifyHandler { peer_id, handler, .. } = &mut action
+                && matches!(handler, NotifyHandler::Any)
+            {
+                let shown = self.shown.get(peer_id).and_then(|shown| shown.iter().next());
+                let Some(connection) = shown else { continue };
+                *handler = NotifyHandler::One(*connection);
+            }
+            return Poll::Ready(action.map_in(Either::Left));
+        }
     }
 }

@@ -201,10 +201,14 @@ impl Net {
         let direct = own.iter().filter(|address| !is_relayed(address));
         let addresses: Vec<String> =
             direct.map(Multiaddr::to_string).take(limit::PEER_ADDRESSES_MAX).collect();
-        self.act(move |node| node.expect_call(peer)).await?;
+        let (waiter, came) = oneshot::channel();
+        self.act(move |node| node.expect_call(peer, waiter)).await?;
         let said = self.call_of(peer, addresses).await;
         let came = match &said {
-            Ok(said) if !said.reached.is_empty() => self.call_came(peer).await,
+            // The answer that tells of the call may have been faster than the call.
+            Ok(said) if !said.reached.is_empty() => {
+                matches!(timeout(limit::CALL_ARRIVAL, came).await, Ok(Ok(())))
+            }
             _ => false,
         };
         self.act(move |node| node.end_call(peer)).await?;
@@ -217,26 +221,6 @@ impl Net {
             Some(wire::sync_response::Answer::CalledBack(said)) => Ok(said),
             _ => Err(NetError::Malformed { peer, reason: "it does not call back".to_owned() }),
         }
-    }
-
-    /// Whether the call came here. The answer that tells of it may have been faster.
-    async fn call_came(&self, peer: PeerId) -> bool {
-        let came = async {
-            loop {
-                let (reply, came) = oneshot::channel();
-                let look = self.act(move |node| {
-                    let _ = reply.send(node.call_came(peer));
-                });
-                if look.await.is_err() {
-                    return false;
-                }
-                if came.await.unwrap_or(false) {
-                    return true;
-                }
-                tokio::time::sleep(limit::CALL_LOOK).await;
-            }
-        };
-        timeout(limit::CALL_ARRIVAL, came).await.unwrap_or(false)
     }
 
     /// Its word alone would have this node announce what nobody can reach.

@@ -36,6 +36,8 @@ const ANSWERS_MAX: usize = 8;
 const ANSWER_BYTES_MAX: u64 = 64 << 10;
 /// Networks that this machine is on of which routers are looked for.
 const PLACES_MAX: usize = 4;
+/// The error of a router that knows no leases.
+const NO_LEASES: u16 = 725;
 /// Services that forward ports, the best first.
 const SERVICES: [&str; 3] = ["WANIPConnection:2", "WANIPConnection:1", "WANPPPConnection:1"];
 
@@ -163,7 +165,7 @@ impl Gateway {
         let leased = self.call("AddPortMapping", &wish(limit::ROUTER_LEASE.as_secs())).await;
         match leased {
             // Some know no leases: forwarded until somebody takes it back.
-            Err(error) if error.to_string().contains("<errorCode>725<") => {
+            Err(error) if error.to_string() == refusal(NO_LEASES) => {
                 self.call("AddPortMapping", &wish(0)).await.map(drop)
             }
             other => other.map(drop),
@@ -187,20 +189,31 @@ impl Gateway {
     }
 }
 
-/// One request and its whole answer; an answer that is not "200" is the error's text.
+/// One request and its whole answer.
 async fn exchange(at: SocketAddr, request: &str) -> io::Result<String> {
     let talk = async {
         let mut stream = TcpStream::connect(at).await?;
         stream.write_all(request.as_bytes()).await?;
         let mut answer = Vec::new();
         stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).await?;
-        Ok(String::from_utf8_lossy(&answer).into_owned())
+        good(String::from_utf8_lossy(&answer).into_owned())
     };
-    let answer: io::Result<String> =
-        timeout(EXCHANGE, talk).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?;
-    let answer = answer?;
-    let good = answer.lines().next().is_some_and(|line| line.split(' ').nth(1) == Some("200"));
-    if good { Ok(answer) } else { Err(io::Error::other(answer)) }
+    timeout(EXCHANGE, talk).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// An answer that is "200"; of any other the error tells the number, and no word of a stranger's.
+fn good(answer: String) -> io::Result<String> {
+    let status = answer.lines().next().and_then(|line| line.split(' ').nth(1));
+    if status == Some("200") {
+        return Ok(answer);
+    }
+    let number = between(&answer, "<errorCode>", "<").or(status).and_then(|text| text.trim().parse().ok());
+    Err(io::Error::other(refusal(number.unwrap_or_default())))
+}
+
+/// What is said of an answer with an error's number.
+fn refusal(number: u16) -> String {
+    format!("refused with {number}")
 }
 
 /// Where a host that answered describes itself: at its own address, on the local network.
@@ -300,6 +313,20 @@ mod tests {
         for (text, expected) in table {
             let found = control(&text);
             assert_eq!(found.as_ref().map(|(a, b)| (a.as_str(), b.as_str())), expected);
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_told_by_its_number_alone() {
+        let table = [
+            ("HTTP/1.1 500 X\r\n\r\n<errorCode>725</errorCode>\x1b[2J", Some(refusal(NO_LEASES))),
+            ("HTTP/1.1 404 Not Found\r\n\r\n", Some(refusal(404))),
+            ("HTTP/1.1 500 X\r\n\r\n<errorCode>much</errorCode>", Some(refusal(0))),
+            ("", Some(refusal(0))),
+            ("HTTP/1.1 200 OK\r\n\r\n", None),
+        ];
+        for (answer, expected) in table {
+            assert_eq!(good(answer.to_owned()).err().map(|error| error.to_string()), expected, "{answer:?}");
         }
     }
 

@@ -752,6 +752,21 @@ async fn a_member_calls_back_and_nothing_else_changes() {
     assert!(matches!(again, Err(NetError::Busy(_))), "{again:?}");
 }
 
+/// Both ways used to be tried at once, and who was called took the second for a connection of a member: requests on it
+/// met nobody.
+#[tokio::test]
+async fn a_call_over_one_of_two_ways_leaves_no_other_behind() {
+    for _ in 0..10 {
+        let (one, two) = pair(config(&[TCP, QUIC]), config(&[TCP, QUIC])).await;
+        two.server.net.get_or_init(|| two.net.clone());
+        assert!(one.net.ask_call(two.id()).await.unwrap().reached.is_some());
+        for _ in 0..10 {
+            one.net.sync(two.id(), heads()).await.unwrap();
+            two.net.sync(one.id(), heads()).await.unwrap();
+        }
+    }
+}
+
 #[tokio::test]
 async fn who_listens_nowhere_is_not_reached() {
     let (one, two) = pair(config(&[]), config(&[TCP])).await;
@@ -784,6 +799,21 @@ async fn who_wants_no_relay_asks_for_none() {
     shy.expect(|e| *e == NetEvent::Connected(relay.id())).await;
     shy.net.fetch(relay.id(), range(1)).await.unwrap();
     assert!(shy.net.addresses().is_empty(), "{:?}", shy.net.addresses());
+}
+
+/// Without their names, the addresses of two behind one relay are the same.
+#[tokio::test]
+async fn two_behind_one_relay_reach_each_other() {
+    let still = |listen: &[&str]| NetConfig { punch_holes: false, ..config(listen) };
+    let (relay, mut hidden, address) = behind_a_relay(still(&[TCP]), still(&[])).await;
+    let mut caller = Peer::start(still(&[])).await;
+    relay.members.insert(caller.id());
+    hidden.members.insert(caller.id());
+    caller.knows(&relay).await;
+    caller.expect(|e| matches!(e, NetEvent::Listening(a) if a.contains("/p2p-circuit"))).await;
+    caller.members.insert(hidden.id());
+    caller.net.add_address(hidden.id(), &address).await.unwrap();
+    hidden.expect(|e| *e == NetEvent::Connected(caller.id())).await;
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::core::Core;
 use super::error::failed;
 use super::peering;
-use super::records::ask;
+use super::records::{ask, signed_from_hex};
 use crate::api::ApiError;
 use crate::base::{Code, PeerId, VaultId, limit};
 use crate::snapshot::PeerRecord;
@@ -49,11 +49,8 @@ impl Acl {
     }
 }
 
-/// A record as a command sends it.
 fn read(text: &str) -> Result<wire::Signed, ApiError> {
-    let malformed = || ApiError::new(Code::UsageInvalid, "this is no peer record");
-    let bytes = hex::decode(text).map_err(|_| malformed())?;
-    wire::decode(&bytes, limit::PEER_RECORD_BYTES_MAX + 128).map_err(|_| malformed())
+    signed_from_hex(text, limit::PEER_RECORD_BYTES_MAX, "peer record")
 }
 
 /// Keeps a record durably if it is news. Blocking.

@@ -109,6 +109,9 @@ async fn round(core: &Arc<Core>, vault: VaultId) -> Result<(), ApiError> {
     core.waking.look(core.now());
     core.note_connected().await?;
     let peers: Vec<PeerId> = core.connected().into_iter().filter(|peer| !core.is_distrusted(*peer)).collect();
+    if peers.is_empty() {
+        return Ok(());
+    }
     let copies = core.settings().replication.copies;
     let wanting = core.owning.tell(|ledger, now| ledger.wanting(now, copies));
     let (confirmed, wanted) =

@@ -1,7 +1,7 @@
 //! Whether this node can be reached from outside: members are asked now and then to call it back. What they find is told
 //! in `status` and announced; what nobody found is not announced.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -100,12 +100,11 @@ pub(super) async fn run_loop(core: Arc<Core>) {
 
 async fn round(core: &Arc<Core>) {
     let Ok(net) = core.net() else { return };
-    let direct = |peer: &PeerId| {
-        let states = net.peers();
-        states.iter().any(|state| state.id == *peer && state.transport != Some(Transport::Relay))
-    };
+    let states = net.peers();
+    let direct = states.iter().filter(|state| state.transport != Some(Transport::Relay));
+    let direct: HashSet<PeerId> = direct.map(|state| state.id).collect();
     let before = core.reach.together();
-    let members: Vec<PeerId> = core.connected().into_iter().filter(direct).collect();
+    let members: Vec<PeerId> = core.connected().into_iter().filter(|peer| direct.contains(peer)).collect();
     for peer in core.reach.due(members, core.now()) {
         let found = net.ask_call(peer).await;
         if let Err(error) = &found {

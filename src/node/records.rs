@@ -11,8 +11,18 @@ use crate::net::Net;
 use crate::snapshot::{Head, HeadSummary, PeerAddress};
 use crate::wire::{self, RecordKind, Status, sync_request::Ask, sync_response::Answer};
 
+/// A signature and the framing around it.
+const SIGNATURE_BYTES: usize = 128;
+
 fn odd(peer: PeerId, what: &str) -> ApiError {
     ApiError::new(Code::PeerMisbehaved, format!("{} {what}", peer.short()))
+}
+
+/// Something signed, in hex, as commands send it and published files keep it; at most `max` bytes are signed.
+pub(super) fn signed_from_hex(text: &str, max: usize, what: &str) -> Result<wire::Signed, ApiError> {
+    let malformed = || ApiError::new(Code::UsageInvalid, format!("this is no {what}"));
+    let bytes = hex::decode(text).map_err(|_| malformed())?;
+    wire::decode(&bytes, max + SIGNATURE_BYTES).map_err(|_| malformed())
 }
 
 /// What a status that is not OK means.

@@ -14,7 +14,7 @@ use crate::api::{ApiError, Identity};
 use crate::base::{Clock, Code, DeviceId, Moment, PackId, PeerId, SystemClock, VaultId, limit, random_bytes};
 use crate::config::Settings;
 use crate::crypto::{AdminKey, KdfCost, Passphrase, Phrase};
-use crate::engine::{self, VaultView};
+use crate::engine::{self, Carried, VaultView};
 use crate::net::{Net, parse_peer_address};
 use crate::snapshot::{Head, PeerAddress};
 use crate::store::{PeerEntry, Store};
@@ -296,7 +296,6 @@ async fn fetch_heads(
 /// Makes this node a device and signs its first head.
 async fn enrol(core: &Arc<Core>, request: RecoverRequest) -> Result<(), ApiError> {
     core.blocking(move |core| {
-        let heir_of = request.heir_of;
         engine::enrol_device(
             &core.store,
             &request.phrase,
@@ -310,12 +309,11 @@ async fn enrol(core: &Arc<Core>, request: RecoverRequest) -> Result<(), ApiError
         core.unlock_new(&request.passphrase)?;
         let vault = core.vault()?;
         let view = VaultView::load(&vault).map_err(failed)?;
-        let inherited = match heir_of {
-            None => None,
-            Some(name) => Some(find_device(&view, &name)?),
-        };
+        let heir_of = request.heir_of.map(|name| find_device(&view, &name)).transpose()?;
+        // What was there at an earlier time stays listed, whatever the newer heads say that come with the next contact.
+        let carried = Carried { heir_of, all: request.at.is_some() };
         let holders: Vec<PeerAddress> = core.holder_addresses();
-        engine::publish_first_head(&vault, inherited, &holders).map_err(failed)?;
+        engine::publish_first_head(&vault, carried, &holders).map_err(failed)?;
         Ok(())
     })
     .await

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::core::{Core, log_failure};
 use super::error::failed;
-use super::records::ask;
+use super::records::{ask, signed_from_hex};
 use super::upkeep;
 use crate::api::{ApiError, HeldHead, Releasable, ReleaseReport};
 use crate::base::{Code, PeerId, limit};
@@ -27,13 +27,8 @@ struct Kept {
     releases: Vec<String>,
 }
 
-fn malformed() -> ApiError {
-    ApiError::new(Code::UsageInvalid, "this is no release")
-}
-
 fn read(text: &str) -> Result<wire::Signed, ApiError> {
-    let bytes = hex::decode(text).map_err(|_| malformed())?;
-    wire::decode(&bytes, limit::RELEASE_BYTES_MAX + 128).map_err(|_| malformed())
+    signed_from_hex(text, limit::RELEASE_BYTES_MAX, "release")
 }
 
 /// What a release would name: this vault's heads as they are here.

@@ -12,7 +12,7 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
@@ -32,6 +32,8 @@ pub(super) struct Reserve {
     distrusted: AtomicBool,
     /// Taken while its length changes.
     changing: Mutex<()>,
+    /// Taken while a commit uses what it was given.
+    giving: Mutex<()>,
 }
 
 impl Reserve {
@@ -47,6 +49,7 @@ impl Reserve {
             held: AtomicU64::new(held),
             distrusted: AtomicBool::new(false),
             changing: Mutex::default(),
+            giving: Mutex::default(),
         }
     }
 
@@ -59,9 +62,16 @@ impl Reserve {
         statvfs(&self.root).ok().map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
+    /// Free bytes and those of the reserve together. The file must not change between the two looks: what it has just
+    /// taken would count as gone.
+    fn with_reserve(&self) -> Option<u64> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.free().map(|free| free + self.held())
+    }
+
     /// Bytes that packs may still take.
     pub(super) fn room(&self) -> u64 {
-        let room = self.free().map_or(u64::MAX, |free| (free + self.held()).saturating_sub(self.wanted));
+        let room = self.with_reserve().map_or(u64::MAX, |bytes| bytes.saturating_sub(self.wanted));
         let largest = limit::PACK_BYTES_MAX as u64;
         if self.distrusted.load(Ordering::Acquire) && !self.try_out(largest.min(room)) { 0 } else { room }
     }
@@ -69,7 +79,7 @@ impl Reserve {
     /// Whether a pack may take `bytes`. A file system that cannot tell is written to until it refuses.
     pub(super) fn admits(&self, bytes: u64) -> bool {
         if !self.distrusted.load(Ordering::Acquire) {
-            return self.free().is_none_or(|free| free + self.held() >= bytes.saturating_add(self.wanted));
+            return self.with_reserve().is_none_or(|all| all >= bytes.saturating_add(self.wanted));
         }
         self.refill();
         self.held() >= self.wanted && self.try_out(bytes)
@@ -92,23 +102,26 @@ impl Reserve {
         }
     }
 
-    /// Makes room for a commit that touches so many rows of the index.
-    pub(super) fn make_room_for_rows(&self, rows: usize) {
+    /// Makes room for a commit that touches so many rows of the index, as long as what is returned lives.
+    pub(super) fn room_for_rows(&self, rows: usize) -> MutexGuard<'_, ()> {
+        let given = self.giving.lock().unwrap_or_else(PoisonError::into_inner);
         let bytes = limit::INDEX_COMMIT_BYTES + rows as u64 * limit::INDEX_ROW_ROOM_BYTES;
-        self.make_room(bytes.min(self.wanted / 2));
+        self.make_room(bytes.min(self.wanted));
+        given
     }
 
     /// Rows that one commit may touch so that there is room for it and for what follows.
     pub(super) fn rows_at_once(&self) -> usize {
-        let room = self.free().map_or(u64::MAX, |free| free + self.held()) / 2;
+        let room = self.with_reserve().unwrap_or(u64::MAX) / 2;
         let rows = room.saturating_sub(limit::INDEX_COMMIT_BYTES) / limit::INDEX_ROW_ROOM_BYTES;
         usize::try_from(rows)
             .unwrap_or(usize::MAX)
             .clamp(limit::INDEX_ROWS_MIN, limit::INDEX_ROWS_PENDING_MAX)
     }
 
-    /// Makes the file whole again where there is room for it.
+    /// Makes the file whole again where there is room for it. What a commit was given is not taken back from it.
     pub(super) fn refill(&self) {
+        let Some(_nothing_given) = unless_taken(&self.giving) else { return };
         let missing = self.wanted.saturating_sub(self.held());
         if missing == 0 || self.free().is_none_or(|free| free < missing) {
             return;
@@ -150,6 +163,14 @@ impl Reserve {
     }
 }
 
+fn unless_taken(lock: &Mutex<()>) -> Option<MutexGuard<'_, ()>> {
+    match lock.try_lock() {
+        Ok(guard) => Some(guard),
+        Err(TryLockError::Poisoned(guard)) => Some(guard.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -180,6 +201,38 @@ mod tests {
         let sparse = File::create(dir.path().join(FILE)).unwrap();
         sparse.set_len(limit::RESERVE_BYTES).unwrap();
         assert_eq!(Reserve::of(dir.path(), 0).held(), 0);
+    }
+
+    /// While the file grew, what it had taken was counted nowhere, and packs were refused on a disk with room.
+    #[test]
+    fn a_reserve_that_is_being_made_is_not_counted_as_gone() {
+        let (dir, mut reserve) = store();
+        // So large that what others write meanwhile makes no difference.
+        reserve.wanted = 256 << 20;
+        let bytes = reserve.free().unwrap().saturating_sub(reserve.wanted + reserve.wanted / 2);
+        let growing = reserve.changing.lock().unwrap();
+        std::thread::scope(|scope| {
+            // It has taken its space and not said so yet.
+            let file = File::create(dir.path().join(FILE)).unwrap();
+            fallocate(file, FallocateFlags::empty(), 0, reserve.wanted).unwrap();
+            let answer = scope.spawn(|| reserve.admits(bytes));
+            std::thread::yield_now();
+            reserve.held.store(reserve.wanted, Ordering::Release);
+            drop(growing);
+            assert!(answer.join().unwrap());
+        });
+    }
+
+    /// A pack that was published beside a commit had the reserve take back what the commit had been given.
+    #[test]
+    fn it_grows_only_after_a_commit() {
+        let (_dir, reserve) = store();
+        let given = reserve.room_for_rows(0);
+        reserve.refill();
+        assert_eq!(reserve.held(), 0);
+        drop(given);
+        reserve.refill();
+        assert_eq!(reserve.held(), limit::RESERVE_BYTES);
     }
 
     #[test]

@@ -187,8 +187,12 @@ fn a_holder_keeps_what_is_forgotten_and_recovery_goes_back_in_time() {
     };
     let now = recover(&[]);
     assert!(!live(&now).contains(&id.to_owned()));
-    let back = recover(&["--at", &then]);
+    let mut back = recover(&["--at", &then]);
     assert_eq!(live(&back), [id]);
+    // The holder tells of the newer head, which no longer lists it.
+    back.start();
+    until("the newer head is known", &[&back, &holder], || (live(&back).len() == 2).then_some(()));
+    assert!(live(&back).contains(&id.to_owned()));
     let target = back.path("target");
     back.run(&["restore", &format!("{id}:{}", text(&source)), "--target", text(&target)]).exits(0);
     let wanted = owner.path("wanted");

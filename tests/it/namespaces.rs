@@ -213,7 +213,9 @@ fn the_router_is_asked_for_open_ports_and_what_it_forwards_is_told() {
     });
     let outside = format!("/ip4/9.9.9.9/tcp/{port}/p2p/{}", node.peer_id());
     assert!(mapped.iter().any(|address| *address == outside.as_str()), "{mapped:?}");
-    assert_eq!(node.run(&["id"]).exits(0).json()["addresses"][0], outside.as_str());
+    // Whichever port was forwarded first is told first.
+    let told = node.run(&["id"]).exits(0).json()["addresses"].clone();
+    assert!(told[0].as_str().is_some_and(|first| first.starts_with("/ip4/9.9.9.9/")), "{told}");
     // TCP and QUIC, in no order.
     let asked: Vec<String> = lines.by_ref().take(2).map(|line| line.expect("a line")).collect();
     assert!(asked.contains(&format!("TCP {port} 10.77.0.52 {port}")), "{asked:?}");

@@ -252,7 +252,11 @@ impl Run<'_> {
         if self.usage.marks.is_none() {
             return Ok(Plan::default());
         }
-        let copies = self.vault.store.receipt_counts(|_| true)?;
+        // Without holders nothing takes of their room.
+        let copies = match self.options.holder_room {
+            Some(_) => self.vault.store.receipt_counts(|_| true)?,
+            None => HashMap::new(),
+        };
         let here = |row: &&PackRow| matches!(self.vault.store.pack_length(row.id), Ok(Some(length)) if length == row.bytes);
         let mut packs: Vec<Candidate> = self
             .rows

@@ -12,9 +12,9 @@ use crate::base::{Clock, Moment, PackId, PeerId, limit};
 use crate::chunker::ChunkSizes;
 use crate::crypto::{KdfCost, Passphrase, Phrase};
 use crate::engine::{
-    BackupOptions, BackupResult, EngineError, FetchFailure, Gathering, Monitor, PackSource, PulledSlice,
-    RestoreOptions, RestoreResult, Sources, Vault, VaultOptions, VaultView, VerifyOptions, VerifyResult,
-    backup, enrol_device, make_node, publish_first_head, restore, unlock, verify,
+    BackupOptions, BackupResult, Carried, EngineError, FetchFailure, Gathering, Monitor, PackSource,
+    PulledSlice, RestoreOptions, RestoreResult, Sources, Vault, VaultOptions, VaultView, VerifyOptions,
+    VerifyResult, backup, enrol_device, make_node, publish_first_head, restore, unlock, verify,
 };
 use crate::fs::Overwrite;
 use crate::pack::Outboard;
@@ -72,7 +72,7 @@ impl Fixture {
         std::fs::create_dir(dir.path().join("src")).unwrap();
         let vault = Vault::new(Arc::new(store), keyring, Arc::new(clock), options);
         // As `init` does: a vault has a head from its first moment.
-        publish_first_head(&vault, None, &[]).unwrap();
+        publish_first_head(&vault, Carried::default(), &[]).unwrap();
         Self { dir, vault, phrase }
     }
 

@@ -290,9 +290,7 @@ impl Index {
         rows: usize,
         work: impl FnOnce(&WriteTransaction) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        if let Some(reserve) = &self.reserve {
-            reserve.make_room_for_rows(rows);
-        }
+        let _given = self.reserve.as_ref().map(|reserve| reserve.room_for_rows(rows));
         let written = self.commit(work);
         if let (Err(StoreError::Full(_)), Some(reserve)) = (&written, &self.reserve) {
             reserve.note_refusal();
