@@ -11,6 +11,10 @@ use std::time::Duration;
 use super::copies::place_packs;
 use crate::base::{PackId, PeerId, limit};
 
+/// Without any news, an owner looks things over this often.
+pub const ROUND_INTERVAL: Duration = Duration::from_secs(30);
+/// Rounds do not follow each other faster.
+pub const ROUND_PAUSE: Duration = Duration::from_millis(200);
 /// An offered pack counts as on its way to a holder for this long.
 const OFFER_LIFE: Duration = Duration::from_secs(600);
 /// A holder that did not take a pack is not offered it again for this long; others are at once.

@@ -40,11 +40,12 @@ mod tar;
 mod tree;
 mod vault;
 mod verify;
+mod wishes;
 
 #[cfg(test)]
 mod tests;
 
-pub use audit::{AuditOutcome, AuditTally, Choice, Chosen, Pick, is_on_probation, pick_slices};
+pub use audit::{AuditOutcome, AuditTally, Choice, Doubts, Pick, is_on_probation, pick_slices};
 pub use backup::{
     BackupOptions, BackupResult, Fate, Listener, PreviewResult, backup, backup_stream, preview,
 };
@@ -69,7 +70,7 @@ pub use holder::{
     store_list, store_snapshot, wanted_packs,
 };
 pub use hurt::{HurtFile, HurtFiles};
-pub use ledger::{Candidate, Ledger, Plan, Want, Wanting};
+pub use ledger::{Candidate, Ledger, Plan, ROUND_INTERVAL, ROUND_PAUSE, Want, Wanting};
 pub use monitor::{Monitor, Problem};
 pub use pull::{FetchFailure, Given, PackSource, PulledSlice, Sources, pull_pack};
 pub use rebuild::{Rebuilt, adopt_unindexed, rebuild_index, renew_snapshot_packs, verify_known_receipts};
@@ -83,3 +84,4 @@ pub use tag::{Retagged, TagEdit, tag};
 pub use tree::{Spot, TreeEntry, list, locate};
 pub use vault::{Vault, VaultOptions};
 pub use verify::{SnapshotFinding, VerifyOptions, VerifyResult, verify};
+pub use wishes::{OWNERS_MAX, PULLS_MAX, Serving, Wish, WishKey, Wishes, is_hopeless};

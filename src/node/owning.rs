@@ -11,16 +11,14 @@ use super::records::{ask, heads_of, pull_head};
 use super::source::Mesh;
 use crate::api::ApiError;
 use crate::base::{Code, PackId, PeerId, VaultId};
-use crate::engine::{self, Candidate, HeadNews, Ledger, Monitor, Vault, Want, Wanting};
+use crate::engine::{
+    self, Candidate, HeadNews, Ledger, Monitor, ROUND_INTERVAL, ROUND_PAUSE, Vault, Want, Wanting,
+};
 use crate::net::Net;
 use crate::snapshot::{Head, PackSize, PeerAddress};
 use crate::store::NewPack;
 use crate::wire::{self, sync_request::Ask, sync_response::Answer};
 
-/// Without any news, things are looked over this often.
-const ROUND_INTERVAL: Duration = Duration::from_secs(30);
-/// Rounds do not follow each other faster.
-const ROUND_PAUSE: Duration = Duration::from_millis(200);
 /// Threads that read directories of packs that are elsewhere, and packs between two commits of what they found.
 const DIRECTORY_READERS: usize = 8;
 const DIRECTORIES_BATCH: usize = 64;

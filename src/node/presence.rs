@@ -2,15 +2,11 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use super::core::Core;
 use crate::api::ApiError;
 use crate::base::{Moment, PeerId};
-use crate::policy::{self, Presence, presence};
-
-/// When a peer was last seen is written down this often while it is connected: a crash must not make it look away.
-const NOTED_EVERY: Duration = Duration::from_secs(3600);
+use crate::policy::{self, Presence, is_to_note, presence};
 
 /// Since when this node is awake.
 pub(super) struct Waking(Mutex<policy::Waking>);
@@ -62,11 +58,11 @@ impl Core {
     /// The same for connected peers of whom it was not written for a while.
     pub(super) async fn note_connected(self: &Arc<Self>) -> Result<(), ApiError> {
         let (connected, now) = (self.connected(), self.now());
-        let is_old = |seen: Option<Moment>| seen.is_none_or(|seen| now.since(seen) > NOTED_EVERY);
         let stale: Vec<PeerId> = {
             let book = self.book();
             let entries = book.allowed.iter();
-            let stale = entries.filter(|entry| connected.contains(&entry.peer) && is_old(entry.last_seen));
+            let stale =
+                entries.filter(|entry| connected.contains(&entry.peer) && is_to_note(entry.last_seen, now));
             stale.map(|entry| entry.peer).collect()
         };
         if stale.is_empty() { Ok(()) } else { self.note_present(stale).await }

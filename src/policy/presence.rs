@@ -56,6 +56,14 @@ pub fn presence(connected: bool, seen: Moment, awake: Moment, now: Moment, away_
     }
 }
 
+/// When a peer was last seen is written down this often while it is connected: a crash must not make it look away.
+const NOTED_EVERY: Duration = Duration::from_secs(3600);
+
+/// Whether it is to be written down again that a connected peer is here; `noted` is when that was done last.
+pub fn is_to_note(noted: Option<Moment>, now: Moment) -> bool {
+    noted.is_none_or(|noted| now.since(noted) > NOTED_EVERY)
+}
+
 /// A longer pause between two looks means that the machine slept.
 const SLEPT: Duration = Duration::from_secs(300);
 

@@ -1,8 +1,11 @@
 //! The mesh in virtual time: up to a hundred nodes with the rules of the node, random faults, and the truth beside.
 
+mod holders;
+mod owners;
+mod truth;
 mod world;
 
-use world::{AWAY_AFTER, Chance, Character, Fault, HOUR, SECOND, Shape, World};
+use world::{AWAY_AFTER, Chance, Character, Fault, HOUR, PACK_BYTES, SECOND, Shape, World};
 
 use crate::base::random_bytes;
 
@@ -17,17 +20,17 @@ fn without_faults_every_pack_gets_exactly_its_copies() {
         let took = world.run_until_safe(HOUR);
         assert!(took.is_some(), "{shape:?}");
         world.run_until(3 * HOUR);
-        assert_eq!((world.surplus(), world.found.len()), (0, 0), "{shape:?}");
+        assert_eq!((world.surplus(), world.truth.found.len()), (0, 0), "{shape:?}");
     }
 }
 
 #[test]
 fn full_disks_and_quotas_are_kept_and_others_are_chosen() {
     let mut world = World::new(Shape { room: 25, quota: Some(15), ..SMALL }, 3);
-    (0..2).for_each(|holder| world.plan(0, Fault::Disk(holder, 3 * world::PACK_BYTES)));
+    (0..2).for_each(|holder| world.plan(0, Fault::Disk(holder, 3 * PACK_BYTES)));
     // 160 copies, six holders of 25 and two of three: not all.
     assert_eq!(world.run_until_safe(2 * HOUR), None);
-    let at = world.now();
+    let at = world.now;
     (0..2).for_each(|holder| world.plan(at, Fault::Disk(holder, u64::MAX)));
     assert!(world.run_until_safe(HOUR).is_some());
     world.check();
@@ -50,11 +53,11 @@ fn a_split_of_a_minute_loses_nothing_and_heals_within_minutes() {
 fn hours_until_found(one_in: usize, seed: u64) -> f64 {
     let mut world = World::new(Shape { owners: 1, holders: 3, packs: 600, room: 600, ..SMALL }, seed);
     assert!(world.run_until_safe(HOUR).is_some());
-    let at = world.now();
+    let at = world.now;
     world.plan(at, Fault::Lose(1, one_in));
     for hour in 1..=24 {
         world.run_until(at + hour * HOUR);
-        if let Some(found) = world.found.get(&1) {
+        if let Some(found) = world.truth.found.get(&1) {
             return (found - at) as f64 / HOUR as f64;
         }
     }
@@ -75,7 +78,7 @@ fn who_lies_or_sends_wrong_bytes_is_found_within_the_hour_and_counts_for_nothing
         let mut world = World::new(SMALL, 5);
         world.plan(0, Fault::Turn(2, character));
         world.run_until(HOUR);
-        assert!(world.found.contains_key(&2), "{character:?}");
+        assert!(world.truth.found.contains_key(&2), "{character:?}");
         assert!(world.run_until_safe(HOUR).is_some(), "{character:?}");
     }
 }
@@ -84,11 +87,11 @@ fn who_lies_or_sends_wrong_bytes_is_found_within_the_hour_and_counts_for_nothing
 fn who_is_away_is_waited_for_and_who_is_missing_is_replaced() {
     let mut world = World::new(SMALL, 6);
     assert!(world.run_until_safe(HOUR).is_some());
-    let (at, away) = (world.now(), AWAY_AFTER.as_millis() as u64);
+    let (at, away) = (world.now, AWAY_AFTER.as_millis() as u64);
     world.plan(at, Fault::Down(0));
     world.run_until(at + away - HOUR);
     assert_eq!(world.surplus(), 0, "nothing is moved for one that is away");
-    let stored = world.stored(0);
+    let stored = world.holders[0].packs.len();
     world.run_until(at + away + HOUR);
     assert!(world.is_safe() && world.surplus() == stored && stored > 0, "{} {stored}", world.surplus());
 }
@@ -106,7 +109,7 @@ fn run_case(seed: u64) -> (u64, blake3::Hash) {
         let (at, until) = (chance.below(6 * HOUR), chance.below(6 * HOUR) + 6 * HOUR);
         let (any, some) = (chance.below(holders as u64) as usize, chance.below(spoiled) as usize);
         let owner = chance.below(owners as u64) as usize;
-        let faults = match chance.below(9) {
+        let faults = match chance.below(10) {
             0 => {
                 let sides = (0..owners + holders).map(|_| chance.below(2) as u8).collect();
                 vec![(at, Fault::Split(sides)), (at + chance.below(HOUR), Fault::Heal)]
@@ -118,7 +121,8 @@ fn run_case(seed: u64) -> (u64, blake3::Hash) {
             5 => vec![(at, Fault::Disk(any, 0)), (until, Fault::Disk(any, u64::MAX))],
             6 => vec![(at, Fault::Turn(some, Character::Liar))],
             7 => vec![(at, Fault::Turn(some, Character::Garbler))],
-            _ => vec![(at, Fault::OwnerDown(owner)), (until, Fault::OwnerUp(owner))],
+            8 => vec![(at, Fault::OwnerAsleep(owner)), (until, Fault::OwnerAwake(owner))],
+            _ => vec![(at, Fault::OwnerRestart(owner))],
         };
         faults.into_iter().for_each(|(at, fault)| world.plan(at, fault));
     }
