@@ -197,9 +197,9 @@ impl Doubts {
     }
 }
 
-/// Whether a holder that was last found to have lost something at `lost` is no place for more while there are others.
-pub fn is_on_probation(lost: Option<Moment>, now: Moment) -> bool {
-    lost.is_some_and(|at| now.since(at) < limit::AUDIT_PROBATION)
+/// When a holder lost something, if that was so lately that it is no place for more while there are others.
+pub fn on_probation(lost: Option<Moment>, now: Moment) -> Option<Moment> {
+    lost.filter(|at| now.since(*at) < limit::AUDIT_PROBATION)
 }
 
 /// Two numbers that nobody foresees who does not know the seed.

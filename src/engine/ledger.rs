@@ -8,8 +8,8 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
-use super::copies::place_packs;
-use crate::base::{PackId, PeerId, limit};
+use super::copies::{Place, place_packs};
+use crate::base::{Moment, PackId, PeerId, limit};
 
 /// Without any news, an owner looks things over this often.
 pub const ROUND_INTERVAL: Duration = Duration::from_secs(30);
@@ -38,8 +38,8 @@ pub type Want = (PackId, u64, Vec<PeerId>);
 pub struct Candidate {
     /// Who.
     pub peer: PeerId,
-    /// Whether it lost something lately, so that others are better places for what it lost.
-    pub on_probation: bool,
+    /// When it lost something, if it is on probation for that: others are better places.
+    pub lost: Option<Moment>,
 }
 
 /// What a holder said last that it can still store, in bytes, and when; it may have kept silent since.
@@ -153,16 +153,13 @@ impl Ledger {
     /// Which of these can be offered something, as they stand now.
     pub fn plan(&mut self, now: Duration, candidates: &[Candidate], copies: u32) -> Plan {
         self.forget_old(now);
-        let with_room = |candidate: &Candidate| {
-            let room = self.rooms.get(&candidate.peer).filter(|room| !room.is_silent && room.bytes > 0)?;
+        let place = |candidate: &Candidate| {
+            let room = self.rooms.get(&candidate.peer).filter(|room| !room.is_silent)?;
             let declined = self.declined.get(&candidate.peer).map_or(0, HashMap::len);
-            (declined < DECLINED_MAX).then_some((candidate.peer, room.bytes, candidate.on_probation))
+            let place = Place { peer: candidate.peer, bytes: room.bytes, lost: candidate.lost };
+            (declined < DECLINED_MAX).then_some(place)
         };
-        let mut free: Vec<(PeerId, u64, bool)> = candidates.iter().filter_map(with_room).collect();
-        // What a holder lost goes to others, if there are enough of them.
-        if free.iter().filter(|(.., on_probation)| !on_probation).count() >= copies as usize {
-            free.retain(|(.., on_probation)| !on_probation);
-        }
+        let places = candidates.iter().filter_map(place).collect();
         let mut load: HashMap<PeerId, usize> = HashMap::new();
         for (peer, _) in self.offered.values().flatten() {
             *load.entry(*peer).or_default() += 1;
@@ -171,8 +168,7 @@ impl Ledger {
             packs.keys().map(|pack| (*pack, *peer)).collect::<Vec<_>>()
         };
         let declined = self.declined.iter().flat_map(each).collect();
-        let free = free.into_iter().map(|(peer, bytes, _)| (peer, bytes)).collect();
-        Plan { copies, free, declined, load }
+        Plan { copies, places, declined, load }
     }
 
     /// Packs are offered to a holder now.
@@ -240,7 +236,7 @@ impl Wanting {
 /// Whom packs can go to: what the [`Ledger`] knew when the plan was made.
 pub struct Plan {
     copies: u32,
-    free: Vec<(PeerId, u64)>,
+    places: Vec<Place>,
     declined: HashSet<(PackId, PeerId)>,
     load: HashMap<PeerId, usize>,
 }
@@ -248,7 +244,7 @@ pub struct Plan {
 impl Plan {
     /// Which of these packs are offered to whom now: as many as a message holds and a holder may have under way.
     pub fn place(&self, wanted: &[Want]) -> BTreeMap<PeerId, Vec<PackId>> {
-        let mut placed = place_packs(wanted, &self.free, &self.declined, self.copies);
+        let mut placed = place_packs(wanted, &self.places, &self.declined, self.copies);
         for (peer, packs) in &mut placed {
             let load = self.load.get(peer).copied().unwrap_or(0);
             packs.truncate(OFFERED_MAX.saturating_sub(load).min(limit::OFFER_PACKS_MAX));
@@ -274,7 +270,7 @@ mod tests {
     }
 
     fn candidate(n: u8) -> Candidate {
-        Candidate { peer: peer(n), on_probation: false }
+        Candidate { peer: peer(n), lost: None }
     }
 
     /// Ten owners that asked each other every half minute would have sent kilobytes a second for nothing.
@@ -338,17 +334,18 @@ mod tests {
     }
 
     #[test]
-    fn those_on_probation_and_the_silent_are_passed_over() {
+    fn the_silent_are_passed_over_and_those_on_probation_are_no_first_choice() {
         let (mut ledger, want) = (Ledger::default(), vec![(packs(1)[0], 1, Vec::new())]);
         (1..=3).for_each(|n| ledger.note_room(T0, peer(n), 1 << (10 * n)));
-        let mut all = [candidate(1), candidate(2), Candidate { peer: peer(3), on_probation: true }];
+        let all =
+            [candidate(1), candidate(2), Candidate { peer: peer(3), lost: Some(Moment::from_millis(5)) }];
         let placed = ledger.plan(T0, &all, 2).place(&want);
         assert_eq!(placed.into_keys().collect::<Vec<_>>(), [peer(1), peer(2)]);
         ledger.note_silence(peer(2));
         let placed = ledger.plan(T0, &all, 2).place(&want);
         assert_eq!(placed.into_keys().collect::<Vec<_>>(), [peer(1), peer(3)], "else there are too few");
-        all[0].on_probation = true;
-        assert_eq!(ledger.plan(T0, &all, 3).place(&want).len(), 2);
+        ledger.note_room(T0, peer(2), 1);
+        assert_eq!(ledger.plan(T0, &all, 3).place(&want).len(), 3);
     }
 
     #[test]

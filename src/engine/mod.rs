@@ -45,12 +45,12 @@ mod wishes;
 #[cfg(test)]
 mod tests;
 
-pub use audit::{AuditOutcome, AuditTally, Choice, Doubts, Pick, is_on_probation, pick_slices};
+pub use audit::{AuditOutcome, AuditTally, Choice, Doubts, Pick, on_probation, pick_slices};
 pub use backup::{
     BackupOptions, BackupResult, Fate, Listener, PreviewResult, backup, backup_stream, preview,
 };
 pub use carry::{ImportResult, Room, export, import};
-pub use copies::{CopyCounts, copy_counts, locked_copy_counts, place_packs, record_receipt};
+pub use copies::{CopyCounts, Place, copy_counts, locked_copy_counts, record_receipt};
 pub use diff::{Change, DiffTotals, Difference, SideTotals, diff};
 pub use drill::{DrillOptions, DrillResult, restore_drill};
 pub use dump::{DumpKind, dump};

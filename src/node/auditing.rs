@@ -55,11 +55,11 @@ impl Auditing {
         }
     }
 
-    /// Whether a holder lost something lately, so that others are better places for what it lost.
-    pub(super) fn is_on_probation(&self, peer: &PeerId, now: Moment) -> bool {
+    /// When a holder lost something, if that was lately: others are better places for what it lost.
+    pub(super) fn on_probation(&self, peer: &PeerId, now: Moment) -> Option<Moment> {
         let reports = self.reports.lock().expect("no panic while held");
         let lost = reports.get(peer).and_then(|report| report.lost_at.as_deref());
-        engine::is_on_probation(lost.and_then(Moment::of_rfc3339), now)
+        engine::on_probation(lost.and_then(Moment::of_rfc3339), now)
     }
 }
 

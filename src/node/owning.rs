@@ -124,7 +124,7 @@ async fn round(core: &Arc<Core>, vault: VaultId) -> Result<(), ApiError> {
         }
     }
     let now = core.now();
-    let candidate = |peer| Candidate { peer, on_probation: core.auditing.is_on_probation(&peer, now) };
+    let candidate = |peer| Candidate { peer, lost: core.auditing.on_probation(&peer, now) };
     let candidates: Vec<Candidate> = peers.into_iter().map(candidate).collect();
     let plan = core.owning.tell(|ledger, now| ledger.plan(now, &candidates, copies));
     let placed = core.blocking(move |_| Ok(plan.place(&wanted))).await?;

@@ -49,9 +49,10 @@ impl Holder {
             peer: peer(n),
             is_up: true,
             character: Character::Honest,
-            lent: shape.room * PACK_BYTES,
+            // What is left at the end is too little for a pack.
+            lent: shape.room * PACK_BYTES + 1000,
             disk: u64::MAX,
-            quota: shape.quota.map(|packs| packs * PACK_BYTES),
+            quota: shape.quota.map(|packs| packs * PACK_BYTES + 1000),
             packs: BTreeMap::new(),
             wishes: Wishes::default(),
             services: BTreeMap::new(),
@@ -109,11 +110,10 @@ impl World {
                 at.services.keys().map(|owner| key_of(self.owners[*owner].peer)).collect();
             let Some(((peer, _), wish)) = at.wishes.take(&served) else { return };
             let owner = self.owners.iter().position(|owner| owner.peer == peer).expect("an owner");
-            let mut serving = Serving::new(&wish.packs);
+            let serving = Serving::new(&wish.packs);
             let offered: Vec<usize> = wish.packs.iter().map(|id| self.numbers[id]).collect();
             let (held, wanted): (Vec<usize>, Vec<usize>) =
                 offered.into_iter().partition(|pack| at.packs.contains_key(pack));
-            held.iter().for_each(|pack| serving.store(self.packs[*pack]));
             let service =
                 Service { serving, began: self.now, wanted: wanted.into(), is_telling: !held.is_empty() };
             at.services.insert(owner, service);
@@ -242,6 +242,13 @@ impl World {
         at.is_up = false;
         at.services.clear();
         self.pulls.retain(|_, pull| pull.line.holder != holder);
+    }
+
+    pub(super) fn turn(&mut self, holder: usize, character: Character) {
+        self.holders[holder].character = character;
+        if character == Character::Liar {
+            self.lose(holder, 1);
+        }
     }
 
     pub(super) fn lose(&mut self, holder: usize, one_in: usize) {

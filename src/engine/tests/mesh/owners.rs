@@ -8,7 +8,7 @@ use super::world::{AWAY_AFTER, Character, Event, Line, PACK_BYTES, Request, Shap
 use crate::base::{Moment, PackId, PeerId, limit};
 use crate::engine::{
     AuditOutcome, AuditTally, Candidate, Choice, Doubts, FetchFailure, Ledger, Pick, PulledSlice,
-    ROUND_INTERVAL, ROUND_PAUSE, Want, is_on_probation,
+    ROUND_INTERVAL, ROUND_PAUSE, Want, on_probation,
 };
 use crate::pack::Outboard;
 use crate::policy::{Waking, is_to_note, presence};
@@ -47,7 +47,7 @@ impl Owner {
             peer: peer(shape.holders + n),
             is_up: true,
             ledger: Ledger::default(),
-            packs: n * shape.packs..(n + 1) * shape.packs,
+            packs: n * shape.packs..(n + 1) * shape.packs - shape.late,
             receipts: BTreeMap::new(),
             seen: vec![start; shape.holders],
             lost: vec![None; shape.holders],
@@ -64,10 +64,6 @@ impl Owner {
     pub(super) fn receipted(&self, holder: usize) -> Vec<usize> {
         let receipts = self.receipts.iter().filter(|(_, all)| all.contains(&holder));
         receipts.map(|(pack, _)| *pack).collect()
-    }
-
-    pub(super) fn has_receipt(&self, pack: usize, holder: usize) -> bool {
-        self.receipts.get(&pack).is_some_and(|all| all.contains(&holder))
     }
 }
 
@@ -165,7 +161,7 @@ impl World {
         let (now, moment, copies) = (self.uptime(), self.moment(), self.shape.copies);
         let candidate = |holder: usize| Candidate {
             peer: self.holders[holder].peer,
-            on_probation: is_on_probation(self.owners[owner].lost[holder], moment),
+            lost: on_probation(self.owners[owner].lost[holder], moment),
         };
         let candidates: Vec<Candidate> = self.connected(owner).into_iter().map(candidate).collect();
         let of = &mut self.owners[owner];
@@ -240,6 +236,11 @@ impl World {
         self.owners[line.owner].seen[line.holder] = self.moment();
         self.forget_offers(line);
         self.wake(line.owner);
+    }
+
+    pub(super) fn backup(&mut self, owner: usize) {
+        self.owners[owner].packs.end = (owner + 1) * self.shape.packs;
+        self.wake(owner);
     }
 
     /// What is written down stays, and nothing else; all lines are gone and there again.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::world::{Character, Line, World};
+use super::world::{AWAY_AFTER, Character, HOUR, Line, World};
 
 /// What only the simulation knows.
 #[derive(Default)]
@@ -15,6 +15,8 @@ pub(super) struct Truth {
     open: BTreeSet<(Line, usize)>,
     /// Holders that an owner does not count.
     uncounted: BTreeSet<Line>,
+    /// When each line went or came last.
+    pub(super) gone: BTreeMap<Line, u64>,
     /// When an audit found something at a holder first.
     pub(super) found: BTreeMap<usize, u64>,
 }
@@ -74,13 +76,17 @@ impl World {
         self.truth.take_back(line, packs);
     }
 
-    /// Copies at a holder that is missing do not count: others are made.
+    /// Copies at a holder that is missing do not count: others are made, but for nobody who was here not long ago.
     pub(super) fn truth_of_counted(&mut self, owner: usize, counted: &[bool]) {
         for (holder, counts) in counted.iter().enumerate() {
             let line = Line { owner, holder };
             if *counts {
                 self.truth.uncounted.remove(&line);
             } else if self.truth.uncounted.insert(line) {
+                let gone = self.now - self.truth.gone.get(&line).copied().unwrap_or(0);
+                // An owner that was killed may not have noted the last hour.
+                let away = AWAY_AFTER.as_millis() as u64 - HOUR;
+                assert!(gone >= away && !self.is_connected(line), "{line:?} is missing after {gone} ms");
                 let packs = self.owners[owner].receipted(holder);
                 packs.into_iter().for_each(|pack| self.truth.force(pack));
             }

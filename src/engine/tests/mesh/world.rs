@@ -48,6 +48,8 @@ pub(super) struct Shape {
     pub(super) holders: usize,
     /// Of each owner.
     pub(super) packs: usize,
+    /// Of these, those that a later backup brings.
+    pub(super) late: usize,
     pub(super) copies: u32,
     /// Packs that each holder lends room for.
     pub(super) room: u64,
@@ -61,7 +63,7 @@ pub(super) struct Shape {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Character {
     Honest,
-    /// Confirms what it does not store.
+    /// Confirms everything and stores nothing.
     Liar,
     /// Stores, and sends wrong bytes.
     Garbler,
@@ -78,6 +80,8 @@ pub(super) enum Fault {
     Up(usize),
     OwnerAsleep(usize),
     OwnerAwake(usize),
+    /// An owner's later packs come.
+    Backup(usize),
     /// An owner is killed and starts again: it knows what it has receipts for.
     OwnerRestart(usize),
     /// A holder loses every so many-th pack, silently.
@@ -207,14 +211,14 @@ impl World {
         self.now = end;
     }
 
-    /// Runs until every pack truly has its copies, looked at every ten minutes; the time it took from now.
+    /// Runs until every pack truly has its copies, looked at every minute; the time it took from now.
     pub(super) fn run_until_safe(&mut self, most: u64) -> Option<u64> {
         let began = self.now;
         while !self.is_safe() {
             if self.now - began >= most {
                 return None;
             }
-            self.run_until(self.now + HOUR / 6);
+            self.run_until(self.now + HOUR / 60);
         }
         Some(self.now - began)
     }
@@ -340,13 +344,15 @@ impl World {
             Fault::Up(holder) => self.holders[holder].is_up = true,
             Fault::OwnerAsleep(owner) => self.owners[owner].is_up = false,
             Fault::OwnerAwake(owner) => self.owners[owner].is_up = true,
+            Fault::Backup(owner) => self.backup(owner),
             Fault::OwnerRestart(owner) => self.owner_restart(owner),
             Fault::Lose(holder, one_in) => self.lose(holder, one_in),
             Fault::Disk(holder, bytes) => self.holders[holder].disk = bytes,
-            Fault::Turn(holder, character) => self.holders[holder].character = character,
+            Fault::Turn(holder, character) => self.turn(holder, character),
         }
         for (line, was) in lines.into_iter().zip(before) {
             if was != self.is_connected(line) {
+                self.truth.gone.insert(line, self.now);
                 self.came_or_went(line);
             }
         }
