@@ -13,7 +13,7 @@ TOOL_COMMANDS := rsync setfattr setfacl
 PROMTOOL_PACKAGE := prometheus
 
 .DEFAULT_GOAL := help
-.PHONY: build test test-integration test-long test-forgetting test-crashes test-full bench bench-peers bench-forget bench-chunks bench-memory bench-mesh bench-checks lint demo drill install clean help tools
+.PHONY: build test test-integration test-long test-forgetting test-mesh test-crashes test-full bench bench-peers bench-forget bench-chunks bench-memory bench-mesh bench-checks lint demo drill install clean help tools
 
 build: ## Build the program
 	$(CARGO) build --release --locked
@@ -40,6 +40,10 @@ test-long: ## Thousands of random histories; SEED=n CASES=n choose; TMPDIR=/dev/
 test-forgetting: ## Random histories of backup, forget, gc and crash; SEED=n CASES=n choose
 	CASES=$(or $(CASES),2000) $(if $(SEED),SEED=$(SEED)) $(CARGO) test --release --locked --lib \
 		engine::tests -- --nocapture whatever_is_done_in_whatever_order
+
+test-mesh: ## Random faults of up to 100 nodes in virtual time; SEED=n CASES=n choose
+	CASES=$(or $(CASES),500) $(if $(SEED),SEED=$(SEED)) $(CARGO) test --release --locked --lib \
+		engine::tests::mesh -- --nocapture whatever_fails
 
 test-crashes: ## A million disks as a power cut may leave them, some hours; SEED=n STATES=n choose
 	STATES=$(or $(STATES),1000000) $(if $(SEED),SEED=$(SEED)) $(CARGO) test --release --locked --lib \

@@ -2,10 +2,10 @@
 //!
 //! Pure. Whoever knows a pack's id can check a slice of it without having the pack; nothing here needs a key.
 
-use std::collections::{BTreeSet, BinaryHeap};
+use std::collections::{BTreeSet, BinaryHeap, HashSet};
 
 use super::pull::{FetchFailure, PulledSlice};
-use crate::base::{PackId, limit};
+use crate::base::{Moment, PackId, limit};
 use crate::pack::{CellRange, cell_count, verify_slice};
 
 /// What one answer, or the want of it, proves.
@@ -134,6 +134,74 @@ impl Chosen {
     }
 }
 
+/// What one holder is asked for in a round: some of its packs, and those that are doubted.
+pub struct Choice {
+    some: Chosen,
+    doubted: Chosen,
+}
+
+impl Choice {
+    /// For a round of `slices` slices, besides those of doubted packs.
+    pub fn new(slices: usize, seed: u64) -> Self {
+        let doubted = Chosen::new(limit::AUDIT_SLICES_SUSPECT_MAX, seed ^ 2);
+        Self { some: Chosen::new(slices, seed), doubted }
+    }
+
+    /// One more pack that it has receipted, of that length in bytes.
+    pub fn meet(&mut self, pack: PackId, bytes: u64, is_doubted: bool) {
+        self.some.meet(pack, bytes);
+        if is_doubted {
+            self.doubted.meet(pack, bytes);
+        }
+    }
+
+    /// What to ask for.
+    pub fn picks(self) -> Vec<Pick> {
+        let mut picks = self.some.picks();
+        picks.extend(self.doubted.picks_once());
+        picks
+    }
+}
+
+/// Where one pack is lost others may be: page by page a holder says what it still has, and is then asked for a slice of each
+/// pack that it says to have.
+pub struct Doubts {
+    said: Chosen,
+}
+
+impl Doubts {
+    /// The seed says which packs are asked for where a holder has more than can be asked for.
+    pub fn new(seed: u64) -> Self {
+        Self { said: Chosen::new(limit::AUDIT_SLICES_SUSPECT_MAX, seed) }
+    }
+
+    /// Some packs that the holder receipted, with their lengths in bytes, and those of them that it confirms now; `None` if
+    /// it does not answer, which is believed to be a yes. Returns those that it has no more.
+    pub fn hear(
+        &mut self,
+        tally: &mut AuditTally,
+        packs: &[(PackId, u64)],
+        confirmed: Option<&HashSet<PackId>>,
+    ) -> Vec<PackId> {
+        let open = packs.iter().copied().filter(|(pack, _)| !tally.lost.contains(pack));
+        let says_to_have = |(pack, _): &(PackId, u64)| confirmed.is_none_or(|all| all.contains(pack));
+        let (said, gone): (Vec<_>, Vec<_>) = open.partition(says_to_have);
+        said.into_iter().for_each(|(pack, bytes)| self.said.meet(pack, bytes));
+        tally.unconfirmed += gone.len() as u64;
+        gone.into_iter().map(|(pack, _)| pack).collect()
+    }
+
+    /// What to ask for when all was heard.
+    pub fn picks(self) -> Vec<Pick> {
+        self.said.picks_once()
+    }
+}
+
+/// When a holder lost something, if that was so lately that it is no place for more while there are others.
+pub fn on_probation(lost: Option<Moment>, now: Moment) -> Option<Moment> {
+    lost.filter(|at| now.since(*at) < limit::AUDIT_PROBATION)
+}
+
 /// Two numbers that nobody foresees who does not know the seed.
 fn chance(seed: u64, round: u64, pack: &PackId) -> [u64; 2] {
     let mut hasher = blake3::Hasher::new();
@@ -181,7 +249,6 @@ impl AuditTally {
 mod tests {
     use super::*;
     use crate::pack::Outboard;
-    use std::collections::HashSet;
 
     fn packs(count: u64) -> Vec<(PackId, u64)> {
         (0..count).map(|i| (PackId::new(*blake3::hash(&i.to_le_bytes()).as_bytes()), 16 << 20)).collect()
@@ -241,6 +308,20 @@ mod tests {
         assert!(found >= 950, "a loss of 1 % was found within a day in {found} of 1,000 cases");
         let slowest = (0..100).map(|seed| rounds_until_found(&all, 1, seed, rounds(24))).max().flatten();
         assert!(slowest.is_some_and(|round| round < rounds(1)), "{slowest:?}");
+    }
+
+    #[test]
+    fn one_that_failed_loses_what_it_does_not_confirm_and_is_asked_for_the_rest() {
+        let all = packs(10);
+        let mut tally = AuditTally { lost: BTreeSet::from([all[0].0]), ..AuditTally::default() };
+        let mut doubts = Doubts::new(3);
+        let confirmed: HashSet<PackId> = all[..4].iter().map(|(pack, _)| *pack).collect();
+        let gone = doubts.hear(&mut tally, &all[..6], Some(&confirmed));
+        assert_eq!(gone, [all[4].0, all[5].0]);
+        assert!(doubts.hear(&mut tally, &all[6..], None).is_empty(), "silence proves nothing");
+        assert_eq!(tally.packs_lost(), 3);
+        let asked: BTreeSet<PackId> = doubts.picks().iter().map(|pick| pick.pack).collect();
+        assert_eq!(asked, all[1..4].iter().chain(&all[6..]).map(|(pack, _)| *pack).collect());
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::pull::PackSource;
 use super::reader::ChunkReader;
 use super::tree::for_each_reference;
 use super::vault::Vault;
-use crate::base::{DeviceId, HeadId, PackId, PeerId, SnapshotId, VaultId};
+use crate::base::{DeviceId, HeadId, Moment, PackId, PeerId, SnapshotId, VaultId};
 use crate::snapshot::{Head, Receipt, ReceiptError, SignedHead, Snapshot};
 use crate::store::{PackNumber, Store, StoreError};
 use crate::wire;
@@ -223,31 +223,41 @@ pub(super) fn packs_of(
     Ok(packs.into_iter().collect())
 }
 
-/// Where each pack should get its missing copies: weighted rendezvous hashing over what each candidate has free.
+/// Where packs can go to.
+#[derive(Debug, Copy, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Whose disk it is.
+    pub peer: PeerId,
+    /// What it has free, in bytes.
+    pub bytes: u64,
+    /// When it lost something, if that was lately: it is taken where others are not enough, who lost last at last.
+    pub lost: Option<Moment>,
+}
+
+/// Where each pack should get its missing copies: weighted rendezvous hashing over what each place has free.
 ///
-/// Pure. `packs` come with their lengths and present holders (or those that are pulling them already); `candidates`
-/// with free bytes, and those that did not take a pack just now. Packs that are satisfied never move; a candidate is never
-/// offered more than it has free.
+/// Pure. `packs` come with their lengths and present holders (or those that are pulling them already), besides those that
+/// did not take a pack just now. Packs that are satisfied never move; a place is never offered more than it has free.
 pub fn place_packs(
     packs: &[(PackId, u64, Vec<PeerId>)],
-    candidates: &[(PeerId, u64)],
+    places: &[Place],
     declined: &HashSet<(PackId, PeerId)>,
     copies: u32,
 ) -> BTreeMap<PeerId, Vec<PackId>> {
-    let mut free: BTreeMap<PeerId, u64> = candidates.iter().copied().collect();
+    let mut free: BTreeMap<PeerId, u64> = places.iter().map(|place| (place.peer, place.bytes)).collect();
     let mut placed: BTreeMap<PeerId, Vec<PackId>> = BTreeMap::new();
     for (pack, bytes, holders) in packs {
         let missing = (copies as usize).saturating_sub(holders.len());
-        let mut ranked: Vec<(f64, PeerId)> = candidates
-            .iter()
-            .filter(|(peer, _)| !holders.contains(peer) && free[peer] >= *bytes)
-            .filter(|(peer, _)| !declined.contains(&(*pack, *peer)))
-            .map(|(peer, granted)| (score(*pack, *peer, *granted), *peer))
-            .collect();
-        ranked.sort_by(|a, b| b.0.total_cmp(&a.0));
-        for (_, peer) in ranked.into_iter().take(missing) {
-            placed.entry(peer).or_default().push(*pack);
-            free.entry(peer).and_modify(|left| *left -= bytes);
+        let takes = |place: &&Place| {
+            let peer = place.peer;
+            !holders.contains(&peer) && free[&peer] >= *bytes && !declined.contains(&(*pack, peer))
+        };
+        let mut ranked: Vec<(f64, &Place)> =
+            places.iter().filter(takes).map(|place| (score(*pack, place.peer, place.bytes), place)).collect();
+        ranked.sort_by(|(a, one), (b, other)| one.lost.cmp(&other.lost).then(b.total_cmp(a)));
+        for (_, place) in ranked.into_iter().take(missing) {
+            placed.entry(place.peer).or_default().push(*pack);
+            free.entry(place.peer).and_modify(|left| *left -= bytes);
         }
     }
     placed
@@ -275,12 +285,16 @@ mod tests {
         PeerId::new([i; 32])
     }
 
+    fn place(i: u8, bytes: u64) -> Place {
+        Place { peer: peer(i), bytes, lost: None }
+    }
+
     #[test]
     fn packs_go_to_distinct_holders_in_proportion_to_what_is_free() {
         let packs: Vec<_> = (0..3000).map(|i| (pack(i), 1, vec![])).collect();
         let placed = place_packs(
             &packs,
-            &[(peer(1), 1 << 40), (peer(2), 1 << 40), (peer(3), 2 << 40)],
+            &[place(1, 1 << 40), place(2, 1 << 40), place(3, 2 << 40)],
             &HashSet::new(),
             2,
         );
@@ -299,9 +313,9 @@ mod tests {
     fn satisfied_packs_never_move_and_full_holders_get_nothing() {
         let two = vec![peer(1), peer(2)];
         let none = HashSet::new();
-        assert!(place_packs(&[(pack(1), 5, two.clone())], &[(peer(3), 100)], &none, 2).is_empty());
+        assert!(place_packs(&[(pack(1), 5, two.clone())], &[place(3, 100)], &none, 2).is_empty());
         let lacking = [(pack(1), 5, vec![peer(1)])];
-        let candidates = [(peer(1), 100), (peer(2), 4), (peer(3), 5)];
+        let candidates = [place(1, 100), place(2, 4), place(3, 5)];
         let placed = place_packs(&lacking, &candidates, &none, 2);
         assert_eq!(placed, BTreeMap::from([(peer(3), vec![pack(1)])]));
         // Who did not take it is passed over, for this pack only.
@@ -310,7 +324,29 @@ mod tests {
         let placed = place_packs(&[(pack(2), 5, vec![])], &candidates[2..], &declined, 2);
         assert_eq!(placed, BTreeMap::from([(peer(3), vec![pack(2)])]));
         let many: Vec<_> = (0..10).map(|i| (pack(i), 10, vec![])).collect();
-        let placed = place_packs(&many, &[(peer(1), 35)], &none, 1);
+        let placed = place_packs(&many, &[place(1, 35)], &none, 1);
         assert_eq!(placed[&peer(1)].len(), 3);
+    }
+
+    /// One that sent wrong bytes was offered the same pack after each audit, while others that had lost theirs before had
+    /// room: what it won by its hash it won for ever.
+    #[test]
+    fn who_lost_something_is_taken_where_others_are_not_enough_and_who_lost_last_at_last() {
+        let lost =
+            |i, seconds: u64| Place { lost: Some(Moment::from_millis(seconds * 1000)), ..place(i, 100) };
+        let none = HashSet::new();
+        for pack in (0..50).map(pack) {
+            let all = [lost(1, 30), lost(2, 10), place(3, 5), lost(4, 20)];
+            let peers = |copies| {
+                place_packs(&[(pack, 5, vec![])], &all, &none, copies).into_keys().collect::<Vec<_>>()
+            };
+            assert_eq!(
+                [peers(1), peers(2), peers(3)],
+                [vec![peer(3)], vec![peer(2), peer(3)], vec![peer(2), peer(3), peer(4)]]
+            );
+            let small = [lost(1, 30), place(3, 4)];
+            let placed = place_packs(&[(pack, 5, vec![])], &small, &none, 1);
+            assert_eq!(placed.into_keys().collect::<Vec<_>>(), [peer(1)], "it has room");
+        }
     }
 }

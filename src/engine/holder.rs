@@ -73,6 +73,29 @@ pub fn accept_head(store: &Store, vault: VaultId, want: HeadId, bytes: &[u8]) ->
     Ok(head)
 }
 
+/// What a holder lends, and what is taken of it; all in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lending {
+    /// Lent to all others together.
+    pub lent: u64,
+    /// Stored for others.
+    pub stored: u64,
+    /// What the disk can take.
+    pub disk: u64,
+}
+
+impl Lending {
+    /// What others may still store: what is lent minus what they have stored, and never more than the disk has.
+    pub fn free(&self) -> u64 {
+        self.lent.saturating_sub(self.stored).min(self.disk)
+    }
+
+    /// The same for one owner, of whom `stored` bytes are here, within what was agreed with it.
+    pub fn free_for(&self, quota: Option<u64>, stored: u64) -> u64 {
+        quota.map_or(self.free(), |quota| self.free().min(quota.saturating_sub(stored)))
+    }
+}
+
 /// Records that a head lists and that are not here.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Needs {

@@ -22,6 +22,7 @@ mod heads;
 mod hold;
 mod holder;
 mod hurt;
+mod ledger;
 mod monitor;
 mod open_pack;
 mod parent;
@@ -41,17 +42,18 @@ mod tar;
 mod tree;
 mod vault;
 mod verify;
+mod wishes;
 
 #[cfg(test)]
 mod tests;
 
-pub use audit::{AuditOutcome, AuditTally, Chosen, Pick, pick_slices};
+pub use audit::{AuditOutcome, AuditTally, Choice, Doubts, Pick, on_probation, pick_slices};
 pub use backup::{
     BackupOptions, BackupResult, Fate, Listener, PreviewResult, backup, backup_stream, preview,
 };
 pub use borrow::{confirm_borrowed, is_revoked, keep_here, referred_elsewhere};
 pub use carry::{ImportResult, Room, export, import};
-pub use copies::{CopyCounts, copy_counts, locked_copy_counts, place_packs, record_receipt};
+pub use copies::{CopyCounts, Place, copy_counts, locked_copy_counts, record_receipt};
 pub use diff::{Change, DiffTotals, Difference, SideTotals, diff};
 pub use drill::{DrillOptions, DrillResult, restore_drill};
 pub use dump::{DumpKind, dump};
@@ -67,10 +69,11 @@ pub use heads::{
 };
 pub use hold::{HoldResult, drop_expired, note_release};
 pub use holder::{
-    HolderError, Needs, accept_head, complete_head, forward_packs, held_packs, keep_for_device,
+    HolderError, Lending, Needs, accept_head, complete_head, forward_packs, held_packs, keep_for_device,
     keep_what_is_here, missing_records, store_list, store_snapshot, wanted_packs,
 };
 pub use hurt::{HurtFile, HurtFiles};
+pub use ledger::{Candidate, Ledger, Plan, ROUND_INTERVAL, ROUND_PAUSE, Want, Wanting};
 pub use monitor::{Monitor, Problem};
 pub use pull::{FetchFailure, Given, PackSource, PulledSlice, Sources, pull_pack};
 pub use rebuild::{
@@ -87,3 +90,4 @@ pub use tag::{Retagged, TagEdit, tag};
 pub use tree::{Spot, TreeEntry, list, locate};
 pub use vault::{Vault, VaultOptions};
 pub use verify::{SnapshotFinding, VerifyOptions, VerifyResult, verify};
+pub use wishes::{OWNERS_MAX, PULLS_MAX, Serving, Wish, WishKey, Wishes, is_hopeless};

@@ -1,6 +1,6 @@
 //! Audits of this vault's holders: random slices of what they receipted, asked for round after round.
 //!
-//! [`Chosen`] says what to ask for and [`Pick::judge`] what an answer proves; here it is asked, and
+//! [`Choice`] says what to ask for and [`Pick::judge`] what an answer proves; here it is asked, and
 //! what is proven to be lost loses its receipt, so that the owner's loop finds it another place. Nobody is expelled.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -15,10 +15,10 @@ use super::records;
 use super::source;
 use crate::api::{ApiError, AuditReport, Happening};
 use crate::base::{Moment, PackId, PeerId, VaultId, limit, meter, random_bytes};
-use crate::engine::{AuditOutcome, AuditTally, Chosen, FetchFailure, Pick};
+use crate::engine::{self, AuditOutcome, AuditTally, Choice, Doubts, FetchFailure, Pick};
 use crate::net::Net;
 use crate::snapshot::Receipt;
-use crate::store::{PackNumber, PackRow};
+use crate::store::PackNumber;
 use crate::wire::{self, sync_request::Ask, sync_response::Answer};
 
 const FILE: &str = "audits.json";
@@ -55,11 +55,11 @@ impl Auditing {
         }
     }
 
-    /// Whether a holder lost something lately, so that others are better places for what it lost.
-    pub(super) fn is_on_probation(&self, peer: &PeerId, now: Moment) -> bool {
+    /// When a holder lost something, if that was lately: others are better places for what it lost.
+    pub(super) fn on_probation(&self, peer: &PeerId, now: Moment) -> Option<Moment> {
         let reports = self.reports.lock().expect("no panic while held");
         let lost = reports.get(peer).and_then(|report| report.lost_at.as_deref());
-        lost.and_then(Moment::of_rfc3339).is_some_and(|at| now.since(at) < limit::AUDIT_PROBATION)
+        engine::on_probation(lost.and_then(Moment::of_rfc3339), now)
     }
 }
 
@@ -127,27 +127,16 @@ fn choose(
     seed: u64,
     suspects: &BTreeSet<(PeerId, PackId)>,
 ) -> Result<HashMap<PeerId, Vec<Pick>>, ApiError> {
-    let mut chosen: HashMap<PeerId, (Chosen, Chosen)> = HashMap::new();
+    let mut chosen: HashMap<PeerId, Choice> = HashMap::new();
     core.store
         .for_each_held(|row, holder| {
-            if !core.members.allows(&holder) {
-                return;
-            }
-            let (some, doubted) = chosen.entry(holder).or_insert_with(|| {
-                (Chosen::new(slices, seed), Chosen::new(limit::AUDIT_SLICES_SUSPECT_MAX, seed ^ 2))
-            });
-            some.meet(row.id, row.bytes);
-            if suspects.contains(&(holder, row.id)) {
-                doubted.meet(row.id, row.bytes);
+            if core.members.allows(&holder) {
+                let choice = chosen.entry(holder).or_insert_with(|| Choice::new(slices, seed));
+                choice.meet(row.id, row.bytes, suspects.contains(&(holder, row.id)));
             }
         })
         .map_err(failed)?;
-    let picks = |(some, doubted): (Chosen, Chosen)| {
-        let mut picks = some.picks();
-        picks.extend(doubted.picks_once());
-        picks
-    };
-    Ok(chosen.into_iter().map(|(holder, both)| (holder, picks(both))).collect())
+    Ok(chosen.into_iter().map(|(holder, choice)| (holder, choice.picks())).collect())
 }
 
 /// Audits one holder.
@@ -176,25 +165,22 @@ async fn examine_rest(
     vault: VaultId,
     tally: &mut AuditTally,
 ) -> Result<(), ApiError> {
-    let mut chosen = Chosen::new(limit::AUDIT_SLICES_SUSPECT_MAX, u64::from_le_bytes(random_bytes()));
+    let mut doubts = Doubts::new(u64::from_le_bytes(random_bytes()));
     let mut from = Some(PackNumber(0));
     while let Some(begin) = from {
         let page = core.blocking(move |core| {
             core.store.held_by(holder, begin, limit::RECEIPT_PACKS_MAX).map_err(failed)
         });
-        let (mut page, next) = page.await?;
+        let (page, next) = page.await?;
         from = next;
-        page.retain(|row| !tally.lost.contains(&row.id));
-        let missing = unconfirmed(net, holder, vault, &page).await;
-        tally.unconfirmed += missing.len() as u64;
-        page.iter().filter(|row| !missing.contains(&row.id)).for_each(|row| chosen.meet(row.id, row.bytes));
-        if !missing.is_empty() {
-            let missing: Vec<PackId> = missing.into_iter().collect();
-            core.blocking(move |core| core.store.drop_pack_receipts(holder, &missing).map_err(failed))
-                .await?;
+        let page: Vec<(PackId, u64)> = page.into_iter().map(|row| (row.id, row.bytes)).collect();
+        let confirmed = confirmed(net, holder, vault, &page).await;
+        let gone = doubts.hear(tally, &page, confirmed.as_ref());
+        if !gone.is_empty() {
+            core.blocking(move |core| core.store.drop_pack_receipts(holder, &gone).map_err(failed)).await?;
         }
     }
-    ask_for(net, holder, &chosen.picks_once(), tally).await;
+    ask_for(net, holder, &doubts.picks(), tally).await;
     Ok(())
 }
 
@@ -213,25 +199,26 @@ pub(super) async fn ask_for(net: &Net, holder: PeerId, picks: &[Pick], tally: &m
     }
 }
 
-/// Of these packs, at most as many as fit a receipt, those that the holder itself does not confirm any more. One that does
-/// not answer is believed.
-async fn unconfirmed(net: &Net, holder: PeerId, vault: VaultId, packs: &[PackRow]) -> BTreeSet<PackId> {
+/// Of these packs, at most as many as fit a receipt, those that the holder itself confirms again; `None` if it does not answer.
+async fn confirmed(
+    net: &Net,
+    holder: PeerId,
+    vault: VaultId,
+    packs: &[(PackId, u64)],
+) -> Option<HashSet<PackId>> {
     if packs.is_empty() {
-        return BTreeSet::new();
+        return None;
     }
     let query = wire::ReceiptQuery {
         vault: vault.as_bytes().to_vec(),
         head: Vec::new(),
-        packs: packs.iter().map(|row| row.id.as_bytes().to_vec()).collect(),
+        packs: packs.iter().map(|(id, _)| id.as_bytes().to_vec()).collect(),
     };
     let Ok(Some(Answer::Receipt(signed))) = records::ask(net, holder, Ask::Receipts(query)).await else {
-        return BTreeSet::new();
+        return None;
     };
-    let Some(receipt) = Receipt::verify(&signed).ok().filter(|receipt| receipt.holder == holder) else {
-        return BTreeSet::new();
-    };
-    let confirmed: HashSet<PackId> = receipt.packs.into_iter().collect();
-    packs.iter().map(|row| row.id).filter(|id| !confirmed.contains(id)).collect()
+    let receipt = Receipt::verify(&signed).ok().filter(|receipt| receipt.holder == holder)?;
+    Some(receipt.packs.into_iter().collect())
 }
 
 /// Takes receipts from what is lost, and remembers and tells what came out.

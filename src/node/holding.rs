@@ -1,8 +1,8 @@
 //! Storing for others: offers are queued, then heads, records and packs are pulled, stored and confirmed.
 
-use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use tokio::sync::{Notify, Semaphore};
@@ -17,35 +17,21 @@ use super::source::Mesh;
 use super::status;
 use crate::api::ApiError;
 use crate::base::{Code, HeadId, PackId, PeerId, VaultId, limit};
-use crate::engine::{self, Damage, EngineError, Monitor};
+use crate::engine::{
+    self, Damage, EngineError, Lending, Monitor, OWNERS_MAX, PULLS_MAX, Serving, Wish, WishKey, Wishes,
+};
 use crate::net::Net;
 use crate::snapshot::{Head, HeadSummary, PackSize, sign_receipt};
 use crate::store::StoreError;
 use crate::wire::{self, sync_request::Ask, sync_response::Answer};
 
-/// Packs pulled at one time for all owners together: each needs up to 16 MiB.
-const PULLS_MAX: usize = 3;
-/// Owners served at one time, so that one with much to store does not keep the others waiting.
-const OWNERS_MAX: usize = 8;
-/// Packs after which a receipt is sent even though more are coming.
-const RECEIPT_PACKS: usize = 16;
-/// Vaults of one owner that may wait at one time: each wish holds up to 512 KiB of pack ids.
-const WISHES_PER_OWNER_MAX: usize = 4;
 /// How long room is waited for that packs under way may give back, and how often is looked.
 const ROOM_WAIT: Duration = Duration::from_secs(60);
 const ROOM_LOOK: Duration = Duration::from_millis(50);
-/// A receipt is sent at least this often while packs come in.
-const RECEIPT_PAUSE: Duration = Duration::from_secs(2);
 
-/// What one owner wants stored.
-struct Wish {
-    head: HeadSummary,
-    packs: VecDeque<PackId>,
-}
-
-/// Offers that have not been worked off. One wish for each owner and vault: a newer offer joins it.
+/// [`Wishes`], shared.
 pub(super) struct HoldQueue {
-    wishes: Mutex<HashMap<(PeerId, VaultId), Wish>>,
+    wishes: Mutex<Wishes>,
     more: Notify,
     pulls: Semaphore,
 }
@@ -59,57 +45,46 @@ impl Default for HoldQueue {
 impl HoldQueue {
     /// Drops what a peer wanted: it offers again when it is back.
     pub(super) fn forget(&self, peer: PeerId) {
-        self.wishes.lock().expect("no panic while held").retain(|(owner, _), _| *owner != peer);
+        self.wishes().forget(peer);
     }
 
-    fn add(&self, owner: PeerId, vault: VaultId, head: HeadSummary, packs: Vec<PackId>) -> u32 {
-        let mut wishes = self.wishes.lock().expect("no panic while held");
-        let waiting = wishes.keys().filter(|key| key.0 == owner && key.1 != vault).count();
-        if waiting >= WISHES_PER_OWNER_MAX {
-            return 0;
-        }
-        let wish = wishes.entry((owner, vault)).or_insert_with(|| Wish { head, packs: VecDeque::new() });
-        wish.head = head;
-        let known: HashSet<PackId> = wish.packs.iter().copied().collect();
-        let mut accepted = 0;
-        for pack in packs {
-            if known.contains(&pack) {
-                accepted += 1;
-            } else if wish.packs.len() < 4 * limit::OFFER_PACKS_MAX {
-                wish.packs.push_back(pack);
-                accepted += 1;
-            }
-        }
-        drop(wishes);
+    fn add(&self, key: WishKey, head: HeadSummary, packs: &[PackId]) -> u32 {
+        let accepted = self.wishes().add(key, head, packs);
         self.more.notify_one();
         accepted
     }
 
-    /// A wish of an owner that is not being served.
-    fn take(&self, served: &HashSet<(PeerId, VaultId)>) -> Option<((PeerId, VaultId), Wish)> {
-        let mut wishes = self.wishes.lock().expect("no panic while held");
-        let key = *wishes.keys().find(|key| !served.contains(*key))?;
-        wishes.remove(&key).map(|wish| (key, wish))
+    fn take(&self, served: &HashSet<WishKey>) -> Option<(WishKey, Wish)> {
+        self.wishes().take(served)
+    }
+
+    fn wishes(&self) -> MutexGuard<'_, Wishes> {
+        self.wishes.lock().expect("no panic while held")
     }
 }
 
-/// What others may still store here: what is lent minus what they have stored, and never more than the disk has.
-/// Packs on their way are not counted: [`Resources::disk`](super::resources::Resources) knows of them.
+/// What others may still store here. Packs on their way are not counted:
+/// [`Resources::disk`](super::resources::Resources) knows of them.
 pub(super) fn free_bytes(core: &Core) -> Result<u64, EngineError> {
-    let counts = core.store.pack_counts()?;
+    Ok(lending(core)?.free())
+}
+
+fn lending(core: &Core) -> Result<Lending, EngineError> {
+    let others = core.store.pack_counts()?.foreign_bytes;
     let usage = core.store.foreign_usage()?;
     let for_devices = core.vault_id().and_then(|vault| usage.get(&vault)).map_or(0, |(_, bytes)| *bytes);
-    let lent = core.lent().saturating_sub(counts.foreign_bytes).saturating_sub(for_devices);
-    Ok(lent.min(core.store.room()))
+    Ok(Lending { lent: core.lent(), stored: others + for_devices, disk: core.store.room() })
 }
 
 /// What one peer may still store here, as agreed with it.
 fn free_for(core: &Core, owner: PeerId) -> Result<u64, EngineError> {
-    let free = free_bytes(core)?;
+    let lending = lending(core)?;
     let quota = core.book().find(owner).and_then(|entry| entry.quota);
-    let Some(quota) = quota else { return Ok(free) };
-    let stored = status::stored_for(core)?.get(&owner).map_or(0, |(_, bytes, _)| *bytes);
-    Ok(free.min(quota.saturating_sub(stored)))
+    let stored = match quota {
+        Some(_) => status::stored_for(core)?.get(&owner).map_or(0, |(_, bytes, _)| *bytes),
+        None => 0,
+    };
+    Ok(lending.free_for(quota, stored))
 }
 
 /// Answers an offer: how much room there is, and how many of the packs are taken on.
@@ -139,15 +114,15 @@ pub(super) async fn answer_offer(
     }
     let free_bytes = core.blocking(move |core| free_for(core, from).map_err(failed)).await?;
     let free_bytes = free_bytes.saturating_sub(core.resources.disk.promised());
-    let accepted = core.holding.add(from, vault, head, packs);
+    let accepted = core.holding.add((from, vault), head, &packs);
     Ok(Some(Answer::Offer(wire::OfferAnswer { free_bytes, accepted })))
 }
 
 impl Core {
     /// Works off wishes, for several owners at a time, until the node ends.
     pub(super) async fn hold_loop(self: Arc<Self>) {
-        let mut served: HashSet<(PeerId, VaultId)> = HashSet::new();
-        let mut work: JoinSet<(PeerId, VaultId)> = JoinSet::new();
+        let mut served: HashSet<WishKey> = HashSet::new();
+        let mut work: JoinSet<WishKey> = JoinSet::new();
         loop {
             while served.len() < OWNERS_MAX {
                 let Some((key, wish)) = self.holding.take(&served) else { break };
@@ -174,13 +149,14 @@ impl Core {
     }
 }
 
-async fn serve_owner(core: Arc<Core>, key: (PeerId, VaultId), wish: Wish) -> (PeerId, VaultId) {
+async fn serve_owner(core: Arc<Core>, key: WishKey, wish: Wish) -> WishKey {
     let (owner, vault) = key;
-    let mut left = wish.packs.iter().copied().collect();
-    if let Err(error) = hold(&core, owner, vault, wish, &mut left).await {
+    let mut serving = Serving::new(&wish.packs);
+    if let Err(error) = hold(&core, owner, vault, wish, &mut serving).await {
         tracing::warn!(target: "hold", peer = %owner.short(), vault = %vault.short(), code = error.code, %error,
             "storing for a peer stopped; it will offer again");
     }
+    let left = serving.into_left();
     if !left.is_empty() {
         log_failure(decline(&core, owner, vault, left).await, "telling an owner what is not stored");
     }
@@ -188,12 +164,7 @@ async fn serve_owner(core: Arc<Core>, key: (PeerId, VaultId), wish: Wish) -> (Pe
 }
 
 /// Tells the owner which packs it offered are not here, so that it does not wait for them.
-async fn decline(
-    core: &Arc<Core>,
-    owner: PeerId,
-    vault: VaultId,
-    left: HashSet<PackId>,
-) -> Result<(), ApiError> {
+async fn decline(core: &Arc<Core>, owner: PeerId, vault: VaultId, left: Vec<PackId>) -> Result<(), ApiError> {
     let left: Vec<Vec<u8>> = left.iter().map(|id| id.as_bytes().to_vec()).collect();
     for part in left.chunks(limit::RECEIPT_PACKS_MAX) {
         let vault = vault.as_bytes().to_vec();
@@ -203,17 +174,17 @@ async fn decline(
     Ok(())
 }
 
-/// Stores what an owner wishes; what is confirmed is taken from `left`.
+/// Stores what an owner wishes.
 async fn hold(
     core: &Arc<Core>,
     owner: PeerId,
     vault: VaultId,
     wish: Wish,
-    left: &mut HashSet<PackId>,
+    serving: &mut Serving,
 ) -> Result<(), ApiError> {
     let net = core.net()?.clone();
     let (head, fresh) = head_for(core, &net, owner, vault, wish.head).await?;
-    let offered: Vec<PackId> = wish.packs.into();
+    let offered = wish.packs;
     let count = offered.len();
     let (held, wanted) = {
         let head = head.clone();
@@ -242,10 +213,8 @@ async fn hold(
     };
     // The head's records are complete: said even when no pack is wanted.
     confirm(core, &net, owner, vault, Some(head.id), &held).await?;
-    held.iter().for_each(|id| {
-        left.remove(id);
-    });
-    pull_packs(core, &net, owner, vault, head.id, wanted, left).await
+    serving.confirm(Duration::ZERO, &held);
+    pull_packs(core, &net, owner, vault, head.id, wanted, serving).await
 }
 
 /// Of packs that are here, those that are sound; damaged ones are mended first, the owner being asked before all others.
@@ -296,7 +265,7 @@ async fn pull_packs(
     vault: VaultId,
     head: HeadId,
     wanted: Vec<(PackId, PackSize)>,
-    left: &mut HashSet<PackId>,
+    serving: &mut Serving,
 ) -> Result<(), ApiError> {
     let pulls = wanted.into_iter().map(|(id, size)| {
         let (core, net) = (core.clone(), net.clone());
@@ -309,39 +278,29 @@ async fn pull_packs(
         }
     });
     let mut pulls = futures::stream::iter(pulls).buffer_unordered(PULLS_MAX);
-    let mut fresh: Vec<PackId> = Vec::new();
-    let mut said = tokio::time::Instant::now();
+    let began = Instant::now();
     let mut failure = None;
     while let Some((id, pulled)) = pulls.next().await {
         match pulled {
-            Ok(()) => fresh.push(id),
+            Ok(()) => serving.store(id),
             Err(error) => {
-                let hopeless = matches!(
-                    error.kind(),
-                    Code::StorageFull
-                        | Code::StorageUnavailable
-                        | Code::ChunkNotFound
-                        | Code::NetworkUnreachable
-                );
+                let is_hopeless = engine::is_hopeless(error.kind());
                 failure = Some(error);
-                if hopeless {
+                if is_hopeless {
                     break;
                 }
             }
         }
-        if fresh.len() >= RECEIPT_PACKS || (!fresh.is_empty() && said.elapsed() >= RECEIPT_PAUSE) {
-            confirm(core, net, owner, vault, Some(head), &fresh).await?;
-            fresh.drain(..).for_each(|id| {
-                left.remove(&id);
-            });
-            said = tokio::time::Instant::now();
+        let due = serving.due(began.elapsed());
+        if !due.is_empty() {
+            confirm(core, net, owner, vault, Some(head), &due).await?;
+            serving.confirm(began.elapsed(), &due);
         }
     }
-    if !fresh.is_empty() {
-        confirm(core, net, owner, vault, Some(head), &fresh).await?;
-        fresh.iter().for_each(|id| {
-            left.remove(id);
-        });
+    let rest = serving.rest();
+    if !rest.is_empty() {
+        confirm(core, net, owner, vault, Some(head), &rest).await?;
+        serving.confirm(began.elapsed(), &rest);
     }
     failure.map_or(Ok(()), Err)
 }
@@ -373,7 +332,7 @@ pub(super) fn promise_room(
     bytes: u64,
     free: impl Fn() -> Result<u64, EngineError>,
 ) -> Result<Promise, EngineError> {
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     loop {
         if let Some(promise) = core.resources.disk.promise(bytes, &free)? {
             return Ok(promise);
@@ -402,24 +361,4 @@ async fn confirm(
         ask(net, owner, Ask::Receipt(signed)).await?;
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::base::DeviceId;
-
-    /// A member that named ever new vaults could have filled the memory with wishes.
-    #[test]
-    fn one_owner_cannot_fill_the_queue() {
-        let queue = HoldQueue::default();
-        let head = HeadSummary { device: DeviceId::new([1; 32]), seq: 1, id: HeadId::new([2; 32]) };
-        let add = |owner: u8, vault: u8| {
-            let pack = PackId::new([vault; 32]);
-            queue.add(PeerId::new([owner; 32]), VaultId::new([vault; 32]), head, vec![pack])
-        };
-        let accepted: Vec<u32> = (0..6).map(|vault| add(1, vault)).collect();
-        assert_eq!(accepted, [1, 1, 1, 1, 0, 0]);
-        assert_eq!((add(1, 0), add(2, 9)), (1, 1));
-    }
 }

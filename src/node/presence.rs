@@ -2,44 +2,27 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use super::core::Core;
 use crate::api::ApiError;
 use crate::base::{Moment, PeerId};
-use crate::policy::{Presence, presence};
+use crate::policy::{self, Presence, is_to_note, presence};
 
-/// A longer pause between two looks means that the machine slept.
-const SLEPT: Duration = Duration::from_secs(300);
-/// When a peer was last seen is written down this often while it is connected: a crash must not make it look away.
-const NOTED_EVERY: Duration = Duration::from_secs(3600);
-
-/// Since when this node is awake; the clock goes on while a machine sleeps.
-pub(super) struct Waking {
-    times: Mutex<Times>,
-}
-
-struct Times {
-    awake: Moment,
-    looked: Moment,
-}
+/// Since when this node is awake.
+pub(super) struct Waking(Mutex<policy::Waking>);
 
 impl Waking {
     pub(super) fn new(now: Moment) -> Self {
-        Self { times: Mutex::new(Times { awake: now, looked: now }) }
+        Self(Mutex::new(policy::Waking::new(now)))
     }
 
     /// Called again and again while the node is awake.
     pub(super) fn look(&self, now: Moment) {
-        let mut times = self.times.lock().expect("no panic while held");
-        if now.since(times.looked) > SLEPT || now < times.looked {
-            times.awake = now;
-        }
-        times.looked = now;
+        self.0.lock().expect("no panic while held").look(now);
     }
 
     fn since(&self) -> Moment {
-        self.times.lock().expect("no panic while held").awake
+        self.0.lock().expect("no panic while held").since()
     }
 }
 
@@ -75,33 +58,13 @@ impl Core {
     /// The same for connected peers of whom it was not written for a while.
     pub(super) async fn note_connected(self: &Arc<Self>) -> Result<(), ApiError> {
         let (connected, now) = (self.connected(), self.now());
-        let is_old = |seen: Option<Moment>| seen.is_none_or(|seen| now.since(seen) > NOTED_EVERY);
         let stale: Vec<PeerId> = {
             let book = self.book();
             let entries = book.allowed.iter();
-            let stale = entries.filter(|entry| connected.contains(&entry.peer) && is_old(entry.last_seen));
+            let stale =
+                entries.filter(|entry| connected.contains(&entry.peer) && is_to_note(entry.last_seen, now));
             stale.map(|entry| entry.peer).collect()
         };
         if stale.is_empty() { Ok(()) } else { self.note_present(stale).await }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_machine_that_slept_is_awake_since_it_woke() {
-        let at = |seconds: u64| Moment::from_millis(seconds * 1000);
-        let waking = Waking::new(at(0));
-        for seconds in [30, 60, 90, 300] {
-            waking.look(at(seconds));
-            assert_eq!(waking.since(), at(0));
-        }
-        waking.look(at(5000));
-        assert_eq!(waking.since(), at(5000));
-        // The clock was set back.
-        waking.look(at(100));
-        assert_eq!(waking.since(), at(100));
     }
 }

@@ -340,7 +340,7 @@ fn last_drill(core: &Arc<Core>, status: &mut Status) -> Result<(), ApiError> {
 /// Holders that lost packs lately.
 fn audited(core: &Arc<Core>, status: &mut Status) {
     let now = core.now();
-    for peer in status.peers.iter().filter(|peer| core.auditing.is_on_probation(&peer.id, now)) {
+    for peer in status.peers.iter().filter(|peer| core.auditing.on_probation(&peer.id, now).is_some()) {
         let name = peer.name.clone().unwrap_or_else(|| peer.id.to_string());
         let line =
             format!("{name} lost packs that it had confirmed; they get other copies (`shadowvault peers`)");

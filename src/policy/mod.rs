@@ -15,7 +15,7 @@ mod timing;
 
 pub use cron::{CronError, CronLine};
 pub use misconduct::Misconduct;
-pub use presence::{Presence, presence};
+pub use presence::{Presence, Waking, is_to_note, presence};
 pub use repairs::RepairQueue;
 pub use retention::{Candidate, ClockNews, Reason, Rules, judge_clock, keep};
 pub use retry::pause_after;

@@ -56,9 +56,62 @@ pub fn presence(connected: bool, seen: Moment, awake: Moment, now: Moment, away_
     }
 }
 
+/// When a peer was last seen is written down this often while it is connected: a crash must not make it look away.
+const NOTED_EVERY: Duration = Duration::from_secs(3600);
+
+/// Whether it is to be written down again that a connected peer is here; `noted` is when that was done last.
+pub fn is_to_note(noted: Option<Moment>, now: Moment) -> bool {
+    noted.is_none_or(|noted| now.since(noted) > NOTED_EVERY)
+}
+
+/// A longer pause between two looks means that the machine slept.
+const SLEPT: Duration = Duration::from_secs(300);
+
+/// Since when a node is awake; the clock goes on while a machine sleeps.
+#[derive(Debug, Clone, Copy)]
+pub struct Waking {
+    awake: Moment,
+    looked: Moment,
+}
+
+impl Waking {
+    /// Awake since now.
+    pub fn new(now: Moment) -> Self {
+        Self { awake: now, looked: now }
+    }
+
+    /// Called again and again while the node is awake.
+    pub fn look(&mut self, now: Moment) {
+        if now.since(self.looked) > SLEPT || now < self.looked {
+            self.awake = now;
+        }
+        self.looked = now;
+    }
+
+    /// Since when it is.
+    pub fn since(&self) -> Moment {
+        self.awake
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_machine_that_slept_is_awake_since_it_woke() {
+        let at = |seconds: u64| Moment::from_millis(seconds * 1000);
+        let mut waking = Waking::new(at(0));
+        for seconds in [30, 60, 90, 300] {
+            waking.look(at(seconds));
+            assert_eq!(waking.since(), at(0));
+        }
+        waking.look(at(5000));
+        assert_eq!(waking.since(), at(5000));
+        // The clock was set back.
+        waking.look(at(100));
+        assert_eq!(waking.since(), at(100));
+    }
 
     #[test]
     fn peers_are_missed_late_and_never_by_a_node_that_just_woke() {

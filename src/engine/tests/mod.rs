@@ -15,6 +15,7 @@ mod healing;
 mod history;
 mod hostile;
 pub(super) mod lines;
+mod mesh;
 mod reading;
 mod rebuilding;
 mod regaining;
