@@ -10,7 +10,7 @@ use super::output::{Paint, Table, escape, local_time};
 use super::recover::phrase;
 use super::session::{Keys, Session};
 use crate::api::{ApiError, DeviceInfo, Service};
-use crate::base::{Clock, Code, HeadId, SystemClock};
+use crate::base::{Clock, Code, HeadId, SystemClock, limit};
 use crate::node::Mode;
 use crate::snapshot::{HeadSummary, sign_revocation};
 
@@ -71,7 +71,9 @@ async fn revoke(
     args: RevokeArgs,
     session: &Session<'_>,
 ) -> Result<DeviceInfo, ApiError> {
-    let devices = service.devices(args.before.map(|before| before.to_string())).await?;
+    // Connected holders are asked too: they may have heard of heads that this node has not. Their clocks may be ahead.
+    let before = args.before.unwrap_or_else(|| jiff::Timestamp::now() + limit::PEER_RECORD_AHEAD);
+    let devices = service.devices(Some(before.to_string())).await?;
     let device = DeviceInfo::find(&devices, &args.device)?;
     if device.this && !session.globals.yes {
         return Err(ApiError::new(Code::UsageInvalid, "that is this very device: it could back up no more")

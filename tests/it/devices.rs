@@ -300,6 +300,24 @@ fn a_revoked_device_is_refused_and_its_heir_carries_on() {
     assert_eq!(first.snapshots().len(), 1);
 }
 
+/// What the stolen device saved a moment before was lost to its heir, which had not heard of it yet.
+#[test]
+fn a_revocation_spares_what_holders_alone_have_heard_of() {
+    let (first, holder, mut second) = family();
+    let mine = second.path("mine");
+    tree::plain(&mine, 9, 3, 100_000);
+    let saved = second.replicate(&mine);
+    let (heir, stolen) = (own_id(&first), own_id(&second));
+    second.kill();
+    let phrase = first.phrase();
+    let verb = ["device", "revoke", &stolen, "--heir", &heir, "--phrase-file", text(&phrase)];
+    first.run(&verb).exits(0);
+    until("the heir carries on", &[&first, &holder], || {
+        (line(&first, &stolen)["carried_on_by"] == heir).then_some(())
+    });
+    restores(&first, &saved["snapshot_id"], &mine, "of the stolen one");
+}
+
 /// The theft is noticed late: the thief has forgotten everything, and that has reached everybody.
 #[test]
 fn what_a_thief_has_forgotten_comes_back_with_a_revocation_to_an_earlier_moment() {
