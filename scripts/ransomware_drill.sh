@@ -4,7 +4,10 @@
 # An owner with two holders makes backups of a tree that changes. Then the attacker, with the device's keys, forgets every
 # snapshot and collects at once, writes junk, and signs two branches of heads, until the time is over. The machine is
 # destroyed. A new one recovers the vault as it was before the attack, from each of the holders alone, and every snapshot
-# is restored and compared byte for byte.
+# is restored and compared byte for byte. The new machine revokes the stolen device with the phrase and carries on what it
+# had; the attacker, who still has a copy of the device, signs on: no holder takes it, and its own status says why. After
+# that a recovery brings everything back again, whether or not it names a time. Anything that is missed ends this with
+# a message and exit code 1.
 #
 # usage: scripts/ransomware_drill.sh
 #   ATTACK_SECONDS=600     how long the attacker has the device (30 shows within two minutes whether everything works)
@@ -38,6 +41,20 @@ make_version() {
     done
 }
 
+# until_so WHAT SECONDS COMMAND...: waits until a command succeeds; WHAT says what did not come about.
+until_so() {
+    local what=$1 left=$(($2 * 5))
+    shift 2
+    until "$@"; do
+        left=$((left - 1))
+        [ "$left" -gt 0 ] || die "$what"
+        sleep 0.2
+    done
+}
+
+# The id of the device that a list of devices begins with: that of the node which was asked.
+first_id() { tr -d ' \n' | grep -o '"id":"[0-9a-f]*"' | sed -n '1s/.*"\([0-9a-f]*\)"$/\1/p'; }
+
 ids() { node "$1" snapshots --json | grep -o '"id": *"[0-9a-f]*"' | sed 's/.*"\([0-9a-f]*\)"$/\1/'; }
 
 quiet node owner init --phrase-out "$work/phrase"
@@ -61,6 +78,8 @@ sleep 2
 before=$(date -u +%FT%TZ)
 sleep 1
 
+stolen=$(node owner device list --json | first_id)
+[ -n "$stolen" ] || die 'the owner does not list its own device'
 # The attacker also takes a copy of the whole device, to sign a second branch of heads with.
 stop owner KILL
 cp -a "$work/owner" "$work/clone"
@@ -90,14 +109,12 @@ sleep 5
 node clone status --json >>"$work/steps.log" 2>&1 || true
 said 'and signed a second branch of heads with a copy of the device'
 stop clone KILL
-rm -rf "$work/owner" "$work/clone" "$source"
-said 'the machine is destroyed'
+rm -rf "$work/owner" "$source"
+said 'the machine is destroyed; the attacker keeps the copy'
 
-# recovered NAME HOLDER: a new machine takes the vault as it was from one holder alone, and restores everything.
-recovered() {
-    local name=$1 holder=$2 other=$3 id count=0
-    stop "$other" KILL
-    quiet node "$name" recover --peer "$(where "$holder")" --phrase-file "$work/phrase" --at "$before"
+# restored NAME HOLDER: every snapshot is listed by a node and comes back as it was backed up.
+restored() {
+    local name=$1 holder=$2 id count=0
     for id in "${!version_of[@]}"; do
         ids "$name" | grep -q "^$id$" || die "snapshot $id did not come back from $holder"
         quiet node "$name" restore "$id:$source" --target "$work/out-$name-$id"
@@ -107,10 +124,56 @@ recovered() {
         count=$((count + 1))
     done
     [ "$count" = "$snapshots" ] || die "$count of $snapshots snapshots came back from $holder"
-    said "from $holder alone: $count of $snapshots snapshots, every byte the same"
+}
+
+# recovered NAME HOLDER [OPTION...]: a new machine takes the vault from one holder alone, and restores everything.
+recovered() {
+    local name=$1 holder=$2 other=holder1
+    shift 2
+    [ "$holder" = holder1 ] && other=holder2
+    stop "$other" KILL
+    quiet node "$name" recover --peer "$(where "$holder")" --phrase-file "$work/phrase" "$@"
+    restored "$name" "$holder"
+    said "from $holder alone, \`recover${*:+ $*}\`: $snapshots of $snapshots snapshots, every byte the same"
     start "$other"
 }
-recovered new1 holder1 holder2
-recovered new2 holder2 holder1
+recovered new1 holder1 --at "$before"
+recovered new2 holder2 --at "$before"
 
-said "100 % of the snapshots came back from two holders"
+# heads_of HOLDER: heads of the stolen device that a holder has.
+heads_of() { find "$work/$1/heads" -path "*/$stolen/*" -type f | sort; }
+both_connected() { [ "$(node new1 peers --json | tr -d ' \n' | grep -o '"connected":true' | wc -l)" -ge 2 ]; }
+carried_on() { node new1 device list --json | tr -d ' \n' | grep -q '"carried_on_by":"'; }
+has_heard() { grep -q 'a device was revoked' "$work/$1-daemon.log"; }
+says_revoked() { node clone status --json 2>/dev/null | grep -q 'this device was revoked'; }
+start new1
+for name in holder1 holder2; do quiet node new1 peers add "$(where "$name")"; done
+heir=$(node new1 device list --json | first_id)
+until_so 'the holders do not connect' 60 both_connected
+quiet node new1 device revoke "$stolen" --heir "$heir" --before "$before" --phrase-file "$work/phrase"
+for name in holder1 holder2; do until_so "$name was not told of the revocation" 60 has_heard "$name"; done
+until_so 'the new device does not carry on what the stolen one had' 60 carried_on
+said 'the stolen device is revoked with the phrase, both holders know, and the new machine carries on what it had'
+
+# What the attacker signs before the copy has heard of it, and after.
+heads_of holder1 >"$work/heads-holder1"
+heads_of holder2 >"$work/heads-holder2"
+mkdir -p "$source"
+head -c 100000 /dev/urandom >"$source/junk"
+quiet node clone backup "$source"
+start clone
+for name in holder1 holder2; do node clone peers add "$(where "$name")" >>"$work/steps.log" 2>&1 || true; done
+until_so 'the stolen device does not say that it is revoked' 60 says_revoked
+! node clone backup "$source" >>"$work/steps.log" 2>&1 || die 'the stolen device still makes backups'
+sleep 2
+for name in holder1 holder2; do
+    heads_of "$name" | comm -13 "$work/heads-$name" - >"$work/new-heads"
+    [ ! -s "$work/new-heads" ] || die "$name took a head that the revoked device signed"
+done
+stop clone KILL
+rm -rf "$source"
+said 'what the stolen device signs is refused by both holders, and its status says why'
+
+recovered new3 holder2
+recovered new4 holder1 --at "$before"
+said "RESULT: 100 % of $snapshots snapshots came back from each of two holders, four times, and the stolen device is out"

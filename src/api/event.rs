@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::ApiError;
 use super::job::{JobId, JobKind, JobState};
-use crate::base::{PeerId, SnapshotId};
+use crate::base::{DeviceId, PeerId, SnapshotId};
 
 /// One thing that happened. Ids grow, across restarts too, so a reader says which one it saw last.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -104,6 +104,11 @@ pub enum Happening {
         mended: u32,
         /// Packs that it could not mend; they get other copies.
         lost: u64,
+    },
+    /// A device of a vault that is kept here counts no more.
+    DeviceRevoked {
+        /// Which.
+        device: DeviceId,
     },
     /// The configuration was read again.
     ConfigReloaded {

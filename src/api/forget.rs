@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::{DeviceId, HeadId, PeerId, SnapshotId, VaultId};
+use crate::base::{DeviceId, HeadId, PackId, PeerId, SnapshotId, VaultId};
 
 /// Which snapshots stay. A field that is absent is no rule; with no rule at all everything stays.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -155,12 +155,27 @@ pub struct GcReport {
     pub waiting_bytes: u64,
     /// When the first of them may be deleted, RFC 3339.
     pub next_deletion: Option<String>,
-    /// Files of older heads, lists and records removed.
-    pub removed_records: u64,
+    /// Damaged files that repairs had replaced, and that were deleted.
+    pub cleared_files: u64,
+    /// Their bytes.
+    pub cleared_bytes: u64,
     /// What could not be done, one line each.
     pub problems: Vec<String>,
     /// Seconds.
     pub total_duration: f64,
+}
+
+/// A damaged file that a repair replaced.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplacedFile {
+    /// Which pack it was; `repair --undo` puts it back.
+    pub pack: PackId,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// When it was replaced, RFC 3339.
+    pub since: String,
+    /// When it is deleted, RFC 3339.
+    pub until: String,
 }
 
 /// What waits to be deleted.
@@ -181,6 +196,8 @@ pub struct GcStatus {
     pub held_packs: u64,
     /// Their bytes.
     pub held_bytes: u64,
+    /// Damaged files that repairs replaced and that are kept for a week, the newest first.
+    pub replaced: Vec<ReplacedFile>,
     /// When garbage was last collected, RFC 3339.
     pub last_run: Option<String>,
     /// Why the last collection deleted nothing, if something kept it from that.

@@ -12,6 +12,7 @@ use super::report::{
     BackupSummary, DrillReport, ImportSummary, PathProblem, RepairReport, RestoreSummary, VerifyReport,
 };
 use super::selection::PatternLines;
+use crate::base::PackId;
 
 /// Names a job within one run of a node.
 #[derive(Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -140,9 +141,13 @@ pub struct VerifyRequest {
 pub struct RepairRequest {
     /// One snapshot, or all when absent.
     pub snapshot: Option<String>,
+    /// Only these packs, without looking for other damage; all when empty.
+    pub packs: Vec<PackId>,
+    /// Instead put the file of this pack (an id or its beginning) back that a repair replaced last.
+    pub undo: Option<String>,
     /// Only tell what would be done.
     pub dry_run: bool,
-    /// Mend however much is damaged.
+    /// Mend however much is damaged; undo even what made a pack sound.
     pub confirmed: bool,
 }
 

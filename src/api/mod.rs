@@ -4,6 +4,7 @@
 //! command implement it alike. Types only: no I/O, no decisions.
 
 mod browse;
+mod device;
 mod error;
 mod event;
 mod forget;
@@ -24,11 +25,12 @@ pub use browse::{
 use bytes::Bytes;
 use futures::Stream;
 
+pub use device::{DeviceHead, DeviceInfo, RevokedDevice};
 pub use error::ApiError;
 pub use event::{Event, EventStream, Happening};
 pub use forget::{
     ForgetReport, ForgetRequest, GcReport, GcRequest, GcStatus, HeldHead, KeepRules, Kept, Releasable,
-    ReleaseReport,
+    ReleaseReport, ReplacedFile,
 };
 pub use job::{
     BackupRequest, ImportRequest, JobId, JobInfo, JobKind, JobOutcome, JobRequest, JobState, Progress,
@@ -41,9 +43,9 @@ pub use joining::{
 pub use report::{
     AddPeer, AuditReport, BackupSummary, ConfigRow, Coverage, DamagedFile, DrillFailure, DrillReport,
     EntryInfo, Health, Identity, ImportSummary, PathProblem, PeerInfo, Reachability, RebuildSummary,
-    Reloaded, RepairReport, ReplicationStatus, RestoreChange, RestoreSummary, SnapshotInfo, SnapshotQuery,
-    Status, StorageStatus, TreeQuery, Verdict, VerifyAllReport, VerifyOutcomeShape, VerifyReport,
-    VerifySnapshotReport,
+    Reloaded, RepairQueueStatus, RepairReport, ReplicationStatus, RestoreChange, RestoreSummary,
+    SnapshotInfo, SnapshotQuery, Status, StorageStatus, TreeQuery, Verdict, VerifyAllReport,
+    VerifyOutcomeShape, VerifyReport, VerifySnapshotReport,
 };
 
 pub use schedule::{AddSchedule, EditSchedule, LastRun, ScheduleInfo, ScheduleSource};
@@ -90,6 +92,10 @@ pub trait Service: Send + Sync {
     fn invites(&self) -> Reply<'_, Vec<InviteInfo>>;
     /// Redeems a ticket: this node and its issuer allow each other.
     fn join(&self, request: JoinRequest) -> Reply<'_, Joined>;
+    /// The devices of the vault, this one first; with `before` (RFC 3339), their heads as they were then.
+    fn devices(&self, before: Option<String>) -> Reply<'_, Vec<DeviceInfo>>;
+    /// Takes the admin key's word, in hex, that a device counts no more, and passes it on through the mesh.
+    fn revoke_device(&self, device: String, record: String) -> Reply<'_, DeviceInfo>;
     /// Snapshots, oldest first.
     fn snapshots(&self, query: SnapshotQuery) -> Reply<'_, Vec<SnapshotInfo>>;
     /// The snapshot that a reference names.

@@ -67,6 +67,18 @@ pub struct ReplicationStatus {
     pub seconds_left: Option<u64>,
 }
 
+/// Damaged packs that wait to be mended.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RepairQueueStatus {
+    /// How many.
+    pub waiting: u64,
+    /// When the first of them was found, RFC 3339.
+    pub since: Option<String>,
+    /// When the next one is tried, RFC 3339.
+    pub next_try: Option<String>,
+}
+
 /// `status`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -98,6 +110,9 @@ pub struct Status {
     /// How far the scrub of all packs is.
     #[serde(default)]
     pub scrub: Coverage,
+    /// Damaged packs that could not be mended yet.
+    #[serde(default)]
+    pub repairs: RepairQueueStatus,
     /// The last drill of restoring, and when restoring was last proven.
     #[serde(default)]
     pub drill: Option<DrillReport>,

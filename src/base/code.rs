@@ -158,6 +158,10 @@ codes! {
     ResourceExhausted "RESOURCE_EXHAUSTED" Resource Later 503 11;
     /// Too many requests or bytes in a while.
     RateLimitExceeded "RATE_LIMIT_EXCEEDED" Resource Later 429 11;
+    /// A device that the vault's owner revoked.
+    DeviceRevoked "DEVICE_REVOKED" Permission Never 403 1;
+    /// No device of the vault by that name.
+    DeviceNotFound "DEVICE_NOT_FOUND" Config Never 404 1;
     /// A ticket is malformed, truncated or this node's own.
     TicketInvalid "TICKET_INVALID" Config Never 400 2;
     /// A ticket that its issuer does not know.

@@ -104,6 +104,8 @@ pub const HEDGE_AFTER_UNKNOWN: Duration = Duration::from_secs(2);
 pub const GATHER_LOOK: Duration = Duration::from_millis(500);
 /// A holder that another overtook is asked only when no other has the pack, for so long.
 pub const LATE_HOLDER_PAUSE: Duration = Duration::from_secs(60);
+/// A holder that could not be reached is not dialled for another pack for so long, unless it comes by itself.
+pub const ABSENT_HOLDER_PAUSE: Duration = Duration::from_secs(60);
 /// Packs in a row that a member may not have before it is no longer asked without reason to, for [`GUESS_PAUSE`].
 pub const GUESSES_MAX: u32 = 3;
 /// See [`GUESSES_MAX`].
@@ -128,6 +130,12 @@ pub const PEER_NAME_BYTES_MAX: usize = 64;
 pub const PEER_RECORDS_MAX: usize = 256;
 /// A peer record in bytes: eight long addresses and a name fit. All of them fit into one sync request.
 pub const PEER_RECORD_BYTES_MAX: usize = KIB;
+/// A revocation in bytes: its fields are of fixed length. Those of a whole vault fit into one sync request beside all peer records.
+pub const REVOCATION_BYTES_MAX: usize = 256;
+const _: () = assert!(
+    PEER_RECORDS_MAX * (PEER_RECORD_BYTES_MAX + 128) + VAULT_DEVICES_MAX * (REVOCATION_BYTES_MAX + 128)
+        < SYNC_REQUEST_BYTES_MAX
+);
 /// How far a record's time may lie ahead of this node's clock.
 pub const PEER_RECORD_AHEAD: Duration = Duration::from_secs(24 * 3600);
 /// Peers that were turned away for good; the oldest makes room.
@@ -518,8 +526,15 @@ pub const HURT_FILES_MAX: usize = 100;
 pub const SCRUB_PAUSE_STEP: Duration = Duration::from_millis(200);
 /// A scrub rests so many times as long as it worked: a tenth of one core.
 pub const SCRUB_REST: u32 = 9;
-/// Packs that could not be mended and are remembered for the next try; others are found again in the next round.
-pub const SCRUB_LOST_MAX: usize = 1024;
+/// Damaged packs that wait to be mended; others are found again in the next round of scrubbing.
+pub const REPAIRS_WAITING_MAX: usize = 1024;
+/// How long after a peer came damaged packs are asked of it: it has just been dialled, and may have more to say first.
+pub const REPAIR_AFTER_ARRIVAL: Duration = Duration::from_secs(5);
+/// Tries of mending a pack in which files are read again for what no peer has. Later ones ask peers alone: what a file lost is
+/// rarely there again.
+pub const REGAIN_TRIES: u32 = 3;
+/// How long damaged files are kept that a repair replaced: who wonders why something was mended does so within days.
+pub const QUARANTINE_KEPT: Duration = Duration::from_secs(7 * 86_400);
 /// Slices in which a scrub goes once over all packs.
 pub const SCRUB_SLICES: u32 = 30;
 /// Damaged packs that are mended without asking, however few packs there are.

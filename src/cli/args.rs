@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use super::{
-    backup, carry, config, diff, dump, find, forget, init, jobs, join, ls, peers, recover, restore, schedule,
-    snapshots, stats, status, tag, verify,
+    backup, carry, config, device, diff, dump, find, forget, init, jobs, join, ls, peers, recover, restore,
+    schedule, snapshots, stats, status, tag, verify,
 };
 
 /// Peer-to-peer backup: encrypted snapshots, sealed copies on friends' machines, self-repair, recovery from 24 words.
@@ -87,6 +87,8 @@ pub(super) enum Command {
     Invite(join::InviteArgs),
     /// Become a peer of the machine that made a ticket
     Join(join::JoinArgs),
+    /// List the vault's devices; revoke one that was lost or stolen
+    Device(device::DeviceArgs),
     /// Back up files and directories
     Backup(backup::BackupArgs),
     /// List snapshots

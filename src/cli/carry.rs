@@ -34,7 +34,7 @@ pub(super) struct ImportArgs {
 }
 
 pub(super) async fn export(args: ExportArgs, session: &Session<'_>) -> Result<u8, ApiError> {
-    let handle = session.open(Keys::Needed, Mode::Offline).await?;
+    let handle = session.open(Keys::Needed, Mode::Online).await?;
     let result = match handle.service().export(args.snapshot).await {
         Ok(archive) => dump::write(archive, args.output.as_deref(), session.output).await,
         Err(error) => Err(error),

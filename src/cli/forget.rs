@@ -19,6 +19,9 @@ use crate::base::{ByteSize, Code, PeerId, parse_duration};
 use crate::node::Mode;
 use crate::snapshot::{HeadSummary, sign_release};
 
+/// Replaced files that the text for people names one by one.
+const REPLACED_NAMED_MAX: usize = 20;
+
 #[derive(Args)]
 pub(super) struct ForgetArgs {
     /// Forget these: the beginning of an id, `latest` or `latest~N`
@@ -259,6 +262,13 @@ fn render_gc(report: &GcReport) -> String {
         report.resealed_packs,
         format!("{would}rewritten: {} into {size}", count(report.resealed_packs, "pack")),
     );
+    line(
+        report.cleared_files,
+        format!(
+            "deleted, having been replaced by repairs: {}",
+            packs(report.cleared_files, report.cleared_bytes)
+        ),
+    );
     line(report.revived_packs, format!("needed again: {}", count(report.revived_packs, "pack")));
     if report.dry_run {
         line(
@@ -297,6 +307,16 @@ fn render_status(status: &GcStatus) -> String {
     if status.held_packs > 0 {
         let held = packs(status.held_packs, status.held_bytes);
         text += &format!("{held} of others are held that they list no more\n");
+    }
+    for one in status.replaced.iter().take(REPLACED_NAMED_MAX) {
+        let (size, until) = (ByteSize(one.bytes), local_time(&one.until));
+        text += &format!(
+            "pack {} was mended; its damaged file ({size}) is kept until {until}\n",
+            one.pack.short()
+        );
+    }
+    if let Some(more) = status.replaced.len().checked_sub(REPLACED_NAMED_MAX).filter(|more| *more > 0) {
+        text += &format!("and {more} more damaged files (all with --json)\n");
     }
     text += &match &status.last_run {
         Some(time) => format!("last collection: {}\n", local_time(time)),

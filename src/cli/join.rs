@@ -1,18 +1,20 @@
 //! `invite` and `join`: two machines become peers by a ticket.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
 use super::init::{load_for_setup, write_config};
 use super::output::{Paint, escape, local_time};
+use super::recover::{phrase, render_found};
 use super::session::{Handle, Keys, Session};
 use crate::api::{
     ApiError, Invitation, InviteInfo, InviteRequest, InviteState, JoinRequest, Joined, Role, Service,
     TicketText,
 };
 use crate::base::{ByteSize, Code, parse_duration};
-use crate::node::{self, InitRequest, Mode, Ticket};
+use crate::node::{self, DeviceJoined, InitRequest, Mode, Newcomer, Ticket};
 
 /// How often `invite --wait` looks whether the ticket was redeemed.
 const LOOK: Duration = Duration::from_millis(500);
@@ -22,9 +24,9 @@ pub(super) struct InviteArgs {
     /// A name for the machine that will join
     #[arg(value_name = "NAME")]
     name: Option<String>,
-    /// Disk space that it lends this node, such as 500GiB
-    #[arg(long, value_name = "SIZE", default_value = "100GiB")]
-    quota: ByteSize,
+    /// Disk space that it lends this node, such as 500GiB [default: 100GiB; a device: none]
+    #[arg(long, value_name = "SIZE")]
+    quota: Option<ByteSize>,
     /// How long the ticket is good, such as 24h
     #[arg(long, value_name = "DUR", default_value = "24h", value_parser = parse_duration)]
     expires: Duration,
@@ -43,7 +45,7 @@ enum RoleArg {
     Storage,
     /// Both store for each other
     Mutual,
-    /// Another machine of the same owner
+    /// Another machine of the same owner: it backs up to the same vault, and needs the phrase
     Device,
 }
 
@@ -62,6 +64,9 @@ pub(super) struct JoinArgs {
     /// What `shadowvault invite` printed on the other machine
     #[arg(value_name = "TICKET")]
     ticket: String,
+    /// For a ticket of a device: read the recovery phrase from this file; - reads stdin
+    #[arg(long, value_name = "FILE")]
+    phrase_file: Option<PathBuf>,
 }
 
 pub(super) async fn invite(args: InviteArgs, session: &Session<'_>) -> Result<u8, ApiError> {
@@ -69,7 +74,7 @@ pub(super) async fn invite(args: InviteArgs, session: &Session<'_>) -> Result<u8
     let daemon = session.daemon().await?;
     let request = InviteRequest {
         name: args.name,
-        quota: Some(args.quota.0),
+        quota: args.quota.map(|quota| quota.0),
         expires_seconds: Some(args.expires.as_secs()),
         role: args.role.into(),
     };
@@ -112,6 +117,13 @@ pub(super) async fn join(args: JoinArgs, session: &Session<'_>) -> Result<u8, Ap
     let text = TicketText(args.ticket);
     // Before anything is made or asked: a ticket that is cut off, too.
     let ticket = Ticket::parse(&text).map_err(|error| ApiError::from(&error))?;
+    if ticket.role == Role::Device {
+        return join_as_device(&ticket, args.phrase_file, session).await;
+    }
+    if args.phrase_file.is_some() {
+        let text = "this ticket needs no phrase: it is not for a device of a vault";
+        return Err(ApiError::new(Code::UsageInvalid, text));
+    }
     confirm(session, &ticket)?;
     let handle = open(session, &ticket).await?;
     let is_daemon = matches!(handle, Handle::Daemon(_));
@@ -126,12 +138,40 @@ pub(super) async fn join(args: JoinArgs, session: &Session<'_>) -> Result<u8, Ap
     Ok(0)
 }
 
-/// Asks a person at a terminal. Without one, `-y` says that whoever runs this agrees to what the ticket asks for.
+/// Makes this machine, which has no node yet, another device of the inviter's vault.
+async fn join_as_device(
+    ticket: &Ticket,
+    phrase_file: Option<PathBuf>,
+    session: &Session<'_>,
+) -> Result<u8, ApiError> {
+    let loaded = load_for_setup(session)?;
+    node::check_free(&loaded.settings)?;
+    confirm(session, ticket)?;
+    let phrase = phrase(phrase_file.as_deref(), session)?;
+    let passphrase = session.passphrases().fresh()?.into_passphrase();
+    let newcomer = Newcomer { phrase, passphrase, device_name: super::init::device_name() };
+    let progress = |stage: &str| session.output.note(&escape(stage));
+    let made = node::join_device(loaded.settings.clone(), newcomer, ticket, progress).await?;
+    let lend = (ticket.quota > 0).then_some(ByteSize(ticket.quota));
+    write_config(session, &loaded, lend);
+    session.output.show(&made, render_device);
+    session.output.note(
+        "next: `shadowvault daemon` runs this device, `shadowvault backup PATH` makes its first backup",
+    );
+    Ok(0)
+}
+
+/// Asks a person at a terminal. Without one the command itself is the consent: the ticket says how much.
 fn confirm(session: &Session<'_>, ticket: &Ticket) -> Result<(), ApiError> {
     let from = if ticket.from.is_empty() { ticket.peer.to_string() } else { ticket.from.clone() };
-    let size = ByteSize(ticket.quota);
-    let mutual = if ticket.role == Role::Mutual { ", and let it keep yours" } else { "" };
-    let wish = format!("keep up to {size} of encrypted backups for {}{mutual}", escape(&from));
+    let (from, size) = (escape(&from), ByteSize(ticket.quota));
+    let wish = match ticket.role {
+        Role::Storage => format!("keep up to {size} of encrypted backups for {from}"),
+        Role::Mutual => format!("keep up to {size} of encrypted backups for {from}, and let it keep yours"),
+        Role::Device => {
+            format!("make this machine a device of the vault on {from}, which reads all its backups")
+        }
+    };
     match session.agreed(&format!("This ticket asks to {wish}. Agree?"))? {
         Some(true) => Ok(()),
         Some(false) => Err(ApiError::new(Code::Cancelled, "not joined")),
@@ -187,6 +227,17 @@ fn render_joined(joined: &Joined, _: Paint) -> String {
         render_words(&joined.words),
         ByteSize(joined.quota),
         ByteSize(joined.lend)
+    )
+}
+
+fn render_device(made: &DeviceJoined, _: Paint) -> String {
+    let joined = &made.joined;
+    let name = joined.name.as_deref().map(|name| format!(" ({})", escape(name))).unwrap_or_default();
+    let words = render_words(&joined.words);
+    format!(
+        "joined    {}{name} as another device of its vault\n{words}{}",
+        joined.peer,
+        render_found(&made.found)
     )
 }
 

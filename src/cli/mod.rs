@@ -10,6 +10,7 @@ mod backup;
 mod carry;
 mod config;
 mod daemon;
+mod device;
 mod diff;
 mod dump;
 mod entries;
@@ -117,6 +118,7 @@ async fn dispatch(cli: Cli, output: &Output) -> Result<u8, ApiError> {
         Command::Peers(args) => peers::run(args, &session).await,
         Command::Invite(args) => join::invite(args, &session).await,
         Command::Join(args) => join::join(args, &session).await,
+        Command::Device(args) => device::run(args, &session).await,
         Command::Backup(args) => backup::run(args, &session).await,
         Command::Snapshots(args) => snapshots::run(args, &session).await,
         Command::Ls(args) => ls::run(args, &session).await,

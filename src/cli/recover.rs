@@ -1,6 +1,6 @@
 //! `recover` and `rebuild-index`: what brings a vault or an index back.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use zeroize::Zeroizing;
@@ -14,7 +14,7 @@ use super::session::Session;
 use crate::api::{ApiError, RebuildSummary};
 use crate::base::{Code, Moment};
 use crate::crypto::Phrase;
-use crate::node::{self, DrillSummary, RecoverRequest, RecoverSummary};
+use crate::node::{self, DrillSummary, Newcomer, RecoverRequest, RecoverSummary};
 
 #[derive(Args)]
 pub(super) struct RecoverArgs {
@@ -37,10 +37,7 @@ pub(super) struct RecoverArgs {
 
 pub(super) async fn run(args: RecoverArgs, session: &Session<'_>) -> Result<u8, ApiError> {
     let loaded = load_for_setup(session)?;
-    let phrase = match &args.phrase_file {
-        Some(path) => read_phrase(path, session.output)?,
-        None => ask_phrase(session)?,
-    };
+    let phrase = phrase(args.phrase_file.as_deref(), session)?;
     if args.drill {
         let summary = node::drill(loaded.settings, &phrase, &args.peer).await?;
         session.output.show(&summary, render_drill);
@@ -48,10 +45,8 @@ pub(super) async fn run(args: RecoverArgs, session: &Session<'_>) -> Result<u8, 
     }
     let passphrase = session.passphrases().fresh()?.into_passphrase();
     let request = RecoverRequest {
-        phrase,
+        newcomer: Newcomer { phrase, passphrase, device_name: device_name() },
         peer: args.peer,
-        passphrase,
-        device_name: device_name(),
         heir_of: args.heir_of,
         at: args.at.map(|at| Moment::from_millis(u64::try_from(at.as_millisecond()).unwrap_or(0))),
     };
@@ -68,6 +63,14 @@ fn render_drill(summary: &DrillSummary, paint: Paint) -> String {
     format!("{good}\nvault     {}\nholder    {}\n", summary.vault_id, summary.peer)
 }
 
+/// The recovery phrase, from a file if one is given, else typed.
+pub(super) fn phrase(file: Option<&Path>, session: &Session<'_>) -> Result<Phrase, ApiError> {
+    match file {
+        Some(path) => read_phrase(path, session.output),
+        None => ask_phrase(session),
+    }
+}
+
 fn ask_phrase(session: &Session<'_>) -> Result<Phrase, ApiError> {
     let typed = session.passphrases().ask("Recovery phrase (24 words, not shown): ").map_err(|_| {
         let error = ApiError::new(Code::InvalidKey, "the recovery phrase is needed and was not given");
@@ -77,7 +80,12 @@ fn ask_phrase(session: &Session<'_>) -> Result<Phrase, ApiError> {
 }
 
 fn render(summary: &RecoverSummary, paint: Paint) -> String {
-    let mut text = paint.good("recovered") + "\n" + &describe(&summary.identity);
+    paint.good("recovered") + "\n" + &render_found(summary)
+}
+
+/// What of the vault was found, and where.
+pub(super) fn render_found(summary: &RecoverSummary) -> String {
+    let mut text = describe(&summary.identity);
     let (snapshots, heads) = (count(summary.snapshots, "snapshot"), count(summary.heads, "head"));
     text += &format!("found     {snapshots}, {heads}, {}\n", count(summary.packs, "pack"));
     for holder in &summary.holders {

@@ -295,6 +295,7 @@ mod tests {
             snapshots_safe: 1,
             last_snapshot: None,
             under_replicated_bytes: 2048,
+            repairs: crate::api::RepairQueueStatus::default(),
             replication: crate::api::ReplicationStatus::default(),
             copies_wanted: 2,
             last_verify: None,

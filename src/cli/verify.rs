@@ -54,6 +54,9 @@ pub(super) struct RepairArgs {
     /// Only show what would be done
     #[arg(long)]
     dry_run: bool,
+    /// Instead put the damaged file of this pack back that a repair replaced last; with --yes even where the pack is sound now
+    #[arg(long, value_name = "PACK", conflicts_with_all = ["snapshot", "dry_run"])]
+    undo: Option<String>,
 }
 
 pub(super) async fn run(args: VerifyArgs, session: &Session<'_>) -> Result<u8, ApiError> {
@@ -86,10 +89,15 @@ async fn check(request: VerifyRequest, session: &Session<'_>) -> Result<u8, ApiE
 }
 
 pub(super) async fn repair(args: RepairArgs, session: &Session<'_>) -> Result<u8, ApiError> {
-    let confirmed = session.globals.yes;
-    let request = RepairRequest { snapshot: args.snapshot, dry_run: args.dry_run, confirmed };
-    job::conduct(session, Mode::Online, JobRequest::Repair(request), |job, paint| match &job.outcome {
-        Some(JobOutcome::Repair(report)) => render_repair(report, args.dry_run, paint),
+    let (confirmed, undo) = (session.globals.yes, args.undo.is_some());
+    let mode = if undo { Mode::Offline } else { Mode::Online };
+    let (snapshot, dry_run) = (args.snapshot, args.dry_run);
+    let request = RepairRequest { snapshot, dry_run, confirmed, undo: args.undo, ..RepairRequest::default() };
+    job::conduct(session, mode, JobRequest::Repair(request), |job, paint| match &job.outcome {
+        Some(JobOutcome::Repair(report)) if undo => {
+            report.plan.iter().map(|line| format!("{}\n", escape(line))).collect()
+        }
+        Some(JobOutcome::Repair(report)) => render_repair(report, dry_run, paint),
         _ => String::new(),
     })
     .await

@@ -26,6 +26,8 @@ pub enum Context {
     Whereabouts,
     /// The admin key lets holders delete what a vault's heads no longer list.
     Release,
+    /// The admin key says that a device of the vault counts no more.
+    Revocation,
 }
 
 impl Context {
@@ -39,6 +41,7 @@ impl Context {
             Self::PeerRecord => "ShadowVault v1 peer record",
             Self::Whereabouts => "ShadowVault v1 whereabouts",
             Self::Release => "ShadowVault v1 hold release",
+            Self::Revocation => "ShadowVault v1 device revocation",
         }
     }
 
@@ -119,6 +122,8 @@ mod tests {
             line("snapshot", device.id().as_bytes(), sign(&device, Context::Snapshot, body())),
             line("receipt", node.peer_id().as_bytes(), sign(&node, Context::Receipt, body())),
             line("door", admin.vault().as_bytes(), sign(&admin, Context::Door, body())),
+            line("peer", admin.vault().as_bytes(), sign(&admin, Context::PeerRecord, body())),
+            line("revocation", admin.vault().as_bytes(), sign(&admin, Context::Revocation, body())),
         ];
         crate::base::frozen("signatures.txt", text.concat().as_bytes());
     }

@@ -14,6 +14,7 @@ use super::error::EngineError;
 use super::heads::{adopt_head, head_packs, newest_heads};
 use super::holder::{accept_head, forward_packs, held_packs, missing_records, store_list, store_snapshot};
 use super::monitor::Monitor;
+use super::pull::{PackSource, pull_pack};
 use super::rebuild::adopt_unindexed;
 use super::vault::Vault;
 use crate::base::{HeadId, ListId, PackId, SnapshotId, VaultId, limit};
@@ -25,12 +26,14 @@ use crate::store::{Store, StoreError};
 const FIRST: &str = "shadowvault-export-1";
 
 /// Writes the vault's heads, with all that they list, to `out`; of the packs only those that `snapshot` needs, if one is given.
-/// Every pack is compared with its id first.
+/// Every pack is compared with its id first. Packs that are not here, such as those that other devices wrote, are pulled
+/// from `source` on the way and do not stay.
 ///
 /// # Errors
-/// A pack or record that is missing or damaged here; [`EngineError::Cancelled`] when `out` gives `false`.
+/// A pack that nobody has, a record that is missing, either of them damaged; [`EngineError::Cancelled`] when `out` gives `false`.
 pub fn export(
     vault: &Vault,
+    source: Option<&dyn PackSource>,
     snapshot: Option<&Snapshot>,
     monitor: &Monitor,
     out: impl FnMut(&[u8]) -> bool,
@@ -39,16 +42,16 @@ pub fn export(
     // Nothing that is listed now goes before it was written out.
     let _at_work = store.enter();
     let heads = newest_heads(store, vault.id())?;
-    let mut packs: BTreeSet<PackId> = BTreeSet::new();
+    let mut packs: BTreeMap<PackId, PackSize> = BTreeMap::new();
     for head in &heads {
-        packs.extend(head_packs(store, head)?.into_iter().map(|(id, _)| id));
+        packs.extend(head_packs(store, head)?);
     }
     if let Some(snapshot) = snapshot {
         let mut needed = BTreeSet::new();
-        for number in packs_of(vault, snapshot)? {
+        for number in packs_of(vault, source, snapshot)? {
             needed.extend(store.pack_by_number(number)?.map(|row| row.id));
         }
-        packs.retain(|id| needed.contains(id));
+        packs.retain(|id, _| needed.contains(id));
     }
     let mut archive = Builder::new(Sink(out));
     member(&mut archive, FIRST, vault.id().to_string().as_bytes())?;
@@ -64,15 +67,33 @@ pub fn export(
         let bytes = there(store.read_snapshot(id)?, "a snapshot record")?;
         member(&mut archive, &format!("snapshots/{id}"), &bytes)?;
     }
-    for id in packs {
+    for (id, size) in packs {
         monitor.go_on()?;
-        let bytes = store.open_pack(id)?.read_all()?;
-        if Outboard::of(&bytes).0 != id {
-            return Err(StoreError::DamagedFile(format!("pack {id}")).into());
-        }
+        let bytes = whole_pack(store, source, id, size, monitor)?;
         member(&mut archive, &format!("packs/{id}"), &bytes)?;
     }
     archive.finish().map_err(|_| EngineError::Cancelled)
+}
+
+/// A pack from here or, if it is not here, from whoever has it.
+fn whole_pack(
+    store: &Store,
+    source: Option<&dyn PackSource>,
+    id: PackId,
+    size: PackSize,
+    monitor: &Monitor,
+) -> Result<Vec<u8>, EngineError> {
+    let bytes = match (store.open_pack(id), source) {
+        (Ok(file), _) => file.read_all()?,
+        (Err(StoreError::MissingPack(_)), Some(source)) => {
+            return Ok(pull_pack(source, id, size.bytes(), monitor)?.0);
+        }
+        (Err(error), _) => return Err(error.into()),
+    };
+    if Outboard::of(&bytes).0 != id {
+        return Err(StoreError::DamagedFile(format!("pack {id}")).into());
+    }
+    Ok(bytes)
 }
 
 fn there(bytes: Option<Vec<u8>>, what: &str) -> Result<Vec<u8>, EngineError> {

@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use prost::Message;
 
 use super::error::EngineError;
-use super::heads::{VaultView, newest_heads};
+use super::heads::{VaultView, head_packs, newest_heads};
 use super::monitor::Monitor;
+use super::pull::PackSource;
 use super::reader::ChunkReader;
 use super::tree::for_each_reference;
 use super::vault::Vault;
 use crate::base::{DeviceId, HeadId, Moment, PackId, PeerId, SnapshotId, VaultId};
-use crate::snapshot::{Receipt, ReceiptError, SignedHead, Snapshot};
+use crate::snapshot::{Head, Receipt, ReceiptError, SignedHead, Snapshot};
 use crate::store::{PackNumber, Store, StoreError};
 use crate::wire;
 
@@ -71,9 +72,33 @@ pub struct CopyCounts {
     packs: HashMap<PackNumber, u32>,
     records: HashMap<SnapshotId, HashSet<PeerId>>,
     needs: HashMap<SnapshotId, Vec<PackNumber>>,
+    /// Of snapshots whose packs are not known: the fewest holders that any pack of their head has.
+    at_least: HashMap<SnapshotId, u32>,
 }
 
 impl CopyCounts {
+    /// Takes, for a snapshot whose packs are not known here, what holds for all packs that a head with it lists.
+    fn bound(&mut self, store: &Store, id: SnapshotId, heads: &[Head]) -> Result<(), EngineError> {
+        let Some(head) = heads.iter().find(|head| head.draft.snapshots.contains(&id)) else {
+            self.forget(id);
+            return Ok(());
+        };
+        if !self.at_least.contains_key(&id) {
+            let fewest = self.fewest_of(store, head)?;
+            // One head, one answer.
+            self.at_least.extend(head.draft.snapshots.iter().map(|snapshot| (*snapshot, fewest)));
+        }
+        Ok(())
+    }
+
+    fn fewest_of(&self, store: &Store, head: &Head) -> Result<u32, EngineError> {
+        let mut fewest = u32::MAX;
+        for (id, _) in head_packs(store, head).unwrap_or_default() {
+            fewest = fewest.min(store.pack_by_id(id)?.map_or(0, |row| self.of_pack(row.number)));
+        }
+        Ok(if fewest == u32::MAX { 0 } else { fewest })
+    }
+
     fn set_needs(&mut self, id: SnapshotId, packs: Vec<PackNumber>) {
         self.needs.insert(id, packs);
     }
@@ -90,14 +115,17 @@ impl CopyCounts {
     /// Distinct holders that everything of a snapshot has: its record, the head that lists it, each pack.
     pub fn of_snapshot(&self, id: SnapshotId) -> u32 {
         let records = self.records.get(&id).map_or(0, |holders| holders.len() as u32);
-        let packs = self.needs.get(&id).and_then(|packs| packs.iter().map(|pack| self.of_pack(*pack)).min());
+        let packs = match self.needs.get(&id) {
+            Some(packs) => packs.iter().map(|pack| self.of_pack(*pack)).min(),
+            None => self.at_least.get(&id).copied(),
+        };
         records.min(packs.unwrap_or(records))
     }
 }
 
 /// Counts receipts for all snapshots of an open vault. Works out which packs a snapshot needs where that is not known
-/// yet (after `rebuild-index` or `recover`); a snapshot whose trees cannot be read counts as having none. Receipts of
-/// peers that `counted` refuses say nothing.
+/// yet (after `rebuild-index` or `recover`); of one whose trees are not here, as many as every pack of its head has.
+/// Receipts of peers that `counted` refuses say nothing.
 pub fn copy_counts(
     vault: &Vault,
     view: &VaultView,
@@ -105,19 +133,19 @@ pub fn copy_counts(
 ) -> Result<CopyCounts, EngineError> {
     let mut counts = counts_of_records(&vault.store, vault.id(), counted)?;
     for snapshot in &view.snapshots {
-        match packs_of(vault, snapshot) {
+        match packs_of(vault, None, snapshot) {
             Ok(packs) => counts.set_needs(snapshot.id, packs),
             Err(EngineError::Store(error @ (StoreError::IndexDamaged(_) | StoreError::Poisoned))) => {
                 return Err(error.into());
             }
-            Err(_) => counts.forget(snapshot.id),
+            Err(_) => counts.bound(&vault.store, snapshot.id, &view.heads)?,
         }
     }
     Ok(counts)
 }
 
-/// Counts receipts for the snapshots that the heads of `vault` list, without any key; one whose packs are not known
-/// counts as having none. Also returns those snapshots.
+/// Counts receipts for the snapshots that the heads of `vault` list, without any key; one whose packs are not known has
+/// as many copies as every pack of its head. Also returns those snapshots.
 pub fn locked_copy_counts(
     store: &Store,
     vault: VaultId,
@@ -125,14 +153,15 @@ pub fn locked_copy_counts(
 ) -> Result<(CopyCounts, Vec<SnapshotId>), EngineError> {
     let mut counts = counts_of_records(store, vault, counted)?;
     let mut snapshots: Vec<SnapshotId> = Vec::new();
-    for head in newest_heads(store, vault)? {
+    let heads = newest_heads(store, vault)?;
+    for head in &heads {
         snapshots
             .extend(head.draft.snapshots.iter().filter(|id| !snapshots.contains(id)).collect::<Vec<_>>());
     }
     for id in &snapshots {
         match store.snapshot_packs(*id)? {
             Some(packs) => counts.set_needs(*id, packs),
-            None => counts.forget(*id),
+            None => counts.bound(store, *id, &heads)?,
         }
     }
     Ok((counts, snapshots))
@@ -158,16 +187,20 @@ fn counts_of_records(
             records.entry(*snapshot).or_default().insert(holder);
         }
     }
-    Ok(CopyCounts { packs, records, needs: HashMap::new() })
+    Ok(CopyCounts { packs, records, needs: HashMap::new(), at_least: HashMap::new() })
 }
 
-/// The packs that a snapshot needs.
-pub(super) fn packs_of(vault: &Vault, snapshot: &Snapshot) -> Result<Vec<PackNumber>, EngineError> {
+/// The packs that a snapshot needs. Trees that are not here are read from `source`.
+pub(super) fn packs_of(
+    vault: &Vault,
+    source: Option<&dyn PackSource>,
+    snapshot: &Snapshot,
+) -> Result<Vec<PackNumber>, EngineError> {
     if let Some(packs) = vault.store.snapshot_packs(snapshot.id)? {
         return Ok(packs);
     }
     let monitor = Monitor::default();
-    let mut reader = ChunkReader::new(vault, None, &monitor);
+    let mut reader = ChunkReader::new(vault, source, &monitor);
     let (mut ids, mut failure) = (HashSet::new(), None);
     for_each_reference(
         &mut reader,

@@ -125,6 +125,9 @@ pub enum EngineError {
     /// A tree nests too deeply or refers to itself.
     #[error("the snapshot's trees nest too deeply")]
     TooDeep,
+    /// The vault's admin key said that this device counts no more.
+    #[error("this device was revoked: its backups go nowhere")]
+    DeviceRevoked,
     /// The vault's newest head lists something that is not here.
     #[error("{0} of the vault's head is missing or damaged")]
     RecordMissing(String),
@@ -188,6 +191,7 @@ impl Coded for EngineError {
             Self::NotOwn { .. } | Self::Pinned(_) | Self::NewestComplete(_) => Code::PermissionDenied,
             Self::TooDeep => Code::SnapshotCorrupted,
             Self::HeadsLost | Self::RootUnreadable(_) => Code::StorageCorrupted,
+            Self::DeviceRevoked => Code::DeviceRevoked,
             Self::InputBroken(_) | Self::Scratch(_) => Code::IoFailed,
             Self::Cancelled => Code::Cancelled,
             Self::Stopped => Code::Internal,
@@ -208,6 +212,10 @@ impl Coded for EngineError {
             }
             Self::HeadsLost => Some(
                 "the daemon takes them from a holder once it is connected; or `shadowvault recover` into a new directory"
+                    .to_owned(),
+            ),
+            Self::DeviceRevoked => Some(
+                "if it is yours, make a new device of it: another --repo, then `shadowvault recover` or `shadowvault join`"
                     .to_owned(),
             ),
             Self::NotDumpable(_) => Some("`shadowvault restore` brings anything back".to_owned()),

@@ -259,7 +259,11 @@ impl<'a> Gathering<'a> {
         if self.is_whole() {
             return Ok(self.given);
         }
-        if self.tried.is_empty() { Err("no holder is known".to_owned()) } else { Err(self.tried.join("; ")) }
+        if self.tried.is_empty() {
+            Err("no holder is known, or none could be reached a moment ago".to_owned())
+        } else {
+            Err(self.tried.join("; "))
+        }
     }
 }
 

@@ -2,8 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::borrow::is_revoked;
 use super::error::EngineError;
-use super::holder::readable;
+use super::holder::{HolderError, readable, records_complete};
+use super::revocations::{Revocations, revocations};
 use super::vault::Vault;
 use crate::base::{DeviceId, HeadId, ListId, Moment, PackId, SnapshotId, VaultId, limit};
 use crate::crypto::VaultKeys;
@@ -14,12 +16,28 @@ use crate::snapshot::{
 use crate::store::{Store, StoreError};
 
 /// The newest valid head of each device of `vault` that is in the store; several of one device when its chain has
-/// branches of the same length. Damaged ones are passed over with a warning, so that an older one counts.
+/// branches of the same length. Damaged ones are passed over with a warning, so that an older one counts. Of a revoked
+/// device it is the last good one, or none once its heir carries on what it had.
 pub fn newest_heads(store: &Store, vault: VaultId) -> Result<Vec<Head>, EngineError> {
+    let revoked = revocations(store, vault)?;
+    Ok(revoked.living(newest_admitted(store, vault, &revoked)?))
+}
+
+/// The same, whether or not an heir carries on what a device had: what a head that comes is compared with.
+pub fn known_heads(store: &Store, vault: VaultId) -> Result<Vec<Head>, EngineError> {
+    newest_admitted(store, vault, &revocations(store, vault)?)
+}
+
+pub(super) fn newest_admitted(
+    store: &Store,
+    vault: VaultId,
+    revoked: &Revocations,
+) -> Result<Vec<Head>, EngineError> {
     let mut heads = Vec::new();
     for device in store.head_devices(vault)? {
         let mut newest = None;
-        for (seq, id) in store.head_names(vault, device)? {
+        let names = store.head_names(vault, device)?;
+        for (seq, id) in names.into_iter().filter(|(seq, id)| revoked.admits(device, *seq, *id)) {
             if newest.is_some_and(|newest| seq < newest) {
                 break;
             }
@@ -40,9 +58,11 @@ pub fn newest_heads(store: &Store, vault: VaultId) -> Result<Vec<Head>, EngineEr
 /// The heads of `vault` that were the newest of their devices here at that moment, by when their files were written: a
 /// device that lies about the time changes nothing.
 pub fn heads_at(store: &Store, vault: VaultId, at: Moment) -> Result<Vec<Head>, EngineError> {
+    let revoked = revocations(store, vault)?;
     let mut heads = Vec::new();
     for device in store.head_devices(vault)? {
-        for (seq, id) in store.head_names(vault, device)? {
+        let names = store.head_names(vault, device)?;
+        for (seq, id) in names.into_iter().filter(|(seq, id)| revoked.admits(device, *seq, *id)) {
             if store.head_stored_at(vault, device, seq, id)?.is_none_or(|stored| stored > at) {
                 continue;
             }
@@ -53,6 +73,16 @@ pub fn heads_at(store: &Store, vault: VaultId, at: Moment) -> Result<Vec<Head>, 
         }
     }
     Ok(heads)
+}
+
+/// The newest head of a device that is here and can be read, whether or not it counts: it has the device's certificate.
+pub fn any_head(store: &Store, vault: VaultId, device: DeviceId) -> Result<Option<Head>, EngineError> {
+    for name in store.head_names(vault, device)? {
+        if let Ok(head) = read_head(store, vault, device, name)? {
+            return Ok(Some(head));
+        }
+    }
+    Ok(None)
 }
 
 /// One stored head, or what is wrong with its file.
@@ -102,8 +132,15 @@ pub enum HeadNews {
 }
 
 /// Stores a verified head of anyone's vault if it is news. Its records must be stored before.
+///
+/// # Errors
+/// [`HolderError::Revoked`]: its device was revoked, and this head is none of those that count.
 pub fn adopt_head(store: &Store, head: &Head, bytes: &[u8]) -> Result<HeadNews, EngineError> {
-    let known = newest_heads(store, head.vault())?;
+    let revoked = revocations(store, head.vault())?;
+    if !revoked.admits(head.device(), head.draft.seq, head.id) {
+        return Err(HolderError::Revoked(head.device()).into());
+    }
+    let known = newest_admitted(store, head.vault(), &revoked)?;
     let known = known.iter().filter(|known| known.device() == head.device());
     let links: Vec<HeadLink> = known.map(|known| head.link(&known.summary())).collect();
     let news = if links.iter().any(|link| matches!(link, HeadLink::Same | HeadLink::Older)) {
@@ -158,8 +195,27 @@ impl VaultView {
                 }
             }
         }
+        view.name_former_devices(store, vault, keys)?;
         view.snapshots.sort_by_key(|snapshot| (snapshot.time, snapshot.id));
         Ok(view)
+    }
+
+    /// Devices without a head that counts keep their names for as long as one of their heads is here.
+    fn name_former_devices(
+        &mut self,
+        store: &Store,
+        vault: VaultId,
+        keys: &VaultKeys,
+    ) -> Result<(), EngineError> {
+        for device in store.head_devices(vault)? {
+            if !self.names.contains_key(&device)
+                && let Some(head) = any_head(store, vault, device)?
+                && let Some(name) = open_device_name(&head.certificate, keys)
+            {
+                self.names.insert(device, name);
+            }
+        }
+        Ok(())
     }
 
     /// The name of a device, as its certificate has it.
@@ -180,6 +236,9 @@ pub fn next_head(
     added: &[SnapshotId],
     holders: &[PeerAddress],
 ) -> Result<HeadDraft, EngineError> {
+    if is_revoked(vault)? {
+        return Err(EngineError::DeviceRevoked);
+    }
     let heads = newest_heads(&vault.store, vault.id())?;
     let (mine, others): (Vec<&Head>, Vec<&Head>) =
         heads.iter().partition(|head| head.device() == vault.device());
@@ -271,6 +330,15 @@ pub(super) fn publish_checkpoint(vault: &Vault, holders: &[PeerAddress]) -> Resu
     store_head(vault, draft)
 }
 
+/// What the first head of a device carries on.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Carried {
+    /// All that the newest head of this device lists, which is no more: the new one is its heir, and says so.
+    pub heir_of: Option<DeviceId>,
+    /// What the heads of all devices list that are here: newer ones may no longer do so.
+    pub all: bool,
+}
+
 /// Signs the first head of a device that has just joined the vault, with what it carries on of others.
 pub fn publish_first_head(
     vault: &Vault,
@@ -290,20 +358,63 @@ pub fn publish_first_head(
             draft.lists.extend(head.draft.lists.iter().filter(|list| lists.insert(list.id)));
         }
         if is_inherited {
-            draft.inherited.push(head.device());
-            draft.inherited.extend(&head.draft.inherited);
+            note_inherited(&mut draft, &head);
         }
     }
     store_head(vault, draft)
 }
 
-/// What the first head of a device carries on.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Carried {
-    /// All that the newest head of this device lists, which is no more: the new one is its heir.
-    pub heir_of: Option<DeviceId>,
-    /// What the heads of all devices list that are here: newer ones may no longer do so.
-    pub all: bool,
+/// Carries on, in this device's next head, what revoked devices had that name this one as their heir; returns them.
+///
+/// One whose last good head is not here yet, or of whose packs some are not in the index, has to wait: what no head lists
+/// could be lost. Until then its own last good head counts.
+pub fn inherit(vault: &Vault, holders: &[PeerAddress]) -> Result<Vec<DeviceId>, EngineError> {
+    let revoked = revocations(&vault.store, vault.id())?;
+    let mine: Vec<DeviceId> =
+        revoked.iter().filter(|one| one.heir == Some(vault.device())).map(|one| one.device).collect();
+    if mine.is_empty() {
+        return Ok(mine);
+    }
+    let _chain = vault.head_lock.lock().expect("no panic while held");
+    let mut ready: Vec<Head> = Vec::new();
+    let last_good = |head: &Head| revoked.of(head.device()).and_then(|one| one.last_good);
+    for head in newest_heads(&vault.store, vault.id())? {
+        let is_last = last_good(&head) == Some((head.draft.seq, head.id));
+        if mine.contains(&head.device()) && is_last && all_indexed(vault, &head)? {
+            ready.push(head);
+        }
+    }
+    if ready.is_empty() {
+        return Ok(Vec::new());
+    }
+    let added: Vec<SnapshotId> = ready.iter().flat_map(|head| &head.draft.snapshots).copied().collect();
+    let mut draft = next_head(vault, &added, holders)?;
+    for head in &ready {
+        note_inherited(&mut draft, head);
+    }
+    store_head(vault, draft)?;
+    Ok(ready.iter().map(Head::device).collect())
+}
+
+/// Whether the index knows every pack of a head, and its records are here.
+fn all_indexed(vault: &Vault, head: &Head) -> Result<bool, EngineError> {
+    if !records_complete(&vault.store, head)? {
+        return Ok(false);
+    }
+    for (id, _) in head_packs(&vault.store, head)? {
+        if vault.store.pack_by_id(id)?.is_none() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Says that the draft's device carries on what the device of `lost` had, and whatever that one carried on.
+fn note_inherited(draft: &mut HeadDraft, lost: &Head) {
+    draft.inherited.push(lost.device());
+    draft.inherited.extend(&lost.draft.inherited);
+    draft.inherited.sort_unstable();
+    draft.inherited.dedup();
 }
 
 /// Signs and durably stores a head; the caller holds the chain's lock or is alone.

@@ -13,8 +13,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::error::EngineError;
-use super::heads::read_head;
+use super::heads::{newest_admitted, read_head};
 use super::holder::readable;
+use super::revocations::revocations;
 use crate::base::{DeviceId, HeadId, ListId, PackId, SnapshotId, VaultId, limit};
 use crate::snapshot::{PackList, Release};
 use crate::store::{PackNumber, Store};
@@ -142,11 +143,18 @@ fn expire_heads(
         true => store.head_receipts()?.into_iter().map(|(_, _, _, head)| head).collect(),
         false => HashSet::new(),
     };
+    let revoked = revocations(store, vault)?;
+    let carried_on = match revoked.is_empty() {
+        true => HashSet::new(),
+        false => revoked.carried_on(&newest_admitted(store, vault, &revoked)?),
+    };
     let mut kept = Kept::default();
     let mut still: BTreeMap<String, u64> = BTreeMap::new();
     for device in store.head_devices(vault)? {
         let names = store.head_names(vault, device)?;
-        let newest = names.first().map_or(0, |(seq, _)| *seq);
+        let counts =
+            |(seq, id): (u64, HeadId)| !carried_on.contains(&device) && revoked.admits(device, seq, id);
+        let newest = names.iter().find(|name| counts(**name)).map(|(seq, _)| *seq);
         // An unreadable newest head proves nothing about those before it.
         let mut sure = true;
         // Of the head looked at last: its predecessor, and since when it is replaced. That one is no shorter.
@@ -156,13 +164,13 @@ fn expire_heads(
             let head = match read_head(store, vault, device, (seq, id))? {
                 Ok(head) => head,
                 Err(_) => {
-                    (sure, kept.uncertain) = (sure && seq < newest, true);
+                    (sure, kept.uncertain) = (sure && newest.is_none_or(|newest| seq < newest), true);
                     continue;
                 }
             };
             let named = head.draft.lists.iter().map(|list| list.id);
-            if seq == newest {
-                chain.0 = head.draft.predecessor;
+            if newest == Some(seq) && counts((seq, id)) {
+                chain = (head.draft.predecessor, stamps.observed_ms);
                 kept.newest.extend(named);
                 kept.records.extend(&head.draft.snapshots);
                 continue;

@@ -4,10 +4,12 @@ use std::collections::HashSet;
 
 use super::error::EngineError;
 use super::heads::{head_packs, newest_heads};
-use crate::base::{ByteSize, Code, Coded, HeadId, ListId, PackId, SnapshotId, VaultId, limit};
-use crate::pack::Outboard;
+use super::revocations::revocations;
+use super::vault::Vault;
+use crate::base::{ByteSize, Code, Coded, DeviceId, HeadId, ListId, PackId, SnapshotId, VaultId, limit};
+use crate::pack::{Outboard, read_pack};
 use crate::snapshot::{Head, HeadError, PackList, PackSize, SignedHead};
-use crate::store::{NewPack, Store, StoreError};
+use crate::store::{Borrowed, NewPack, Store, StoreError};
 
 /// Why a holder does not take something.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +23,9 @@ pub enum HolderError {
     /// The head is of another vault than was said.
     #[error("the head belongs to another vault")]
     WrongVault,
+    /// The head is of a device that counts no more.
+    #[error("device {} of the vault was revoked", .0.short())]
+    Revoked(DeviceId),
     /// This node stores for enough vaults.
     #[error("this node stores for {0} vaults already")]
     TooManyVaults(usize),
@@ -37,6 +42,7 @@ impl Coded for HolderError {
         match self {
             Self::WrongRecord | Self::WrongVault => Code::PeerMisbehaved,
             Self::Head(e) => e.code(),
+            Self::Revoked(_) => Code::DeviceRevoked,
             Self::TooManyVaults(_) | Self::TooManyHeads(_) => Code::ResourceExhausted,
             Self::Store(e) => e.code(),
         }
@@ -51,6 +57,9 @@ pub fn accept_head(store: &Store, vault: VaultId, want: HeadId, bytes: &[u8]) ->
     }
     if head.vault() != vault {
         return Err(HolderError::WrongVault);
+    }
+    if !revocations(store, vault)?.admits(head.device(), head.draft.seq, head.id) {
+        return Err(HolderError::Revoked(head.device()));
     }
     let vaults = store.head_vaults()?;
     if !vaults.contains(&vault) && vaults.len() >= limit::VAULTS_MAX {
@@ -164,11 +173,13 @@ pub fn wanted_packs(
 pub fn held_packs(store: &Store, vault: VaultId, packs: &[PackId]) -> Result<Vec<PackId>, EngineError> {
     // Not while it is found out what goes: what is said to be held must be.
     let _gate = store.open_gate();
+    // Of its own vault a node holds what it keeps for other devices.
+    let is_own = store.read_vault_id()? == Some(vault);
     let mut held = Vec::new();
     for id in packs {
         let Some(row) = store.pack_by_id(*id)? else { continue };
         let here = store.pack_length(*id)? == Some(row.bytes);
-        if here && !row.own && store.is_foreign_of(vault, row.number)? {
+        if here && row.own == is_own && store.is_foreign_of(vault, row.number)? {
             held.push(*id);
         }
     }
@@ -194,6 +205,38 @@ pub fn forward_packs(
     };
     let indexed = store.index_packs(&[pack])?;
     let numbers: Vec<_> = indexed.iter().map(|pack| pack.number).collect();
+    Ok(store.add_foreign(vault, &numbers)?)
+}
+
+/// Stores a pulled and verified pack for another device of this node's own vault: its chunks can be referred to here too.
+/// Durable, with its rows, when this returns `Ok`.
+pub fn keep_for_device(
+    vault: &Vault,
+    id: PackId,
+    bytes: &[u8],
+    outboard: &Outboard,
+) -> Result<(), EngineError> {
+    let store = &vault.store;
+    let _gate = store.open_gate();
+    let read = read_pack(&vault.keyring.vault, bytes);
+    let (epoch, entries) = read.map_err(|source| EngineError::Pack { id, source })?;
+    store.publish_pack(id, bytes, outboard)?;
+    let pack = NewPack { id, bytes: bytes.len() as u64, epoch, own: true, entries };
+    let numbers: Vec<_> = store.index_borrowed(&[pack])?.iter().map(|pack| pack.number).collect();
+    store.set_borrowed(&numbers, Borrowed::Kept)?;
+    Ok(store.add_foreign(vault.id(), &numbers)?)
+}
+
+/// Notes, of packs that another device of this node's vault wants kept, that those which are here anyway are.
+pub fn keep_what_is_here(store: &Store, vault: VaultId, packs: &[PackId]) -> Result<(), EngineError> {
+    let mut numbers = Vec::new();
+    for id in packs {
+        let Some(row) = store.pack_by_id(*id)? else { continue };
+        if row.own && store.pack_length(*id)? == Some(row.bytes) {
+            numbers.push(row.number);
+        }
+    }
+    store.set_borrowed(&numbers, Borrowed::Kept)?;
     Ok(store.add_foreign(vault, &numbers)?)
 }
 

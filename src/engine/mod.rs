@@ -5,6 +5,7 @@
 
 mod audit;
 mod backup;
+mod borrow;
 mod budget;
 mod carry;
 mod copies;
@@ -33,6 +34,7 @@ mod reference;
 mod regain;
 mod repair;
 mod restore;
+mod revocations;
 mod seen;
 mod stats;
 mod tag;
@@ -49,6 +51,7 @@ pub use audit::{AuditOutcome, AuditTally, Choice, Doubts, Pick, on_probation, pi
 pub use backup::{
     BackupOptions, BackupResult, Fate, Listener, PreviewResult, backup, backup_stream, preview,
 };
+pub use borrow::{confirm_borrowed, is_revoked, keep_here, referred_elsewhere};
 pub use carry::{ImportResult, Room, export, import};
 pub use copies::{CopyCounts, Place, copy_counts, locked_copy_counts, record_receipt};
 pub use diff::{Change, DiffTotals, Difference, SideTotals, diff};
@@ -61,24 +64,27 @@ pub use forget::{ForgetEffect, ForgetPlan, forget, forget_effect, plan_forget, p
 pub use gather::{Errand, Gathering};
 pub use gc::{GcOptions, GcResult, Waiting, collect, gc_memory_wanted, waiting};
 pub use heads::{
-    Carried, HeadNews, VaultView, adopt_head, head_packs, heads_at, newest_heads, next_head,
-    publish_first_head, publish_next_head,
+    Carried, HeadNews, VaultView, adopt_head, any_head, head_packs, heads_at, inherit, known_heads,
+    newest_heads, next_head, publish_first_head, publish_next_head,
 };
 pub use hold::{HoldResult, drop_expired, note_release};
 pub use holder::{
-    HolderError, Lending, Needs, accept_head, complete_head, forward_packs, held_packs, missing_records,
-    store_list, store_snapshot, wanted_packs,
+    HolderError, Lending, Needs, accept_head, complete_head, forward_packs, held_packs, keep_for_device,
+    keep_what_is_here, missing_records, store_list, store_snapshot, wanted_packs,
 };
 pub use hurt::{HurtFile, HurtFiles};
 pub use ledger::{Candidate, Ledger, Plan, ROUND_INTERVAL, ROUND_PAUSE, Want, Wanting};
 pub use monitor::{Monitor, Problem};
 pub use pull::{FetchFailure, Given, PackSource, PulledSlice, Sources, pull_pack};
-pub use rebuild::{Rebuilt, adopt_unindexed, rebuild_index, renew_snapshot_packs, verify_known_receipts};
+pub use rebuild::{
+    Rebuilt, adopt_unindexed, rebuild_index, renew_kept, renew_snapshot_packs, verify_known_receipts,
+};
 pub use recover::index_remote_pack;
 pub use reference::resolve;
 pub use regain::{RegainResult, note_damage, plan_regain, regain};
-pub use repair::{Damage, RepairPlan, RepairResult, plan_repair, run_repair};
+pub use repair::{Damage, RepairPlan, RepairResult, plan_repair, run_repair, undo_repair};
 pub use restore::{RestoreAction, RestoreChange, RestoreOptions, RestoreResult, restore};
+pub use revocations::{Revocations, keep_revocation, revocations};
 pub use stats::{ChunkSums, Sums, snapshot_sums, vault_sums};
 pub use tag::{Retagged, TagEdit, tag};
 pub use tree::{Spot, TreeEntry, list, locate};

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use super::copies::{enter_receipt, packs_of};
 use super::error::EngineError;
 use super::heads::{VaultView, head_packs, newest_heads};
+use super::holder::keep_what_is_here;
 use super::monitor::Monitor;
 use super::repair::Damage;
 use super::vault::Vault;
@@ -185,13 +186,26 @@ pub fn adopt_unindexed(vault: &Vault, monitor: &Monitor) -> Result<u64, EngineEr
     Ok(adopted)
 }
 
+/// Keeps again what is here for the vault's other devices: what was promised to them is not known any more, so it is all
+/// that their heads list.
+pub fn renew_kept(vault: &Vault) -> Result<(), EngineError> {
+    let heads = newest_heads(&vault.store, vault.id())?;
+    for head in heads.iter().filter(|head| head.device() != vault.device()) {
+        // A pack list that cannot be read is verify's to report.
+        let listed = head_packs(&vault.store, head).unwrap_or_default();
+        let packs: Vec<PackId> = listed.into_iter().map(|(id, _)| id).collect();
+        keep_what_is_here(&vault.store, vault.id(), &packs)?;
+    }
+    Ok(())
+}
+
 /// Works out again which packs each snapshot needs.
 pub fn renew_snapshot_packs(vault: &Vault) -> Result<u64, EngineError> {
     let view = VaultView::load(vault)?;
     let mut seen = HashSet::new();
     for snapshot in &view.snapshots {
         // A snapshot that cannot be read is verify's to report.
-        if packs_of(vault, snapshot).is_ok() {
+        if packs_of(vault, None, snapshot).is_ok() {
             seen.insert(snapshot.id);
         }
     }

@@ -10,7 +10,7 @@ use super::monitor::Monitor;
 use super::pull::{PackSource, pull_cells};
 use crate::base::{ByteSize, PackId, PeerId, limit};
 use crate::pack::{Outboard, cell_count};
-use crate::store::{Store, StoreError};
+use crate::store::{Quarantined, Store, StoreError};
 
 /// What is wrong with a pack's file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -176,6 +176,23 @@ fn repair_pack(
 
 fn read_file(store: &Store, pack: PackId) -> Option<Vec<u8>> {
     store.open_pack(pack).and_then(|file| file.read_all()).ok()
+}
+
+/// Puts a file back that a repair replaced, and tells whether it is sound. `None`: nothing was done, as that would put damage
+/// in the place of what is sound, and `anyway` does not ask for that.
+pub fn undo_repair(store: &Store, file: &Quarantined, anyway: bool) -> Result<Option<bool>, EngineError> {
+    let is_sound =
+        |content: Option<Vec<u8>>| content.is_some_and(|bytes| Outboard::of(&bytes).0 == file.pack);
+    let sound = is_sound(store.read_quarantined(file).ok());
+    if !sound && !anyway && is_sound(read_file(store, file.pack)) {
+        return Ok(None);
+    }
+    store.put_back(file)?;
+    if let Some(row) = store.pack_by_id(file.pack)?.filter(|row| row.own) {
+        let (damaged, trusted) = if sound { (vec![], vec![row.number]) } else { (vec![row.number], vec![]) };
+        store.note_mistrust(&damaged, &trusted)?;
+    }
+    Ok(Some(sound))
 }
 
 #[cfg(test)]

@@ -107,11 +107,11 @@ pub fn snapshot_sums(
     };
     count.walk(snapshot, monitor)?;
     (sums.distinct, sums.is_estimate) = count.finish()?;
-    let needed = packs_of(vault, snapshot)?;
+    let needed = packs_of(vault, source, snapshot)?;
     let mut elsewhere: HashSet<PackNumber> = HashSet::new();
     for other in view.snapshots.iter().filter(|other| other.id != snapshot.id) {
         monitor.go_on()?;
-        elsewhere.extend(packs_of(vault, other)?);
+        elsewhere.extend(packs_of(vault, source, other)?);
     }
     for number in needed {
         if let Some(row) = vault.store.pack_by_number(number)? {

@@ -103,7 +103,7 @@ fn replace(
     // An inherited snapshot is this device's from now on: it can sign for itself only.
     info.device = vault.device().as_bytes().to_vec();
     let (id, bytes) = seal_record(&info, &vault.keyring.vault, &vault.keyring.device)?;
-    let packs = packs_of(vault, snapshot)?;
+    let packs = packs_of(vault, None, snapshot)?;
     vault.store.publish_snapshot(id, &bytes)?;
     vault.store.set_snapshot_packs(id, &packs.into_iter().collect())?;
     Ok(id)

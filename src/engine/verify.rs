@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
 
+use super::borrow::referred_elsewhere;
 use super::budget::{VERIFY_BYTES, verify_workers};
 use super::error::EngineError;
 use super::heads::{VaultView, newest_heads, read_head};
@@ -24,7 +25,7 @@ use crate::pack::{
 };
 use crate::policy::Subset;
 use crate::snapshot::Snapshot;
-use crate::store::{PackFile, PackNumber, PackRow, Store, StoreError};
+use crate::store::{Borrowed, PackFile, PackNumber, PackRow, Store, StoreError};
 
 /// What to verify.
 #[derive(Debug, Clone, Default)]
@@ -39,6 +40,8 @@ pub struct VerifyOptions {
     pub after: Option<PackId>,
     /// Read only these packs, whatever `subset` says: those that an earlier look doubted.
     pub again: Option<Vec<PackId>>,
+    /// Look at these packs and at nothing else: no other pack, record or snapshot.
+    pub packs: Option<Vec<PackId>>,
     /// After each pack, rest so many times as long as it took.
     pub rest: u32,
     /// What the buffers may take, in bytes.
@@ -134,7 +137,7 @@ pub fn verify(
         _ => None,
     };
     let only = match (vault, chosen) {
-        (Some(vault), Some(snapshot)) => super::copies::packs_of(vault, snapshot).ok(),
+        (Some(vault), Some(snapshot)) => super::copies::packs_of(vault, None, snapshot).ok(),
         _ => None,
     };
     let mut only: Option<HashSet<PackNumber>> = only.map(|packs| packs.into_iter().collect());
@@ -142,11 +145,16 @@ pub fn verify(
         // What was moved meanwhile is read where it is now.
         store.with_successors(only);
     }
+    if let Some(packs) = &options.packs {
+        let rows = packs.iter().map(|pack| store.pack_by_id(*pack)).collect::<Result<Vec<_>, _>>()?;
+        only = Some(rows.into_iter().flatten().map(|row| row.number).collect());
+    }
     let mut rows = Vec::new();
-    let aside = store.packs_aside();
+    let (aside, elsewhere) = (store.packs_aside(), packs_elsewhere(store, vault)?);
+    let is_due = |pack: &PackNumber| !aside.contains(pack) && !elsewhere.contains(pack);
     for own in [true, false] {
         store.for_each_pack(own, |row| {
-            if !aside.contains(&row.number) && only.as_ref().is_none_or(|only| only.contains(&row.number)) {
+            if is_due(&row.number) && only.as_ref().is_none_or(|only| only.contains(&row.number)) {
                 rows.push(row);
             }
             true
@@ -163,12 +171,15 @@ pub fn verify(
     let mut bad = check_packs(store, keys, looks, options.rest, workers, monitor, &mut result)?;
     lost_chunks(store, vault, &result.damages, options.quick, monitor, &mut bad)?;
     result.bad_chunks = bad.len() as u64;
+    if options.packs.is_some() {
+        return Ok(result);
+    }
     result.records = check_records(store, vault.map(Vault::id))?;
     let (Some(vault), Some(view)) = (vault, view) else { return Ok(result) };
     monitor.enter("verifying snapshots");
     for snapshot in &view.snapshots {
         if options.snapshot.is_none_or(|id| id == snapshot.id) {
-            let known = Known { bad: &bad, aside: &aside };
+            let known = Known { bad: &bad, aside: &aside, elsewhere: &elsewhere };
             result.snapshots.push(check_snapshot(vault, &view, snapshot, known, monitor)?);
         }
     }
@@ -187,6 +198,25 @@ pub fn verify(
         });
     }
     Ok(result)
+}
+
+/// Packs of other devices that are not meant to be here, and are not. One that this device's snapshots need although no
+/// holder has promised it to keep that is missing.
+fn packs_elsewhere(store: &Store, vault: Option<&Vault>) -> Result<HashSet<PackNumber>, EngineError> {
+    let needed = vault.map(referred_elsewhere).transpose()?.unwrap_or_default();
+    let needed: HashSet<PackNumber> = needed.into_iter().map(|row| row.number).collect();
+    let mut elsewhere = HashSet::new();
+    for (number, state) in store.borrowed()? {
+        let is_missing = state == Borrowed::Unconfirmed && needed.contains(&number);
+        if state != Borrowed::Kept
+            && !is_missing
+            && let Some(row) = store.pack_by_number(number)?
+            && store.pack_length(row.id)?.is_none()
+        {
+            elsewhere.insert(number);
+        }
+    }
+    Ok(elsewhere)
 }
 
 /// A pack, and whether presence and length are all that is looked at.
@@ -535,6 +565,11 @@ fn check_snapshot(
         missing: BTreeSet::new(),
         corrupt: BTreeSet::new(),
     };
+    // Trees of other devices that are not here are not looked into: their devices do that.
+    let is_elsewhere = |id| {
+        let place = vault.store.lookup(id);
+        place.is_ok_and(|place| place.is_some_and(|place| known.elsewhere.contains(&place.pack)))
+    };
     let mut unread: Vec<ChunkId> = Vec::new();
     for_each_reference(&mut reader, snapshot, monitor, &mut |_: Kind, id| found.note(id), &mut |id, _| {
         unread.push(id);
@@ -544,7 +579,7 @@ fn check_snapshot(
     if let Some(error) = failure {
         return Err(error.into());
     }
-    corrupt.extend(unread.into_iter().filter(|id| !missing.contains(id)));
+    corrupt.extend(unread.into_iter().filter(|id| !missing.contains(id) && !is_elsewhere(*id)));
     let hurt = if missing.is_empty() && corrupt.is_empty() {
         HurtFiles::default()
     } else {
@@ -567,6 +602,8 @@ struct Known<'a> {
     bad: &'a BadChunks,
     /// Packs whose chunks are as good as missing.
     aside: &'a HashSet<PackNumber>,
+    /// Packs of other devices that need not be here.
+    elsewhere: &'a HashSet<PackNumber>,
 }
 
 /// References of one snapshot, looked up many at a time: a snapshot may have more chunks than fit the memory.

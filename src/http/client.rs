@@ -24,11 +24,11 @@ use super::router::{Accepted, SignedRecord, Unlock};
 use super::socket::{Place, is_own};
 use super::stream;
 use crate::api::{
-    AddPeer, AddSchedule, ApiError, Batches, ConfigRow, DiffItem, DiffQuery, Dump, EditSchedule, EntryInfo,
-    EventStream, ExplainReport, ExplainRequest, FateStream, FindQuery, Found, GcStatus, Health, Identity,
-    InputStream, Invitation, InviteInfo, InviteRequest, JobId, JobInfo, JobRequest, JoinRequest, Joined,
-    PeerDetail, PeerInfo, Releasable, ReleaseReport, Reloaded, Reply, ScheduleInfo, Service, SnapshotInfo,
-    SnapshotQuery, Stats, Status, TagRequest, Tagged, TreeQuery, VerifyReport,
+    AddPeer, AddSchedule, ApiError, Batches, ConfigRow, DeviceInfo, DiffItem, DiffQuery, Dump, EditSchedule,
+    EntryInfo, EventStream, ExplainReport, ExplainRequest, FateStream, FindQuery, Found, GcStatus, Health,
+    Identity, InputStream, Invitation, InviteInfo, InviteRequest, JobId, JobInfo, JobRequest, JoinRequest,
+    Joined, PeerDetail, PeerInfo, Releasable, ReleaseReport, Reloaded, Reply, ScheduleInfo, Service,
+    SnapshotInfo, SnapshotQuery, Stats, Status, TagRequest, Tagged, TreeQuery, VerifyReport,
 };
 use crate::base::{Code, limit};
 
@@ -285,6 +285,17 @@ impl Service for Client {
 
     fn join(&self, request: JoinRequest) -> Reply<'_, Joined> {
         Box::pin(async move { self.post("/api/v1/join", &request, limit::HTTP_LONG_CALL).await })
+    }
+
+    fn devices(&self, before: Option<String>) -> Reply<'_, Vec<DeviceInfo>> {
+        let mut target = Target::new("/api/v1/devices");
+        target.add("before", before.as_deref());
+        Box::pin(async move { self.get(&target.0, limit::HTTP_LONG_CALL).await })
+    }
+
+    fn revoke_device(&self, device: String, record: String) -> Reply<'_, DeviceInfo> {
+        let target = format!("/api/v1/devices/{}/revoke", escape(&device));
+        Box::pin(async move { self.post(&target, &SignedRecord { record }, limit::HTTP_LONG_CALL).await })
     }
 
     fn snapshots(&self, query: SnapshotQuery) -> Reply<'_, Vec<SnapshotInfo>> {

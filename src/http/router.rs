@@ -50,7 +50,7 @@ pub(super) struct Unlock {
     pub passphrase: String,
 }
 
-/// An admin's signed word on a peer.
+/// An admin's signed word on a peer or a device.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SignedRecord {
@@ -121,6 +121,8 @@ pub(super) fn router(service: Arc<dyn Service>) -> Router {
         .route("/holds/release", get(releasable).post(release_holds))
         .route("/invites", get(invites).post(invite))
         .route("/join", post(join))
+        .route("/devices", get(devices))
+        .route("/devices/{id}/revoke", post(revoke_device))
         .route("/snapshots", get(snapshots))
         .route("/snapshots/create", post(backup).layer(long_body()))
         .route("/snapshots/{id}", get(snapshot).delete(forget_one))
@@ -252,6 +254,25 @@ async fn invite(State(node): Node, Body(request): Body<InviteRequest>) -> Respon
 
 async fn join(State(node): Node, Body(request): Body<JoinRequest>) -> Response {
     reply(StatusCode::OK, node.service.join(request).await)
+}
+
+/// The query of the list of devices.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct DevicesQuery {
+    before: Option<String>,
+}
+
+async fn devices(State(node): Node, Params(query): Params<DevicesQuery>) -> Response {
+    reply(StatusCode::OK, node.service.devices(query.before).await)
+}
+
+async fn revoke_device(
+    State(node): Node,
+    Named(device): Named<String>,
+    Body(request): Body<SignedRecord>,
+) -> Response {
+    reply(StatusCode::OK, node.service.revoke_device(device, request.record).await)
 }
 
 async fn snapshots(State(node): Node, Params(query): Params<SnapshotQuery>) -> Response {

@@ -14,15 +14,15 @@ use tokio::sync::oneshot;
 
 use super::{Client, bind, serve};
 use crate::api::{
-    AddPeer, AddSchedule, ApiError, BackupRequest, Batches, ConfigRow, Coverage, DamagedFile, DiffChange,
-    DiffItem, DiffQuery, DiffSide, DiffStatistics, Dump, EditSchedule, EntryInfo, Event, EventStream,
-    ExplainReport, ExplainRequest, FateStream, FindQuery, Found, GcStatus, Happening, Health, HeldHead,
-    Identity, ImportRequest, InputStream, Invitation, InviteInfo, InviteRequest, JobId, JobInfo, JobKind,
-    JobOutcome, JobRequest, JobState, JoinRequest, Joined, PathFate, PathProblem, PeerDetail, PeerInfo,
-    PeerWay, Progress, Reachability, Releasable, ReleaseReport, Reloaded, RepairReport, RepairRequest, Reply,
-    RestoreRequest, Role, ScheduleInfo, ScheduleSource, Service, SnapshotInfo, SnapshotQuery, Stats, Status,
-    StorageStatus, TagRequest, Tagged, TicketText, TreeQuery, Verdict, VerifyAllReport, VerifyOutcomeShape,
-    VerifyReport, VerifyRequest, VerifySnapshotReport,
+    AddPeer, AddSchedule, ApiError, BackupRequest, Batches, ConfigRow, Coverage, DamagedFile, DeviceInfo,
+    DiffChange, DiffItem, DiffQuery, DiffSide, DiffStatistics, Dump, EditSchedule, EntryInfo, Event,
+    EventStream, ExplainReport, ExplainRequest, FateStream, FindQuery, Found, GcStatus, Happening, Health,
+    HeldHead, Identity, ImportRequest, InputStream, Invitation, InviteInfo, InviteRequest, JobId, JobInfo,
+    JobKind, JobOutcome, JobRequest, JobState, JoinRequest, Joined, PathFate, PathProblem, PeerDetail,
+    PeerInfo, PeerWay, Progress, Reachability, Releasable, ReleaseReport, Reloaded, RepairReport,
+    RepairRequest, Reply, RestoreRequest, Role, ScheduleInfo, ScheduleSource, Service, SnapshotInfo,
+    SnapshotQuery, Stats, Status, StorageStatus, TagRequest, Tagged, TicketText, TreeQuery, Verdict,
+    VerifyAllReport, VerifyOutcomeShape, VerifyReport, VerifyRequest, VerifySnapshotReport,
 };
 use crate::base::{ChunkId, Code, DeviceId, HeadId, PackId, PeerId, SnapshotId, VaultId, limit};
 
@@ -107,6 +107,21 @@ fn joined() -> Joined {
     }
 }
 
+fn device() -> DeviceInfo {
+    DeviceInfo {
+        id: crate::base::DeviceId::new([6; 32]),
+        name: "desk".into(),
+        this: true,
+        role: "writer".into(),
+        peer: Some(PeerId::new([1; 32])),
+        head: None,
+        connected: true,
+        last_seen: None,
+        revoked: None,
+        carried_on_by: None,
+    }
+}
+
 fn identity() -> Identity {
     Identity { peer_id: PeerId::new([1; 32]), addresses: vec!["/ip4/127.0.0.1/tcp/9".into()], vault_id: None }
 }
@@ -122,6 +137,7 @@ fn status() -> Status {
         snapshots_safe: 1,
         last_snapshot: None,
         under_replicated_bytes: 9,
+        repairs: crate::api::RepairQueueStatus::default(),
         replication: crate::api::ReplicationStatus::default(),
         copies_wanted: 2,
         last_verify: None,
@@ -309,6 +325,14 @@ impl Service for Fake {
 
     fn join(&self, request: JoinRequest) -> Reply<'_, Joined> {
         self.note(format!("join {}", request.ticket.0), Ok(joined()))
+    }
+
+    fn devices(&self, before: Option<String>) -> Reply<'_, Vec<DeviceInfo>> {
+        self.note(format!("devices {before:?}"), Ok(vec![device()]))
+    }
+
+    fn revoke_device(&self, name: String, record: String) -> Reply<'_, DeviceInfo> {
+        self.note(format!("revoke {name} {record}"), Ok(device()))
     }
 
     fn snapshots(&self, query: SnapshotQuery) -> Reply<'_, Vec<SnapshotInfo>> {
@@ -651,6 +675,17 @@ fn events_stream_and_are_taken_up_by_their_number() {
         assert_eq!(fake.asked(), ["events Some(9)"]);
         let (head, problem) = raw(&socket, &request("Last-Event-ID: x\r\n")).await;
         assert!(head.starts_with("http/1.1 400") && problem["code"] == "USAGE_INVALID", "{problem}");
+    });
+}
+
+#[test]
+fn devices_are_listed_as_of_a_moment_and_revoked_by_name() {
+    served(|fake, socket| async move {
+        let client = Client::connect(&socket).await.unwrap();
+        assert_eq!(client.devices(Some("2026-11-26T00:00:00Z".into())).await.unwrap(), [device()]);
+        assert_eq!(client.revoke_device("old desk".into(), "ab".into()).await.unwrap(), device());
+        let asked = ["devices Some(\"2026-11-26T00:00:00Z\")", "revoke old desk ab"];
+        assert_eq!(fake.asked(), asked);
     });
 }
 

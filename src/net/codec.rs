@@ -52,16 +52,16 @@ impl Protocol for Sync {
             Nested(3, &[Nested(2, &[])]),
             Nested(4, &[]),
             Nested(5, &[]),
-            Nested(6, &[Nested(1, &[])]),
+            Nested(6, &[Nested(1, &[]), Nested(2, &[])]),
             Nested(7, &[]),
             Nested(20, &[]),
         ],
     };
     const RESPONSE: Bound = Bound {
         bytes: limit::SYNC_RESPONSE_BYTES_MAX,
-        fields: limit::VAULT_DEVICES_MAX * 4 + limit::HEAD_HOLDERS_MAX * (2 + limit::PEER_ADDRESSES_MAX) + 16,
+        fields: limit::VAULT_DEVICES_MAX * 7 + limit::HEAD_HOLDERS_MAX * (2 + limit::PEER_ADDRESSES_MAX) + 16,
         nested: &[
-            Nested(2, &[Nested(1, &[]), Nested(2, &[])]),
+            Nested(2, &[Nested(1, &[]), Nested(2, &[]), Nested(3, &[])]),
             Nested(4, &[]),
             Nested(5, &[]),
             Nested(20, &[]),
@@ -92,7 +92,7 @@ impl Protocol for Door {
     const REQUEST: Bound = Bound {
         bytes: limit::DOOR_BYTES_MAX,
         fields: 16,
-        nested: &[Nested(2, &[]), Nested(3, &[]), Nested(4, &[])],
+        nested: &[Nested(2, &[Nested(5, &[])]), Nested(3, &[]), Nested(4, &[])],
     };
     const RESPONSE: Bound = Bound { bytes: limit::DOOR_BYTES_MAX, fields: 16, nested: &[] };
 }
@@ -252,9 +252,13 @@ mod tests {
             peer: pack.clone(),
             addresses: vec!["/ip4/203.0.113.255/tcp/65535".to_owned(); limit::PEER_ADDRESSES_MAX],
         };
+        let signed = wire::Signed { body: vec![8; limit::REVOCATION_BYTES_MAX], signature: vec![9; 64] };
         let heads = wire::HeadList {
             heads: vec![head; limit::VAULT_DEVICES_MAX],
             holders: vec![holder; limit::HEAD_HOLDERS_MAX],
+            revocations: vec![signed; limit::VAULT_DEVICES_MAX],
+            twins: true,
+            instance: 1,
         };
         let answer =
             wire::SyncResponse { status: 1, answer: Some(wire::sync_response::Answer::Heads(heads)) };
@@ -273,7 +277,7 @@ mod tests {
         ));
 
         let holders = vec![wire::PeerAddress { peer: vec![], addresses: vec![String::new(); 100_000] }];
-        let heads = wire::HeadList { heads: vec![], holders };
+        let heads = wire::HeadList { holders, ..wire::HeadList::default() };
         let answer = Some(wire::sync_response::Answer::Heads(heads));
         let bytes = wire::SyncResponse { status: 1, answer }.encode_to_vec();
         assert!(Sync::RESPONSE.decode::<wire::SyncResponse>(&bytes).is_err());

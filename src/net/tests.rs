@@ -176,7 +176,7 @@ async fn pair(one: NetConfig, two: NetConfig) -> (Peer, Peer) {
 }
 
 fn heads() -> wire::SyncRequest {
-    let query = wire::HeadQuery { vault: vec![1; 32], at_ms: 0 };
+    let query = wire::HeadQuery { vault: vec![1; 32], ..wire::HeadQuery::default() };
     wire::SyncRequest { ask: Some(wire::sync_request::Ask::Heads(query)) }
 }
 

@@ -11,6 +11,7 @@ use prost::Message;
 use serde::{Deserialize, Serialize};
 
 use super::core::Core;
+use super::devices;
 use super::error::failed;
 use super::peering;
 use super::records::{ask, signed_from_hex};
@@ -147,14 +148,16 @@ fn spread(core: &Arc<Core>, but: Option<PeerId>) {
     }
 }
 
-/// Gives all records to a member.
+/// Gives all records to a member, and the revocations that concern it.
 pub(super) async fn tell(core: Arc<Core>, peer: PeerId) {
     let records = core.acl.all();
     let Ok(net) = core.net() else { return };
-    if records.is_empty() {
+    let revocations = core.blocking(move |core| devices::revocations_for(core, peer)).await;
+    let revocations = revocations.unwrap_or_default();
+    if records.is_empty() && revocations.is_empty() {
         return;
     }
-    let asked = ask(net, peer, Ask::Records(wire::PeerRecords { records }));
+    let asked = ask(net, peer, Ask::Records(wire::PeerRecords { records, revocations }));
     tokio::select! {
         () = core.stop.cancelled() => {}
         asked = asked => {

@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 use super::acl::{self, Acl};
 use super::auditing::Auditing;
 use super::clocks::Clocks;
+use super::devices::{self, Knocks};
 use super::door::Doors;
 use super::ending::{Hook, Hooks};
 use super::error::{failed, locked, no_network, panicked};
@@ -21,6 +22,7 @@ use super::exposition::{self, Looks};
 use super::holding::HoldQueue;
 use super::inviting::Invites;
 use super::jobs::Jobs;
+use super::mending::{self, Mending};
 use super::owning::Owning;
 use super::presence::Waking;
 use super::reach::{self, Reach};
@@ -28,7 +30,9 @@ use super::reload::Configured;
 use super::resources::Resources;
 use super::schedule::{self, Schedule};
 use super::serve::Served;
+use super::sharing::Sharing;
 use super::source::Pulling;
+use super::twins::Twins;
 use super::upkeep::OnHold;
 use super::{Mode, auditing, releasing};
 use crate::api::{ApiError, Happening};
@@ -87,13 +91,19 @@ pub(super) struct Core {
     /// Wakes the owner's loop: a new head, a receipt, a peer.
     pub(super) changed: Notify,
     pub(super) owning: Owning,
+    pub(super) sharing: Sharing,
+    pub(super) twins: Twins,
     pub(super) holding: HoldQueue,
     pub(super) waking: Waking,
     pub(super) doors: Doors,
     pub(super) invites: Invites,
     pub(super) acl: Acl,
+    pub(super) knocks: Knocks,
+    /// Held while a revocation is kept.
+    pub(super) revoking: Mutex<()>,
     /// Held while what is remembered of rounds over all packs is changed.
     pub(super) rounds: Mutex<()>,
+    pub(super) mending: Mending,
     pub(super) auditing: Auditing,
     pub(super) reach: Reach,
     pub(super) clocks: Clocks,
@@ -139,12 +149,17 @@ impl Core {
             tasks: TaskTracker::new(),
             changed: Notify::new(),
             owning: Owning::default(),
+            sharing: Sharing::default(),
+            twins: Twins::default(),
             holding: HoldQueue::default(),
             waking: Waking::new(SystemClock.now()),
             doors: Doors::default(),
             invites,
             acl,
+            knocks: Knocks::default(),
+            revoking: Mutex::default(),
             rounds: Mutex::default(),
+            mending: Mending::default(),
             auditing: Auditing::default(),
             reach: Reach::default(),
             clocks: Clocks::default(),
@@ -244,11 +259,13 @@ impl Core {
         }
         self.tasks.spawn(self.clone().watch(events));
         self.tasks.spawn(self.clone().own_loop());
+        self.tasks.spawn(devices::knock_loop(self.clone()));
         if mode == Mode::Daemon {
             self.tasks.spawn(self.clone().hold_loop());
             self.tasks.spawn(self.clone().hold_upkeep());
             self.tasks.spawn(schedule::run_loop(self.clone()));
             self.tasks.spawn(auditing::run_loop(self.clone()));
+            self.tasks.spawn(mending::run_loop(self.clone()));
             self.tasks.spawn(reach::run_loop(self.clone()));
         } else {
             self.await_peers(&net, &book).await;
@@ -282,7 +299,9 @@ impl Core {
                     self.clone().note_seen(peer).await;
                     self.tasks.spawn(acl::tell(self.clone(), peer));
                     self.tasks.spawn(releasing::tell(self.clone(), peer));
+                    self.hurry_repairs().await;
                     self.owning.forget_offers(peer);
+                    self.sharing.forget(peer);
                     self.reach.wake();
                     self.pulling.forget(&peer);
                     self.changed.notify_one();

@@ -4,9 +4,12 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
 use super::core::{Core, log_failure};
+use super::error::failed;
 use super::inviting;
-use crate::base::{Moment, PeerId, VaultId, limit, random_bytes};
+use crate::base::{DeviceId, Moment, PeerId, VaultId, limit, random_bytes};
 use crate::crypto::{self, AdminKey, Context};
+use crate::engine;
+use crate::snapshot::Certificate;
 use crate::store::PeerEntry;
 use crate::wire::{self, Status, door_request::Ask};
 
@@ -60,7 +63,15 @@ pub(super) fn prove(
         nonce: nonce.to_vec(),
         signature: signed.signature,
         drill,
+        certificate: None,
     };
+    wire::DoorRequest { ask: Some(Ask::Proof(proof)) }
+}
+
+/// The proof of a device: its certificate.
+pub(super) fn present(vault: VaultId, certificate: &wire::Signed) -> wire::DoorRequest {
+    let vault = vault.as_bytes().to_vec();
+    let proof = wire::DoorProof { vault, certificate: Some(certificate.clone()), ..Default::default() };
     wire::DoorRequest { ask: Some(Ask::Proof(proof)) }
 }
 
@@ -87,22 +98,42 @@ pub(super) fn reply(status: Status, admitted: bool) -> wire::DoorResponse {
     wire::DoorResponse { status: status.into(), admitted, ..Default::default() }
 }
 
+/// Whether a proof is of that vault and of this prover: the admin key's, or a device's whose certificate names the node
+/// that shows it (the connection proves which that is). Of a device which one, in `Some(Some(_))`.
+fn proven(
+    core: &Core,
+    from: PeerId,
+    vault: VaultId,
+    proof: &wire::DoorProof,
+    now: Moment,
+) -> Option<Option<DeviceId>> {
+    if let Some(certificate) = &proof.certificate {
+        let certificate = Certificate::verify(certificate).ok()?;
+        return ((certificate.vault, certificate.peer) == (vault, from)).then_some(Some(certificate.device));
+    }
+    if !core.doors.take(from, &proof.nonce, now) {
+        return None;
+    }
+    let body = statement(from, core.key.peer_id(), &proof.nonce);
+    let signed = wire::Signed { body, signature: proof.signature.clone() };
+    crypto::verify(vault.as_bytes(), Context::Door, &signed).ok().map(|_| None)
+}
+
 async fn admit(core: Arc<Core>, from: PeerId, proof: wire::DoorProof) -> wire::DoorResponse {
     let now = core.now();
     let Ok(vault) = VaultId::try_from(proof.vault.as_slice()) else { return reply(Status::Refused, false) };
-    if !core.doors.take(from, &proof.nonce, now) {
+    let Some(device) = proven(&core, from, vault, &proof, now) else {
+        tracing::warn!(target: "door", peer = %from.short(), "a proof does not hold");
         return reply(Status::Refused, false);
-    }
-    let body = statement(from, core.key.peer_id(), &proof.nonce);
-    let signed = wire::Signed { body, signature: proof.signature };
-    if crypto::verify(vault.as_bytes(), Context::Door, &signed).is_err() {
-        tracing::warn!(target: "door", peer = %from.short(), "a proof does not verify");
-        return reply(Status::Refused, false);
-    }
+    };
     // Only now is it told whether the vault is here: a stranger cannot ask around.
     let stored = core.blocking(move |core| {
-        let vaults = core.store.head_vaults().map_err(super::error::failed)?;
-        Ok(vaults.contains(&vault))
+        let is_here = core.store.head_vaults().map_err(failed)?.contains(&vault);
+        let revoked = match device {
+            Some(device) => engine::revocations(&core.store, vault).map_err(failed)?.of(device).is_some(),
+            None => false,
+        };
+        Ok(is_here && !revoked)
     });
     match stored.await {
         Ok(true) => {}

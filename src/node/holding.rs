@@ -70,7 +70,10 @@ pub(super) fn free_bytes(core: &Core) -> Result<u64, EngineError> {
 }
 
 fn lending(core: &Core) -> Result<Lending, EngineError> {
-    let stored = core.store.pack_counts()?.foreign_bytes;
+    let counts = core.store.pack_counts()?;
+    let usage = core.store.foreign_usage()?;
+    let for_devices = core.vault_id().and_then(|vault| usage.get(&vault)).map_or(0, |(_, bytes)| *bytes);
+    let stored = counts.foreign_bytes.saturating_add(for_devices);
     Ok(Lending { lent: core.lent(), stored, disk: core.store.room() })
 }
 
@@ -102,8 +105,8 @@ pub(super) async fn answer_offer(
         .map(|id| PackId::try_from(id.as_slice()))
         .collect::<Result<_, _>>()
         .map_err(|e| malformed(&e))?;
-    if core.vault_id() == Some(vault) {
-        // Another device of this node's own vault: it is no holder.
+    if core.vault_id() == Some(vault) && (core.lent() == 0 || core.vault().is_err()) {
+        // Another device of this node's own vault: what is kept for it is entered with the vault's keys.
         return Ok(Some(Answer::Offer(wire::OfferAnswer { free_bytes: 0, accepted: 0 })));
     }
     let quota = core.book().find(from).and_then(|entry| entry.quota);
@@ -187,6 +190,11 @@ async fn hold(
     let (held, wanted) = {
         let head = head.clone();
         core.blocking(move |core| {
+            if core.vault_id() == Some(vault) {
+                let listed = engine::wanted_packs(&core.store, &head, &offered).map_err(failed)?;
+                let listed: Vec<PackId> = listed.into_iter().map(|(id, _)| id).collect();
+                engine::keep_what_is_here(&core.store, vault, &listed).map_err(failed)?;
+            }
             let held = engine::held_packs(&core.store, vault, &offered).map_err(failed)?;
             let listed = engine::wanted_packs(&core.store, &head, &offered).map_err(failed)?;
             let have: HashSet<PackId> = held.iter().copied().collect();
@@ -312,6 +320,9 @@ fn pull(
     let source = Mesh::new(core.clone(), net, Some(owner));
     let monitor = Monitor::default();
     let (bytes, outboard, _) = engine::pull_pack(&source, id, size.bytes(), &monitor).map_err(failed)?;
+    if core.vault_id() == Some(vault) {
+        return engine::keep_for_device(&*core.vault()?, id, &bytes, &outboard).map_err(failed);
+    }
     engine::forward_packs(&core.store, vault, id, &bytes, &outboard).map_err(failed)
 }
 

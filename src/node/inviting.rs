@@ -125,10 +125,10 @@ fn host() -> String {
 
 /// Makes a ticket.
 pub(super) async fn invite(core: &Arc<Core>, request: InviteRequest) -> Result<Invitation, ApiError> {
-    if request.role == Role::Device {
-        return Err(ApiError::new(Code::UsageInvalid, "another device of this vault joins with its phrase")
-            .with_hint("run `shadowvault recover --peer ADDRESS` on it, with the address that `shadowvault id` shows on a holder"));
-    }
+    let vault = match request.role {
+        Role::Device => Some(core.vault_id().ok_or_else(no_vault)?),
+        Role::Storage | Role::Mutual => None,
+    };
     if let Some(name) = &request.name {
         check_name(name)?;
     }
@@ -143,7 +143,7 @@ pub(super) async fn invite(core: &Arc<Core>, request: InviteRequest) -> Result<I
         digest: secret.digest().to_hex().to_string(),
         name: request.name,
         role: request.role,
-        quota: request.quota.unwrap_or(QUOTA_BYTES),
+        quota: request.quota.unwrap_or(if vault.is_some() { 0 } else { QUOTA_BYTES }),
         created: now,
         expires: now.after(life),
         used_by: None,
@@ -155,6 +155,7 @@ pub(super) async fn invite(core: &Arc<Core>, request: InviteRequest) -> Result<I
         quota: invite.quota,
         expires: invite.expires,
         from: host(),
+        vault,
         secret,
     };
     let made = Invitation {
@@ -173,6 +174,11 @@ pub(super) async fn invite(core: &Arc<Core>, request: InviteRequest) -> Result<I
     }
     tracing::info!(target: "invite", invite = made.id, "made");
     Ok(made)
+}
+
+fn no_vault() -> ApiError {
+    ApiError::new(Code::VaultNotFound, "this node stores for others only: it has no vault for another device")
+        .with_hint("run `shadowvault invite --role device` on a machine that makes backups")
 }
 
 /// Where the joiner should dial, without the peer id; loopback only on a machine that has nothing else. Ways through
@@ -240,7 +246,7 @@ pub(super) async fn answer(core: Arc<Core>, from: PeerId, redeem: wire::DoorRede
         last_seen: Some(now),
         // One that only stores for others gets nothing stored here.
         quota: (invite.role == Role::Storage).then_some(0),
-        lends: Some(invite.quota),
+        lends: agreed(invite.role, invite.quota),
         ..PeerEntry::new(from, now)
     };
     if let Err(error) = core.admit(entry).await {
@@ -252,25 +258,40 @@ pub(super) async fn answer(core: Arc<Core>, from: PeerId, redeem: wire::DoorRede
     door::reply(Status::Ok, true)
 }
 
+/// What a ticket's bytes mean: a device that lends nothing by ticket lends what it is configured to.
+fn agreed(role: Role, quota: u64) -> Option<u64> {
+    (role != Role::Device || quota > 0).then_some(quota)
+}
+
 // ---- The joiner's side -------------------------------------------------------------------------------------
 
-/// Redeems a ticket: afterwards both nodes allow each other, here with what the ticket promises the inviter.
+/// Redeems a ticket for a node that is there already.
 pub(super) async fn join(core: &Arc<Core>, request: JoinRequest) -> Result<Joined, ApiError> {
     let ticket = Ticket::parse(&request.ticket).map_err(failed)?;
+    if ticket.role == Role::Device {
+        let text = "this ticket is for a new device of a vault, and here is a node already";
+        return Err(ApiError::new(Code::UsageInvalid, text)
+            .with_hint("run `shadowvault join` where there is no node yet: --repo names another directory"));
+    }
+    redeem(core, &ticket).await
+}
+
+/// Redeems a ticket: afterwards both nodes allow each other, here with what the ticket promises the inviter.
+pub(super) async fn redeem(core: &Arc<Core>, ticket: &Ticket) -> Result<Joined, ApiError> {
     let (peer, me) = (ticket.peer, core.key.peer_id());
     if peer == me {
         return Err(ApiError::new(Code::TicketInvalid, "this node made this ticket itself")
             .with_hint("run `shadowvault join` on the other machine"));
     }
     let net = core.net()?.clone();
-    net.dial(peer, &ticket.addresses).await.map_err(|error| unreached(&ticket, core.now(), error))?;
-    knock(&net, &ticket).await?;
+    net.dial(peer, &ticket.addresses).await.map_err(|error| unreached(ticket, core.now(), error))?;
+    knock(&net, ticket).await?;
     let name = (!ticket.from.is_empty()).then(|| core.book().free_name(peer, &ticket.from));
     let entry = PeerEntry {
         name: name.clone(),
         addresses: ticket.addresses.clone(),
         last_seen: Some(core.now()),
-        quota: Some(ticket.quota),
+        quota: agreed(ticket.role, ticket.quota),
         ..PeerEntry::new(peer, core.now())
     };
     core.admit(entry).await?;
@@ -282,7 +303,7 @@ pub(super) async fn join(core: &Arc<Core>, request: JoinRequest) -> Result<Joine
         role: ticket.role,
         quota: ticket.quota,
         lend: core.lent(),
-        connected: is_served(core, &net, &ticket).await,
+        connected: is_served(core, &net, ticket).await,
     })
 }
 

@@ -8,6 +8,7 @@ mod auditing;
 mod browse;
 mod clocks;
 mod core;
+mod devices;
 mod door;
 mod ending;
 mod error;
@@ -18,6 +19,7 @@ mod flow;
 mod holding;
 mod inviting;
 mod jobs;
+mod mending;
 mod owning;
 mod peering;
 mod presence;
@@ -31,10 +33,12 @@ mod schedule;
 mod serve;
 mod service;
 mod setup;
+mod sharing;
 mod source;
 mod status;
 mod streams;
 mod ticket;
+mod twins;
 mod upkeep;
 mod verified;
 mod work;
@@ -46,8 +50,10 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 pub use crate::net::parse_peer_address;
-pub use recover::{DrillSummary, RecoverRequest, RecoverSummary, drill, recover};
-pub use setup::{InitRequest, InitSummary, init, rebuild_index};
+pub use recover::{
+    DeviceJoined, DrillSummary, Newcomer, RecoverRequest, RecoverSummary, drill, join_device, recover,
+};
+pub use setup::{InitRequest, InitSummary, check_free, init, rebuild_index};
 
 pub use reload::Loader;
 pub use ticket::{Ticket, TicketError};

@@ -2,6 +2,7 @@
 //! copies.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,7 @@ use super::core::{Core, log_failure};
 use super::error::failed;
 use super::records::{ask, heads_of, pull_head};
 use super::source::Mesh;
+use super::{devices, sharing};
 use crate::api::ApiError;
 use crate::base::{Code, PackId, PeerId, VaultId};
 use crate::engine::{
@@ -27,11 +29,13 @@ const DIRECTORIES_BATCH: usize = 64;
 pub(super) struct Owning {
     began: Instant,
     ledger: Mutex<Ledger>,
+    /// The directories of all packs that heads list have been read.
+    all_read: AtomicBool,
 }
 
 impl Default for Owning {
     fn default() -> Self {
-        Self { began: Instant::now(), ledger: Mutex::default() }
+        Self { began: Instant::now(), ledger: Mutex::default(), all_read: AtomicBool::new(false) }
     }
 }
 
@@ -110,27 +114,53 @@ async fn round(core: &Arc<Core>, vault: VaultId) -> Result<(), ApiError> {
     if peers.is_empty() {
         return Ok(());
     }
+    for peer in peers.iter().copied() {
+        if let Err(error) = learn_heads(core, &net, peer, vault).await {
+            tracing::debug!(target: "replicate", peer = %peer.short(), code = error.code, %error, "comparing heads failed");
+        }
+    }
+    if !core.owning.all_read.load(Ordering::Relaxed)
+        && let Err(error) = index_listed(core, &net, vault).await
+    {
+        // Nobody who is connected has them.
+        tracing::debug!(target: "replicate", code = error.code, %error, "directories of packs could not be read");
+    }
+    log_failure(devices::inherit(core).await, "carrying on a revoked device");
+    if let Ok(open) = core.vault() {
+        log_failure(sharing::list_borrowed(core, &open).await, "listing packs of other devices");
+    }
     let copies = core.settings().replication.copies;
     let wanting = core.owning.tell(|ledger, now| ledger.wanting(now, copies));
     let (confirmed, wanted) =
         core.blocking(move |core| Ok((confirmed_by(core, vault)?, lacking(core, vault, wanting)?))).await?;
     core.owning.tell(|ledger, _| ledger.note_wanted(&wanted));
     for peer in &peers {
-        if let Err(error) = learn_heads(core, &net, *peer, vault).await {
-            tracing::debug!(target: "replicate", peer = %peer.short(), code = error.code, %error, "comparing heads failed");
-        }
         if core.owning.tell(|ledger, now| ledger.is_to_ask(now, *peer, confirmed.contains(peer))) {
             ask_room(core, &net, *peer, vault).await;
         }
     }
-    let now = core.now();
-    let candidate = |peer| Candidate { peer, lost: core.auditing.on_probation(&peer, now) };
-    let candidates: Vec<Candidate> = peers.into_iter().map(candidate).collect();
+    if let Ok(open) = core.vault() {
+        log_failure(sharing::round(core, &net, &open, &peers).await, "sharing packs among devices");
+    }
+    place(core, &net, vault, &peers, wanted).await
+}
+
+/// Offers what wants holders to those who are best for it now.
+async fn place(
+    core: &Arc<Core>,
+    net: &Net,
+    vault: VaultId,
+    peers: &[PeerId],
+    wanted: Vec<Want>,
+) -> Result<(), ApiError> {
+    let (now, copies) = (core.now(), core.settings().replication.copies);
+    let candidate = |peer: &PeerId| Candidate { peer: *peer, lost: core.auditing.on_probation(peer, now) };
+    let candidates: Vec<Candidate> = peers.iter().map(candidate).collect();
     let plan = core.owning.tell(|ledger, now| ledger.plan(now, &candidates, copies));
     let placed = core.blocking(move |_| Ok(plan.place(&wanted))).await?;
     for (peer, packs) in placed {
         core.owning.tell(|ledger, now| ledger.note_offered(now, peer, &packs));
-        if let Err(error) = offer(core, &net, peer, vault, &packs).await {
+        if let Err(error) = offer(core, net, peer, vault, &packs).await {
             core.owning.forget_offers(peer);
             tracing::debug!(target: "replicate", peer = %peer.short(), code = error.code, %error, "offer failed");
         }
@@ -175,9 +205,10 @@ fn lacking(core: &Arc<Core>, vault: VaultId, mut wanting: Wanting) -> Result<Vec
             }
         })
         .map_err(failed)?;
+    let left = sharing::left_to_others(core, vault)?;
     core.store
         .for_each_pack(true, |row| {
-            if listed.contains(&row.id) {
+            if listed.contains(&row.id) && !left.contains(&row.id) {
                 wanting.meet(row.id, row.bytes, holders.remove(&row.number).unwrap_or_default());
             }
             true
@@ -217,20 +248,28 @@ fn own_head(core: &Arc<Core>, vault: VaultId) -> Result<Option<Head>, ApiError> 
 /// Takes over heads of the vault that a peer has and this node does not: of other devices, or of this one if its own
 /// disk is an old image.
 async fn learn_heads(core: &Arc<Core>, net: &Net, peer: PeerId, vault: VaultId) -> Result<(), ApiError> {
-    let (theirs, _) = heads_of(net, peer, vault).await?;
-    let mine = core.blocking(move |core| engine::newest_heads(&core.store, vault).map_err(failed)).await?;
+    let theirs = heads_of(core, net, peer, vault).await?;
+    devices::learn(core, vault, theirs.revocations).await?;
+    let mine = core.blocking(move |core| engine::known_heads(&core.store, vault).map_err(failed)).await?;
     let me = core.key.peer_id();
     let own = mine.iter().find(|head| head.certificate.peer == me);
     let mut news = false;
-    for head in theirs {
+    let revoked = core.blocking(move |core| engine::revocations(&core.store, vault).map_err(failed)).await?;
+    let nodes: Vec<PeerId> = mine.iter().map(|head| head.certificate.peer).collect();
+    for head in theirs.heads {
         let known = mine.iter().any(|mine| mine.device() == head.device && mine.draft.seq >= head.seq);
         let rolled_back = own.is_some_and(|own| own.device() == head.device);
-        if known || (rolled_back && core.vault().is_err()) {
+        let counts = revoked.admits(head.device, head.seq, head.id);
+        if known || !counts || (rolled_back && core.vault().is_err()) {
             // A newer head of this very device is taken over only when its branch and ours can be joined at once.
             continue;
         }
         let (head, came) = pull_head(core, net, peer, vault, head.id).await?;
         news |= came != HeadNews::Known;
+        if came != HeadNews::Known && !rolled_back {
+            let before = mine.iter().find(|mine| mine.device() == head.device());
+            devices::meet_holders(core, &head, before, &nodes).await?;
+        }
         if let (true, Some(own)) = (rolled_back && came != HeadNews::Known, own) {
             tracing::warn!(target: "replicate", peer = %peer.short(), seq = head.draft.seq, ours = own.draft.seq,
                 "a holder has a newer head of this device than this disk: an old copy of the disk is in use; joining both");
@@ -244,7 +283,7 @@ async fn learn_heads(core: &Arc<Core>, net: &Net, peer: PeerId, vault: VaultId) 
         }
     }
     if news {
-        index_listed(core, net, vault).await?;
+        core.owning.all_read.store(false, Ordering::Relaxed);
     }
     Ok(())
 }
@@ -278,11 +317,16 @@ pub(super) async fn index_listed(core: &Arc<Core>, net: &Net, vault_id: VaultId)
     let Ok(vault) = core.vault() else { return Ok(0) };
     let net = net.clone();
     core.blocking(move |core| {
-        let mut missing = Vec::new();
+        // Heads that come meanwhile are looked at again.
+        core.owning.all_read.store(true, Ordering::Relaxed);
+        // What this device alone lists belongs here. The rest counts as written by others, also when it was listed here before
+        // the index was made anew: nothing tells any more whether a holder had promised to keep it for this device.
+        let (mut missing, mut others) = (Vec::new(), HashSet::new());
         for head in engine::newest_heads(&core.store, vault_id).map_err(failed)? {
             for (id, size) in engine::head_packs(&core.store, &head).map_err(failed)? {
                 if core.store.pack_by_id(id).map_err(failed)?.is_none() {
                     missing.push((id, size));
+                    others.extend((head.device() != vault.device()).then_some(id));
                 }
             }
         }
@@ -298,8 +342,15 @@ pub(super) async fn index_listed(core: &Arc<Core>, net: &Net, vault_id: VaultId)
             let found = read_directories(&vault, &source, part);
             let (packs, errors): (Vec<_>, Vec<_>) = found.into_iter().partition(Result::is_ok);
             let packs: Vec<NewPack> = packs.into_iter().flatten().collect();
-            entered += core.store.index_packs(&packs).map_err(failed)?.len() as u64;
+            let (borrowed, mine): (Vec<NewPack>, Vec<NewPack>) =
+                packs.into_iter().partition(|pack| others.contains(&pack.id));
+            entered += core.store.index_packs(&mine).map_err(failed)?.len() as u64;
+            entered += core.store.index_borrowed(&borrowed).map_err(failed)?.len() as u64;
             failure = errors.into_iter().find_map(Result::err).or(failure);
+        }
+        if failure.is_some() {
+            // Looked for again in the next round.
+            core.owning.all_read.store(false, Ordering::Relaxed);
         }
         match failure {
             Some(error) if entered == 0 => Err(error),

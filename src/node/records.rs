@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::core::Core;
 use super::error::failed;
+use super::serve::notice_twins;
 use crate::api::ApiError;
 use crate::base::{Code, HeadId, Moment, PeerId, VaultId};
 use crate::engine::{self, HeadNews};
@@ -47,30 +48,47 @@ pub(super) async fn ask(net: &Net, peer: PeerId, ask: Ask) -> Result<Option<Answ
     }
 }
 
-/// The newest heads of a vault that a peer has, and the holders it knows.
+/// What a peer knows of a vault.
+pub(super) struct Known {
+    /// The newest head of each device.
+    pub(super) heads: Vec<HeadSummary>,
+    /// Who holds it, and where.
+    pub(super) holders: Vec<PeerAddress>,
+    /// Which devices count no more; not yet verified.
+    pub(super) revocations: Vec<wire::Signed>,
+}
+
+/// What a peer knows of a vault now.
 pub(super) async fn heads_of(
+    core: &Core,
     net: &Net,
     peer: PeerId,
     vault: VaultId,
-) -> Result<(Vec<HeadSummary>, Vec<PeerAddress>), ApiError> {
-    heads_at(net, peer, vault, None).await
+) -> Result<Known, ApiError> {
+    heads_at(core, net, peer, vault, None).await
 }
 
-/// The heads of a vault that were the newest ones of a peer at a moment (now when absent), and the holders it knows.
+/// What a peer knows of a vault, with the heads that were its newest ones at a moment (now when absent).
 pub(super) async fn heads_at(
+    core: &Core,
     net: &Net,
     peer: PeerId,
     vault: VaultId,
     at: Option<Moment>,
-) -> Result<(Vec<HeadSummary>, Vec<PeerAddress>), ApiError> {
+) -> Result<Known, ApiError> {
     let at_ms = at.map_or(0, Moment::as_millis);
-    let query = Ask::Heads(wire::HeadQuery { vault: vault.as_bytes().to_vec(), at_ms });
+    let query =
+        Ask::Heads(wire::HeadQuery { vault: vault.as_bytes().to_vec(), at_ms, instance: core.twins.me });
     let Some(Answer::Heads(list)) = ask(net, peer, query).await? else {
         return Err(odd(peer, "answered something else"));
     };
+    notice_twins(core, peer, list.instance);
+    if list.twins && core.twins.heed(peer, core.now()) {
+        tracing::warn!(target: "peers", peer = %peer.short(), "another machine uses this node's identity, a peer says");
+    }
     let heads = list.heads.iter().map(HeadSummary::from_wire).collect::<Result<_, _>>();
     let holders = list.holders.iter().filter_map(|holder| PeerAddress::from_wire(holder).ok()).collect();
-    Ok((heads.map_err(failed)?, holders))
+    Ok(Known { heads: heads.map_err(failed)?, holders, revocations: list.revocations })
 }
 
 async fn record(
@@ -85,6 +103,18 @@ async fn record(
         Some(Answer::Record(bytes)) => Ok(bytes),
         _ => Err(odd(peer, "answered something else")),
     }
+}
+
+/// A head that a peer has, checked and not kept.
+pub(super) async fn look_at_head(
+    core: &Arc<Core>,
+    net: &Net,
+    peer: PeerId,
+    vault: VaultId,
+    want: HeadId,
+) -> Result<Head, ApiError> {
+    let bytes = record(net, peer, vault, RecordKind::RecordHead, want.as_bytes()).await?;
+    core.blocking(move |core| engine::accept_head(&core.store, vault, want, &bytes).map_err(failed)).await
 }
 
 /// Fetches a head, its pack lists and its snapshot records; stores the records first and the head last.

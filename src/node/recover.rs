@@ -1,35 +1,56 @@
-//! Recovery: from the phrase and one holder's address to a working device.
+//! New devices of a vault: from the phrase and one holder's address (recovery) or another device's ticket (joining) to a
+//! working device. Both end the same way; they differ in how the first node is met.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use serde::Serialize;
 
 use super::core::{Core, log_failure};
+use super::devices;
 use super::door::prove;
 use super::error::{failed, panicked};
+use super::inviting;
 use super::owning::index_listed;
 use super::records::{ask, heads_at, heads_of, pull_head, refused};
+use super::ticket::Ticket;
 use super::{Mode, Node};
-use crate::api::{ApiError, Identity};
-use crate::base::{Clock, Code, DeviceId, Moment, PackId, PeerId, SystemClock, VaultId, limit, random_bytes};
+use crate::api::{ApiError, Identity, Joined, Role};
+use crate::base::{Clock, Code, Epoch, Moment, PackId, PeerId, SystemClock, VaultId, limit, random_bytes};
 use crate::config::Settings;
 use crate::crypto::{AdminKey, KdfCost, Passphrase, Phrase};
 use crate::engine::{self, Carried, VaultView};
 use crate::net::{Net, parse_peer_address};
-use crate::snapshot::{Head, PeerAddress};
+use crate::snapshot::{HeadSummary, PeerAddress, open_device_name, sign_revocation};
 use crate::store::{PeerEntry, Store};
 use crate::wire::{self, Status, door_request, sync_request::Ask, sync_response::Answer};
 
-/// `recover`.
-pub struct RecoverRequest {
+/// What makes a node a device of a vault.
+pub struct Newcomer {
     /// The vault's phrase.
     pub phrase: Phrase,
-    /// One holder's multiaddr with `/p2p/ID`.
-    pub peer: String,
     /// Protects the new device's keys.
     pub passphrase: Passphrase,
     /// Name of the new device.
     pub device_name: String,
+}
+
+impl Newcomer {
+    fn check(&self) -> Result<(), ApiError> {
+        if self.passphrase.is_empty() {
+            let text = "the passphrase for this device must not be empty";
+            return Err(ApiError::new(Code::WrongPassphrase, text));
+        }
+        Ok(())
+    }
+}
+
+/// `recover`.
+pub struct RecoverRequest {
+    /// The new device.
+    pub newcomer: Newcomer,
+    /// One holder's multiaddr with `/p2p/ID`.
+    pub peer: String,
     /// The lost device (name or id) whose snapshots this one carries on.
     pub heir_of: Option<String>,
     /// The vault as holders had it then, by their clocks; as it is when absent.
@@ -53,6 +74,17 @@ pub struct RecoverSummary {
     pub devices: Vec<String>,
 }
 
+/// What joining a vault as another device brought.
+#[derive(Debug, Clone, Serialize)]
+pub struct DeviceJoined {
+    /// The device that made the ticket.
+    #[serde(flatten)]
+    pub joined: Joined,
+    /// The vault, as of a recovery.
+    #[serde(flatten)]
+    pub found: RecoverSummary,
+}
+
 /// Makes a node in `settings.repository_path` that is a new device of the phrase's vault, with everything but the data,
 /// which comes from holders when it is read.
 ///
@@ -64,10 +96,54 @@ pub async fn recover(
     request: RecoverRequest,
     progress: impl Fn(&str) + Send + Sync,
 ) -> Result<RecoverSummary, ApiError> {
-    let (peer, address) = parse_peer_address(&request.peer).map_err(failed)?;
-    if request.passphrase.is_empty() {
-        return Err(ApiError::new(Code::WrongPassphrase, "the passphrase for this device must not be empty"));
+    let RecoverRequest { newcomer, peer, heir_of, at } = request;
+    let (peer, address) = parse_peer_address(&peer).map_err(failed)?;
+    newcomer.check()?;
+    as_new_node(settings, async |core| {
+        progress("knocking at the holder's door");
+        let admin = newcomer.phrase.root().admin();
+        knock(core, core.net()?, &admin, peer, &[address]).await?;
+        let found = find_vault(core, &admin, peer, at, &progress).await?;
+        settle(core, newcomer, Wish { heir_of, all: at.is_some() }, found, &progress).await
+    })
+    .await
+}
+
+/// The same for a machine that another device of the vault invited; the two are peers afterwards.
+///
+/// # Errors
+/// As of [`recover`]; a phrase of another vault than the ticket's: then nobody was asked anything.
+pub async fn join_device(
+    settings: Settings,
+    newcomer: Newcomer,
+    ticket: &Ticket,
+    progress: impl Fn(&str) + Send + Sync,
+) -> Result<DeviceJoined, ApiError> {
+    let admin = newcomer.phrase.root().admin();
+    if ticket.role != Role::Device {
+        return Err(ApiError::new(Code::UsageInvalid, "this ticket is not for another device of a vault"));
     }
+    if ticket.vault != Some(admin.vault()) {
+        let text = "this is another vault's phrase: it does not belong to the ticket";
+        return Err(ApiError::new(Code::InvalidKey, text)
+            .with_hint("give the 24 words of the vault on the machine that made the ticket"));
+    }
+    newcomer.check()?;
+    as_new_node(settings, async |core| {
+        progress("redeeming the ticket");
+        let joined = inviting::redeem(core, ticket).await?;
+        let found = find_vault(core, &admin, ticket.peer, None, &progress).await?;
+        let found = settle(core, newcomer, Wish::default(), found, &progress).await?;
+        Ok(DeviceJoined { joined, found })
+    })
+    .await
+}
+
+/// Makes a node, has `work` make a device of it, and removes it again when that fails.
+async fn as_new_node<T>(
+    settings: Settings,
+    work: impl AsyncFnOnce(&Arc<Core>) -> Result<T, ApiError>,
+) -> Result<T, ApiError> {
     let dir = settings.repository_path.clone();
     let made = {
         let dir = dir.clone();
@@ -80,7 +156,7 @@ pub async fn recover(
     };
     made.map_err(panicked)??;
     let node = Node::open(settings, None, Mode::Online).await?;
-    let result = bring_back(&node.core, request, peer, &address, &progress).await;
+    let result = work(&node.core).await;
     log_failure(node.shutdown().await, "shutting down");
     drop(node);
     if result.is_err() {
@@ -160,39 +236,61 @@ fn remove_made(dir: &std::path::Path) -> std::io::Result<()> {
     Ok(())
 }
 
-async fn bring_back(
+/// Meets the other holders that the first one knows, and takes over heads and records; who let this node in.
+async fn find_vault(
     core: &Arc<Core>,
-    request: RecoverRequest,
-    peer: PeerId,
-    address: &str,
+    admin: &AdminKey,
+    first: PeerId,
+    at: Option<Moment>,
     progress: &(impl Fn(&str) + Send + Sync),
-) -> Result<RecoverSummary, ApiError> {
+) -> Result<Vec<PeerId>, ApiError> {
     let net = core.net()?.clone();
-    let admin = request.phrase.root().admin();
     let vault = admin.vault();
-    progress("knocking at the holder's door");
-    knock(core, &net, &admin, peer, &[address.to_owned()]).await?;
     progress("fetching heads and snapshot records");
-    let (_, known) = heads_of(&net, peer, vault).await?;
-    let mut holders = vec![peer];
-    for other in known.iter().filter(|other| other.peer != peer && other.peer != net.peer_id()) {
+    let known = heads_of(core, &net, first, vault).await?.holders;
+    let mut holders = vec![first];
+    for other in known.iter().filter(|other| other.peer != first && other.peer != net.peer_id()) {
         // Best effort: one holder is enough to go on.
-        match knock(core, &net, &admin, other.peer, &other.addresses).await {
+        match knock(core, &net, admin, other.peer, &other.addresses).await {
             Ok(()) => holders.push(other.peer),
             Err(error) => {
                 tracing::info!(target: "recover", peer = %other.peer.short(), %error, "a holder was not reached");
+                // Its door opens to this device's certificate when it is back.
+                devices::allow_holder(core, other, false).await?;
             }
         }
     }
-    fetch_heads(core, &net, &holders, vault, request.at).await?;
+    fetch_heads(core, &net, &holders, vault, at).await?;
+    Ok(holders)
+}
+
+/// What a new device is to carry on, as [`Carried`] with the lost device's name or id.
+#[derive(Default)]
+struct Wish {
+    heir_of: Option<String>,
+    all: bool,
+}
+
+/// Makes this node a device, and lets it know what is where.
+async fn settle(
+    core: &Arc<Core>,
+    newcomer: Newcomer,
+    wish: Wish,
+    holders: Vec<PeerId>,
+    progress: &(impl Fn(&str) + Send + Sync),
+) -> Result<RecoverSummary, ApiError> {
+    let net = core.net()?.clone();
     progress("enrolling this machine");
-    enrol(core, request).await?;
+    enrol(core, newcomer, wish).await?;
     let open = core.vault()?;
+    let vault = open.id();
     progress("reading the directories of the vault's packs");
     let packs = index_listed(core, &net, vault).await?;
     progress("asking holders what they hold");
     for holder in &holders {
         log_failure(ask_receipts(core, &net, *holder, vault).await, "asking for receipts");
+        // A device that this one is heir of was revoked just now.
+        super::acl::tell(core.clone(), *holder).await;
     }
     let view = core
         .blocking(move |_| {
@@ -264,17 +362,18 @@ async fn fetch_heads(
     vault: VaultId,
     at: Option<Moment>,
 ) -> Result<(), ApiError> {
-    let mut best: Vec<(PeerId, crate::snapshot::HeadSummary)> = Vec::new();
+    let mut best: Vec<(PeerId, HeadSummary)> = Vec::new();
     let mut failure = None;
     for holder in holders {
-        let heads = match heads_at(net, *holder, vault, at).await {
-            Ok((heads, _)) => heads,
+        let known = match heads_at(core, net, *holder, vault, at).await {
+            Ok(known) => known,
             Err(error) => {
                 failure = Some(error);
                 continue;
             }
         };
-        for head in heads {
+        devices::learn(core, vault, known.revocations).await?;
+        for head in known.heads {
             match best.iter_mut().find(|(_, known)| known.device == head.device) {
                 None => best.push((*holder, head)),
                 Some(known) if known.1.seq < head.seq => *known = (*holder, head),
@@ -287,6 +386,9 @@ async fn fetch_heads(
         let nothing = ApiError::new(Code::VaultNotFound, format!("no holder has a head of this vault{when}"));
         return Err(failure.unwrap_or(nothing));
     }
+    // One holder may not know yet what another one says of a device.
+    let revoked = core.blocking(move |core| engine::revocations(&core.store, vault).map_err(failed)).await?;
+    best.retain(|(_, head)| revoked.admits(head.device, head.seq, head.id));
     for (holder, head) in best {
         pull_head(core, net, holder, vault, head.id).await?;
     }
@@ -294,48 +396,51 @@ async fn fetch_heads(
 }
 
 /// Makes this node a device and signs its first head.
-async fn enrol(core: &Arc<Core>, request: RecoverRequest) -> Result<(), ApiError> {
+async fn enrol(core: &Arc<Core>, newcomer: Newcomer, wish: Wish) -> Result<(), ApiError> {
     core.blocking(move |core| {
+        let name = free_name(core, &newcomer)?;
         engine::enrol_device(
             &core.store,
-            &request.phrase,
+            &newcomer.phrase,
             core.key.peer_id(),
-            &request.device_name,
-            &request.passphrase,
+            &name,
+            &newcomer.passphrase,
             KdfCost::DEFAULT,
             SystemClock.now(),
         )
         .map_err(failed)?;
-        core.unlock_new(&request.passphrase)?;
+        core.unlock_new(&newcomer.passphrase)?;
         let vault = core.vault()?;
         let view = VaultView::load(&vault).map_err(failed)?;
-        let heir_of = request.heir_of.map(|name| find_device(&view, &name)).transpose()?;
+        let heir_of = wish.heir_of.map(|name| devices::find(core, &name)).transpose()?;
         // What was there at an earlier time stays listed, whatever the newer heads say that come with the next contact.
-        let carried = Carried { heir_of, all: request.at.is_some() };
+        let carried = Carried { heir_of, all: wish.all };
         let holders: Vec<PeerAddress> = core.holder_addresses();
         engine::publish_first_head(&vault, carried, &holders).map_err(failed)?;
+        let admin = newcomer.phrase.root().admin();
+        let lost = view.heads.iter().filter(|head| Some(head.device()) == heir_of);
+        if let Some(lost) = lost.max_by_key(|head| head.draft.seq) {
+            // Whoever has the lost machine now cannot change what this one carries on.
+            let heir = Some(vault.device());
+            let signed = sign_revocation(&admin, &lost.summary(), heir, SystemClock.now());
+            engine::keep_revocation(&core.store, &signed).map_err(failed)?;
+        }
         Ok(())
     })
     .await
 }
 
-/// A device by name or id prefix.
-fn find_device(view: &VaultView, name: &str) -> Result<DeviceId, ApiError> {
-    let matches = |head: &&Head| {
-        let id = head.device().to_string();
-        view.device_name(head.device()) == name || (name.len() >= 4 && id.starts_with(name))
-    };
-    let found: Vec<&Head> = view.heads.iter().filter(matches).collect();
-    if let [head] = found.as_slice() {
-        return Ok(head.device());
-    }
-    let names: Vec<String> = view
-        .heads
-        .iter()
-        .map(|head| format!("{} ({})", view.device_name(head.device()), head.device().short()))
-        .collect();
-    Err(ApiError::new(Code::UsageInvalid, format!("no single device matches {name:?}"))
-        .with_hint(format!("devices of this vault: {}", names.join(", "))))
+/// A name that no other device of the vault has: the wished one, or with a number behind it.
+fn free_name(core: &Core, newcomer: &Newcomer) -> Result<String, ApiError> {
+    let root = newcomer.phrase.root();
+    let (vault, keys) = (root.admin().vault(), root.vault_keys(Epoch(0)));
+    let heads = engine::newest_heads(&core.store, vault).map_err(failed)?;
+    let taken: HashSet<String> =
+        heads.iter().filter_map(|head| open_device_name(&head.certificate, &keys)).collect();
+    let wished = &newcomer.device_name;
+    let numbered = (2u32..).map(|number| format!("{wished}-{number}"));
+    let mut names = std::iter::once(wished.clone()).chain(numbered);
+    Ok(names.find(|name| !taken.contains(name)).expect("a vault's devices are finite"))
 }
 
 /// Asks a holder to confirm what it holds of the vault's heads, so that copies are counted again.

@@ -2,7 +2,8 @@
 //!
 //! The owner's node keeps the newest release (one for all holders, and one for each that was named) in a published file
 //! and gives it to every member that connects, so that it reaches holders that were away. A holder notes it durably, and
-//! looks at once what goes. What is not for it, or not signed by the admin key of the vault that it names, is refused.
+//! looks at once what goes. What is not for it, or not signed by the admin key of the vault that it names, is refused. A
+//! device that keeps packs for the other devices of its vault is a holder like any.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -101,7 +102,17 @@ fn keep(core: &Core, release: &Release, text: String) -> Result<(), ApiError> {
         kept.releases.remove(0);
     }
     kept.releases.push(text);
-    core.store.publish_state(FILE, &kept).map_err(failed)
+    core.store.publish_state(FILE, &kept).map_err(failed)?;
+    if release.holder.is_none_or(|holder| holder == core.key.peer_id()) && keeps_for_devices(core)? {
+        engine::note_release(&core.store, release).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Whether packs of other devices of this node's vault are kept here for them; their files are `gc`'s.
+fn keeps_for_devices(core: &Core) -> Result<bool, ApiError> {
+    let Some(vault) = core.vault_id() else { return Ok(false) };
+    Ok(!core.store.foreign_packs(vault).map_err(failed)?.is_empty())
 }
 
 /// Gives all releases to a member that connected; it knows which are for it.
@@ -130,7 +141,10 @@ pub(super) fn take(core: &Arc<Core>, from: PeerId, signed: &wire::Signed) -> Res
         return Err(ApiError::new(Code::UsageInvalid, "the release is for another holder"));
     }
     let vaults = core.store.head_vaults().map_err(failed)?;
-    if core.vault_id() == Some(release.vault) || !vaults.contains(&release.vault) {
+    if core.vault_id() == Some(release.vault) && !keeps_for_devices(core)? {
+        return Ok(());
+    }
+    if !vaults.contains(&release.vault) {
         return Err(ApiError::new(Code::VaultNotFound, "nothing is held for that vault"));
     }
     if engine::note_release(&core.store, &release).map_err(failed)? {

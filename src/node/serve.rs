@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use super::core::Core;
 use super::error::failed;
-use super::{acl, door, holding, reach, releasing};
+use super::{acl, devices, door, holding, reach, releasing};
 use crate::api::{ApiError, Happening};
 use crate::base::{Code, HeadId, ListId, Moment, PackId, PeerId, SnapshotId, VaultId, limit};
 use crate::engine;
@@ -90,6 +90,9 @@ async fn sync(core: Arc<Core>, from: PeerId, request: wire::SyncRequest) -> wire
         Some(Ask::Offer(offer)) => holding::answer_offer(&core, from, offer).await,
         Some(Ask::Receipt(signed)) => core.blocking(move |core| receipt(core, from, &signed)).await,
         Some(Ask::Records(records)) => {
+            let mut records = records;
+            let revocations = std::mem::take(&mut records.revocations);
+            devices::take(&core, from, revocations).await;
             acl::take(&core, from, records).await;
             Ok(None)
         }
@@ -108,9 +111,11 @@ async fn sync(core: Arc<Core>, from: PeerId, request: wire::SyncRequest) -> wire
                 Code::ChunkNotFound | Code::VaultNotFound => Status::NotFound,
                 Code::StorageCorrupted => Status::Corrupt,
                 Code::StorageFull => Status::Full,
-                Code::Unauthorized | Code::UsageInvalid | Code::InvalidSignature | Code::PeerMisbehaved => {
-                    Status::Refused
-                }
+                Code::Unauthorized
+                | Code::UsageInvalid
+                | Code::InvalidSignature
+                | Code::DeviceRevoked
+                | Code::PeerMisbehaved => Status::Refused,
                 Code::StorageTooNew => Status::Unsupported,
                 _ => Status::Busy,
             })
@@ -131,6 +136,7 @@ fn not_here() -> ApiError {
 /// The newest heads of a vault, and who else holds it. Its own devices know that, and ask again and again: they are told the
 /// heads alone.
 fn heads(core: &Arc<Core>, from: PeerId, query: &wire::HeadQuery) -> Answered {
+    notice_twins(core, from, query.instance);
     let vault = VaultId::try_from(query.vault.as_slice()).map_err(malformed)?;
     let heads = match query.at_ms {
         0 => engine::newest_heads(&core.store, vault).map_err(failed)?,
@@ -141,6 +147,9 @@ fn heads(core: &Arc<Core>, from: PeerId, query: &wire::HeadQuery) -> Answered {
     Ok(Some(Answer::Heads(wire::HeadList {
         heads: heads.iter().map(|head| head.summary().to_wire()).collect(),
         holders: holders.iter().map(PeerAddress::to_wire).collect(),
+        revocations: engine::revocations(&core.store, vault).map_err(failed)?.signed(),
+        twins: core.twins.has_twin(from, core.now()),
+        instance: core.twins.me,
     })))
 }
 
@@ -164,6 +173,13 @@ fn holders(core: &Arc<Core>, heads: &[Head]) -> Vec<PeerAddress> {
         }
     }
     holders
+}
+
+/// Notes which run of a peer's program was heard of.
+pub(super) fn notice_twins(core: &Core, peer: PeerId, run: u64) {
+    if core.twins.note(peer, run, core.now()) {
+        tracing::warn!(target: "peers", %peer, "two machines use this identity: was a data directory copied?");
+    }
 }
 
 fn record(core: &Arc<Core>, query: &wire::RecordQuery) -> Answered {
@@ -283,6 +299,7 @@ fn fetch(core: &Arc<Core>, from: PeerId, request: &wire::FetchRequest) -> wire::
         Err(ServeError::Store(StoreError::MissingPack(_))) => fetch_status(Status::NotFound),
         Err(ServeError::Store(StoreError::DamagedFile(_) | StoreError::Io { .. })) => {
             tracing::warn!(target: "serve", pack = %pack.short(), "a pack here is damaged");
+            core.doubt(pack);
             fetch_status(Status::Corrupt)
         }
         Err(ServeError::Store(error)) => {

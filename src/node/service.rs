@@ -8,15 +8,16 @@ use super::error::failed;
 use super::source::Mesh;
 use super::work::{self, explain, gc_status};
 use super::{
-    Node, acl, browse, exposition, inviting, peering, releasing, reload, schedule, status, verified,
+    Node, acl, browse, devices, exposition, inviting, peering, releasing, reload, schedule, status, verified,
 };
 use crate::api::{
-    AddPeer, AddSchedule, Batches, ConfigRow, DiffItem, DiffQuery, Dump, EditSchedule, EntryInfo,
-    EventStream, ExplainReport, ExplainRequest, FateStream, FindQuery, Found, GcStatus, Health, Identity,
-    InputStream, Invitation, InviteInfo, InviteRequest, JobId, JobInfo, JobRequest, JoinRequest, Joined,
-    PeerDetail, PeerInfo, Releasable, ReleaseReport, Reloaded, Reply, ScheduleInfo, Service, SnapshotInfo,
-    SnapshotQuery, Stats, Status, TagRequest, Tagged, TreeQuery, VerifyReport,
+    AddPeer, AddSchedule, ApiError, Batches, ConfigRow, DeviceInfo, DiffItem, DiffQuery, Dump, EditSchedule,
+    EntryInfo, EventStream, ExplainReport, ExplainRequest, FateStream, FindQuery, Found, GcStatus, Health,
+    Identity, InputStream, Invitation, InviteInfo, InviteRequest, JobId, JobInfo, JobRequest, JoinRequest,
+    Joined, PeerDetail, PeerInfo, Releasable, ReleaseReport, Reloaded, Reply, ScheduleInfo, Service,
+    SnapshotInfo, SnapshotQuery, Stats, Status, TagRequest, Tagged, TreeQuery, VerifyReport,
 };
+use crate::base::{Code, Moment};
 use crate::crypto::Passphrase;
 use crate::engine::VaultView;
 
@@ -79,6 +80,17 @@ impl Service for Node {
 
     fn join(&self, request: JoinRequest) -> Reply<'_, Joined> {
         Box::pin(inviting::join(&self.core, request))
+    }
+
+    fn devices(&self, before: Option<String>) -> Reply<'_, Vec<DeviceInfo>> {
+        Box::pin(async move {
+            let before = before.as_deref().map(moment).transpose()?;
+            devices::list_at(&self.core, before).await
+        })
+    }
+
+    fn revoke_device(&self, device: String, record: String) -> Reply<'_, DeviceInfo> {
+        Box::pin(devices::revoke(&self.core, device, record))
     }
 
     fn snapshots(&self, query: SnapshotQuery) -> Reply<'_, Vec<SnapshotInfo>> {
@@ -206,6 +218,13 @@ impl Service for Node {
         let passphrase = Passphrase::new(passphrase);
         Box::pin(self.core.blocking(move |core| core.unlock(&passphrase)))
     }
+}
+
+fn moment(text: &str) -> Result<Moment, ApiError> {
+    let parsed = text.parse::<jiff::Timestamp>().map_err(|error| {
+        ApiError::new(Code::UsageInvalid, format!("{text:?} is no RFC 3339 moment: {error}"))
+    })?;
+    Ok(Moment::from_millis(u64::try_from(parsed.as_millisecond()).unwrap_or(0)))
 }
 
 impl Core {

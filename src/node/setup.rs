@@ -5,7 +5,7 @@ use crate::base::{Clock, Code, SystemClock};
 use crate::config::Settings;
 use crate::crypto::{KdfCost, Passphrase, Phrase};
 use crate::engine::{self, Monitor, Vault};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 
 use super::core::vault_options;
 use super::error::failed;
@@ -28,6 +28,15 @@ pub struct InitSummary {
     pub identity: Identity,
     /// The phrase, when it is fresh: to be shown once.
     pub phrase: Option<Phrase>,
+}
+
+/// Whether `settings.repository_path` is free for a new node: before anything is asked that a person has to type.
+///
+/// # Errors
+/// There is a node.
+pub fn check_free(settings: &Settings) -> Result<(), ApiError> {
+    let dir = &settings.repository_path;
+    if Store::is_at(dir) { Err(failed(StoreError::Exists(dir.clone()))) } else { Ok(()) }
 }
 
 /// Makes a node in `settings.repository_path`. Blocking.
@@ -101,6 +110,7 @@ pub fn rebuild_index(
     };
     if let Some(keyring) = keyring {
         let vault = Vault::new(store, keyring, std::sync::Arc::new(SystemClock), vault_options(settings)?);
+        engine::renew_kept(&vault).map_err(failed)?;
         summary.snapshots = engine::renew_snapshot_packs(&vault).map_err(failed)?;
     }
     Ok(summary)

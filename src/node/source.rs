@@ -35,6 +35,8 @@ struct Learnt {
     missed: Option<Instant>,
     /// When another holder overtook it.
     late: Option<Instant>,
+    /// When it could not be reached.
+    absent: Option<Instant>,
 }
 
 impl Pulling {
@@ -50,8 +52,16 @@ impl Pulling {
                     (learnt.misses, learnt.missed) = (learnt.misses + 1, Some(Instant::now()))
                 });
             }
+            Err(FetchFailure::Offline(_)) => self.edit(peer, |learnt| learnt.absent = Some(Instant::now())),
             Err(_) => {}
         }
+    }
+
+    /// Whether it could not be reached a moment ago: each pack would wait for another dial.
+    fn is_absent(&self, peer: &PeerId) -> bool {
+        let peers = self.peers.lock().expect("no panic while held");
+        let absent = peers.get(peer).and_then(|learnt| learnt.absent);
+        absent.is_some_and(|when| when.elapsed() < limit::ABSENT_HOLDER_PAUSE)
     }
 
     /// Whether it may be asked for a pack without reason to believe that it has it.
@@ -106,7 +116,10 @@ impl PackSource for Mesh {
             |peer: &&PeerId| receipted.is_empty() && usable(peer) && self.core.pulling.is_worth_a_guess(peer);
         let maybe: Vec<PeerId> = connected.iter().filter(is_guess).copied().collect();
         // Those that are not connected right now may still answer a dial; those that sent wrong bytes come last.
-        let mut rest: Vec<PeerId> = late.into_iter().chain(connected).chain(receipted).collect();
+        let absent = |peer: &PeerId| !connected.contains(peer) && self.core.pulling.is_absent(peer);
+        let receipted = receipted.into_iter().filter(|peer| !absent(peer));
+        let mut rest: Vec<PeerId> =
+            late.into_iter().chain(connected.iter().copied()).chain(receipted).collect();
         rest.retain(|peer| self.core.members.allows(peer));
         rest.sort_by_key(|peer| self.core.is_distrusted(*peer));
         Sources { sure, maybe, rest }

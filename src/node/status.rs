@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Mode;
 use super::core::Core;
 use super::error::failed;
-use super::{reach, schedule, verified};
+use super::{devices, mending, reach, schedule, verified};
 use crate::api::{
     ApiError, EntryInfo, Health, Identity, PeerInfo, ReplicationStatus, SnapshotInfo, SnapshotQuery, Status,
     StorageStatus, Verdict,
@@ -91,6 +91,7 @@ pub(super) fn status(core: &Arc<Core>) -> Result<Status, ApiError> {
         replication: ReplicationStatus::default(),
         copies_wanted: core.settings().replication.copies,
         last_verify: None,
+        repairs: mending::status(core),
         drill: None,
         scrub: verified::coverage(&verified::rounds(core).scrub, counts.bytes()),
         storage: StorageStatus {
@@ -117,7 +118,10 @@ pub(super) fn status(core: &Arc<Core>) -> Result<Status, ApiError> {
         status.verdict = Verdict::Locked;
         status.problems.push("the vault is locked: no backups are made (`shadowvault unlock`)".to_owned());
     }
+    revoked(core, &mut status)?;
+    doubled(core, &mut status);
     last_verified(core, &mut status)?;
+    waiting_for_repair(&mut status);
     last_drill(core, &mut status)?;
     scheduled(core, &mut status);
     audited(core, &mut status);
@@ -234,6 +238,47 @@ fn missing_holders(status: &mut Status) {
     }
 }
 
+/// That the vault's owner revoked this device. It comes first: nothing else matters then.
+fn revoked(core: &Arc<Core>, status: &mut Status) -> Result<(), ApiError> {
+    let Some(revocation) = devices::own_revocation(core)? else { return Ok(()) };
+    let line = format!(
+        "this device was revoked at {}: its backups go nowhere (if it is yours: `shadowvault recover` into another directory)",
+        revocation.time.to_rfc3339()
+    );
+    status.problems.insert(0, line);
+    if status.verdict == Verdict::Ok {
+        status.verdict = Verdict::AtRisk;
+    }
+    Ok(())
+}
+
+/// Identities that two machines use: this node's, and peers'.
+fn doubled(core: &Core, status: &mut Status) {
+    let now = core.now();
+    let name = |status: &Status, peer: PeerId| {
+        let known = status.peers.iter().find(|info| info.id == peer);
+        known.and_then(|info| info.name.clone()).unwrap_or_else(|| peer.to_string())
+    };
+    let mut lines = Vec::new();
+    if let Some(peer) = core.twins.told_by(now) {
+        lines.push(format!(
+            "another machine uses this node's identity, says {}: the data directory was copied; stop one of the two, and make a new node of it (`shadowvault join`)",
+            name(status, peer)
+        ));
+    }
+    for peer in core.twins.all(now) {
+        lines.push(format!(
+            "two machines use the identity of {}: its data directory was copied (`shadowvault peers show {}`)",
+            name(status, peer),
+            peer.short()
+        ));
+    }
+    if !lines.is_empty() && status.verdict == Verdict::Ok {
+        status.verdict = Verdict::AtRisk;
+    }
+    status.problems.extend(lines);
+}
+
 /// Recurring tasks whose last run failed, or that cannot be read.
 fn scheduled(core: &Arc<Core>, status: &mut Status) {
     let lines: Vec<String> = match schedule::list(core) {
@@ -263,6 +308,18 @@ fn last_verified(core: &Arc<Core>, status: &mut Status) -> Result<(), ApiError> 
         }
     }
     Ok(())
+}
+
+/// Damaged packs that could not be mended yet.
+fn waiting_for_repair(status: &mut Status) {
+    let (Some(since), packs) = (&status.repairs.since, status.repairs.waiting) else { return };
+    let line = format!(
+        "{packs} damaged packs wait to be mended, since {since} (`shadowvault repair` tries now, `shadowvault peers` shows who may help)"
+    );
+    status.problems.push(line);
+    if status.verdict == Verdict::Ok {
+        status.verdict = Verdict::AtRisk;
+    }
 }
 
 /// Whether the last drill brought everything back.
@@ -389,7 +446,9 @@ pub(super) fn peers(core: &Arc<Core>) -> Result<Vec<PeerInfo>, ApiError> {
 pub(super) fn stored_for(core: &Core) -> Result<BTreeMap<PeerId, (u64, u64, u64)>, EngineError> {
     let mut out: BTreeMap<PeerId, (u64, u64, u64)> = BTreeMap::new();
     for (vault, (packs, bytes)) in core.store.foreign_usage()? {
-        for head in engine::newest_heads(&core.store, vault)? {
+        let heads = engine::newest_heads(&core.store, vault)?;
+        // Of this node's own vault: what it keeps for the other devices.
+        for head in heads.iter().filter(|head| head.certificate.peer != core.key.peer_id()) {
             let entry = out.entry(head.certificate.peer).or_default();
             entry.0 += packs;
             entry.1 += bytes;

@@ -7,7 +7,7 @@ use prost::Message;
 use zeroize::Zeroizing;
 
 use crate::api::{ApiError, Role, TicketText};
-use crate::base::{Code, Coded, Moment, PeerId, limit, random_bytes};
+use crate::base::{Code, Coded, Moment, PeerId, VaultId, limit, random_bytes};
 use crate::wire::{self, TicketRole};
 
 const PREFIX: &str = "svt1";
@@ -52,6 +52,8 @@ pub struct Ticket {
     pub expires: Moment,
     /// The inviting machine's name for people; may be empty.
     pub from: String,
+    /// The vault that a device joins; of other roles none.
+    pub vault: Option<VaultId>,
     pub(super) secret: TicketSecret,
 }
 
@@ -87,8 +89,9 @@ impl Ticket {
     /// As people pass it on.
     pub(super) fn to_text(&self) -> TicketText {
         let role = match self.role {
+            Role::Storage => TicketRole::RoleStorage,
             Role::Mutual => TicketRole::RoleMutual,
-            Role::Storage | Role::Device => TicketRole::RoleStorage,
+            Role::Device => TicketRole::RoleDevice,
         };
         let raw = wire::Ticket {
             peer: self.peer.as_bytes().to_vec(),
@@ -98,6 +101,7 @@ impl Ticket {
             quota: self.quota,
             expires_ms: self.expires.as_millis(),
             from: self.from.clone(),
+            vault: self.vault.map_or_else(Vec::new, |vault| vault.as_bytes().to_vec()),
         };
         let mut bytes = Zeroizing::new(raw.encode_to_vec());
         let check = blake3::hash(&bytes);
@@ -126,7 +130,12 @@ impl Ticket {
         let role = match raw.role() {
             TicketRole::RoleStorage => Role::Storage,
             TicketRole::RoleMutual => Role::Mutual,
+            TicketRole::RoleDevice => Role::Device,
             TicketRole::RoleUnspecified => return Err(TicketError::TooNew),
+        };
+        let vault = match role {
+            Role::Device => Some(VaultId::try_from(raw.vault.as_slice()).map_err(|_| TicketError::Damaged)?),
+            Role::Storage | Role::Mutual => None,
         };
         Ok(Self {
             peer: PeerId::try_from(raw.peer.as_slice()).map_err(|_| TicketError::Damaged)?,
@@ -135,6 +144,7 @@ impl Ticket {
             quota: raw.quota,
             expires: Moment::from_millis(raw.expires_ms),
             from: clean_name(&raw.from),
+            vault,
             secret: TicketSecret::read(&raw.secret).ok_or(TicketError::Damaged)?,
         })
     }
@@ -165,10 +175,11 @@ mod tests {
         Ticket {
             peer: PeerId::new([7; 32]),
             addresses: vec!["/ip4/10.0.0.1/tcp/9000".to_owned(); 3],
-            role: Role::Mutual,
+            role: Role::Device,
             quota: 1 << 40,
             expires: Moment::from_millis(5),
             from: "host".to_owned(),
+            vault: Some(VaultId::new([9; 32])),
             secret: TicketSecret::random(),
         }
     }
@@ -181,6 +192,7 @@ mod tests {
         let (a, b) = text.0.split_at(70);
         let read = Ticket::parse(&TicketText(format!(" {a}\n  {b}\n"))).ok().unwrap();
         assert_eq!((read.peer, &read.addresses, read.role), (made.peer, &made.addresses, made.role));
+        assert_eq!(read.vault, made.vault);
         assert_eq!((read.quota, read.expires, &read.from), (made.quota, made.expires, &made.from));
         assert!(read.secret.digest() == made.secret.digest());
     }

@@ -1,4 +1,4 @@
-//! Looking now and then whether the hold of something is over.
+//! Looking now and then whether the time of something that is kept is over.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -55,5 +55,16 @@ pub(super) fn look(core: &Arc<Core>, elapsed: Duration) -> Result<(), ApiError> 
     }
     *core.on_hold.0.lock().unwrap_or_else(PoisonError::into_inner) = done.held;
     meter::HELD_BYTES.set(core.on_hold.sum().1 as f64);
+    clear_quarantine(core)
+}
+
+/// Damaged files that were replaced long ago go; on a full disk all of them.
+fn clear_quarantine(core: &Core) -> Result<(), ApiError> {
+    let kept = if core.store.room() > 0 { limit::QUARANTINE_KEPT } else { Duration::ZERO };
+    let before = core.now().before(kept);
+    let (files, bytes) = core.store.clear_quarantine(before).map_err(failed)?;
+    if files > 0 {
+        tracing::info!(target: "repair", files, bytes, "damaged files that were replaced are deleted");
+    }
     Ok(())
 }

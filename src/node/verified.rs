@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::core::{Core, log_failure};
 use super::error::failed;
 use crate::api::{ApiError, Coverage, DrillReport, VerifyOutcomeShape, VerifyReport, VerifySnapshotReport};
-use crate::base::{Code, Moment, PackId, limit};
+use crate::base::{Code, Moment, limit};
 use crate::policy::Round;
 
 const LAST: &str = "verified.json";
@@ -32,14 +32,20 @@ pub(super) struct Rounds {
     pub(super) verify: Round,
     /// Of the scrub.
     pub(super) scrub: Round,
-    /// Packs that a scrub could not mend: the next ones try again.
-    pub(super) lost: Vec<PackId>,
 }
 
 /// Remembers that a verification ended.
 pub(super) fn note(core: &Arc<Core>, sound: bool) {
     let verified = Verified { time: core.now(), sound };
     log_failure(core.store.publish_state(LAST, &verified).map_err(failed), "noting a verification");
+}
+
+/// What the last verification found is mended since.
+pub(super) fn note_mended(core: &Arc<Core>) {
+    if let Ok(Some(last)) = last(core) {
+        let verified = Verified { sound: true, ..last };
+        log_failure(core.store.publish_state(LAST, &verified).map_err(failed), "noting a repair");
+    }
 }
 
 /// How the last verification ended.

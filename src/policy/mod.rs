@@ -7,6 +7,7 @@
 mod cron;
 mod misconduct;
 mod presence;
+mod repairs;
 mod retention;
 mod retry;
 mod round;
@@ -15,6 +16,7 @@ mod timing;
 pub use cron::{CronError, CronLine};
 pub use misconduct::Misconduct;
 pub use presence::{Presence, Waking, is_to_note, presence};
+pub use repairs::RepairQueue;
 pub use retention::{Candidate, ClockNews, Reason, Rules, judge_clock, keep};
 pub use retry::pause_after;
 pub use round::{Round, Subset, SubsetError};

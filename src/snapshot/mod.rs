@@ -10,6 +10,7 @@ mod peer_record;
 mod receipt;
 mod record;
 mod release;
+mod revocation;
 mod tree;
 
 pub use certificate::{Certificate, issue_certificate, open_device_name};
@@ -19,4 +20,5 @@ pub use peer_record::{PeerRecord, PeerRecordDraft, PeerRecordError, sign_peer_re
 pub use receipt::{Receipt, ReceiptError, sign_receipt};
 pub use record::{RecordError, Snapshot, open_record, seal_record};
 pub use release::{Release, ReleaseError, sign_release};
+pub use revocation::{Revocation, sign_revocation};
 pub use tree::{Content, PieceWriter, Tree, TreeError, TreeWriter, decode_pieces, decode_tree, node_content};

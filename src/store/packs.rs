@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use super::Store;
 use super::error::StoreError;
 use super::files::Draft;
-use crate::base::{ByteSize, PackId, limit, meter, random_bytes};
+use crate::base::{ByteSize, PackId, limit, meter};
 use crate::pack::Outboard;
 
 /// Ending of an outboard's name.
@@ -61,7 +61,7 @@ impl PackDraft {
     }
 }
 
-fn fan_out(id: PackId) -> String {
+pub(super) fn fan_out(id: PackId) -> String {
     format!("packs/{:02x}", id.as_bytes()[0])
 }
 
@@ -94,9 +94,14 @@ impl Store {
     /// Durably stores a pack whose bytes were verified against its id.
     pub fn publish_pack(&self, id: PackId, bytes: &[u8], outboard: &Outboard) -> Result<(), StoreError> {
         debug_assert_eq!(outboard.root(), Some(id));
+        self.keep_limit(bytes.len() as u64)?;
+        self.place_pack(id, bytes, outboard)
+    }
+
+    /// The same, whatever packs may take.
+    pub(super) fn place_pack(&self, id: PackId, bytes: &[u8], outboard: &Outboard) -> Result<(), StoreError> {
         let length = bytes.len() as u64;
         self.keep_reserve(length)?;
-        self.keep_limit(length)?;
         self.beside_pack(id, outboard)?;
         self.files.publish(&fan_out(id), &id.to_string(), &[bytes])?;
         self.note_published(length);
@@ -116,6 +121,11 @@ impl Store {
         if let Some(used) = self.disk_used.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
             *used += bytes;
         }
+    }
+
+    /// What packs take is counted anew when it is asked for next: damaged files have any length.
+    pub(super) fn count_anew(&self) {
+        *self.disk_used.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Bytes of pack files here. Looks at every file once, and counts from then on.
@@ -150,23 +160,6 @@ impl Store {
             return Err(StoreError::OverLimit(ByteSize(allowed)));
         }
         Ok(())
-    }
-
-    /// Durably puts a verified pack in the place of a damaged or missing one; the damaged file is kept in
-    /// `quarantine/`.
-    ///
-    /// At every moment, and after any error, either the old or the new file is in place: what is sound in a damaged
-    /// pack stays in reach until all of it is.
-    pub fn replace_pack(&self, id: PackId, bytes: &[u8], outboard: &Outboard) -> Result<(), StoreError> {
-        let (dir, name) = (fan_out(id), id.to_string());
-        let aside = format!("{name}.{}", hex::encode(random_bytes::<4>()));
-        let linked = self.files.link((&dir, &name), ("quarantine", &aside))?;
-        self.publish_pack(id, bytes, outboard).inspect_err(|_| {
-            if linked {
-                // The damaged file is still in its place; a second name for each attempt helps nobody.
-                let _ = self.files.remove("quarantine", &aside);
-            }
-        })
     }
 
     /// Opens a pack file.
@@ -217,18 +210,6 @@ impl Store {
     /// Writes a pack's outboard anew.
     pub fn renew_outboard(&self, id: PackId, outboard: &Outboard) -> Result<(), StoreError> {
         self.files.publish_lazily(&fan_out(id), &format!("{id}{OUTBOARD}"), &outboard.to_bytes())
-    }
-
-    /// Moves a damaged pack's file into `quarantine/`; one that is not there is no error.
-    pub fn quarantine_pack(&self, id: PackId) -> Result<(), StoreError> {
-        let (dir, name) = (fan_out(id), id.to_string());
-        if !self.files.path(&dir, &name).exists() {
-            return Ok(());
-        }
-        let aside = format!("{name}.{}", hex::encode(random_bytes::<4>()));
-        self.files.rename((&dir, &name), ("quarantine", &aside))?;
-        meter::BLOCKS_DELETED.add(1);
-        Ok(())
     }
 
     /// Removes a pack's file and its outboard; ones that are not there are no error.

@@ -144,8 +144,19 @@ impl Store {
     }
 
     /// Where each chunk lies, for who will refer to what it finds: retired packs are taken back, durably, and chunks of
-    /// condemned and mistrusted ones count as unknown.
+    /// condemned and mistrusted ones count as unknown, as do those of packs that nobody has promised this device to keep.
     pub fn lookup_to_keep(&self, ids: &[ChunkId]) -> Result<Vec<Option<ChunkPlace>>, StoreError> {
+        let unconfirmed = self.index.unconfirmed();
+        let mut places = self.lookup_living(ids)?;
+        if !unconfirmed.is_empty() {
+            for found in &mut places {
+                *found = found.filter(|place| !unconfirmed.contains(&place.pack));
+            }
+        }
+        Ok(places)
+    }
+
+    fn lookup_living(&self, ids: &[ChunkId]) -> Result<Vec<Option<ChunkPlace>>, StoreError> {
         let removals = self.fence().removals;
         let places = self.lookup_many(ids)?;
         let fence = self.fence();
@@ -277,7 +288,7 @@ impl Store {
         }
     }
 
-    fn condemned(&self) -> HashSet<PackNumber> {
+    pub(super) fn condemned(&self) -> HashSet<PackNumber> {
         self.fence().condemned.clone()
     }
 

@@ -451,6 +451,9 @@ pub mod sync_request {
 pub struct PeerRecords {
     #[prost(message, repeated, tag = "1")]
     pub records: ::prost::alloc::vec::Vec<Signed>,
+    /// of vaults that both sides keep; each with a Revocation as its body
+    #[prost(message, repeated, tag = "2")]
+    pub revocations: ::prost::alloc::vec::Vec<Signed>,
 }
 /// Of the records about one peer the newest counts; of two of one time the one that removes.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -488,6 +491,23 @@ pub struct HoldRelease {
     #[prost(message, repeated, tag = "4")]
     pub heads: ::prost::alloc::vec::Vec<HeadRef>,
 }
+/// Signed by the vault's admin key: of this device no head counts but the last good one and those before it. Of several about one
+/// device the newest counts.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Revocation {
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    #[prost(bytes = "vec", tag = "2")]
+    pub vault: ::prost::alloc::vec::Vec<u8>,
+    /// names the device; seq 0 and no id: none of its heads counts
+    #[prost(message, optional, tag = "3")]
+    pub last_good: ::core::option::Option<HeadRef>,
+    /// the device that carries on its snapshots; empty: none
+    #[prost(bytes = "vec", tag = "4")]
+    pub heir: ::prost::alloc::vec::Vec<u8>,
+    #[prost(uint64, tag = "5")]
+    pub time_ms: u64,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SyncResponse {
     #[prost(enumeration = "Status", tag = "1")]
@@ -519,6 +539,9 @@ pub struct HeadQuery {
     /// instead of the newest heads, those that the holder had as newest then, by its own clock; 0 asks for now
     #[prost(uint64, tag = "2")]
     pub at_ms: u64,
+    /// random, of this run of the program: two at one time are two machines with one node key
+    #[prost(fixed64, tag = "3")]
+    pub instance: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct HeadList {
@@ -526,6 +549,15 @@ pub struct HeadList {
     pub heads: ::prost::alloc::vec::Vec<HeadRef>,
     #[prost(message, repeated, tag = "2")]
     pub holders: ::prost::alloc::vec::Vec<PeerAddress>,
+    /// devices of that vault whose newer heads do not count
+    #[prost(message, repeated, tag = "3")]
+    pub revocations: ::prost::alloc::vec::Vec<Signed>,
+    /// another machine has asked with the node key of who asks
+    #[prost(bool, tag = "4")]
+    pub twins: bool,
+    /// of the answering program
+    #[prost(fixed64, tag = "5")]
+    pub instance: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RecordQuery {
@@ -647,7 +679,7 @@ pub struct DoorHello {
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
 }
-/// The vault's admin key signs (context, prover's peer id, holder's peer id, nonce).
+/// The vault's admin key signs (context, prover's peer id, holder's peer id, nonce); or a device shows its certificate.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DoorProof {
     #[prost(bytes = "vec", tag = "1")]
@@ -659,6 +691,9 @@ pub struct DoorProof {
     /// only say whether it holds: nobody is admitted
     #[prost(bool, tag = "4")]
     pub drill: bool,
+    /// instead of nonce and signature: names the prover's peer id
+    #[prost(message, optional, tag = "5")]
+    pub certificate: ::core::option::Option<Signed>,
 }
 /// The bearer of a ticket. Sent to the peer that the ticket names and to no other.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -707,6 +742,9 @@ pub struct Ticket {
     /// the inviting machine, for people
     #[prost(string, tag = "7")]
     pub from: ::prost::alloc::string::String,
+    /// of a ticket for a device: the vault that it joins
+    #[prost(bytes = "vec", tag = "8")]
+    pub vault: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -904,6 +942,8 @@ pub enum TicketRole {
     RoleStorage = 1,
     /// both store for each other
     RoleMutual = 2,
+    /// the joiner becomes a device of the inviter's vault
+    RoleDevice = 3,
 }
 impl TicketRole {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -915,6 +955,7 @@ impl TicketRole {
             Self::RoleUnspecified => "ROLE_UNSPECIFIED",
             Self::RoleStorage => "ROLE_STORAGE",
             Self::RoleMutual => "ROLE_MUTUAL",
+            Self::RoleDevice => "ROLE_DEVICE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -923,6 +964,7 @@ impl TicketRole {
             "ROLE_UNSPECIFIED" => Some(Self::RoleUnspecified),
             "ROLE_STORAGE" => Some(Self::RoleStorage),
             "ROLE_MUTUAL" => Some(Self::RoleMutual),
+            "ROLE_DEVICE" => Some(Self::RoleDevice),
             _ => None,
         }
     }

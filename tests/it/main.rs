@@ -3,6 +3,7 @@
 mod architecture;
 mod carry;
 mod damage;
+mod devices;
 mod fidelity;
 mod forgetting;
 mod joining;

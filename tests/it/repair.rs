@@ -138,6 +138,85 @@ fn damage_that_nobody_can_mend_stays_told() {
 }
 
 #[test]
+fn what_could_not_be_mended_is_mended_by_itself_once_a_holder_is_back() {
+    let mut owner = owner(1);
+    let [mut holder] = holders(&owner);
+    let source = owner.path("source");
+    tree::plain(&source, 1, 10, 200_000);
+    owner.replicate(&source);
+    fs::remove_dir_all(&source).unwrap();
+    let packs = owner.packs();
+    holder.terminate();
+    packs.iter().take(2).for_each(|pack| fs::remove_file(pack).unwrap());
+    owner.run(&["verify", "--repair"]).exits(5);
+    assert_eq!(owner.status()["repairs"]["waiting"], 2);
+    // What waits is on the disk.
+    owner.kill();
+    let before = owner.run(&["status"]).json();
+    assert_eq!(before["repairs"]["waiting"], 2, "{before}");
+    assert!(before["problems"].to_string().contains("2 damaged packs wait to be mended"), "{before}");
+    owner.start();
+    holder.start();
+    super::node::pair(&owner, &holder);
+    let after = until("the damage is mended", &[&owner, &holder], || {
+        let status = owner.status();
+        (status["repairs"]["waiting"] == 0 && !status["problems"].to_string().contains("damage"))
+            .then_some(status)
+    });
+    assert_eq!(after["repairs"]["since"], serde_json::Value::Null);
+    assert_eq!(owner.packs(), packs);
+    owner.run(&["verify"]).exits(0);
+}
+
+#[test]
+fn rot_that_an_owner_comes_upon_is_mended_by_the_holder() {
+    let owner = owner(1);
+    let [holder] = holders(&owner);
+    let source = owner.path("source");
+    tree::plain(&source, 1, 10, 200_000);
+    owner.replicate(&source);
+    let rotten = holder.packs().remove(0);
+    let sound = fs::read(&rotten).unwrap();
+    fs::write(&rotten, vec![0; sound.len()]).unwrap();
+    owner.run(&["verify", "--peers"]).exits(5);
+    assert_eq!(holder.status()["repairs"]["waiting"], 1);
+    holder.run(&["repair"]).exits(0);
+    assert_eq!(holder.status()["repairs"]["waiting"], 0);
+    assert_eq!(fs::read(&rotten).unwrap(), sound);
+}
+
+#[test]
+fn what_a_repair_replaced_is_kept_and_can_be_put_back() {
+    let owner = owner(1);
+    let [_holder] = holders(&owner);
+    let source = owner.path("source");
+    tree::plain(&source, 1, 10, 200_000);
+    owner.replicate(&source);
+    let pack = owner.packs().remove(0);
+    let id = pack.file_name().unwrap().to_str().unwrap().to_owned();
+    let sound = fs::read(&pack).unwrap();
+    owner.run(&["repair", "--undo", &id]).exits(5);
+    flip(&pack);
+    let rotten = fs::read(&pack).unwrap();
+    owner.run(&["repair"]).exits(0);
+    let kept = owner.run(&["gc", "--status"]).exits(0).json();
+    assert_eq!(kept["replaced"][0]["pack"], id.as_str(), "{kept}");
+    // Nobody puts damage in the place of what is sound by mistake.
+    let refused = owner.run(&["repair", "--undo", &id[..12]]).exits(1).failure();
+    assert_eq!(refused["code"], "CONFIRMATION_NEEDED", "{refused}");
+    assert_eq!(fs::read(&pack).unwrap(), sound);
+    owner.run(&["repair", "--undo", &id[..12], "--yes"]).exits(0);
+    assert_eq!(fs::read(&pack).unwrap(), rotten);
+    owner.run(&["verify"]).exits(5);
+    owner.run(&["repair", "--undo", &id]).exits(0);
+    assert_eq!(fs::read(&pack).unwrap(), sound);
+    owner.run(&["verify"]).exits(0);
+    let done = owner.run(&["gc", "--now"]).exits(0).json();
+    assert_eq!(done["cleared_files"], 1, "{done}");
+    assert!(owner.files("quarantine/").is_empty());
+}
+
+#[test]
 fn what_no_peer_has_comes_back_from_the_files() {
     let node = Node::init();
     let source = node.path("source");

@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::bounded;
 use prost::Message;
 
+use super::borrow::is_revoked;
 use super::budget::{BackupPlan, PACKS_UNDER_WAY};
 use super::error::EngineError;
 use super::heads::{VaultView, publish_next_head};
@@ -155,6 +156,9 @@ fn take(
     let (started, began) = (vault.clock.now(), Instant::now());
     // Until its snapshot is in a head, nothing tells but this that it needs what it finds.
     let _at_work = vault.store.enter();
+    if is_revoked(vault)? {
+        return Err(EngineError::DeviceRevoked);
+    }
     adopt_unindexed(vault, monitor)?;
     let view = VaultView::load(vault)?;
     // A list goes into a chunk, which must be in a pack before the record is signed.

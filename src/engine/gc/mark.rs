@@ -15,6 +15,7 @@ use crate::engine::holder::readable;
 use crate::engine::monitor::Monitor;
 use crate::engine::pull::PackSource;
 use crate::engine::reader::ChunkReader;
+use crate::engine::revocations::revocations;
 use crate::engine::seen::SeenTrees;
 use crate::engine::tree::for_each_new_reference;
 use crate::engine::vault::Vault;
@@ -42,10 +43,12 @@ pub(super) struct Roots {
 pub(super) fn roots(vault: &Vault) -> Result<Roots, EngineError> {
     let (store, id) = (&vault.store, vault.id());
     let unreadable = |what: String| Err(EngineError::RootUnreadable(what));
+    let revoked = revocations(store, id)?;
     let mut heads: Vec<Head> = Vec::new();
     for device in store.head_devices(id)? {
         let mut newest = None;
-        for name in store.head_names(id, device)? {
+        let names = store.head_names(id, device)?;
+        for name in names.into_iter().filter(|name| revoked.admits(device, name.0, name.1)) {
             if newest.is_some_and(|newest| name.0 < newest) {
                 break;
             }
@@ -58,6 +61,7 @@ pub(super) fn roots(vault: &Vault) -> Result<Roots, EngineError> {
             newest = Some(name.0);
         }
     }
+    let heads = revoked.living(heads);
     if !heads.iter().any(|head| head.device() == vault.device()) {
         return unreadable("this device has no head".to_owned());
     }

@@ -21,14 +21,14 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::error::EngineError;
-use super::heads::{head_packs, publish_next_head};
+use super::heads::{head_packs, publish_next_head, read_head};
 use super::monitor::Monitor;
 use super::pull::PackSource;
 use super::rebuild::adopt_unindexed;
 use super::vault::Vault;
-use crate::base::{Moment, PackId, SnapshotId};
+use crate::base::{ListId, Moment, PackId, SnapshotId};
 use crate::snapshot::{Head, PeerAddress};
-use crate::store::{MarkStart, PackNumber, PackRow, Retired, Store};
+use crate::store::{Borrowed, MarkStart, PackNumber, PackRow, Retired, Store};
 use mark::{PackUse, Usage};
 
 pub use mark::memory_wanted as gc_memory_wanted;
@@ -174,7 +174,8 @@ fn rows_before(store: &Store, end: PackNumber) -> Result<HashMap<PackNumber, Pac
     Ok(rows)
 }
 
-/// Packs that newest heads of other devices list.
+/// Packs that newest heads of other devices list; and, of what is kept for those, what heads list that are still held: they
+/// may have been replaced by whoever stole the device.
 fn shared(vault: &Vault, heads: &[Head]) -> Result<HashSet<PackId>, EngineError> {
     let mut shared = HashSet::new();
     for head in heads.iter().filter(|head| head.device() != vault.device()) {
@@ -182,6 +183,17 @@ fn shared(vault: &Vault, heads: &[Head]) -> Result<HashSet<PackId>, EngineError>
             EngineError::RootUnreadable(format!("a pack list of device {}: {error}", head.device().short()))
         })?;
         shared.extend(listed.into_iter().map(|(id, _)| id));
+    }
+    if !vault.store.foreign_packs(vault.id())?.is_empty() {
+        let mut read: HashSet<ListId> = HashSet::new();
+        for device in vault.store.head_devices(vault.id())?.into_iter().filter(|one| *one != vault.device()) {
+            for name in vault.store.head_names(vault.id(), device)? {
+                let Ok(mut head) = read_head(&vault.store, vault.id(), device, name)? else { continue };
+                head.draft.lists.retain(|list| read.insert(list.id));
+                let listed = head_packs(&vault.store, &head).unwrap_or_default();
+                shared.extend(listed.into_iter().map(|(id, _)| id));
+            }
+        }
     }
     Ok(shared)
 }
@@ -347,8 +359,11 @@ impl Run<'_> {
         if shared.is_empty() && condemned.is_empty() && self.result.resealed_bytes == 0 {
             return Ok(());
         }
+        // What this device lists no more it may refer to only once it lists it again.
+        let unlisted: Vec<PackNumber> = shared.iter().map(|one| one.pack).collect();
         let delisted = store
             .update_retired(&shared)
+            .and_then(|()| store.set_borrowed(&unlisted, Borrowed::Unconfirmed))
             .map_err(EngineError::from)
             .and_then(|()| publish_next_head(self.vault, &[], self.holders));
         if let Err(error) = delisted {

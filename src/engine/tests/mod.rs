@@ -2,6 +2,7 @@
 
 mod crash;
 mod damage;
+mod devices;
 mod drilling;
 mod edits;
 mod failure;

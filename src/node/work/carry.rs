@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::api::{ApiError, Dump, ImportRequest, ImportSummary, JobOutcome};
 use crate::base::Code;
-use crate::engine::{self, EngineError, Monitor, VaultView};
+use crate::engine::{self, EngineError, Monitor, PackSource, VaultView};
 use crate::node::core::Core;
 use crate::node::error::failed;
 use crate::node::flow::{Goods, flow, one_by_one};
@@ -19,13 +19,15 @@ pub(in crate::node) async fn export(core: &Arc<Core>, snapshot: Option<String>) 
     let ((), parts) = flow(core, Goods::Parts, move |core, _| {
         let vault = core.vault()?;
         let view = VaultView::load(&vault).map_err(failed)?;
+        let source = core.source();
         let resolved = snapshot.map(|reference| engine::resolve(&view, &reference).cloned().map_err(failed));
         let snapshot = resolved.transpose()?;
         Ok((
             (),
             Box::new(move |sink, monitor| {
+                let source = source.as_ref().map(|mesh| mesh as &dyn PackSource);
                 let out = |bytes: &[u8]| sink.put(Bytes::copy_from_slice(bytes));
-                engine::export(&vault, snapshot.as_ref(), monitor, out).map_err(failed)
+                engine::export(&vault, source, snapshot.as_ref(), monitor, out).map_err(failed)
             }),
         ))
     })

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::{
     ApiError, ForgetReport, ForgetRequest, GcReport, GcRequest, GcStatus, JobOutcome, KeepRules, Kept,
+    ReplacedFile,
 };
 use crate::base::{ByteSize, Code, HeadId, Moment, PeerId, SnapshotId, limit};
 use crate::config::Settings;
@@ -229,6 +230,10 @@ pub(super) async fn gc(core: &Arc<Core>, request: GcRequest, monitor: Arc<Monito
                 remember(core, &vault, done.as_ref().err());
             }
             let mut report = report(core, &options, done?)?;
+            if request.now && !request.dry_run {
+                (report.cleared_files, report.cleared_bytes) =
+                    core.store.clear_quarantine(core.now()).map_err(failed)?;
+            }
             report.total_duration = began.elapsed().as_secs_f64();
             Ok(report)
         })
@@ -313,7 +318,14 @@ fn report(core: &Core, options: &GcOptions, done: GcResult) -> Result<GcReport, 
 pub(in crate::node) fn gc_status(core: &Arc<Core>) -> Result<GcStatus, ApiError> {
     let waiting = engine::waiting(&core.store, limit::GC_GRACE).map_err(failed)?;
     let last = last(core)?;
+    let replaced = core.store.quarantined().map_err(failed)?.into_iter().map(|one| ReplacedFile {
+        pack: one.pack,
+        bytes: one.bytes,
+        since: one.since.to_rfc3339(),
+        until: one.since.after(limit::QUARANTINE_KEPT).to_rfc3339(),
+    });
     Ok(GcStatus {
+        replaced: replaced.collect(),
         waiting_packs: waiting.packs,
         waiting_bytes: waiting.bytes,
         resealed_packs: waiting.resealed,

@@ -4,6 +4,7 @@ mod backup;
 mod carry;
 mod drill;
 mod forget;
+mod repair;
 mod restore;
 mod scrub;
 mod selection;
@@ -35,7 +36,7 @@ pub(super) async fn run(
         JobRequest::Backup(request) => backup::run(core, request, monitor, memory, streams).await,
         JobRequest::Restore(request) => restore::restore(core, request, monitor, memory).await,
         JobRequest::Verify(request) => verify::verify(core, request, monitor, memory).await,
-        JobRequest::Repair(request) => verify::repair(core, request, monitor, memory).await,
+        JobRequest::Repair(request) => repair::repair(core, request, monitor, memory).await,
         JobRequest::Import(request) => carry::import(core, request, monitor, streams.input).await,
         JobRequest::Forget(request) => forget::forget(core, request, monitor, memory).await,
         JobRequest::Gc(request) => forget::gc(core, request, monitor, memory).await,

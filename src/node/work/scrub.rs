@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::verify::{mend, note_damage, report_of, subset_of};
+use super::repair::{mend, note_damage};
+use super::verify::{report_of, subset_of};
 use crate::api::{ApiError, JobOutcome, VerifyReport, VerifyRequest};
 use crate::base::{Code, PackId, PeerId, VaultId, limit};
 use crate::engine::{self, Damage, Monitor, VerifyOptions, VerifyResult};
@@ -27,9 +28,7 @@ pub(super) async fn run(
         .blocking(move |core| {
             let began = Instant::now();
             let subset = subset_of(&request)?;
-            let mut result = look(core, subset, memory, &monitor)?;
-            let again = still_damaged(core, &result, &monitor)?;
-            result.damages.extend(again);
+            let result = look(core, subset, memory, &monitor)?;
             let mut report = report_of(core, &result, None, began);
             let mut lost: Vec<PackId> = report.damaged_packs.clone();
             if request.repair && !lost.is_empty() {
@@ -42,12 +41,11 @@ pub(super) async fn run(
             note_damage(core, &left)?;
             let share = matches!(subset, Some(Subset::Share(_)) | None);
             // Only now: what is not mended yet is looked at again when this was interrupted.
-            edit_rounds(core, |rounds| {
-                if share {
+            if share {
+                edit_rounds(core, |rounds| {
                     rounds.scrub.advance(result.reached, result.bytes, result.round_ended, core.now());
-                }
-                rounds.lost = lost.iter().copied().take(limit::SCRUB_LOST_MAX).collect();
-            });
+                });
+            }
             report.coverage = Some(coverage(&rounds(core).scrub, result.bytes_all));
             if !lost.is_empty() {
                 verified::note(core, false);
@@ -64,9 +62,9 @@ pub(super) async fn run(
 }
 
 /// Packs with damage, and those of them that stayed so.
-struct Found {
-    damaged: Vec<PackId>,
-    lost: Vec<PackId>,
+pub(super) struct Found {
+    pub(super) damaged: Vec<PackId>,
+    pub(super) lost: Vec<PackId>,
 }
 
 /// All at once uses every core; a slice of a round leaves the machine to others.
@@ -84,25 +82,6 @@ fn look(
     Ok(result)
 }
 
-/// Of the packs that earlier scrubs could not mend, those that are damaged still and were not found just now.
-fn still_damaged(core: &Arc<Core>, found: &VerifyResult, monitor: &Monitor) -> Result<Vec<Damage>, ApiError> {
-    let mut damages = Vec::new();
-    let aside = core.store.packs_aside();
-    for pack in rounds(core).lost {
-        monitor.go_on().map_err(failed)?;
-        if found.damages.iter().any(|damage| damage.pack == pack) {
-            continue;
-        }
-        // One that the index no longer knows is not wanted any more.
-        let Some(row) = core.store.pack_by_id(pack).map_err(failed)? else { continue };
-        if aside.contains(&row.number) {
-            continue;
-        }
-        damages.extend(Damage::examine(&core.store, pack, row.bytes).map_err(failed)?);
-    }
-    Ok(damages)
-}
-
 fn damage_left(report: &VerifyReport, found: &Found, records: usize) -> Option<ApiError> {
     let lost = found.lost.len();
     let hint = match &report.repair {
@@ -118,7 +97,7 @@ fn damage_left(report: &VerifyReport, found: &Found, records: usize) -> Option<A
 }
 
 /// Tells each owner which of its packs rotted here, so that what stayed lost gets another copy.
-async fn tell_owners(core: &Arc<Core>, found: Found) -> Result<(), ApiError> {
+pub(super) async fn tell_owners(core: &Arc<Core>, found: Found) -> Result<(), ApiError> {
     let net = core.net()?.clone();
     let owners = core.blocking(move |core| owners_of(core, &found)).await?;
     for ((owner, vault), (mended, lost)) in owners {
@@ -150,7 +129,9 @@ fn owners_of(core: &Arc<Core>, found: &Found) -> Result<Told, ApiError> {
             }
         }
         if mended > 0 || !lost.is_empty() {
-            for head in engine::newest_heads(&core.store, vault).map_err(failed)? {
+            let heads = engine::newest_heads(&core.store, vault).map_err(failed)?;
+            // Of this node's own vault: the other devices that it keeps packs for.
+            for head in heads.iter().filter(|head| head.certificate.peer != core.key.peer_id()) {
                 told.insert((head.certificate.peer, vault), (mended, lost.clone()));
             }
         }

@@ -1,29 +1,22 @@
-//! Verifications and repairs.
+//! Verifications.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::know_listed_packs;
+use super::repair::{CONFIRM, counted, look_again, mend, note_damage};
 use crate::api::{
-    ApiError, DamagedFile, JobOutcome, RepairReport, RepairRequest, VerifyAllReport, VerifyOutcomeShape,
-    VerifyReport, VerifyRequest, VerifySnapshotReport,
+    ApiError, DamagedFile, JobOutcome, VerifyAllReport, VerifyOutcomeShape, VerifyReport, VerifyRequest,
+    VerifySnapshotReport,
 };
-use crate::base::{Code, PackId, SnapshotId, limit};
-use crate::engine::{self, Damage, Monitor, SnapshotFinding, Vault, VaultView, VerifyOptions, VerifyResult};
+use crate::base::{Code, SnapshotId, limit};
+use crate::engine::{self, Monitor, SnapshotFinding, Vault, VaultView, VerifyOptions, VerifyResult};
 use crate::node::core::{Core, log_failure, workers};
-use crate::node::error::{failed, no_network};
+use crate::node::error::failed;
 use crate::node::jobs::Ended;
-use crate::node::source::Mesh;
 use crate::node::verified::{self, coverage, edit_rounds, rounds};
 use crate::node::{auditing, fellows};
 use crate::policy::{Subset, SubsetError};
-
-/// How source files are called among the sources of a repair.
-const FILES: &str = "files";
-/// What helps when so much is damaged that nothing was touched.
-const CONFIRM: &str =
-    "much is damaged at once: is the disk all there? `repair --dry-run` shows the plan, --yes does it";
 
 pub(super) async fn verify(
     core: &Arc<Core>,
@@ -138,7 +131,7 @@ pub(super) fn subset_of(request: &VerifyRequest) -> Result<Option<Subset>, ApiEr
 }
 
 /// Verifies what a reference names, or everything.
-fn examine(
+pub(super) fn examine(
     core: &Arc<Core>,
     reference: Option<&str>,
     options: VerifyOptions,
@@ -208,161 +201,5 @@ fn snapshot_report(found: &SnapshotFinding) -> VerifySnapshotReport {
             .map(|file| DamagedFile { path: file.path.to_string_lossy().into_owned(), chunk: file.chunk })
             .collect(),
         damaged_files_total: found.hurt.total,
-    }
-}
-
-/// Whether so many damaged packs among so many look like a disk that is going away rather than like rot.
-fn wants_confirmation(damaged: u64, all: u64) -> bool {
-    damaged > limit::REPAIR_UNASKED_PACKS.max(all / limit::REPAIR_UNASKED_SHARE)
-}
-
-/// Remembers which packs stay damaged. Where so much is that a disk seems to be going away, nothing is: it may come back,
-/// and a backup would store everything anew.
-pub(super) fn note_damage(core: &Arc<Core>, damages: &[Damage]) -> Result<(), ApiError> {
-    let counts = core.store.pack_counts().map_err(failed)?;
-    if wants_confirmation(damages.len() as u64, counts.own_packs + counts.foreign_packs) {
-        return Ok(());
-    }
-    engine::note_damage(&core.store, damages).map_err(failed)
-}
-
-/// Whatever was sound is so still; what was not is read again, and what no peer had comes from the files, where they
-/// still have it.
-fn look_again(
-    core: &Arc<Core>,
-    reference: Option<&str>,
-    options: VerifyOptions,
-    found: &VerifyResult,
-    report: &mut RepairReport,
-    monitor: &Monitor,
-) -> Result<VerifyResult, ApiError> {
-    let options = VerifyOptions { again: Some(found.doubted.clone()), ..options };
-    let (mut again, _) = examine(core, reference, options.clone(), monitor)?;
-    let Ok(vault) = core.vault() else { return Ok(again) };
-    for _ in 0..limit::REGAIN_ROUNDS_MAX {
-        if report.refused || again.is_sound() {
-            break;
-        }
-        // What other snapshots need of the same packs is lost as well.
-        let all = match reference {
-            None => again.clone(),
-            Some(_) => examine(core, None, options.clone(), monitor)?.0,
-        };
-        let done = engine::regain(&vault, &all, &core.holder_addresses(), monitor).map_err(failed)?;
-        if done.is_nothing() {
-            break;
-        }
-        report.regained_chunks += done.chunks;
-        *report.sources.entry(FILES.to_owned()).or_default() += done.bytes;
-        report.replaced_packs.extend(done.set_aside);
-        core.changed.notify_one();
-        again = examine(core, reference, options.clone(), monitor)?.0;
-    }
-    let replaced: HashSet<&PackId> = report.replaced_packs.iter().collect();
-    report.unrepaired_packs.retain(|pack| !replaced.contains(pack));
-    Ok(again)
-}
-
-/// Repairs what a verification found, from peers.
-pub(super) fn mend(
-    core: &Arc<Core>,
-    source: Option<&Mesh>,
-    found: &VerifyResult,
-    confirmed: bool,
-    monitor: &Monitor,
-) -> Result<RepairReport, ApiError> {
-    let plan = engine::plan_repair(found.damages.clone());
-    let mut report = RepairReport { plan: plan.lines(), ..Default::default() };
-    if plan.items.is_empty() {
-        return Ok(report);
-    }
-    let counts = core.store.pack_counts().map_err(failed)?;
-    if !confirmed && wants_confirmation(plan.items.len() as u64, counts.own_packs + counts.foreign_packs) {
-        report.refused = true;
-        report.unrepaired_packs = plan.items.iter().map(|damage| damage.pack).collect();
-        return Ok(report);
-    }
-    let Some(source) = source else {
-        // The files may have it all the same.
-        report.unrepaired_packs = plan.items.iter().map(|damage| damage.pack).collect();
-        return if core.vault().is_ok() { Ok(report) } else { Err(no_network()) };
-    };
-    monitor.enter("repairing");
-    let done = engine::run_repair(&core.store, &plan, source, monitor).map_err(failed)?;
-    report.repaired_packs = done.repaired.len() as u64;
-    report.bytes_fetched = done.given.values().sum();
-    report.sources = done.given.iter().map(|(peer, bytes)| (peer.to_string(), *bytes)).collect();
-    for (pack, tried) in done.failed {
-        report.plan.push(format!("pack {} could not be repaired: {tried}", pack.short()));
-        report.unrepaired_packs.push(pack);
-    }
-    Ok(report)
-}
-
-/// Chunk counts before and after.
-fn counted(mut report: RepairReport, before: &VerifyResult, after: &VerifyResult) -> RepairReport {
-    report.unrepaired_chunks = after.bad_chunks;
-    report.repaired_chunks = before.bad_chunks.saturating_sub(after.bad_chunks);
-    report
-}
-
-pub(super) async fn repair(
-    core: &Arc<Core>,
-    request: RepairRequest,
-    monitor: Arc<Monitor>,
-    memory: usize,
-) -> Ended {
-    know_listed_packs(core).await;
-    let source = core.source();
-    core.blocking(move |core| {
-        let options = VerifyOptions { memory_bytes: memory, ..VerifyOptions::default() };
-        let (found, _) = examine(core, request.snapshot.as_deref(), options.clone(), &monitor)?;
-        if request.dry_run {
-            let mut plan = engine::plan_repair(found.damages.clone()).lines();
-            if let Ok(vault) = core.vault() {
-                plan.extend(engine::plan_regain(&vault, &found, &monitor).map_err(failed)?);
-            }
-            let unrepaired_chunks = found.bad_chunks;
-            let report = RepairReport { plan, unrepaired_chunks, ..Default::default() };
-            return Ok((JobOutcome::Repair(report), None));
-        }
-        let mut report = mend(core, source.as_ref(), &found, request.confirmed, &monitor)?;
-        let reference = request.snapshot.as_deref();
-        let again = look_again(core, reference, options, &found, &mut report, &monitor)?;
-        note_damage(core, &again.damages)?;
-        let report = counted(report, &found, &again);
-        verified::note(core, again.is_sound());
-        let error = (!again.is_sound()).then(|| {
-            let lost = again.damages.len();
-            let hint = if report.refused {
-                CONFIRM
-            } else {
-                "`shadowvault peers` shows which holders can be reached"
-            };
-            ApiError::new(Code::StorageCorrupted, format!("{lost} packs are still damaged or missing"))
-                .with_hint(hint)
-        });
-        Ok((JobOutcome::Repair(report), error))
-    })
-    .await
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn much_damage_at_once_wants_a_confirmation() {
-        let table = [
-            (1, 1, false),
-            (32, 32, false),
-            (33, 100, true),
-            (33, 700, false),
-            (50, 1000, false),
-            (51, 1000, true),
-        ];
-        for (damaged, all, asks) in table {
-            assert_eq!(wants_confirmation(damaged, all), asks, "{damaged} of {all}");
-        }
     }
 }

@@ -6,8 +6,8 @@ use std::sync::PoisonError;
 use redb::{ReadableTable, WriteTransaction};
 
 use super::{
-    CHUNKS, DOOMED, FOREIGN, Index, META, MISTRUSTED, NEXT_PACK, PACK_NUMBERS, PACKS, RECEIPTS, RETIRED,
-    SNAPSHOT_PACKS, damaged, next_pack, wrong,
+    BORROWED, CHUNKS, DOOMED, FOREIGN, Index, META, MISTRUSTED, NEXT_PACK, PACK_NUMBERS, PACKS, RECEIPTS,
+    RETIRED, SNAPSHOT_PACKS, damaged, next_pack, wrong,
 };
 use crate::base::{PackId, VaultId, limit};
 use crate::store::error::StoreError;
@@ -185,10 +185,12 @@ impl Index {
             let mut retired = tx.open_table(RETIRED).map_err(wrong)?;
             let mut doomed = tx.open_table(DOOMED).map_err(wrong)?;
             let mut receipts = tx.open_table(RECEIPTS).map_err(wrong)?;
+            let mut borrowed = tx.open_table(BORROWED).map_err(wrong)?;
             let mut mistrusted = tx.open_table(MISTRUSTED).map_err(wrong)?;
             let mut gone = Vec::new();
             for pack in packs {
                 retired.remove(pack.0).map_err(wrong)?;
+                borrowed.remove(pack.0).map_err(wrong)?;
                 mistrusted.remove(pack.0).map_err(wrong)?;
                 let Some(row) = rows.remove(pack.0).map_err(wrong)? else { continue };
                 let row = PackRow::decode(*pack, row.value()).ok_or_else(|| damaged("packs"))?;
@@ -198,10 +200,14 @@ impl Index {
                 receipts.retain_in(range, |_, _| false).map_err(wrong)?;
                 gone.push(row.id);
             }
+            // What was kept for other devices of the own vault goes with them.
+            let mut foreign = tx.open_table(FOREIGN).map_err(wrong)?;
+            foreign.retain(|(_, number), ()| !packs.contains(&PackNumber(number))).map_err(wrong)?;
             replace_needed(tx, packs, successors)?;
             Ok(gone)
         })?;
         *totals = None;
+        *self.usage.lock().unwrap_or_else(PoisonError::into_inner) = None;
         Ok(doomed)
     }
 

@@ -1,7 +1,10 @@
 //! The redb index: chunks, packs, receipts, what snapshots and foreign vaults need. All tables are here.
 
+mod borrowed;
 mod leaving;
 mod receipts;
+
+pub use borrowed::Borrowed;
 
 use std::collections::{HashMap, HashSet};
 use std::fs::OpenOptions;
@@ -10,7 +13,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use redb::{
     Database, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
@@ -50,6 +53,8 @@ const RETIRED: TableDefinition<u32, &[u8]> = TableDefinition::new("retired");
 const DOOMED: TableDefinition<&[u8; 32], ()> = TableDefinition::new("doomed");
 /// Numbers of packs that are known to be damaged and that nobody could mend.
 const MISTRUSTED: TableDefinition<u32, ()> = TableDefinition::new("mistrusted");
+/// Pack number → how a pack that another device of the vault wrote stands.
+const BORROWED: TableDefinition<u32, u8> = TableDefinition::new("borrowed");
 /// The key of the next free pack number in [`META`].
 const NEXT_PACK: &str = "next_pack";
 
@@ -68,6 +73,8 @@ pub(super) struct Index {
     entered: AtomicU64,
     /// Where commits take space on a full disk.
     reserve: Option<Arc<Reserve>>,
+    /// Packs of other devices that may not be referred to yet. Taken before any other lock.
+    unconfirmed: RwLock<HashSet<PackNumber>>,
 }
 
 /// Fewer new rows than this are not worth tidying up after.
@@ -208,6 +215,7 @@ impl Index {
                 tx.open_table(RETIRED).map_err(wrong)?;
                 tx.open_table(DOOMED).map_err(wrong)?;
                 tx.open_table(MISTRUSTED).map_err(wrong)?;
+                tx.open_table(BORROWED).map_err(wrong)?;
                 Ok(())
             })?;
             Ok(index)
@@ -229,13 +237,14 @@ impl Index {
                 return Err(StoreError::IndexDamaged("it belongs to another store".to_owned()));
             }
             index.add_missing_tables()?;
+            index.load_unconfirmed()?;
             Ok(index)
         })
     }
 
     fn of(db: Database) -> Self {
-        let entered = AtomicU64::new(0);
-        Self { db, totals: Mutex::default(), usage: Mutex::default(), entered, reserve: None }
+        let (totals, usage, unconfirmed) = (Mutex::default(), Mutex::default(), RwLock::default());
+        Self { db, totals, usage, entered: AtomicU64::new(0), unconfirmed, reserve: None }
     }
 
     /// From now on commits find room on a full disk: redb takes one that does not for the end of itself.
@@ -256,7 +265,7 @@ impl Index {
 
     /// An index of an earlier version lacks the tables that came since.
     fn add_missing_tables(&self) -> Result<(), StoreError> {
-        let missing = self.read(|tx| match tx.open_table(MISTRUSTED) {
+        let missing = self.read(|tx| match tx.open_table(BORROWED) {
             Ok(_) => Ok(false),
             Err(redb::TableError::TableDoesNotExist(_)) => Ok(true),
             Err(error) => Err(wrong(error)),
@@ -266,6 +275,7 @@ impl Index {
                 tx.open_table(RETIRED).map_err(wrong)?;
                 tx.open_table(DOOMED).map_err(wrong)?;
                 tx.open_table(MISTRUSTED).map_err(wrong)?;
+                tx.open_table(BORROWED).map_err(wrong)?;
                 Ok(())
             })?;
         }
@@ -339,9 +349,11 @@ impl Store {
         for pack in packs {
             self.absolve(pack.id)?;
         }
-        // A chunk whose only place is going, or is damaged, gets its new one.
+        // A chunk whose only place is going, is damaged, or may not be referred to, gets its new one.
+        let unconfirmed = self.index.unconfirmed();
         let given_up = self.given_up();
-        self.enter_packs(packs, |place| given_up.contains(&place.pack), true)
+        let gives_way = |pack: PackNumber| given_up.contains(&pack) || unconfirmed.contains(&pack);
+        Ok(self.enter_packs(packs, gives_way, |pack| given_up.contains(&pack), false)?.0)
     }
 
     /// Enters packs as [`Store::index_packs`] does, and lets their chunks be found there instead of in packs of `from`.
@@ -350,7 +362,7 @@ impl Store {
         packs: &[NewPack],
         from: &HashSet<PackNumber>,
     ) -> Result<Vec<IndexedPack>, StoreError> {
-        self.enter_packs(packs, |place| from.contains(&place.pack), false)
+        Ok(self.enter_packs(packs, |pack| from.contains(&pack), |_| false, false)?.0)
     }
 
     /// The same for packs of `from` that are damaged: whoever needs one of those needs the new one as well.
@@ -359,19 +371,23 @@ impl Store {
         packs: &[NewPack],
         from: &HashSet<PackNumber>,
     ) -> Result<Vec<IndexedPack>, StoreError> {
-        self.enter_packs(packs, |place| from.contains(&place.pack), true)
+        Ok(self.enter_packs(packs, |pack| from.contains(&pack), |_| true, false)?.0)
     }
 
+    /// Enters packs; chunks in packs that give way are found in these, and whoever needs such a pack of which both are needed
+    /// needs these as well. Also returns the numbers that are new.
     fn enter_packs(
         &self,
         packs: &[NewPack],
-        gives_way: impl Fn(&ChunkPlace) -> bool,
-        both_needed: bool,
-    ) -> Result<Vec<IndexedPack>, StoreError> {
+        gives_way: impl Fn(PackNumber) -> bool,
+        both_needed: impl Fn(PackNumber) -> bool,
+        borrowed: bool,
+    ) -> Result<(Vec<IndexedPack>, Vec<PackNumber>), StoreError> {
         let mut totals = self.index.totals.lock().unwrap_or_else(PoisonError::into_inner);
-        let (mut fresh, mut chunks_added) = (PackCounts::default(), 0);
+        let (mut fresh, mut chunks_added, mut new) = (PackCounts::default(), 0, Vec::new());
         let touched = packs.iter().map(|pack| pack.entries.len()).sum();
         let indexed = self.index.write_rows(touched, |tx| {
+            let mut borrowed_rows = tx.open_table(BORROWED).map_err(wrong)?;
             let mut rows = tx.open_table(PACKS).map_err(wrong)?;
             let mut numbers = tx.open_table(PACK_NUMBERS).map_err(wrong)?;
             let mut chunks = tx.open_table(CHUNKS).map_err(wrong)?;
@@ -388,17 +404,21 @@ impl Store {
                     rows.insert(number.0, row.encode().as_slice()).map_err(wrong)?;
                     numbers.insert(pack.id.as_bytes(), number.0).map_err(wrong)?;
                     fresh.add(pack.own, pack.bytes);
+                    new.push(number);
+                    if borrowed {
+                        borrowed_rows.insert(number.0, 0).map_err(wrong)?;
+                    }
                 }
                 for entry in &pack.entries {
                     let known = match chunks.get(entry.id.as_bytes()).map_err(wrong)? {
                         None => None,
                         Some(row) => Some(ChunkPlace::decode(row.value()).ok_or_else(|| damaged("chunks"))?),
                     };
-                    if known.as_ref().is_none_or(&gives_way) {
+                    if known.as_ref().is_none_or(|place| gives_way(place.pack)) {
                         let place = ChunkPlace::of(number, entry).encode();
                         chunks.insert(entry.id.as_bytes(), &place).map_err(wrong)?;
                         chunks_added += u64::from(known.is_none());
-                        if let Some(old) = known.filter(|old| both_needed && old.pack != number) {
+                        if let Some(old) = known.filter(|old| both_needed(old.pack) && old.pack != number) {
                             let both = moved.entry(old.pack).or_insert_with(|| vec![old.pack.0]);
                             if both.last() != Some(&number.0) {
                                 both.push(number.0);
@@ -419,7 +439,7 @@ impl Store {
             totals.foreign_packs += fresh.foreign_packs;
             totals.foreign_bytes += fresh.foreign_bytes;
         }
-        Ok(indexed)
+        Ok((indexed, new))
     }
 
     /// What the index knows of a pack.

@@ -1,0 +1,184 @@
+//! `device`: the machines that write to this vault, and which of them no longer may.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use prost::Message;
+
+use super::find::moment;
+use super::output::{Paint, Table, escape, local_time};
+use super::recover::phrase;
+use super::session::{Keys, Session};
+use crate::api::{ApiError, DeviceInfo, Service};
+use crate::base::{Clock, Code, HeadId, SystemClock};
+use crate::node::Mode;
+use crate::snapshot::{HeadSummary, sign_revocation};
+
+#[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(super) struct DeviceArgs {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// List the devices of the vault
+    List,
+    /// A device counts no more: whatever it signs from now on is refused. Asks for the phrase
+    Revoke(RevokeArgs),
+}
+
+#[derive(Args)]
+struct RevokeArgs {
+    /// Its name, or the beginning of its id
+    #[arg(value_name = "NAME")]
+    device: String,
+    /// The device that carries on its snapshots; without one they stay as they are
+    #[arg(long, value_name = "NAME")]
+    heir: Option<String>,
+    /// Take what the device had then for its last good state (2026-03-01, 3d), as far back as it is kept here or at connected holders
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    before: Option<jiff::Timestamp>,
+    /// Read the recovery phrase from this file; - reads stdin
+    #[arg(long, value_name = "FILE")]
+    phrase_file: Option<PathBuf>,
+}
+
+pub(super) async fn run(args: DeviceArgs, session: &Session<'_>) -> Result<u8, ApiError> {
+    let handle = session.open(Keys::Needed, Mode::Offline).await?;
+    match args.verb.unwrap_or(Verb::List) {
+        Verb::List => {
+            let result = handle.service().devices(None).await;
+            let devices = handle.close(result).await?;
+            session.output.show(&devices, |devices, paint| render(devices, paint));
+        }
+        Verb::Revoke(args) => {
+            let result = revoke(handle.service(), args, session).await;
+            let device = handle.close(result).await?;
+            session.output.show(&device, |device, _| render_revoked(device));
+            session.output.note(
+                "peers hear of it when they connect; to cut the machine off as well: `shadowvault peers remove PEER --for-all --phrase-file F`",
+            );
+        }
+    }
+    Ok(0)
+}
+
+/// Signs the revocation with the phrase's admin key and hands it to the node; the phrase stays in this process.
+async fn revoke(
+    service: &dyn Service,
+    args: RevokeArgs,
+    session: &Session<'_>,
+) -> Result<DeviceInfo, ApiError> {
+    let devices = service.devices(args.before.map(|before| before.to_string())).await?;
+    let device = DeviceInfo::find(&devices, &args.device)?;
+    if device.this && !session.globals.yes {
+        return Err(ApiError::new(Code::UsageInvalid, "that is this very device: it could back up no more")
+            .with_hint("run this on another device, or add --yes if it is meant"));
+    }
+    let heir = args.heir.as_deref().map(|name| DeviceInfo::find(&devices, name)).transpose()?;
+    if heir.is_some_and(|heir| heir.id == device.id || heir.revoked.is_some()) {
+        return Err(ApiError::new(Code::UsageInvalid, "the heir must be another device, one that counts"));
+    }
+    let admin = phrase(args.phrase_file.as_deref(), session)?.root().admin();
+    if service.identity().await?.vault_id != Some(admin.vault()) {
+        let text = "this is another vault's phrase: it cannot speak for this vault's devices";
+        return Err(ApiError::new(Code::InvalidKey, text).with_hint("give the 24 words of this vault"));
+    }
+    let head = device.head.as_ref();
+    let last_good = HeadSummary {
+        device: device.id,
+        seq: head.map_or(0, |head| head.seq),
+        id: head.map_or(HeadId::new([0; 32]), |head| head.id),
+    };
+    let signed = sign_revocation(&admin, &last_good, heir.map(|heir| heir.id), SystemClock.now());
+    service.revoke_device(device.id.to_string(), hex::encode(signed.encode_to_vec())).await
+}
+
+fn render(devices: &[DeviceInfo], paint: Paint) -> String {
+    let mut table = Table::new(&["NAME", "DEVICE", "ROLE", ">HEAD", ">SNAPSHOTS", "SEEN", "STANDING"]);
+    for device in devices {
+        let seen = match (&device.last_seen, device.connected) {
+            (_, true) if device.this => "this one".to_owned(),
+            (_, true) => "connected".to_owned(),
+            (Some(seen), false) => local_time(seen),
+            (None, false) => "never".to_owned(),
+        };
+        let head = device.head.as_ref();
+        table.row([
+            device.name.clone(),
+            device.id.short(),
+            device.role.clone(),
+            head.map_or("-".to_owned(), |head| head.seq.to_string()),
+            head.map_or("-".to_owned(), |head| head.snapshots.to_string()),
+            seen,
+            standing(device, devices),
+        ]);
+    }
+    table.render(paint)
+}
+
+fn standing(device: &DeviceInfo, devices: &[DeviceInfo]) -> String {
+    let name = |id| devices.iter().find(|one| Some(one.id) == id).map(|one| one.name.clone());
+    let Some(revoked) = &device.revoked else { return "ok".to_owned() };
+    match (name(device.carried_on_by), name(revoked.heir)) {
+        (Some(heir), _) => format!("revoked, carried on by {heir}"),
+        (None, Some(heir)) => format!("revoked, waits for its heir {heir}"),
+        (None, None) => "revoked".to_owned(),
+    }
+}
+
+fn render_revoked(device: &DeviceInfo) -> String {
+    let last = device.revoked.as_ref().and_then(|revoked| revoked.last_good);
+    let last = last.map_or("none of its heads counts".to_owned(), |seq| {
+        format!("its head {seq} is the last that counts")
+    });
+    format!("revoked   {} ({}); {last}\n", escape(&device.name), device.id.short())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::RevokedDevice;
+    use crate::base::DeviceId;
+
+    fn device(fill: u8, name: &str) -> DeviceInfo {
+        DeviceInfo {
+            id: DeviceId::new([fill; 32]),
+            name: name.to_owned(),
+            this: false,
+            role: "writer".to_owned(),
+            peer: None,
+            head: None,
+            connected: false,
+            last_seen: None,
+            revoked: None,
+            carried_on_by: None,
+        }
+    }
+
+    #[test]
+    fn a_list_says_who_counts_and_who_carries_on() {
+        let revoked =
+            RevokedDevice { time: String::new(), last_good: Some(3), heir: Some(DeviceId::new([1; 32])) };
+        let lost = DeviceInfo { revoked: Some(revoked), ..device(2, "lost") };
+        let devices = [device(1, "desk"), lost];
+        let text = render(&devices, Paint(false));
+        assert!(text.contains("revoked, waits for its heir desk") && text.contains("never"), "{text}");
+        assert!(render_revoked(&devices[1]).contains("its head 3 is the last that counts"));
+        let carried = DeviceInfo { carried_on_by: Some(DeviceId::new([1; 32])), ..devices[1].clone() };
+        assert_eq!(standing(&carried, &devices), "revoked, carried on by desk");
+    }
+
+    #[test]
+    fn devices_are_found_by_name_and_by_the_beginning_of_their_id() {
+        let devices = [device(1, "desk"), device(2, "twin"), device(3, "twin")];
+        assert_eq!(DeviceInfo::find(&devices, "desk").unwrap().id, devices[0].id);
+        assert_eq!(DeviceInfo::find(&devices, "0303").unwrap().id, devices[2].id);
+        for unclear in ["twin", "03", "nobody"] {
+            let error = DeviceInfo::find(&devices, unclear).unwrap_err();
+            assert_eq!(error.kind(), Code::DeviceNotFound, "{unclear}");
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! Packs that another device of the vault wrote: which of them this device may refer to, and which it keeps.
+
+use std::collections::HashSet;
+
+use super::error::EngineError;
+use super::heads::newest_heads;
+use super::monitor::Monitor;
+use super::pull::PackSource;
+use super::reader::heal_pack;
+use super::revocations::revocations;
+use super::vault::Vault;
+use crate::base::PackId;
+use crate::store::{Borrowed, PackNumber, PackRow, Store};
+
+/// Notes that a holder keeps these packs because a head of this device lists them.
+pub fn confirm_borrowed(store: &Store, packs: &[PackId]) -> Result<(), EngineError> {
+    let unconfirmed = store.unconfirmed_packs();
+    let mut numbers: Vec<PackNumber> = Vec::new();
+    for id in packs {
+        let row = store.pack_by_id(*id)?;
+        numbers.extend(row.map(|row| row.number).filter(|number| unconfirmed.contains(number)));
+    }
+    Ok(store.set_borrowed(&numbers, Borrowed::Confirmed)?)
+}
+
+/// Packs of other devices that snapshots in this device's newest head need and that are not kept here.
+pub fn referred_elsewhere(vault: &Vault) -> Result<Vec<PackRow>, EngineError> {
+    let borrowed = vault.store.borrowed()?;
+    if borrowed.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut needed: HashSet<PackNumber> = HashSet::new();
+    for head in newest_heads(&vault.store, vault.id())?.iter().filter(|head| head.device() == vault.device())
+    {
+        for snapshot in &head.draft.snapshots {
+            // What is not known of a snapshot yet is found out when it is looked at.
+            needed.extend(vault.store.snapshot_packs(*snapshot)?.unwrap_or_default());
+        }
+    }
+    let mut out = Vec::new();
+    for (number, state) in borrowed {
+        if state != Borrowed::Kept && needed.contains(&number) {
+            out.extend(vault.store.pack_by_number(number)?);
+        }
+    }
+    out.sort_unstable_by_key(|row| row.number);
+    Ok(out)
+}
+
+/// Pulls a pack that is not here, or not sound.
+pub fn keep_here(
+    vault: &Vault,
+    source: &dyn PackSource,
+    row: &PackRow,
+    monitor: &Monitor,
+) -> Result<(), EngineError> {
+    heal_pack(vault, source, monitor, row.id, row.bytes)
+}
+
+/// Whether the vault's owner revoked this very device.
+pub fn is_revoked(vault: &Vault) -> Result<bool, EngineError> {
+    Ok(revocations(&vault.store, vault.id())?.of(vault.device()).is_some())
+}

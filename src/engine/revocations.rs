@@ -1,0 +1,120 @@
+//! Which devices of a vault count no more: what its admin key said, kept in one published file for each vault.
+//!
+//! Of a revoked device the last good head counts as its newest one, whatever came later, until a head of the named heir says
+//! that it carries on what the device had; then none of its heads is the newest any more, and the hold begins. The file is
+//! small and read whenever it is asked for. A damaged one counts as none: everything in it comes again from the peers that
+//! know it, and until then the hold keeps what counted.
+
+use std::collections::HashSet;
+
+use prost::Message;
+use serde::{Deserialize, Serialize};
+
+use super::error::EngineError;
+use crate::base::{DeviceId, HeadId, VaultId, limit};
+use crate::snapshot::{Head, Revocation};
+use crate::store::{Store, StoreError};
+use crate::wire;
+
+/// As they came, in hex; one a device.
+#[derive(Default, Serialize, Deserialize)]
+struct Kept {
+    revocations: Vec<String>,
+}
+
+fn file(vault: VaultId) -> String {
+    format!("revoked-{vault}.json")
+}
+
+/// The revocations of one vault.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Revocations {
+    all: Vec<(Revocation, wire::Signed)>,
+}
+
+impl Revocations {
+    /// That of one device.
+    pub fn of(&self, device: DeviceId) -> Option<&Revocation> {
+        self.all.iter().map(|(revocation, _)| revocation).find(|revocation| revocation.device == device)
+    }
+
+    /// As they are passed on.
+    pub fn signed(&self) -> Vec<wire::Signed> {
+        self.all.iter().map(|(_, signed)| signed.clone()).collect()
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Revocation> {
+        self.all.iter().map(|(revocation, _)| revocation)
+    }
+
+    /// There are none.
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// Whether a head may count as one of its device's.
+    pub fn admits(&self, device: DeviceId, seq: u64, id: HeadId) -> bool {
+        self.of(device).is_none_or(|revocation| revocation.admits(seq, id))
+    }
+
+    /// Takes one in if it is news.
+    pub fn add(&mut self, revocation: Revocation, signed: wire::Signed) -> bool {
+        if self.of(revocation.device).is_some_and(|known| !revocation.outranks(known)) {
+            return false;
+        }
+        self.all.retain(|(known, _)| known.device != revocation.device);
+        if self.all.len() >= limit::VAULT_DEVICES_MAX {
+            return false;
+        }
+        self.all.push((revocation, signed));
+        true
+    }
+
+    /// Revoked devices whose heir says, in one of these newest heads, that it carries on what they had.
+    pub(super) fn carried_on(&self, heads: &[Head]) -> HashSet<DeviceId> {
+        let says = |heir: DeviceId, device: &DeviceId| {
+            heads.iter().any(|head| head.device() == heir && head.draft.inherited.contains(device))
+        };
+        let carried = self.iter().filter(|one| one.heir.is_some_and(|heir| says(heir, &one.device)));
+        carried.map(|one| one.device).collect()
+    }
+
+    /// Of the newest heads of all devices, those that count: none of a device that is carried on.
+    pub(super) fn living(&self, mut heads: Vec<Head>) -> Vec<Head> {
+        let carried_on = self.carried_on(&heads);
+        heads.retain(|head| !carried_on.contains(&head.device()));
+        heads
+    }
+}
+
+/// What is known of a vault's revoked devices.
+pub fn revocations(store: &Store, vault: VaultId) -> Result<Revocations, StoreError> {
+    let kept: Option<Kept> = store.read_state_if_sound(&file(vault))?;
+    let mut known = Revocations::default();
+    for text in kept.unwrap_or_default().revocations {
+        let bytes = hex::decode(text).unwrap_or_default();
+        if let Ok(signed) = wire::decode::<wire::Signed>(&bytes, limit::REVOCATION_BYTES_MAX + 128)
+            && let Ok(revocation) = Revocation::verify(&signed)
+            && revocation.vault == vault
+        {
+            known.add(revocation, signed);
+        }
+    }
+    Ok(known)
+}
+
+/// Durably keeps a revocation if it is news: `Some` is what it says.
+///
+/// # Errors
+/// One whose signature does not hold.
+pub fn keep_revocation(store: &Store, signed: &wire::Signed) -> Result<Option<Revocation>, EngineError> {
+    let revocation = Revocation::verify(signed)?;
+    let mut known = revocations(store, revocation.vault)?;
+    if !known.add(revocation, signed.clone()) {
+        return Ok(None);
+    }
+    let lines = known.all.iter().map(|(_, signed)| hex::encode(signed.encode_to_vec()));
+    store.publish_state(&file(revocation.vault), &Kept { revocations: lines.collect() })?;
+    Ok(Some(revocation))
+}

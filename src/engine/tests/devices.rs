@@ -1,0 +1,207 @@
+//! Several devices of one vault: what may be referred to, what a revocation does, what an heir carries on.
+
+use std::sync::Arc;
+
+use super::fixture::{Fixture, Holders, Manner, Ticking, noise, passphrase, vault_options};
+use crate::base::{Clock, Code, Coded, Moment, PackId, SnapshotId};
+use crate::crypto::KdfCost;
+use crate::engine::heads::store_head;
+use crate::engine::{
+    Carried, HeadNews, Monitor, Vault, accept_head, adopt_head, confirm_borrowed, enrol_device, head_packs,
+    held_packs, index_remote_pack, inherit, keep_for_device, keep_here, keep_revocation, make_node,
+    missing_records, newest_heads, next_head, publish_first_head, rebuild_index, referred_elsewhere,
+    renew_kept, store_list, store_snapshot,
+};
+use crate::pack::Outboard;
+use crate::snapshot::{Head, HeadDraft, sign_revocation};
+use crate::store::{Borrowed, Store};
+
+/// Another device of the same vault.
+fn twin(of: &Fixture) -> Fixture {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::create(&dir.path().join("store")).unwrap();
+    let node = make_node(&store).unwrap();
+    let phrase = crate::crypto::Phrase::parse(&of.phrase.words()).unwrap();
+    let clock = Ticking::default();
+    let cost = KdfCost::FAST;
+    let keyring =
+        enrol_device(&store, &phrase, node.peer_id(), "twin", &passphrase(), cost, clock.now()).unwrap();
+    std::fs::create_dir(dir.path().join("src")).unwrap();
+    let vault = Vault::new(Arc::new(store), keyring, Arc::new(clock), vault_options());
+    publish_first_head(&vault, Carried::default(), &[]).unwrap();
+    Fixture { dir, vault, phrase }
+}
+
+/// The newest head of the device that `fixture` is, and its bytes.
+fn own(fixture: &Fixture) -> (Head, Vec<u8>) {
+    let id = fixture.vault.device();
+    let heads = newest_heads(fixture.store(), fixture.vault.id()).unwrap();
+    let head = heads.into_iter().find(|head| head.device() == id).unwrap();
+    let bytes = fixture.store().read_head(head.vault(), id, head.draft.seq, head.id).unwrap().unwrap();
+    (head, bytes)
+}
+
+/// Gives `to` the newest head of `from`'s device, with its records.
+fn tell(to: &Store, from: &Fixture) -> HeadNews {
+    let (head, bytes) = own(from);
+    let needs = missing_records(to, &head).unwrap();
+    for id in needs.lists {
+        store_list(to, id, &from.store().read_list(id).unwrap().unwrap()).unwrap();
+    }
+    for id in needs.snapshots {
+        store_snapshot(to, id, &from.store().read_snapshot(id).unwrap().unwrap()).unwrap();
+    }
+    adopt_head(to, &head, &bytes).unwrap()
+}
+
+/// Enters the packs that `from`'s newest head lists, from their directories alone.
+fn index(to: &Fixture, from: &Fixture) -> Vec<PackId> {
+    let source = Holders::of(from, &[Manner::Honest]);
+    let listed = head_packs(from.store(), &own(from).0).unwrap();
+    for (id, size) in &listed {
+        let pack = index_remote_pack(&to.vault, &source, *id, size.bytes(), &Monitor::default()).unwrap();
+        to.store().index_borrowed(&[pack]).unwrap();
+    }
+    listed.into_iter().map(|(id, _)| id).collect()
+}
+
+fn snapshots(fixture: &Fixture) -> Vec<SnapshotId> {
+    fixture.view().snapshots.iter().map(|snapshot| snapshot.id).collect()
+}
+
+/// A device that slept for longer than holders keep what nobody lists would have built on packs that were gone.
+#[test]
+fn packs_of_another_device_are_referred_to_once_a_holder_keeps_them_for_this_one() {
+    let first = Fixture::new();
+    first.write("a", &noise(1, 500_000));
+    first.backup();
+    for is_confirmed in [false, true] {
+        let second = twin(&first);
+        second.write("a", &noise(1, 500_000));
+        tell(second.store(), &first);
+        let packs = index(&second, &first);
+        if is_confirmed {
+            confirm_borrowed(second.store(), &packs).unwrap();
+        }
+        let done = second.backup();
+        assert_eq!(done.counts.data_added < 100_000, is_confirmed, "{}", done.counts.data_added);
+        let listed = head_packs(second.store(), &own(&second).0).unwrap();
+        assert!(packs.iter().all(|pack| listed.iter().any(|(id, _)| id == pack)), "all are listed");
+        let wanted = referred_elsewhere(&second.vault).unwrap();
+        assert_ne!(wanted.is_empty(), is_confirmed, "the data is in packs of the other device");
+        // What is elsewhere by agreement is no damage; what nobody has promised to keep is missing.
+        assert!(second.verify().is_sound());
+        let borrowed: Vec<_> = second.store().borrowed().unwrap().into_keys().collect();
+        second.store().set_borrowed(&borrowed, Borrowed::Unconfirmed).unwrap();
+        assert_eq!(second.verify().is_sound(), wanted.is_empty());
+        second.store().set_borrowed(&borrowed, Borrowed::Confirmed).unwrap();
+        let source = Holders::of(&first, &[Manner::Honest]);
+        for row in wanted {
+            keep_here(&second.vault, &source, &row, &Monitor::default()).unwrap();
+            second.store().set_borrowed(&[row.number], Borrowed::Kept).unwrap();
+        }
+        assert_eq!(referred_elsewhere(&second.vault).unwrap(), []);
+        // Nothing of its own snapshot is elsewhere now.
+        second.restore(&done, "target");
+        assert!(second.verify().is_sound());
+    }
+}
+
+#[test]
+fn what_is_not_confirmed_stays_so_over_a_restart_and_once_written_here_is_found_here() {
+    let first = Fixture::new();
+    first.write("a", &noise(1, 500_000));
+    first.backup();
+    let second = twin(&first);
+    tell(second.store(), &first);
+    index(&second, &first);
+    let second = second.reopened(|_| {}, |path| Store::open(path).unwrap());
+    assert_eq!(second.store().unconfirmed_packs().len(), first.packs().len());
+    second.write("a", &noise(1, 500_000));
+    let done = second.backup();
+    // Without any source: the chunks' places are in packs that this device wrote.
+    second.restore(&done, "target");
+}
+
+/// An index made anew had forgotten that other devices rely on what is here.
+#[test]
+fn a_rebuilt_index_knows_what_is_kept_for_other_devices() {
+    let first = Fixture::new();
+    let second = twin(&first);
+    second.write("a", &noise(1, 500_000));
+    second.backup();
+    tell(first.store(), &second);
+    let listed: Vec<PackId> =
+        head_packs(second.store(), &own(&second).0).unwrap().into_iter().map(|(id, _)| id).collect();
+    for (id, path) in second.packs() {
+        let bytes = std::fs::read(path).unwrap();
+        keep_for_device(&first.vault, id, &bytes, &Outboard::of(&bytes).1).unwrap();
+    }
+    let held = |fixture: &Fixture| held_packs(fixture.store(), fixture.vault.id(), &listed).unwrap();
+    assert_eq!(held(&first), listed);
+    let first = first.reopened(|_| {}, |path| Store::rebuild(path).unwrap());
+    rebuild_index(first.store(), Some(&first.vault.keyring.vault), &Monitor::default()).unwrap();
+    renew_kept(&first.vault).unwrap();
+    assert_eq!(held(&first), listed);
+    // What it lists itself is no promise to others.
+    first.write("b", &noise(2, 500_000));
+    first.backup();
+    renew_kept(&first.vault).unwrap();
+    assert_eq!(first.store().foreign_packs(first.vault.id()).unwrap().len(), listed.len());
+}
+
+#[test]
+fn heads_after_the_last_good_one_do_not_count_until_an_heir_carries_on() {
+    let (keeper, holder) = (Fixture::new(), Fixture::new());
+    let thief = twin(&keeper);
+    thief.write("a", &noise(2, 100_000));
+    let good = thief.backup().snapshot;
+    let last_good = own(&thief).0.summary();
+    for store in [keeper.store(), holder.store()] {
+        tell(store, &thief);
+    }
+    let forget = || {
+        let draft = next_head(&thief.vault, &[], &[]).unwrap();
+        store_head(&thief.vault, HeadDraft { snapshots: vec![], ..draft }).unwrap()
+    };
+    forget();
+    tell(keeper.store(), &thief);
+    assert_eq!(snapshots(&keeper), [], "it is gone");
+    let admin = keeper.phrase.root().admin();
+    let heir = Some(keeper.vault.device());
+    let signed = sign_revocation(&admin, &last_good, heir, Moment::from_millis(5));
+    for store in [keeper.store(), holder.store(), thief.store()] {
+        assert!(keep_revocation(store, &signed).unwrap().is_some());
+        assert!(keep_revocation(store, &signed).unwrap().is_none(), "it is no news");
+    }
+    assert_eq!(snapshots(&keeper), [good], "it is back");
+    // A later head, or a fork: refused wherever the revocation is known; the device itself signs none.
+    let id = own(&thief).0.id;
+    assert_eq!(id, last_good.id);
+    let bad = forged(&thief);
+    let refused = accept_head(holder.store(), bad.0.vault(), bad.0.id, &bad.1).unwrap_err();
+    assert_eq!(refused.code(), Code::DeviceRevoked);
+    assert!(adopt_head(holder.store(), &bad.0, &bad.1).is_err());
+    assert_eq!(thief.try_backup(&Monitor::default()).unwrap_err().code(), Code::DeviceRevoked);
+    // The heir waits until it knows every pack.
+    assert_eq!(inherit(&keeper.vault, &[]).unwrap(), []);
+    index(&keeper, &thief);
+    assert_eq!(inherit(&keeper.vault, &[]).unwrap(), [thief.vault.device()]);
+    assert_eq!(inherit(&keeper.vault, &[]).unwrap(), [], "once");
+    let heads = newest_heads(keeper.store(), keeper.vault.id()).unwrap();
+    assert_eq!(heads.iter().map(Head::device).collect::<Vec<_>>(), [keeper.vault.device()]);
+    assert_eq!(snapshots(&keeper), [good]);
+    assert!(keeper.view().is_certified(thief.vault.device()));
+    tell(holder.store(), &keeper);
+    let heads = newest_heads(holder.store(), keeper.vault.id()).unwrap();
+    assert_eq!(heads.len(), 1, "the last good head has served");
+}
+
+/// A head as a thief would sign it, whatever was said of the device.
+fn forged(thief: &Fixture) -> (Head, Vec<u8>) {
+    let (head, _) = own(thief);
+    let draft =
+        HeadDraft { seq: head.draft.seq + 7, predecessor: Some(head.id), snapshots: vec![], ..head.draft };
+    let keyring = &thief.vault.keyring;
+    crate::snapshot::SignedHead::sign(draft, &keyring.device, &keyring.certificate).unwrap()
+}

@@ -1,0 +1,106 @@
+//! The queue of damaged packs that wait to be mended: kept on disk, tried by itself.
+//!
+//! What a check finds enters before it is mended and leaves once it is, so that a node that dies in between goes on with
+//! it. [`RepairQueue`] decides what is due; a try is noted before it begins.
+
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::Notify;
+
+use super::core::{Core, log_failure};
+use super::error::failed;
+use crate::api::{JobRequest, RepairQueueStatus, RepairRequest};
+use crate::base::{Moment, PackId, limit};
+use crate::policy::RepairQueue;
+
+/// A small state file. Losing it loses no data: checks find the damage again.
+const FILE: &str = "repairs.json";
+
+/// What changing the queue needs.
+#[derive(Default)]
+pub(super) struct Mending {
+    /// Held while it is changed.
+    one: Mutex<()>,
+    /// Something changed: look again.
+    changed: Notify,
+}
+
+/// The queue. A file that cannot be read is as good as none. Blocking.
+pub(super) fn queue(core: &Core) -> RepairQueue {
+    core.store.read_state_if_sound(FILE).ok().flatten().unwrap_or_default()
+}
+
+/// Changes the queue. Blocking.
+pub(super) fn edit<T>(core: &Core, edit: impl FnOnce(&mut RepairQueue) -> T) -> T {
+    let _one = core.mending.one.lock().expect("no panic while held");
+    let before = queue(core);
+    let mut after = before.clone();
+    let result = edit(&mut after);
+    if after != before {
+        log_failure(core.store.publish_state(FILE, &after).map_err(failed), "noting what is to be mended");
+        core.mending.changed.notify_one();
+    }
+    result
+}
+
+/// The queue as others see it.
+pub(super) fn status(core: &Core) -> RepairQueueStatus {
+    let queue = queue(core);
+    RepairQueueStatus {
+        waiting: queue.len() as u64,
+        since: queue.since().map(Moment::to_rfc3339),
+        next_try: queue.next().map(Moment::to_rfc3339),
+    }
+}
+
+/// Mends what is due, until the node stops.
+pub(super) async fn run_loop(core: Arc<Core>) {
+    loop {
+        let due = core.blocking(|core| {
+            let due = edit(core, |queue| queue.take_due(core.now()));
+            Ok((due, queue(core).next().map(|next| next.since(core.now()))))
+        });
+        let Ok((due, calm)) = due.await else { return };
+        if !due.is_empty() {
+            mend(&core, due).await;
+            continue;
+        }
+        tokio::select! {
+            () = core.stop.cancelled() => return,
+            () = core.mending.changed.notified() => {}
+            // Also wakes after the machine slept: this clock stood still, the wall clock did not.
+            () = tokio::time::sleep(calm.unwrap_or(limit::SCHEDULE_LOOK).min(limit::SCHEDULE_LOOK)) => {}
+        }
+    }
+}
+
+async fn mend(core: &Arc<Core>, packs: Vec<PackId>) {
+    tracing::info!(target: "repair", packs = packs.len(), "mending what was found damaged");
+    let ended = match core.start_job(JobRequest::Repair(RepairRequest { packs, ..RepairRequest::default() }))
+    {
+        Ok(job) => core.jobs.ended(job).await,
+        Err(error) => Err(error),
+    };
+    match ended.map(|info| info.error) {
+        Ok(None) => {}
+        Ok(Some(error)) | Err(error) => {
+            tracing::warn!(target: "repair", code = error.code, %error, "not everything could be mended; it is tried again");
+        }
+    }
+}
+
+impl Core {
+    /// A peer came that may have what is needed.
+    pub(super) async fn hurry_repairs(self: &Arc<Self>) {
+        let hurried = self.blocking(|core| {
+            edit(core, |queue| queue.hurry(core.now()));
+            Ok(())
+        });
+        log_failure(hurried.await, "hurrying repairs");
+    }
+
+    /// A pack here turned out to be damaged: it is looked at and mended in a while. Blocking.
+    pub(super) fn doubt(&self, pack: PackId) {
+        edit(self, |queue| queue.enter([pack], self.now()));
+    }
+}
