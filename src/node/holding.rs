@@ -70,11 +70,10 @@ pub(super) fn free_bytes(core: &Core) -> Result<u64, EngineError> {
 }
 
 fn lending(core: &Core) -> Result<Lending, EngineError> {
-    let counts = core.store.pack_counts()?;
+    let others = core.store.pack_counts()?.foreign_bytes;
     let usage = core.store.foreign_usage()?;
     let for_devices = core.vault_id().and_then(|vault| usage.get(&vault)).map_or(0, |(_, bytes)| *bytes);
-    let stored = counts.foreign_bytes.saturating_add(for_devices);
-    Ok(Lending { lent: core.lent(), stored, disk: core.store.room() })
+    Ok(Lending { lent: core.lent(), stored: others + for_devices, disk: core.store.room() })
 }
 
 /// What one peer may still store here, as agreed with it.

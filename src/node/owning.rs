@@ -35,7 +35,7 @@ pub(super) struct Owning {
 
 impl Default for Owning {
     fn default() -> Self {
-        Self { began: Instant::now(), ledger: Mutex::default(), all_read: AtomicBool::new(false) }
+        Self { began: Instant::now(), ledger: Mutex::default(), all_read: AtomicBool::default() }
     }
 }
 
