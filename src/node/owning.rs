@@ -142,14 +142,25 @@ async fn round(core: &Arc<Core>, vault: VaultId) -> Result<(), ApiError> {
     if let Ok(open) = core.vault() {
         log_failure(sharing::round(core, &net, &open, &peers).await, "sharing packs among devices");
     }
-    let now = core.now();
-    let candidate = |peer| Candidate { peer, lost: core.auditing.on_probation(&peer, now) };
-    let candidates: Vec<Candidate> = peers.into_iter().map(candidate).collect();
+    place(core, &net, vault, &peers, wanted).await
+}
+
+/// Offers what wants holders to those who are best for it now.
+async fn place(
+    core: &Arc<Core>,
+    net: &Net,
+    vault: VaultId,
+    peers: &[PeerId],
+    wanted: Vec<Want>,
+) -> Result<(), ApiError> {
+    let (now, copies) = (core.now(), core.settings().replication.copies);
+    let candidate = |peer: &PeerId| Candidate { peer: *peer, lost: core.auditing.on_probation(peer, now) };
+    let candidates: Vec<Candidate> = peers.iter().map(candidate).collect();
     let plan = core.owning.tell(|ledger, now| ledger.plan(now, &candidates, copies));
     let placed = core.blocking(move |_| Ok(plan.place(&wanted))).await?;
     for (peer, packs) in placed {
         core.owning.tell(|ledger, now| ledger.note_offered(now, peer, &packs));
-        if let Err(error) = offer(core, &net, peer, vault, &packs).await {
+        if let Err(error) = offer(core, net, peer, vault, &packs).await {
             core.owning.forget_offers(peer);
             tracing::debug!(target: "replicate", peer = %peer.short(), code = error.code, %error, "offer failed");
         }

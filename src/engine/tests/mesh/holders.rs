@@ -1,6 +1,7 @@
 //! Holders: offers wait, packs are pulled and stored, and what is stored is confirmed.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::time::Duration;
 
 use super::world::{Character, Event, Line, PACK_BYTES, Request, Shape, World, peer};
 use crate::base::{Code, DeviceId, HeadId, PeerId, VaultId};
@@ -131,7 +132,7 @@ impl World {
             return;
         };
         let is_over = service.wanted.is_empty() && !is_pulling;
-        let elapsed = std::time::Duration::from_millis(now - service.began);
+        let elapsed = Duration::from_millis(now - service.began);
         let due = if is_over { service.serving.rest() } else { service.serving.due(elapsed) };
         if !due.is_empty() {
             service.is_telling = true;
@@ -162,7 +163,7 @@ impl World {
         if !is_answered {
             self.end_service(line);
         } else if let Some(service) = self.holders[line.holder].services.get_mut(&line.owner) {
-            let elapsed = std::time::Duration::from_millis(self.now - service.began);
+            let elapsed = Duration::from_millis(self.now - service.began);
             service.serving.confirm(elapsed, &ids);
             service.is_telling = false;
         }
@@ -173,9 +174,9 @@ impl World {
         while self.pulls_of(holder) < PULLS_MAX {
             let waiting = self.holders[holder].services.iter();
             let waiting = waiting.filter(|(_, service)| !service.is_telling && !service.wanted.is_empty());
-            let pulls = |owner: &usize| self.pulls.values().filter(|pull| pull.line.owner == *owner).count();
-            let Some(owner) = waiting.map(|(owner, _)| *owner).min_by_key(pulls) else { return };
-            let line = Line { owner, holder };
+            let pulls = |line: &Line| self.pulls.values().filter(|pull| pull.line == *line).count();
+            let lines = waiting.map(|(owner, _)| Line { owner: *owner, holder });
+            let Some(line) = lines.min_by_key(pulls) else { return };
             if self.free_for(line) >= PACK_BYTES {
                 self.begin_pull(line);
             } else if self.pulls_of(holder) > 0 {

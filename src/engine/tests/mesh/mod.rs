@@ -5,7 +5,7 @@ mod owners;
 mod truth;
 mod world;
 
-use world::{AWAY_AFTER, Chance, Character, Fault, HOUR, PACK_BYTES, SECOND, Shape, World};
+use world::{AWAY_AFTER, Chance, Character, Fault, HOUR, MINUTE, SECOND, Shape, World};
 
 use crate::base::random_bytes;
 
@@ -28,13 +28,24 @@ fn without_faults_every_pack_gets_exactly_its_copies() {
 #[test]
 fn full_disks_and_quotas_are_kept_and_others_are_chosen() {
     let mut world = World::new(Shape { room: 25, quota: Some(15), ..SMALL }, 3);
-    (0..2).for_each(|holder| world.plan(0, Fault::Disk(holder, 3 * PACK_BYTES)));
-    // 160 copies, six holders of 25 and two of three: not all.
+    (0..2).for_each(|holder| world.plan(0, Fault::Disk(holder, 0)));
+    // 160 copies, six holders of 25: not all.
     assert_eq!(world.run_until_safe(2 * HOUR), None);
     let at = world.now;
     (0..2).for_each(|holder| world.plan(at, Fault::Disk(holder, u64::MAX)));
     assert!(world.run_until_safe(HOUR).is_some());
     world.check();
+}
+
+#[test]
+fn what_a_disk_that_just_filled_does_not_take_goes_to_others_at_once() {
+    for seed in 0..5 {
+        let mut world = World::new(Shape { owners: 1, holders: 4, ..SMALL }, seed);
+        // The offers are made, and some packs are pulled.
+        world.plan(SECOND, Fault::Disk(0, 0));
+        world.run_until(SECOND);
+        assert!(!world.is_safe() && world.run_until_safe(MINUTE).is_some(), "seed {seed}");
+    }
 }
 
 #[test]
@@ -44,9 +55,9 @@ fn a_split_of_a_minute_loses_nothing_and_heals_within_minutes() {
         let at = seed * 700;
         world.plan(at + seed * SECOND, Fault::Backup(0));
         world.plan(at, Fault::Split(vec![0, 0, 0, 1, 1]));
-        world.plan(at + 60 * SECOND, Fault::Heal);
-        world.run_until(at + 60 * SECOND);
-        assert!(world.run_until_safe(HOUR / 20).is_some(), "seed {seed}");
+        world.plan(at + MINUTE, Fault::Heal);
+        world.run_until(at + MINUTE);
+        assert!(world.run_until_safe(3 * MINUTE).is_some(), "seed {seed}");
         world.check();
     }
 }
@@ -85,6 +96,18 @@ fn who_lies_or_sends_wrong_bytes_is_found_within_the_hour_and_counts_for_nothing
     }
 }
 
+/// After each audit it was offered again what it wins by its hash, for a day.
+#[test]
+fn who_sends_wrong_bytes_is_the_last_choice_even_where_all_others_lost_something() {
+    let mut world = World::new(Shape { owners: 1, holders: 4, ..SMALL }, 9);
+    (1..=2).for_each(|holder| world.plan(MINUTE, Fault::Lose(holder, 1)));
+    world.run_until(HOUR);
+    world.plan(HOUR, Fault::Turn(3, Character::Garbler));
+    world.run_until(2 * HOUR);
+    assert_eq!(world.truth.found.keys().copied().collect::<Vec<_>>(), [1, 2, 3]);
+    assert!(world.run_until_safe(HOUR).is_some());
+}
+
 #[test]
 fn who_is_away_is_waited_for_and_who_is_missing_is_replaced() {
     let mut world = World::new(SMALL, 6);
@@ -107,8 +130,20 @@ fn an_owner_that_slept_for_a_week_replaces_nobody() {
     world.plan(at, Fault::OwnerAsleep(0));
     world.plan(at, Fault::Split(vec![0, 0, 0, 0, 0, 0, 0, 1, 1]));
     world.plan(woken, Fault::OwnerAwake(0));
-    world.plan(woken + 300 * SECOND, Fault::Heal);
+    world.plan(woken + 5 * MINUTE, Fault::Heal);
     world.run_until(woken + HOUR);
+    assert!(world.is_safe() && world.surplus() == 0, "{}", world.surplus());
+}
+
+/// Nobody came or went for days, then all did: who was here until then is not missing.
+#[test]
+fn an_owner_that_was_killed_knows_who_was_there_before() {
+    let mut world = World::new(Shape { owners: 1, ..SMALL }, 10);
+    let at = AWAY_AFTER.as_millis() as u64 + 8 * HOUR;
+    world.plan(at, Fault::OwnerAsleep(0));
+    world.plan(at, Fault::Split(vec![0, 0, 0, 0, 0, 0, 0, 1, 1]));
+    world.plan(at + MINUTE, Fault::OwnerRestart(0));
+    world.run_until(at + HOUR);
     assert!(world.is_safe() && world.surplus() == 0, "{}", world.surplus());
 }
 
@@ -194,7 +229,7 @@ fn whatever_fails_counts_are_true_and_copies_are_complete_again() {
         let kind = &mut slowest[usize::from(seed.is_multiple_of(2))];
         *kind = run_case(seed).0.max(*kind);
     }
-    let [back, gone] = slowest.map(|took| took / 60 / SECOND);
+    let [back, gone] = slowest.map(|took| took / MINUTE);
     eprintln!("slowest: safe {back} minutes after the last fault, {gone} after who is gone is missing");
 }
 

@@ -233,7 +233,9 @@ impl World {
 
     /// A holder came or went.
     pub(super) fn owner_sees(&mut self, line: Line) {
-        self.owners[line.owner].seen[line.holder] = self.moment();
+        if self.owners[line.owner].is_up {
+            self.owners[line.owner].seen[line.holder] = self.moment();
+        }
         self.forget_offers(line);
         self.wake(line.owner);
     }

@@ -12,7 +12,8 @@ use crate::engine::AuditOutcome;
 use crate::pack::Outboard;
 
 pub(super) const SECOND: u64 = 1000;
-pub(super) const HOUR: u64 = 3600 * SECOND;
+pub(super) const MINUTE: u64 = 60 * SECOND;
+pub(super) const HOUR: u64 = 60 * MINUTE;
 /// The shortest packs that slices can be proven of: two cells.
 pub(super) const PACK_BYTES: u64 = limit::CELL_BYTES as u64 + 1024;
 /// The settings that are built in.
@@ -218,7 +219,7 @@ impl World {
             if self.now - began >= most {
                 return None;
             }
-            self.run_until(self.now + HOUR / 60);
+            self.run_until(self.now + MINUTE);
         }
         Some(self.now - began)
     }
