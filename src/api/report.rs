@@ -36,6 +36,12 @@ pub struct StorageStatus {
     pub own_packs: u64,
     /// Their bytes.
     pub own_bytes: u64,
+    /// Packs of this vault that are with holders only.
+    #[serde(default)]
+    pub elsewhere_packs: u64,
+    /// Their bytes.
+    #[serde(default)]
+    pub elsewhere_bytes: u64,
     /// Packs kept for others.
     pub foreign_packs: u64,
     /// Their bytes.

@@ -526,6 +526,10 @@ pub const HURT_FILES_MAX: usize = 100;
 pub const SCRUB_PAUSE_STEP: Duration = Duration::from_millis(200);
 /// A scrub rests so many times as long as it worked: a tenth of one core.
 pub const SCRUB_REST: u32 = 9;
+/// Own packs that a small disk gives up at once: each takes a question to each holder.
+pub const EVICTED_AT_ONCE: usize = 64;
+/// Between two tries of giving packs up, when the first one gave up nothing.
+pub const EVICTION_PAUSE: Duration = Duration::from_secs(60);
 /// Damaged packs that wait to be mended; others are found again in the next round of scrubbing.
 pub const REPAIRS_WAITING_MAX: usize = 1024;
 /// How long after a peer came damaged packs are asked of it: it has just been dialled, and may have more to say first.

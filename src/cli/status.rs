@@ -232,7 +232,10 @@ fn scrubbed(round: &Coverage) -> String {
 
 fn storage(status: &Status) -> String {
     let disk = &status.storage;
-    let own = format!("own {} in {}", ByteSize(disk.own_bytes), count(disk.own_packs, "pack"));
+    let mut own = format!("own {} in {}", ByteSize(disk.own_bytes), count(disk.own_packs, "pack"));
+    if disk.elsewhere_packs > 0 {
+        own += &format!(" ({} more with holders only)", ByteSize(disk.elsewhere_bytes));
+    }
     let mut lent = format!("for others {} of {} lent", ByteSize(disk.foreign_bytes), ByteSize(disk.lend));
     if disk.on_hold_bytes > 0 {
         lent += &format!(" ({} of it on hold)", ByteSize(disk.on_hold_bytes));

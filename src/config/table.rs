@@ -202,8 +202,8 @@ table! {
 
     /// Packs on this machine's disk, and memory.
     storage: Storage {
-        /// Own packs kept here with local_copy: cache.
-        max_cache_size: u64 = Size, "1GiB", Between(64 * MIB, u64::MAX), Live, NotYet;
+        /// What own packs may take here with local_copy: cache, beside those with directories and those without their copies.
+        max_cache_size: u64 = Size, "1GiB", Between(64 * MIB, u64::MAX), Live, Built;
         /// How often unneeded packs are looked for.
         gc_interval: Duration = Span, "24h", Between(MINUTE, 365 * DAY), Live, Built;
         /// Forget snapshots older than so many days; 0 keeps all.
@@ -220,8 +220,8 @@ table! {
         memory_limit: u64 = Size, "96MiB", Between(32 * MIB, 1 << 40), Restart, Built;
         /// Disk space that packs, own and kept for others, may take; 0 is no limit.
         disk_limit: u64 = Size, "0", Any, Live, Built;
-        /// full keeps own packs here too; cache keeps max_cache_size of them once enough peers hold them.
-        local_copy: LocalCopy = LocalCopy, "full", Any, Live, NotYet;
+        /// full keeps own packs here too; cache keeps max_cache_size of them once enough peers have proved to hold the rest.
+        local_copy: LocalCopy = LocalCopy, "full", Any, Live, Built;
     }
 
     /// Logs, metrics and health.

@@ -122,10 +122,6 @@ fn each_mistake_is_named_with_place_and_cure() {
             "c.yaml:1:17: acl.admins[1]: \"c2hvcnQ=\" is not allowed; expected an Ed25519 public key: 32 bytes in base64",
         ),
         (
-            "storage:\n  max_cache_size: 2GiB\n",
-            "c.yaml:2:19: storage.max_cache_size: not available in this version; remove it or leave it at 1GiB",
-        ),
-        (
             "monitoring: { tracing_endpoint: \"x\" }\n",
             "c.yaml:1:33: monitoring.tracing_endpoint: not available in this version; remove it or leave it at \"\"",
         ),

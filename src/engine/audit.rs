@@ -218,6 +218,8 @@ pub struct AuditTally {
     pub slices: u64,
     /// Each outcome: ok, wrong, offline, timeout, unknown.
     pub outcomes: [u64; 5],
+    /// Packs of which a slice was right.
+    pub proven: BTreeSet<PackId>,
     /// Packs of which a slice was wrong.
     pub lost: BTreeSet<PackId>,
     /// Packs more that the holder says itself that it does not have.
@@ -229,9 +231,11 @@ impl AuditTally {
     pub fn note(&mut self, pick: &Pick, outcome: AuditOutcome) {
         self.slices += 1;
         self.outcomes[outcome as usize] += 1;
-        if outcome == AuditOutcome::Wrong {
-            self.lost.insert(pick.pack);
-        }
+        match outcome {
+            AuditOutcome::Ok => self.proven.insert(pick.pack),
+            AuditOutcome::Wrong => self.lost.insert(pick.pack),
+            _ => false,
+        };
     }
 
     /// Packs that count as lost.

@@ -1,6 +1,6 @@
 //! Packs that another device of the vault wrote: which of them this device may refer to, and which it keeps.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::error::EngineError;
 use super::heads::newest_heads;
@@ -45,6 +45,20 @@ pub fn referred_elsewhere(vault: &Vault) -> Result<Vec<PackRow>, EngineError> {
     }
     out.sort_unstable_by_key(|row| row.number);
     Ok(out)
+}
+
+/// Packs that need not be here, and are not, with how they stand.
+pub fn packs_elsewhere(store: &Store) -> Result<HashMap<PackNumber, (PackRow, Borrowed)>, EngineError> {
+    let mut elsewhere = HashMap::new();
+    for (number, state) in store.borrowed()? {
+        if state != Borrowed::Kept
+            && let Some(row) = store.pack_by_number(number)?
+            && store.pack_length(row.id)?.is_none()
+        {
+            elsewhere.insert(number, (row, state));
+        }
+    }
+    Ok(elsewhere)
 }
 
 /// Pulls a pack that is not here, or not sound.

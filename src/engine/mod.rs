@@ -7,6 +7,7 @@ mod audit;
 mod backup;
 mod borrow;
 mod budget;
+mod cache;
 mod carry;
 mod copies;
 mod diff;
@@ -51,7 +52,8 @@ pub use audit::{AuditOutcome, AuditTally, Choice, Doubts, Pick, on_probation, pi
 pub use backup::{
     BackupOptions, BackupResult, Fate, Listener, PreviewResult, backup, backup_stream, preview,
 };
-pub use borrow::{confirm_borrowed, is_revoked, keep_here, referred_elsewhere};
+pub use borrow::{confirm_borrowed, is_revoked, keep_here, packs_elsewhere, referred_elsewhere};
+pub use cache::{Cached, cached_packs, choose_evicted, confirm_listed, tree_packs};
 pub use carry::{ImportResult, Room, export, import};
 pub use copies::{CopyCounts, Place, copy_counts, locked_copy_counts, record_receipt};
 pub use diff::{Change, DiffTotals, Difference, SideTotals, diff};

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
 
-use super::borrow::referred_elsewhere;
+use super::borrow::{packs_elsewhere, referred_elsewhere};
 use super::budget::{VERIFY_BYTES, verify_workers};
 use super::error::EngineError;
 use super::heads::{VaultView, newest_heads, read_head};
@@ -150,7 +150,7 @@ pub fn verify(
         only = Some(rows.into_iter().flatten().map(|row| row.number).collect());
     }
     let mut rows = Vec::new();
-    let (aside, elsewhere) = (store.packs_aside(), packs_elsewhere(store, vault)?);
+    let (aside, elsewhere) = (store.packs_aside(), not_looked_for(store, vault)?);
     let is_due = |pack: &PackNumber| !aside.contains(pack) && !elsewhere.contains(pack);
     for own in [true, false] {
         store.for_each_pack(own, |row| {
@@ -200,23 +200,14 @@ pub fn verify(
     Ok(result)
 }
 
-/// Packs of other devices that are not meant to be here, and are not. One that this device's snapshots need although no
+/// Packs that are with holders only. One that this device's snapshots need although no
 /// holder has promised it to keep that is missing.
-fn packs_elsewhere(store: &Store, vault: Option<&Vault>) -> Result<HashSet<PackNumber>, EngineError> {
+fn not_looked_for(store: &Store, vault: Option<&Vault>) -> Result<HashSet<PackNumber>, EngineError> {
     let needed = vault.map(referred_elsewhere).transpose()?.unwrap_or_default();
     let needed: HashSet<PackNumber> = needed.into_iter().map(|row| row.number).collect();
-    let mut elsewhere = HashSet::new();
-    for (number, state) in store.borrowed()? {
-        let is_missing = state == Borrowed::Unconfirmed && needed.contains(&number);
-        if state != Borrowed::Kept
-            && !is_missing
-            && let Some(row) = store.pack_by_number(number)?
-            && store.pack_length(row.id)?.is_none()
-        {
-            elsewhere.insert(number);
-        }
-    }
-    Ok(elsewhere)
+    let mut elsewhere = packs_elsewhere(store)?;
+    elsewhere.retain(|number, (_, state)| *state != Borrowed::Unconfirmed || !needed.contains(number));
+    Ok(elsewhere.into_keys().collect())
 }
 
 /// A pack, and whether presence and length are all that is looked at.

@@ -15,7 +15,7 @@ use super::records;
 use super::source;
 use crate::api::{ApiError, AuditReport, Happening};
 use crate::base::{Moment, PackId, PeerId, VaultId, limit, meter, random_bytes};
-use crate::engine::{self, AuditOutcome, AuditTally, Choice, Doubts, FetchFailure, Pick};
+use crate::engine::{self, AuditOutcome, AuditTally, Choice, Doubts, FetchFailure, Pick, pick_slices};
 use crate::net::Net;
 use crate::snapshot::Receipt;
 use crate::store::PackNumber;
@@ -109,15 +109,40 @@ pub(super) async fn audit(core: &Arc<Core>, slices: usize) -> Result<Vec<AuditRe
     let seed = u64::from_le_bytes(random_bytes());
     let suspects = std::mem::take(&mut *core.auditing.suspects.lock().expect("no panic while held"));
     let chosen = core.blocking(move |core| choose(core, slices, seed, &suspects)).await?;
+    let tallies = examine_all(core, vault, chosen).await;
+    core.blocking(move |core| conclude(core, tallies)).await
+}
+
+/// Asks holders for a random slice of each of these packs; which they proved to have. What they lost counts as in any audit.
+pub(super) async fn prove(
+    core: &Arc<Core>,
+    packs: HashMap<PeerId, Vec<(PackId, u64)>>,
+) -> Result<BTreeSet<(PeerId, PackId)>, ApiError> {
+    core.net()?;
+    let Some(vault) = core.vault_id() else { return Ok(BTreeSet::new()) };
+    let _turn = core.auditing.turn.lock().await;
+    let seed = u64::from_le_bytes(random_bytes());
+    let each = packs.into_iter().map(|(holder, packs)| (holder, pick_slices(&packs, packs.len(), seed)));
+    let tallies = examine_all(core, vault, each.collect()).await;
+    let proven = tallies.iter().flat_map(|(holder, tally)| tally.proven.iter().map(|pack| (*holder, *pack)));
+    let proven = proven.collect();
+    core.blocking(move |core| conclude(core, tallies)).await?;
+    Ok(proven)
+}
+
+/// Audits holders at the same time; meanwhile they get nothing here that they should have themselves.
+async fn examine_all(
+    core: &Arc<Core>,
+    vault: VaultId,
+    chosen: HashMap<PeerId, Vec<Pick>>,
+) -> Vec<(PeerId, AuditTally)> {
     core.auditing.under_way.lock().expect("no panic while held").extend(chosen.keys());
-    let marked = Marked { auditing: &core.auditing };
+    let _marked = Marked { auditing: &core.auditing };
     let audits = chosen.into_iter().map(|(holder, picks)| async move {
         let tally = examine(core, holder, vault, picks).await;
         (holder, tally)
     });
-    let tallies = futures::future::join_all(audits).await;
-    drop(marked);
-    core.blocking(move |core| conclude(core, tallies)).await
+    futures::future::join_all(audits).await
 }
 
 /// What each member is asked for, of the own packs that it has receipted.

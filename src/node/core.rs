@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 
 use super::acl::{self, Acl};
 use super::auditing::Auditing;
+use super::caching::Caching;
 use super::clocks::Clocks;
 use super::devices::{self, Knocks};
 use super::door::Doors;
@@ -104,6 +105,7 @@ pub(super) struct Core {
     /// Held while what is remembered of rounds over all packs is changed.
     pub(super) rounds: Mutex<()>,
     pub(super) mending: Mending,
+    pub(super) caching: Caching,
     pub(super) auditing: Auditing,
     pub(super) reach: Reach,
     pub(super) clocks: Clocks,
@@ -160,6 +162,7 @@ impl Core {
             revoking: Mutex::default(),
             rounds: Mutex::default(),
             mending: Mending::default(),
+            caching: Caching::default(),
             auditing: Auditing::default(),
             reach: Reach::default(),
             clocks: Clocks::default(),

@@ -6,6 +6,7 @@
 mod acl;
 mod auditing;
 mod browse;
+mod caching;
 mod clocks;
 mod core;
 mod devices;

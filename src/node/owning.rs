@@ -10,7 +10,7 @@ use super::core::{Core, log_failure};
 use super::error::failed;
 use super::records::{ask, heads_of, pull_head};
 use super::source::Mesh;
-use super::{devices, sharing};
+use super::{caching, devices, sharing};
 use crate::api::ApiError;
 use crate::base::{Code, PackId, PeerId, VaultId};
 use crate::engine::{
@@ -157,7 +157,10 @@ async fn place(
     let candidate = |peer: &PeerId| Candidate { peer: *peer, lost: core.auditing.on_probation(peer, now) };
     let candidates: Vec<Candidate> = peers.iter().map(candidate).collect();
     let plan = core.owning.tell(|ledger, now| ledger.plan(now, &candidates, copies));
-    let placed = core.blocking(move |_| Ok(plan.place(&wanted))).await?;
+    let (placed, absent) = core.blocking(move |core| caching::part_absent(core, plan.place(&wanted))).await?;
+    if let Ok(open) = core.vault() {
+        caching::tend(core, net, &open, absent);
+    }
     for (peer, packs) in placed {
         core.owning.tell(|ledger, now| ledger.note_offered(now, peer, &packs));
         if let Err(error) = offer(core, net, peer, vault, &packs).await {
@@ -319,14 +322,15 @@ pub(super) async fn index_listed(core: &Arc<Core>, net: &Net, vault_id: VaultId)
     core.blocking(move |core| {
         // Heads that come meanwhile are looked at again.
         core.owning.all_read.store(true, Ordering::Relaxed);
-        // What this device alone lists belongs here. The rest counts as written by others, also when it was listed here before
+        // What this device alone lists belongs here, where all is kept. The rest counts as written by others, also when it was listed here before
         // the index was made anew: nothing tells any more whether a holder had promised to keep it for this device.
+        let is_cache = caching::is_on(core);
         let (mut missing, mut others) = (Vec::new(), HashSet::new());
         for head in engine::newest_heads(&core.store, vault_id).map_err(failed)? {
             for (id, size) in engine::head_packs(&core.store, &head).map_err(failed)? {
                 if core.store.pack_by_id(id).map_err(failed)?.is_none() {
                     missing.push((id, size));
-                    others.extend((head.device() != vault.device()).then_some(id));
+                    others.extend((is_cache || head.device() != vault.device()).then_some(id));
                 }
             }
         }

@@ -78,6 +78,7 @@ async fn look(
 pub(super) fn status(core: &Arc<Core>) -> Result<Status, ApiError> {
     let counts = core.store.pack_counts().map_err(failed)?;
     let jobs = core.jobs.all().into_iter().filter(|job| !job.state.is_final()).collect();
+    let elsewhere = elsewhere(core)?;
     let mut status = Status {
         verdict: Verdict::Ok,
         problems: Vec::new(),
@@ -95,8 +96,10 @@ pub(super) fn status(core: &Arc<Core>) -> Result<Status, ApiError> {
         drill: None,
         scrub: verified::coverage(&verified::rounds(core).scrub, counts.bytes()),
         storage: StorageStatus {
-            own_packs: counts.own_packs,
-            own_bytes: counts.own_bytes,
+            own_packs: counts.own_packs.saturating_sub(elsewhere.0),
+            own_bytes: counts.own_bytes.saturating_sub(elsewhere.1),
+            elsewhere_packs: elsewhere.0,
+            elsewhere_bytes: elsewhere.1,
             foreign_packs: counts.foreign_packs,
             foreign_bytes: counts.foreign_bytes,
             on_hold_bytes: core.on_hold.sum().1,
@@ -144,6 +147,15 @@ pub(super) fn status(core: &Arc<Core>) -> Result<Status, ApiError> {
         status.problems.push(line);
     }
     Ok(status)
+}
+
+/// Packs of the vault that are with holders only, and their bytes.
+fn elsewhere(core: &Core) -> Result<(u64, u64), ApiError> {
+    let (mut packs, mut bytes) = (0, 0);
+    for (row, _) in engine::packs_elsewhere(&core.store).map_err(failed)?.into_values() {
+        (packs, bytes) = (packs + 1, bytes + row.bytes);
+    }
+    Ok((packs, bytes))
 }
 
 fn vault_status(core: &Arc<Core>, vault: &Vault, status: &mut Status) -> Result<(), ApiError> {

@@ -348,6 +348,15 @@ impl Store {
         Ok(())
     }
 
+    /// Runs `work` unless somebody is at work, and lets nobody begin meanwhile.
+    pub(super) fn while_idle<T>(
+        &self,
+        work: impl FnOnce() -> Result<T, StoreError>,
+    ) -> Result<Option<T>, StoreError> {
+        let fence = self.fence();
+        if fence.at_work.is_empty() { work().map(Some) } else { Ok(None) }
+    }
+
     /// Packs that were set aside: their damage hurts nobody.
     pub fn packs_aside(&self) -> HashSet<PackNumber> {
         let fence = self.fence();

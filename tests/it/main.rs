@@ -1,6 +1,7 @@
 //! Tests of the whole: one binary, one module a subject.
 
 mod architecture;
+mod cache;
 mod carry;
 mod damage;
 mod devices;

@@ -4,6 +4,8 @@
 //! any head of this one says that it is needed, so its chunks count as unknown to whoever would refer to them.
 //! *Confirmed*: a holder has said of a head of this device, which lists the pack, that it keeps it. From then on that
 //! holder keeps it for as long as this device's newest head lists it. *Kept*: its file is meant to be here as well.
+//!
+//! A pack that this device wrote and gave up, so that its disk is less full, is confirmed in the same way.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{PoisonError, RwLockReadGuard};
@@ -13,9 +15,9 @@ use redb::ReadableTable;
 use super::{BORROWED, Index, IndexedPack, NewPack, damaged, wrong};
 use crate::store::Store;
 use crate::store::error::StoreError;
-use crate::store::rows::PackNumber;
+use crate::store::rows::{PackNumber, PackRow};
 
-/// How a pack that another device wrote stands.
+/// How a pack that need not be here stands.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub enum Borrowed {
     /// Nobody has promised this device to keep it.
@@ -124,5 +126,22 @@ impl Store {
             };
         }
         Ok(())
+    }
+
+    /// Removes the files of own packs that holders keep: they are elsewhere from now on, and may be referred to. Does nothing,
+    /// and says `false`, while somebody is at work, who may be reading them.
+    pub fn give_up(&self, packs: &[PackRow]) -> Result<bool, StoreError> {
+        let gone = self.while_idle(|| {
+            self.index.write(|tx| {
+                let mut table = tx.open_table(BORROWED).map_err(wrong)?;
+                for pack in packs {
+                    table.insert(pack.number.0, Borrowed::Confirmed.byte()).map_err(wrong)?;
+                }
+                Ok(())
+            })?;
+            // A crash leaves files that are given up again.
+            packs.iter().try_for_each(|pack| self.remove_pack_file(pack.id))
+        })?;
+        Ok(gone.is_some())
     }
 }
