@@ -96,8 +96,11 @@ pub(super) fn part_absent(core: &Arc<Core>, mut placed: Placed) -> Result<(Place
         for id in packs.drain(..) {
             let row = core.store.pack_by_id(id).map_err(failed)?;
             match row.filter(|row| elsewhere.contains_key(&row.number)) {
-                Some(row) => drop(absent.insert(row.number, row)),
-                None => here.push(id),
+                // What another device wrote is offered all the same: who has it says so.
+                Some(row) if !core.store.holders_of(id).map_err(failed)?.is_empty() => {
+                    absent.insert(row.number, row);
+                }
+                _ => here.push(id),
             }
         }
         *packs = here;
