@@ -3,10 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::error::ApiError;
-use crate::base::{Code, DeviceId, HeadId, PeerId};
-
-/// Hex digits of an id's beginning that name it.
-const PREFIX_DIGITS_MIN: usize = 4;
+use crate::base::{Code, DeviceId, HeadId, PeerId, limit};
 
 /// One device of this node's vault.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -62,7 +59,7 @@ impl DeviceInfo {
     pub fn find<'a>(devices: &'a [Self], name: &str) -> Result<&'a Self, ApiError> {
         let matches = |device: &&Self| {
             device.name == name
-                || (name.len() >= PREFIX_DIGITS_MIN && device.id.to_string().starts_with(name))
+                || (name.len() >= limit::ID_PREFIX_DIGITS_MIN && device.id.to_string().starts_with(name))
         };
         let found: Vec<&Self> = devices.iter().filter(matches).collect();
         match found.as_slice() {

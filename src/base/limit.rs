@@ -61,7 +61,11 @@ pub const OFFER_PACKS_MAX: usize = 4096;
 pub const SYNC_REQUEST_BYTES_MAX: usize = 512 * KIB;
 /// A sync answer in bytes: the largest is a head.
 pub const SYNC_RESPONSE_BYTES_MAX: usize = HEAD_BYTES_MAX + 4 * KIB;
-const _: () = assert!(PEER_RECORDS_MAX * (PEER_RECORD_BYTES_MAX + 128) < SYNC_REQUEST_BYTES_MAX);
+const _: () = assert!(PEER_RECORDS_MAX * (PEER_RECORD_BYTES_MAX + SIGNED_BYTES) < SYNC_REQUEST_BYTES_MAX);
+/// Digits of an id's beginning that name it: fewer are hit by chance.
+pub const ID_PREFIX_DIGITS_MIN: usize = 4;
+/// A signature and the framing around it, beside what is signed.
+pub const SIGNED_BYTES: usize = 128;
 /// A door message in bytes, either way.
 pub const DOOR_BYTES_MAX: usize = KIB;
 /// Addresses kept or listed for one peer.
@@ -133,7 +137,8 @@ pub const PEER_RECORD_BYTES_MAX: usize = KIB;
 /// A revocation in bytes: its fields are of fixed length. Those of a whole vault fit into one sync request beside all peer records.
 pub const REVOCATION_BYTES_MAX: usize = 256;
 const _: () = assert!(
-    PEER_RECORDS_MAX * (PEER_RECORD_BYTES_MAX + 128) + VAULT_DEVICES_MAX * (REVOCATION_BYTES_MAX + 128)
+    PEER_RECORDS_MAX * (PEER_RECORD_BYTES_MAX + SIGNED_BYTES)
+        + VAULT_DEVICES_MAX * (REVOCATION_BYTES_MAX + SIGNED_BYTES)
         < SYNC_REQUEST_BYTES_MAX
 );
 /// How far a record's time may lie ahead of this node's clock.

@@ -5,9 +5,6 @@ use super::heads::VaultView;
 use crate::base::limit;
 use crate::snapshot::Snapshot;
 
-/// Digits that a prefix has at least.
-const PREFIX_DIGITS_MIN: usize = 4;
-
 /// Finds the snapshot that `reference` names. Ids that a change of tags replaced are known as well.
 ///
 /// # Errors
@@ -21,7 +18,7 @@ pub fn resolve<'a>(view: &'a VaultView, reference: &str) -> Result<&'a Snapshot,
         return found.ok_or_else(|| unknown(view, reference));
     }
     let prefix = reference.to_ascii_lowercase();
-    if prefix.len() < PREFIX_DIGITS_MIN || !prefix.chars().all(|c| c.is_ascii_hexdigit()) {
+    if prefix.len() < limit::ID_PREFIX_DIGITS_MIN || !prefix.chars().all(|c| c.is_ascii_hexdigit()) {
         return Err(unknown(view, reference));
     }
     let mut found = named(view, |snapshot| snapshot.id.to_string().starts_with(&prefix));
@@ -64,7 +61,7 @@ fn unknown(view: &VaultView, reference: &str) -> EngineError {
 
 /// Snapshots whose ids begin almost like `reference`.
 fn alike(view: &VaultView, reference: &str) -> Vec<String> {
-    if reference.len() < PREFIX_DIGITS_MIN || !reference.is_ascii() {
+    if reference.len() < limit::ID_PREFIX_DIGITS_MIN || !reference.is_ascii() {
         return Vec::new();
     }
     // A digit too many, too few or wrong; two in a longer beginning.

@@ -94,7 +94,8 @@ pub fn revocations(store: &Store, vault: VaultId) -> Result<Revocations, StoreEr
     let mut known = Revocations::default();
     for text in kept.unwrap_or_default().revocations {
         let bytes = hex::decode(text).unwrap_or_default();
-        if let Ok(signed) = wire::decode::<wire::Signed>(&bytes, limit::REVOCATION_BYTES_MAX + 128)
+        if let Ok(signed) =
+            wire::decode::<wire::Signed>(&bytes, limit::REVOCATION_BYTES_MAX + limit::SIGNED_BYTES)
             && let Ok(revocation) = Revocation::verify(&signed)
             && revocation.vault == vault
         {

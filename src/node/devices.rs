@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::core::Core;
 use super::door;
 use super::error::failed;
-use super::records::{heads_at, look_at_head};
+use super::records::{heads_at, look_at_head, signed_from_hex};
 use crate::api::{ApiError, DeviceHead, DeviceInfo, Happening, RevokedDevice};
 use crate::base::{Code, DeviceId, Moment, PeerId, VaultId, limit};
 use crate::engine::{self, Revocations};
@@ -128,10 +128,7 @@ async fn knock(core: &Arc<Core>, net: &Net) {
 
 /// Takes a revocation from this node's owner, and passes it on; the device as it is listed then.
 pub(super) async fn revoke(core: &Arc<Core>, name: String, record: String) -> Result<DeviceInfo, ApiError> {
-    let malformed = |why: &str| ApiError::new(Code::UsageInvalid, format!("this is no revocation: {why}"));
-    let bytes = hex::decode(record).map_err(|_| malformed("it is not hex"))?;
-    let signed: wire::Signed = wire::decode(&bytes, limit::REVOCATION_BYTES_MAX + 128)
-        .map_err(|error| malformed(&error.to_string()))?;
+    let signed = signed_from_hex(&record, limit::REVOCATION_BYTES_MAX, "revocation")?;
     let revocation = Revocation::verify(&signed).map_err(failed)?;
     if core.vault_id() != Some(revocation.vault) {
         let text = "the revocation is signed for another vault";
@@ -140,43 +137,39 @@ pub(super) async fn revoke(core: &Arc<Core>, name: String, record: String) -> Re
     let listed = core.blocking(list).await?;
     let device = DeviceInfo::find(&listed, &name)?.id;
     if device != revocation.device {
-        return Err(malformed("it names another device"));
+        return Err(ApiError::new(Code::UsageInvalid, "the revocation names another device"));
     }
-    keep(core, signed, None, true).await?;
+    keep(core, signed, None, Some(revocation.vault)).await?;
     let listed = core.blocking(list).await?;
     listed.into_iter().find(|info| info.id == device).ok_or_else(|| DeviceInfo::not_found(&name, &[]))
 }
 
-/// Takes over what a peer said of the vault's devices when it was asked for its heads.
-pub(super) async fn learn(
+/// Takes revocations from a member: of the vault `of`, or of any that is kept here; what is news goes on to the others.
+pub(super) async fn take(
     core: &Arc<Core>,
-    vault: VaultId,
+    from: PeerId,
+    of: Option<VaultId>,
     revocations: Vec<wire::Signed>,
-) -> Result<(), ApiError> {
+) {
+    // Said once for all: a member may send many that are refused.
+    let (mut refused, mut last) = (0, None);
     for signed in revocations.into_iter().take(limit::VAULT_DEVICES_MAX) {
-        let of_vault = Revocation::verify(&signed).is_ok_and(|revocation| revocation.vault == vault);
-        if of_vault {
-            keep(core, signed, None, true).await?;
+        if let Err(error) = keep(core, signed, Some(from), of).await {
+            refused += 1;
+            last = Some(error);
         }
     }
-    Ok(())
-}
-
-/// Takes revocations from a member, of vaults that are kept here; what is news goes on to the others.
-pub(super) async fn take(core: &Arc<Core>, from: PeerId, revocations: Vec<wire::Signed>) {
-    for signed in revocations.into_iter().take(limit::VAULT_DEVICES_MAX) {
-        if let Err(error) = keep(core, signed, Some(from), false).await {
-            tracing::warn!(target: "devices", peer = %from.short(), code = error.code, %error, "refused a revocation");
-        }
+    if let Some(error) = last {
+        tracing::warn!(target: "devices", peer = %from.short(), refused, code = error.code, %error, "refused revocations");
     }
 }
 
-/// Keeps a revocation, of this node's own vault or (`own` being false) of any that is kept here; passes it on when it is news.
+/// Keeps a revocation of the vault `of`, or of any that is kept here; passes it on when it is news.
 async fn keep(
     core: &Arc<Core>,
     signed: wire::Signed,
     from: Option<PeerId>,
-    own: bool,
+    of: Option<VaultId>,
 ) -> Result<(), ApiError> {
     let revocation = Revocation::verify(&signed).map_err(failed)?;
     if revocation.time.since(core.now()) > limit::PEER_RECORD_AHEAD {
@@ -185,8 +178,11 @@ async fn keep(
     }
     let news = core
         .blocking(move |core| {
-            let is_kept = core.store.head_vaults().map_err(failed)?.contains(&revocation.vault);
-            if !is_kept && !own {
+            let concerns_us = match of {
+                Some(vault) => vault == revocation.vault,
+                None => core.store.head_vaults().map_err(failed)?.contains(&revocation.vault),
+            };
+            if !concerns_us {
                 return Ok(None);
             }
             let _one = core.revoking.lock().expect("no panic while held");

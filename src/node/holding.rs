@@ -11,6 +11,7 @@ use tracing::Instrument;
 
 use super::core::{Core, log_failure};
 use super::error::failed;
+use super::mending;
 use super::records::{ask, pull_head};
 use super::resources::Promise;
 use super::source::Mesh;
@@ -189,13 +190,12 @@ async fn hold(
     let (held, wanted) = {
         let head = head.clone();
         core.blocking(move |core| {
+            let listed = engine::wanted_packs(&core.store, &head, &offered).map_err(failed)?;
             if core.vault_id() == Some(vault) {
-                let listed = engine::wanted_packs(&core.store, &head, &offered).map_err(failed)?;
-                let listed: Vec<PackId> = listed.into_iter().map(|(id, _)| id).collect();
-                engine::keep_what_is_here(&core.store, vault, &listed).map_err(failed)?;
+                let ids: Vec<PackId> = listed.iter().map(|(id, _)| *id).collect();
+                engine::keep_what_is_here(&core.store, vault, &ids).map_err(failed)?;
             }
             let held = engine::held_packs(&core.store, vault, &offered).map_err(failed)?;
-            let listed = engine::wanted_packs(&core.store, &head, &offered).map_err(failed)?;
             let have: HashSet<PackId> = held.iter().copied().collect();
             let wanted: Vec<_> = listed.into_iter().filter(|(id, _)| !have.contains(id)).collect();
             Ok((held, wanted))
@@ -235,7 +235,7 @@ fn sound_or_mended(
     if !damages.is_empty() {
         let source = Mesh::new(core.clone(), net, Some(owner));
         let plan = engine::plan_repair(damages);
-        let done = engine::run_repair(&core.store, &plan, &source, &Monitor::default()).map_err(failed)?;
+        let done = mending::carry_out(core, &plan, &source, &Monitor::default())?;
         sound.extend(done.repaired);
     }
     Ok(sound)
@@ -325,8 +325,8 @@ fn pull(
     engine::forward_packs(&core.store, vault, id, &bytes, &outboard).map_err(failed)
 }
 
-/// Promises room where `free` says how many bytes there are. Blocking. A pack that was just stored counts twice until its own promise is given back, so that a refusal is only
-/// believed when nothing else is under way, or after some time.
+/// Promises room where `free` says how many bytes there are. Blocking. A pack that was just stored counts twice until its own
+/// promise is given back, so that a refusal is only believed when nothing else is under way, or after some time.
 pub(super) fn promise_room(
     core: &Core,
     bytes: u64,

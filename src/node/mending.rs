@@ -3,14 +3,17 @@
 //! What a check finds enters before it is mended and leaves once it is, so that a node that dies in between goes on with
 //! it. [`RepairQueue`] decides what is due; a try is noted before it begins.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::Notify;
 
 use super::core::{Core, log_failure};
 use super::error::failed;
-use crate::api::{JobRequest, RepairQueueStatus, RepairRequest};
+use super::source::Mesh;
+use crate::api::{ApiError, JobRequest, RepairQueueStatus, RepairRequest};
 use crate::base::{Moment, PackId, limit};
+use crate::engine::{self, Damage, Monitor, RepairPlan, RepairResult};
 use crate::policy::RepairQueue;
 
 /// A small state file. Losing it loses no data: checks find the damage again.
@@ -41,6 +44,31 @@ pub(super) fn edit<T>(core: &Core, edit: impl FnOnce(&mut RepairQueue) -> T) -> 
         core.mending.changed.notify_one();
     }
     result
+}
+
+/// These packs are damaged, as a check found; with `all`, which read every pack, none else is. Blocking.
+pub(super) fn note(core: &Core, damages: &[Damage], all: bool) {
+    edit(core, |queue| {
+        let damaged: HashSet<PackId> = damages.iter().map(|damage| damage.pack).collect();
+        if all {
+            queue.keep(|pack| damaged.contains(pack));
+        }
+        queue.enter(damaged, core.now());
+    });
+}
+
+/// Repairs packs from peers. They wait in the queue until they are sound: a node that dies in between goes on with it.
+/// Blocking.
+pub(super) fn carry_out(
+    core: &Core,
+    plan: &RepairPlan,
+    source: &Mesh,
+    monitor: &Monitor,
+) -> Result<RepairResult, ApiError> {
+    note(core, &plan.items, false);
+    let done = engine::run_repair(&core.store, plan, source, monitor).map_err(failed)?;
+    edit(core, |queue| queue.leave(&done.repaired));
+    Ok(done)
 }
 
 /// The queue as others see it.

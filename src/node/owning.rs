@@ -242,7 +242,7 @@ async fn offer(
 }
 
 /// The newest head that this node's device wrote (its certificate names this node).
-fn own_head(core: &Arc<Core>, vault: VaultId) -> Result<Option<Head>, ApiError> {
+pub(super) fn own_head(core: &Arc<Core>, vault: VaultId) -> Result<Option<Head>, ApiError> {
     let heads = engine::newest_heads(&core.store, vault).map_err(failed)?;
     let mine = heads.into_iter().filter(|head| head.certificate.peer == core.key.peer_id());
     Ok(mine.max_by_key(|head| head.draft.time))
@@ -252,7 +252,7 @@ fn own_head(core: &Arc<Core>, vault: VaultId) -> Result<Option<Head>, ApiError> 
 /// disk is an old image.
 async fn learn_heads(core: &Arc<Core>, net: &Net, peer: PeerId, vault: VaultId) -> Result<(), ApiError> {
     let theirs = heads_of(core, net, peer, vault).await?;
-    devices::learn(core, vault, theirs.revocations).await?;
+    devices::take(core, peer, Some(vault), theirs.revocations).await;
     let mine = core.blocking(move |core| engine::known_heads(&core.store, vault).map_err(failed)).await?;
     let me = core.key.peer_id();
     let own = mine.iter().find(|head| head.certificate.peer == me);

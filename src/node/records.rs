@@ -6,14 +6,11 @@ use super::core::Core;
 use super::error::failed;
 use super::serve::notice_twins;
 use crate::api::ApiError;
-use crate::base::{Code, HeadId, Moment, PeerId, VaultId};
+use crate::base::{Code, HeadId, Moment, PeerId, VaultId, limit};
 use crate::engine::{self, HeadNews};
 use crate::net::Net;
 use crate::snapshot::{Head, HeadSummary, PeerAddress};
 use crate::wire::{self, RecordKind, Status, sync_request::Ask, sync_response::Answer};
-
-/// A signature and the framing around it.
-const SIGNATURE_BYTES: usize = 128;
 
 fn odd(peer: PeerId, what: &str) -> ApiError {
     ApiError::new(Code::PeerMisbehaved, format!("{} {what}", peer.short()))
@@ -23,7 +20,7 @@ fn odd(peer: PeerId, what: &str) -> ApiError {
 pub(super) fn signed_from_hex(text: &str, max: usize, what: &str) -> Result<wire::Signed, ApiError> {
     let malformed = || ApiError::new(Code::UsageInvalid, format!("this is no {what}"));
     let bytes = hex::decode(text).map_err(|_| malformed())?;
-    wire::decode(&bytes, max + SIGNATURE_BYTES).map_err(|_| malformed())
+    wire::decode(&bytes, max + limit::SIGNED_BYTES).map_err(|_| malformed())
 }
 
 /// What a status that is not OK means.

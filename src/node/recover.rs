@@ -372,7 +372,7 @@ async fn fetch_heads(
                 continue;
             }
         };
-        devices::learn(core, vault, known.revocations).await?;
+        devices::take(core, *holder, Some(vault), known.revocations).await;
         for head in known.heads {
             match best.iter_mut().find(|(_, known)| known.device == head.device) {
                 None => best.push((*holder, head)),

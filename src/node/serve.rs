@@ -92,7 +92,7 @@ async fn sync(core: Arc<Core>, from: PeerId, request: wire::SyncRequest) -> wire
         Some(Ask::Records(records)) => {
             let mut records = records;
             let revocations = std::mem::take(&mut records.revocations);
-            devices::take(&core, from, revocations).await;
+            devices::take(&core, from, None, revocations).await;
             acl::take(&core, from, records).await;
             Ok(None)
         }

@@ -9,13 +9,13 @@
 //! at the same time would make too many.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::core::{Core, log_failure};
 use super::error::failed;
+use super::owning::own_head;
 use super::records::ask;
 use super::source::Mesh;
 use crate::api::ApiError;
@@ -100,7 +100,7 @@ pub(super) async fn list_borrowed(core: &Arc<Core>, vault: &Arc<Vault>) -> Resul
         if unconfirmed.is_empty() || engine::is_revoked(&vault).map_err(failed)? {
             return Ok(());
         }
-        let Some(own) = own_head(core, &vault)? else { return Ok(()) };
+        let Some(own) = own_head(core, vault.id())? else { return Ok(()) };
         let listed = engine::head_packs(&core.store, &own).map_err(failed)?;
         let listed: HashSet<PackId> = listed.into_iter().map(|(id, _)| id).collect();
         let leaving: HashSet<PackNumber> = core.store.unlisted_packs();
@@ -114,11 +114,6 @@ pub(super) async fn list_borrowed(core: &Arc<Core>, vault: &Arc<Vault>) -> Resul
         Ok(())
     })
     .await
-}
-
-fn own_head(core: &Arc<Core>, vault: &Vault) -> Result<Option<Head>, ApiError> {
-    let heads = engine::newest_heads(&core.store, vault.id()).map_err(failed)?;
-    Ok(heads.into_iter().filter(|head| head.device() == vault.device()).max_by_key(|head| head.draft.seq))
 }
 
 /// What is not known yet of packs that other devices list; `None` when there is no other device, or nothing to ask.

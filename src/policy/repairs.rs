@@ -50,6 +50,11 @@ impl RepairQueue {
         });
     }
 
+    /// Only these go on waiting.
+    pub fn keep(&mut self, damaged: impl Fn(&PackId) -> bool) {
+        self.packs.retain(|pack, _| damaged(pack));
+    }
+
     /// What is to be tried now; each counts as tried from now on.
     pub fn take_due(&mut self, now: Moment) -> Vec<PackId> {
         let mut due = Vec::new();
@@ -127,6 +132,9 @@ mod tests {
         assert_eq!((queue.since(), queue.next()), (Some(at(0)), Some(at(14_640))));
         queue.leave(&[pack(1)]);
         assert!(queue.is_empty() && queue.take_due(at(100_000)).is_empty());
+        queue.enter([pack(1), pack(2)], at(0));
+        queue.keep(|waiting| *waiting == pack(2));
+        assert_eq!(queue.take_due(at(60)), [pack(2)]);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::node::error::{failed, no_network};
 use crate::node::jobs::Ended;
 use crate::node::source::Mesh;
 use crate::node::{mending, verified};
+use crate::store::Quarantined;
 
 /// How source files are called among the sources of a repair.
 const FILES: &str = "files";
@@ -27,13 +28,13 @@ fn wants_confirmation(damaged: u64, all: u64) -> bool {
 }
 
 /// Remembers which packs stay damaged, and has them tried again. Where so much is that a disk seems to be going away, nothing
-/// is: it may come back, and a backup would store everything anew.
-pub(super) fn note_damage(core: &Arc<Core>, damages: &[Damage]) -> Result<(), ApiError> {
+/// is: it may come back, and a backup would store everything anew. `all`: every pack was read.
+pub(super) fn note_damage(core: &Arc<Core>, damages: &[Damage], all: bool) -> Result<(), ApiError> {
     let counts = core.store.pack_counts().map_err(failed)?;
     if wants_confirmation(damages.len() as u64, counts.own_packs + counts.foreign_packs) {
         return Ok(());
     }
-    mending::edit(core, |queue| queue.enter(packs_of(damages), core.now()));
+    mending::note(core, damages, all);
     engine::note_damage(&core.store, damages).map_err(failed)
 }
 
@@ -95,19 +96,16 @@ pub(super) fn mend(
     let counts = core.store.pack_counts().map_err(failed)?;
     if !confirmed && wants_confirmation(plan.items.len() as u64, counts.own_packs + counts.foreign_packs) {
         report.refused = true;
-        report.unrepaired_packs = plan.items.iter().map(|damage| damage.pack).collect();
+        report.unrepaired_packs = packs_of(&plan.items).collect();
         return Ok(report);
     }
-    // Before anything is done: a node that dies in between goes on with it.
-    mending::edit(core, |queue| queue.enter(packs_of(&plan.items), core.now()));
     let Some(source) = source else {
         // The files may have it all the same.
-        report.unrepaired_packs = plan.items.iter().map(|damage| damage.pack).collect();
+        report.unrepaired_packs = packs_of(&plan.items).collect();
         return if core.vault().is_ok() { Ok(report) } else { Err(no_network()) };
     };
     monitor.enter("repairing");
-    let done = engine::run_repair(&core.store, &plan, source, monitor).map_err(failed)?;
-    mending::edit(core, |queue| queue.leave(&done.repaired));
+    let done = mending::carry_out(core, &plan, source, monitor)?;
     report.repaired_packs = done.repaired.len() as u64;
     report.bytes_fetched = done.given.values().sum();
     report.sources = done.given.iter().map(|(peer, bytes)| (peer.to_string(), *bytes)).collect();
@@ -136,6 +134,10 @@ pub(super) async fn repair(
         let done = core.blocking(move |core| undo(core, &pack, confirmed)).await?;
         return Ok((JobOutcome::Repair(done), None));
     }
+    if request.packs.len() > limit::REPAIRS_WAITING_MAX {
+        let text = format!("{} packs are named; at most {}", request.packs.len(), limit::REPAIRS_WAITING_MAX);
+        return Err(ApiError::new(Code::UsageInvalid, text).with_hint("name none: then all are looked at"));
+    }
     know_listed_packs(core).await;
     if !request.packs.is_empty() {
         return try_again(core, request.packs, monitor, memory).await;
@@ -156,7 +158,7 @@ pub(super) async fn repair(
         let mut report = mend(core, source.as_ref(), &found, request.confirmed, &monitor)?;
         let reference = request.snapshot.as_deref();
         let again = look_again(core, reference, options, &found, &mut report, &monitor)?;
-        note_damage(core, &again.damages)?;
+        note_damage(core, &again.damages, reference.is_none())?;
         let report = counted(report, &found, &again);
         verified::note(core, again.is_sound());
         let error = (!again.is_sound()).then(|| left_damaged(again.damages.len(), &report));
@@ -187,7 +189,7 @@ async fn try_again(core: &Arc<Core>, packs: Vec<PackId>, monitor: Arc<Monitor>, 
             if mending::queue(core).is_any_fresh(&lost) && core.vault().is_ok() {
                 left = look_again(core, None, all, &found, &mut report, &monitor)?;
             }
-            note_damage(core, &left.damages)?;
+            note_damage(core, &left.damages, false)?;
             let lost: HashSet<PackId> = packs_of(&left.damages).collect();
             mending::edit(core, |queue| queue.leave(packs.iter().filter(|pack| !lost.contains(pack))));
             settle(core, &monitor)?;
@@ -218,7 +220,9 @@ fn settle(core: &Arc<Core>, monitor: &Monitor) -> Result<(), ApiError> {
 /// Puts the file back that the last repair of a pack replaced.
 fn undo(core: &Arc<Core>, pack: &str, confirmed: bool) -> Result<RepairReport, ApiError> {
     let all = core.store.quarantined().map_err(failed)?;
-    let named: Vec<_> = all.iter().filter(|one| one.pack.to_string().starts_with(pack)).collect();
+    let is_long_enough = pack.len() >= limit::ID_PREFIX_DIGITS_MIN;
+    let is_named = |one: &&Quarantined| is_long_enough && one.pack.to_string().starts_with(pack);
+    let named: Vec<&Quarantined> = all.iter().filter(is_named).collect();
     let Some(newest) = named.first() else {
         return Err(ApiError::new(Code::ChunkNotFound, format!("no repair has replaced a pack {pack:?}"))
             .with_hint("`shadowvault gc --status` lists the files that repairs replaced"));

@@ -38,7 +38,7 @@ pub(super) async fn run(
             }
             let left: Vec<Damage> =
                 result.damages.iter().filter(|damage| lost.contains(&damage.pack)).cloned().collect();
-            note_damage(core, &left)?;
+            note_damage(core, &left, subset.is_none())?;
             let share = matches!(subset, Some(Subset::Share(_)) | None);
             // Only now: what is not mended yet is looked at again when this was interrupted.
             if share {

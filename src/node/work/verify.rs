@@ -95,7 +95,8 @@ async fn look(
             sound = again.is_sound();
             result.damages = again.damages;
         }
-        note_damage(core, &result.damages)?;
+        let all = !quick && subset.is_none() && request.snapshot.is_none();
+        note_damage(core, &result.damages, all)?;
         if let Some(Subset::Share(_)) = subset {
             report.coverage = Some(coverage(&rounds(core).verify, result.bytes_all));
         }
