@@ -48,19 +48,15 @@ pub(super) fn is_on(core: &Core) -> bool {
 pub(super) fn tend(core: &Arc<Core>, net: &Net, vault: &Arc<Vault>, absent: Vec<PackRow>) {
     bring_back(core, net, vault, absent);
     if is_on(core) && !core.caching.is_resting() {
-        shrink(core, vault);
+        shrink(core);
     }
 }
 
-/// Where everything is to be here, what was given up before: packs that are elsewhere and that no other device lists.
-fn given_up(core: &Arc<Core>, vault: &Vault) -> Result<Vec<PackRow>, ApiError> {
-    let mut elsewhere = engine::packs_elsewhere(&core.store).map_err(failed)?;
-    if elsewhere.is_empty() {
-        return Ok(Vec::new());
-    }
+/// Of what is elsewhere, what this device alone lists: it gave that up when its disk was to be small.
+fn given_up(core: &Arc<Core>, vault: &Vault, elsewhere: Elsewhere) -> Result<Vec<PackRow>, ApiError> {
     let of_others = listed(core, vault)?.1;
-    elsewhere.retain(|_, (row, _)| !of_others.contains(&row.id));
-    Ok(elsewhere.into_values().map(|(row, _)| row).take(limit::EVICTED_AT_ONCE).collect())
+    let own = elsewhere.into_values().map(|(row, _)| row).filter(|row| !of_others.contains(&row.id));
+    Ok(own.take(limit::EVICTED_AT_ONCE).collect())
 }
 
 /// Packs that this device's heads list, and those that the others' do.
@@ -75,32 +71,40 @@ fn listed(core: &Arc<Core>, vault: &Vault) -> Result<(HashSet<PackId>, HashSet<P
 
 /// What is to be offered to whom.
 type Placed = BTreeMap<PeerId, Vec<PackId>>;
+/// Packs that are not here, and how they stand.
+type Elsewhere = HashMap<PackNumber, (PackRow, Borrowed)>;
 
-/// Parts what is to be offered from those packs of it that are not here: holders pull from here.
+/// What is to be offered now, and packs to bring back first because holders pull from here, or because everything is to be
+/// here. What another device wrote and nobody is known to have is offered all the same: who has it says so.
 pub(super) fn part_absent(core: &Arc<Core>, mut placed: Placed) -> Result<(Placed, Vec<PackRow>), ApiError> {
-    // Not at once: who has just recovered a vault restores what is needed first.
-    let is_settled = core.started.elapsed() >= limit::EVICTION_PAUSE;
-    if let (false, true, Ok(vault)) = (is_on(core), is_settled, core.vault()) {
-        let back = given_up(core, &vault)?;
-        if !back.is_empty() {
-            return Ok((placed, back));
-        }
-    }
     let elsewhere = engine::packs_elsewhere(&core.store).map_err(failed)?;
-    let mut absent: BTreeMap<PackNumber, PackRow> = BTreeMap::new();
     if elsewhere.is_empty() {
         return Ok((placed, Vec::new()));
     }
+    if !is_on(core) {
+        // Not at once: who has just recovered a vault restores what is needed first.
+        let is_settled = core.started.elapsed() >= limit::EVICTION_PAUSE;
+        let back = match core.vault() {
+            Ok(vault) if is_settled => given_up(core, &vault, elsewhere)?,
+            _ => Vec::new(),
+        };
+        return Ok((placed, back));
+    }
+    let (counts, copies) = (core.counted(), core.settings().replication.copies as usize);
+    let mut absent: BTreeMap<PackNumber, PackRow> = BTreeMap::new();
     for packs in placed.values_mut() {
         let mut here = Vec::with_capacity(packs.len());
         for id in packs.drain(..) {
             let row = core.store.pack_by_id(id).map_err(failed)?;
-            match row.filter(|row| elsewhere.contains_key(&row.number)) {
-                // What another device wrote is offered all the same: who has it says so.
-                Some(row) if !core.store.holders_of(id).map_err(failed)?.is_empty() => {
-                    absent.insert(row.number, row);
-                }
-                _ => here.push(id),
+            let Some(row) = row.filter(|row| elsewhere.contains_key(&row.number)) else {
+                here.push(id);
+                continue;
+            };
+            match core.store.holders_of(id).map_err(failed)?.iter().filter(|holder| counts(holder)).count() {
+                0 => here.push(id),
+                held if held < copies => drop(absent.insert(row.number, row)),
+                // Holders have said so since it was looked for.
+                _ => {}
             }
         }
         *packs = here;
@@ -109,19 +113,19 @@ pub(super) fn part_absent(core: &Arc<Core>, mut placed: Placed) -> Result<(Place
     Ok((placed, absent.into_values().take(limit::EVICTED_AT_ONCE).collect()))
 }
 
-fn shrink(core: &Arc<Core>, vault: &Arc<Vault>) {
+fn shrink(core: &Arc<Core>) {
     if core.caching.is_shrinking.swap(true, Ordering::AcqRel) {
         return;
     }
-    let (core, vault) = (core.clone(), vault.clone());
+    let core = core.clone();
     core.tasks.clone().spawn(async move {
-        log_failure(shrink_now(&core, vault).await, "giving up packs that holders have");
+        log_failure(shrink_now(&core).await, "giving up packs that holders have");
         core.caching.is_shrinking.store(false, Ordering::Release);
     });
 }
 
-async fn shrink_now(core: &Arc<Core>, vault: Arc<Vault>) -> Result<(), ApiError> {
-    let chosen = core.blocking(move |core| choose(core, &vault)).await?;
+async fn shrink_now(core: &Arc<Core>) -> Result<(), ApiError> {
+    let chosen = core.blocking(|core| choose(core)).await?;
     if chosen.is_empty() {
         return Ok(());
     }
@@ -135,8 +139,7 @@ async fn shrink_now(core: &Arc<Core>, vault: Arc<Vault>) -> Result<(), ApiError>
     core.blocking(move |core| give_up(core, &chosen, &proven)).await
 }
 
-fn choose(core: &Arc<Core>, vault: &Vault) -> Result<Vec<Cached>, ApiError> {
-    confirm(core, vault)?;
+fn choose(core: &Arc<Core>) -> Result<Vec<Cached>, ApiError> {
     let settings = core.settings();
     let (most, copies) = (settings.storage.max_cache_size, settings.replication.copies);
     let kept = core.caching.trees.lock().expect("no panic while held").clone();
@@ -152,12 +155,14 @@ fn choose(core: &Arc<Core>, vault: &Vault) -> Result<Vec<Cached>, ApiError> {
     Ok(chosen)
 }
 
-/// What was entered from this device's own head can be referred to once a holder has it.
-fn confirm(core: &Arc<Core>, vault: &Vault) -> Result<(), ApiError> {
+/// What was entered from this device's own head can be referred to once a holder has it: called when holders confirmed
+/// something.
+pub(super) fn confirm(core: &Arc<Core>) -> Result<(), ApiError> {
+    let Ok(vault) = core.vault() else { return Ok(()) };
     if core.store.unconfirmed_packs().is_empty() {
         return Ok(());
     }
-    let (mut listed, of_others) = listed(core, vault)?;
+    let (mut listed, of_others) = listed(core, &vault)?;
     listed.retain(|id| !of_others.contains(id));
     let confirmed = engine::confirm_listed(&core.store, &listed).map_err(failed)?;
     core.store.set_borrowed(&confirmed, Borrowed::Confirmed).map_err(failed)
@@ -203,6 +208,9 @@ fn pull(core: &Arc<Core>, vault: &Vault, source: &Mesh, packs: &[PackRow]) -> Re
             break;
         }
         engine::keep_here(vault, source, row, &Monitor::default()).map_err(failed)?;
+        if !is_on(core) {
+            core.store.set_borrowed(&[row.number], Borrowed::Kept).map_err(failed)?;
+        }
         core.changed.notify_one();
     }
     Ok(())

@@ -322,8 +322,9 @@ pub(super) async fn index_listed(core: &Arc<Core>, net: &Net, vault_id: VaultId)
     core.blocking(move |core| {
         // Heads that come meanwhile are looked at again.
         core.owning.all_read.store(true, Ordering::Relaxed);
-        // What this device alone lists belongs here, where all is kept. The rest counts as written by others, also when it was listed here before
-        // the index was made anew: nothing tells any more whether a holder had promised to keep it for this device.
+        // Where all is kept, what this device alone lists belongs here. The rest counts as written by others, also when it
+        // was listed here before the index was made anew: nothing tells any more whether a holder had promised to keep it
+        // for this device.
         let is_cache = caching::is_on(core);
         let (mut missing, mut others) = (Vec::new(), HashSet::new());
         for head in engine::newest_heads(&core.store, vault_id).map_err(failed)? {
