@@ -168,6 +168,17 @@ pub(super) fn confirm(core: &Arc<Core>) -> Result<(), ApiError> {
     core.store.set_borrowed(&confirmed, Borrowed::Confirmed).map_err(failed)
 }
 
+/// The same for what holders confirmed before the index was made anew: it knew none of these packs then.
+pub(super) fn confirm_known(core: &Arc<Core>) -> Result<(), ApiError> {
+    if core.store.unconfirmed_packs().is_empty() {
+        return Ok(());
+    }
+    for problem in engine::verify_known_receipts(&core.store).map_err(failed)? {
+        tracing::warn!(target: "cache", problem, "a stored receipt cannot be read");
+    }
+    confirm(core)
+}
+
 fn give_up(core: &Arc<Core>, chosen: &[Cached], proven: &BTreeSet<(PeerId, PackId)>) -> Result<(), ApiError> {
     let copies = core.settings().replication.copies.max(1) as usize;
     let has_proved = |pack: &&Cached| {
