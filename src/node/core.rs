@@ -1,10 +1,12 @@
 //! The state that all parts of a node share, and its life from open to shutdown.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::{Duration, Instant};
 
+use futures::stream::FuturesUnordered;
+use futures::{StreamExt, TryFutureExt};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -50,6 +52,8 @@ use crate::store::{PeerBook, PeerEntry, Store, StoreError};
 const LOCK_PATIENCE: Duration = Duration::from_secs(3);
 /// How long a short-lived node waits for peers that it knows.
 const DIAL_PATIENCE: Duration = Duration::from_secs(5);
+/// How much longer it waits for the others once it has reached one; they are still dialled while it works.
+const DIAL_GRACE: Duration = Duration::from_secs(1);
 
 /// When what ends: lower ones first.
 pub(super) struct Priority;
@@ -278,13 +282,22 @@ impl Core {
 
     /// A short-lived node gives the peers it knows a moment to answer.
     async fn await_peers(&self, net: &Net, book: &PeerBook) {
-        let dials = book.allowed.iter().filter(|entry| !entry.addresses.is_empty()).map(|entry| async {
-            let dialled = tokio::time::timeout(DIAL_PATIENCE, net.dial(entry.peer, &entry.addresses)).await;
-            if !matches!(dialled, Ok(Ok(()))) {
-                tracing::info!(target: "peers", peer = %entry.peer.short(), "not reached");
+        let known = book.allowed.iter().filter(|entry| !entry.addresses.is_empty());
+        let mut dials: FuturesUnordered<_> = known
+            .clone()
+            .map(|entry| net.dial(entry.peer, &entry.addresses).map_ok(|()| entry.peer))
+            .collect();
+        let mut until = tokio::time::Instant::now() + DIAL_PATIENCE;
+        let mut reached = HashSet::new();
+        while let Ok(Some(dialled)) = tokio::time::timeout_at(until, dials.next()).await {
+            if let Ok(peer) = dialled {
+                reached.insert(peer);
+                until = until.min(tokio::time::Instant::now() + DIAL_GRACE);
             }
-        });
-        futures::future::join_all(dials).await;
+        }
+        for entry in known.filter(|entry| !reached.contains(&entry.peer)) {
+            tracing::info!(target: "peers", peer = %entry.peer.short(), "not reached yet");
+        }
     }
 
     /// Notes what happens on the network.

@@ -249,9 +249,11 @@ async fn find_vault(
     progress("fetching heads and snapshot records");
     let known = heads_of(core, &net, first, vault).await?.holders;
     let mut holders = vec![first];
-    for other in known.iter().filter(|other| other.peer != first && other.peer != net.peer_id()) {
-        // Best effort: one holder is enough to go on.
-        match knock(core, &net, admin, other.peer, &other.addresses).await {
+    let others = known.iter().filter(|other| other.peer != first && other.peer != net.peer_id());
+    let met = others.map(async |other| (other, knock(core, &net, admin, other.peer, &other.addresses).await));
+    // Best effort: one holder is enough to go on.
+    for (other, met) in futures::future::join_all(met).await {
+        match met {
             Ok(()) => holders.push(other.peer),
             Err(error) => {
                 tracing::info!(target: "recover", peer = %other.peer.short(), %error, "a holder was not reached");
