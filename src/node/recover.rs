@@ -249,13 +249,20 @@ async fn find_vault(
     progress("fetching heads and snapshot records");
     let known = heads_of(core, &net, first, vault).await?.holders;
     let mut holders = vec![first];
-    let others = known.iter().filter(|other| other.peer != first && other.peer != net.peer_id());
-    let met = others.map(async |other| (other, knock(core, &net, admin, other.peer, &other.addresses).await));
+    let others: Vec<&PeerAddress> =
+        known.iter().filter(|other| other.peer != first && other.peer != net.peer_id()).collect();
+    if !others.is_empty() {
+        progress("meeting the other holders that it knows");
+    }
+    let met = others
+        .into_iter()
+        .map(async |other| (other, knock(core, &net, admin, other.peer, &other.addresses).await));
     // Best effort: one holder is enough to go on.
     for (other, met) in futures::future::join_all(met).await {
         match met {
             Ok(()) => holders.push(other.peer),
             Err(error) => {
+                progress(&format!("holder {} was not reached; going on without it", other.peer.short()));
                 tracing::info!(target: "recover", peer = %other.peer.short(), %error, "a holder was not reached");
                 // Its door opens to this device's certificate when it is back.
                 devices::allow_holder(core, other, false).await?;
