@@ -334,7 +334,7 @@ mod tests {
         let (pack, outboard) = Outboard::of(&bytes);
         let pick = Pick { pack, bytes: 1 << 18, cell: 2 };
         let slice =
-            |data: &[u8]| Ok(PulledSlice { data: data.to_vec(), proof: outboard.proof(pick.range()) });
+            |data: &[u8]| Ok(PulledSlice { data: data.to_vec().into(), proof: outboard.proof(pick.range()) });
         let right = &bytes[2 << 16..3 << 16];
         let mut wrong = right.to_vec();
         wrong[9] ^= 1;

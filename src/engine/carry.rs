@@ -86,7 +86,9 @@ fn whole_pack(
     let bytes = match (store.open_pack(id), source) {
         (Ok(file), _) => file.read_all()?,
         (Err(StoreError::MissingPack(_)), Some(source)) => {
-            return Ok(pull_pack(source, id, size.bytes(), monitor)?.0);
+            let mut bytes = Vec::new();
+            pull_pack(source, id, size.bytes(), &mut bytes, monitor)?;
+            return Ok(bytes);
         }
         (Err(error), _) => return Err(error.into()),
     };

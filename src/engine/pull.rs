@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
+
 use super::error::EngineError;
 use super::gather::Gathering;
 use super::monitor::Monitor;
@@ -11,7 +13,7 @@ use crate::pack::{CellRange, Outboard, cell_count};
 /// Cells of a pack as a peer sent them: not yet verified.
 pub struct PulledSlice {
     /// The cells' bytes.
-    pub data: Vec<u8>,
+    pub data: Bytes,
     /// The chaining values that should connect them to the pack's id.
     pub proof: Vec<u8>,
 }
@@ -109,23 +111,24 @@ pub(super) fn pull_cells(
     })
 }
 
-/// Pulls a whole pack; what is returned hashes to `pack`.
+/// Pulls a whole pack into `buffer`, which may have been used before; what is in it then hashes to `pack`.
 pub fn pull_pack(
     source: &dyn PackSource,
     pack: PackId,
     length: u64,
+    buffer: &mut Vec<u8>,
     monitor: &Monitor,
-) -> Result<(Vec<u8>, Outboard, Given), EngineError> {
+) -> Result<(Outboard, Given), EngineError> {
     let length = usize::try_from(length).unwrap_or(usize::MAX).min(limit::PACK_BYTES_MAX);
-    let mut buffer = vec![0u8; length];
+    buffer.resize(length, 0);
     let cells: Vec<usize> = (0..cell_count(length)).collect();
-    let given = pull_cells(source, pack, &cells, &mut buffer, monitor)?;
-    let (id, outboard) = Outboard::of(&buffer);
+    let given = pull_cells(source, pack, &cells, buffer, monitor)?;
+    let (id, outboard) = Outboard::of(buffer);
     if id != pack {
         // Slices verify one by one, so this cannot come from a peer.
         return Err(EngineError::NoSource { pack, tried: "the slices do not make up the pack".to_owned() });
     }
-    Ok((buffer, outboard, given))
+    Ok((outboard, given))
 }
 
 #[cfg(test)]
@@ -168,18 +171,17 @@ mod tests {
                 let range = errand.range;
                 let start = range.offset() as usize;
                 let end = start + range.length(self.pack.len() as u64) as usize;
-                let mut slice =
-                    PulledSlice { data: self.pack[start..end].to_vec(), proof: outboard.proof(range) };
+                let (mut data, proof) = (self.pack[start..end].to_vec(), outboard.proof(range));
                 match manner {
                     Manner::Honest => {}
-                    Manner::WrongBytes => slice.data[7] ^= 1,
-                    Manner::OtherLength => slice.data.push(0),
+                    Manner::WrongBytes => data[7] ^= 1,
+                    Manner::OtherLength => data.push(0),
                     Manner::Silent => return Err(FetchFailure::Timeout),
                     Manner::HalfOnly if start >= self.pack.len() / 2 => return Err(FetchFailure::Timeout),
                     Manner::HalfOnly => {}
                     Manner::Absent => return Err(FetchFailure::NotFound),
                 }
-                Ok(slice)
+                Ok(PulledSlice { data: data.into(), proof })
             });
             self.blamed.lock().unwrap().extend(gathering.misbehaved());
         }
@@ -198,14 +200,20 @@ mod tests {
         use Manner::{Absent, HalfOnly, Honest, OtherLength, Silent, WrongBytes};
         for bad in [WrongBytes, OtherLength, Silent, HalfOnly, Absent] {
             let (source, id) = fake(&[bad, Honest]);
-            let (bytes, _, given) = pull_pack(&source, id, 4 << 20, &Monitor::default()).unwrap();
-            assert!(bytes == source.pack);
+            // A buffer that was used before may be longer or shorter.
+            for before in [0, 5 << 20] {
+                let mut bytes = vec![9; before];
+                pull_pack(&source, id, 4 << 20, &mut bytes, &Monitor::default()).unwrap();
+                assert!(bytes == source.pack);
+            }
+            let (source, id) = fake(&[bad, Honest]);
+            let (_, given) = pull_pack(&source, id, 4 << 20, &mut Vec::new(), &Monitor::default()).unwrap();
             assert_eq!(given.contains_key(&PeerId::new([0; 32])), bad == HalfOnly);
             assert!(given.contains_key(&PeerId::new([1; 32])));
             let blamed = source.blamed.lock().unwrap().len();
             assert_eq!(blamed > 0, matches!(bad, WrongBytes | OtherLength));
             let (alone, id) = fake(&[bad]);
-            assert!(pull_pack(&alone, id, 4 << 20, &Monitor::default()).is_err());
+            assert!(pull_pack(&alone, id, 4 << 20, &mut Vec::new(), &Monitor::default()).is_err());
         }
     }
 

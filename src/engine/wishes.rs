@@ -10,7 +10,7 @@ use crate::base::{Code, PackId, PeerId, VaultId, limit};
 use crate::snapshot::HeadSummary;
 
 /// Packs pulled at one time for all owners together: each needs up to 16 MiB.
-pub const PULLS_MAX: usize = 3;
+pub const PULLS_MAX: usize = 4;
 /// Owners served at one time, so that one with much to store does not keep the others waiting.
 pub const OWNERS_MAX: usize = 8;
 /// Vaults of one owner that may wait at one time: each wish holds up to 512 KiB of pack ids.

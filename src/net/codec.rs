@@ -4,6 +4,7 @@
 use std::io;
 use std::marker::PhantomData;
 
+use bytes::Bytes;
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use libp2p::{StreamProtocol, request_response};
 use prost::Message;
@@ -99,13 +100,14 @@ impl Protocol for Door {
 
 impl Bound {
     /// Decodes a message of at most this weight.
-    pub(super) fn decode<M: Message + Default>(&self, bytes: &[u8]) -> Result<M, WireError> {
+    pub(super) fn decode<M: Message + Default>(&self, bytes: impl Into<Bytes>) -> Result<M, WireError> {
+        let bytes = bytes.into();
         if bytes.len() > self.bytes {
             return Err(WireError::TooLong { length: bytes.len(), limit: self.bytes });
         }
         let mut left = self.fields;
-        count(bytes, self.nested, &mut left)?;
-        wire::decode(bytes, self.bytes)
+        count(&bytes, self.nested, &mut left)?;
+        wire::decode_shared(bytes, self.bytes)
     }
 }
 
@@ -134,6 +136,9 @@ fn count(mut bytes: &[u8], nested: &[Nested], left: &mut usize) -> Result<(), Wi
     Ok(())
 }
 
+/// Bytes of a message that are read before room is made for the longest one.
+const READ_FIRST: u64 = 64 << 10;
+
 /// The codec of protocol `P`.
 pub(super) struct Codec<P>(PhantomData<fn() -> P>);
 
@@ -161,7 +166,7 @@ impl<P: Protocol> request_response::Codec for Codec<P> {
     where
         T: AsyncRead + Unpin + Send,
     {
-        Ok(P::REQUEST.decode(&read(io, P::REQUEST.bytes).await?))
+        Ok(P::REQUEST.decode(read(io, P::REQUEST.bytes).await?))
     }
 
     async fn read_response<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Self::Response>
@@ -173,7 +178,7 @@ impl<P: Protocol> request_response::Codec for Codec<P> {
             // A peer that gave up on the request closes the stream without a word.
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        P::RESPONSE.decode(&bytes).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
+        P::RESPONSE.decode(bytes).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
     }
 
     async fn write_request<T>(
@@ -202,10 +207,15 @@ impl<P: Protocol> request_response::Codec for Codec<P> {
     }
 }
 
-/// Reads to the end of the stream, or fails after `limit` bytes. Memory follows what really arrived.
+/// Reads to the end of the stream, or fails after `limit` bytes. Memory follows what really arrived: who has sent a few cells
+/// gets room for the longest message at once, which spares a long one from being moved again and again.
 async fn read<T: AsyncRead + Unpin + Send>(io: &mut T, limit: usize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    io.take(limit as u64 + 1).read_to_end(&mut bytes).await?;
+    let most = limit as u64 + 1;
+    if (&mut *io).take(READ_FIRST.min(most)).read_to_end(&mut bytes).await? as u64 == READ_FIRST {
+        bytes.reserve_exact(limit + 1 - bytes.len());
+        io.take(most - READ_FIRST).read_to_end(&mut bytes).await?;
+    }
     if bytes.len() > limit {
         let error = WireError::TooLong { length: bytes.len(), limit };
         return Err(io::Error::new(io::ErrorKind::InvalidData, error));
@@ -235,18 +245,19 @@ mod tests {
         let pack = vec![7; 32];
         let ranges = vec![wire::Range { offset: u64::MAX, length: u64::MAX }; limit::FETCH_RANGES_MAX];
         let fetch = wire::FetchRequest { pack: pack.clone(), ranges };
-        assert_eq!(Fetch::REQUEST.decode(&fetch.encode_to_vec()), Ok(fetch));
+        assert_eq!(Fetch::REQUEST.decode(fetch.encode_to_vec()), Ok(fetch));
 
-        let slice = wire::Slice { offset: 1 << 24, data: vec![1; limit::CELL_BYTES], proof: vec![2; 512] };
+        let slice =
+            wire::Slice { offset: 1 << 24, data: vec![1; limit::CELL_BYTES].into(), proof: vec![2; 512] };
         let slices = vec![slice; limit::FETCH_RANGES_MAX];
         let answer = wire::FetchResponse { status: 1, pack_length: 1 << 24, slices };
-        assert_eq!(Fetch::RESPONSE.decode(&answer.encode_to_vec()), Ok(answer));
+        assert_eq!(Fetch::RESPONSE.decode(answer.encode_to_vec()), Ok(answer));
 
         let head = wire::HeadRef { device: pack.clone(), seq: u64::MAX, id: pack.clone() };
         let packs = vec![pack.clone(); limit::OFFER_PACKS_MAX];
         let offer = wire::Offer { vault: pack.clone(), head: Some(head.clone()), packs };
         let sync = wire::SyncRequest { ask: Some(wire::sync_request::Ask::Offer(offer)) };
-        assert_eq!(Sync::REQUEST.decode(&sync.encode_to_vec()), Ok(sync));
+        assert_eq!(Sync::REQUEST.decode(sync.encode_to_vec()), Ok(sync));
 
         let holder = wire::PeerAddress {
             peer: pack.clone(),
@@ -262,7 +273,7 @@ mod tests {
         };
         let answer =
             wire::SyncResponse { status: 1, answer: Some(wire::sync_response::Answer::Heads(heads)) };
-        assert_eq!(Sync::RESPONSE.decode(&answer.encode_to_vec()), Ok(answer));
+        assert_eq!(Sync::RESPONSE.decode(answer.encode_to_vec()), Ok(answer));
     }
 
     #[test]
@@ -271,16 +282,13 @@ mod tests {
         let slices = vec![wire::Slice::default(); 500_000];
         let bytes = wire::FetchResponse { slices, ..Default::default() }.encode_to_vec();
         assert!(bytes.len() < limit::FETCH_RESPONSE_BYTES_MAX);
-        assert!(matches!(
-            Fetch::RESPONSE.decode::<wire::FetchResponse>(&bytes),
-            Err(WireError::Malformed(_))
-        ));
+        assert!(matches!(Fetch::RESPONSE.decode::<wire::FetchResponse>(bytes), Err(WireError::Malformed(_))));
 
         let holders = vec![wire::PeerAddress { peer: vec![], addresses: vec![String::new(); 100_000] }];
         let heads = wire::HeadList { holders, ..wire::HeadList::default() };
         let answer = Some(wire::sync_response::Answer::Heads(heads));
         let bytes = wire::SyncResponse { status: 1, answer }.encode_to_vec();
-        assert!(Sync::RESPONSE.decode::<wire::SyncResponse>(&bytes).is_err());
+        assert!(Sync::RESPONSE.decode::<wire::SyncResponse>(bytes).is_err());
     }
 
     #[test]
@@ -294,8 +302,8 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn noise_never_panics(bytes: Vec<u8>) {
-            let _ = Sync::REQUEST.decode::<wire::SyncRequest>(&bytes);
-            let _ = Fetch::RESPONSE.decode::<wire::FetchResponse>(&bytes);
+            let _ = Sync::REQUEST.decode::<wire::SyncRequest>(bytes.clone());
+            let _ = Fetch::RESPONSE.decode::<wire::FetchResponse>(bytes);
         }
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use libp2p::core::ConnectedPoint;
+use libp2p::core::upgrade::NegotiationError;
 use libp2p::request_response::{self, InboundRequestId, Message, OutboundFailure, ResponseChannel};
 use libp2p::swarm::{ConnectionId, SwarmEvent};
 use libp2p::{identify, ping, relay};
@@ -425,6 +426,8 @@ fn failure(peer: PeerId, after: std::time::Duration, error: OutboundFailure) -> 
     match error {
         OutboundFailure::Timeout => NetError::Timeout { peer, after },
         OutboundFailure::UnsupportedProtocols => NetError::NotAdmitted(peer),
+        // The same, told to who had sent its request already.
+        OutboundFailure::Io(error) if is_refused(&error) => NetError::NotAdmitted(peer),
         OutboundFailure::DialFailure => NetError::NoAddress(peer),
         OutboundFailure::ConnectionClosed => {
             NetError::Broken { peer, reason: "it was closed before the answer came".to_owned() }
@@ -434,6 +437,12 @@ fn failure(peer: PeerId, after: std::time::Duration, error: OutboundFailure) -> 
         }
         OutboundFailure::Io(error) => NetError::Broken { peer, reason: error.to_string() },
     }
+}
+
+/// Whether the other side has no such protocol for us.
+fn is_refused(error: &std::io::Error) -> bool {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<NegotiationError>());
+    matches!(cause, Some(NegotiationError::Failed))
 }
 
 fn now() -> Moment {

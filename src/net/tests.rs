@@ -71,7 +71,7 @@ impl Server for Answers {
     fn fetch(&self, _: PeerId, request: wire::FetchRequest) -> BoxFuture<'static, wire::FetchResponse> {
         let slice = |r: &wire::Range| wire::Slice {
             offset: r.offset,
-            data: vec![7; r.length as usize],
+            data: vec![7; r.length as usize].into(),
             proof: vec![],
         };
         let slices = request.ranges.iter().map(slice).collect();
@@ -666,7 +666,7 @@ async fn over_long_answers_are_refused_and_the_connection_goes_on() {
                 let length = request.unwrap().ranges[0].length as usize;
                 let slices = match length {
                     0 => vec![wire::Slice::default(); 100_000],
-                    n => vec![wire::Slice { offset: 0, data: vec![1; n], proof: vec![] }],
+                    n => vec![wire::Slice { offset: 0, data: vec![1; n].into(), proof: vec![] }],
                 };
                 let response = wire::FetchResponse { status: 1, pack_length: 0, slices };
                 swarm.behaviour_mut().send_response(channel, response).unwrap();

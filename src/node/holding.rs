@@ -267,13 +267,14 @@ async fn pull_packs(
     wanted: Vec<(PackId, PackSize)>,
     serving: &mut Serving,
 ) -> Result<(), ApiError> {
+    let spare = Buffers::default();
     let pulls = wanted.into_iter().map(|(id, size)| {
-        let (core, net) = (core.clone(), net.clone());
+        let (core, net, spare) = (core.clone(), net.clone(), spare.clone());
         async move {
             let Ok(_place) = core.holding.pulls.acquire().await else {
                 return (id, Err(ApiError::new(Code::Cancelled, "the node is ending")));
             };
-            let pulled = core.blocking(move |core| pull(core, net, owner, vault, id, size)).await;
+            let pulled = core.blocking(move |core| pull(core, net, owner, vault, (id, size), &spare)).await;
             (id, pulled)
         }
     });
@@ -305,6 +306,21 @@ async fn pull_packs(
     failure.map_or(Ok(()), Err)
 }
 
+/// Memory of packs that were stored, for those that come next from the same owner: fresh memory for each costs as much
+/// as checking it.
+#[derive(Clone, Default)]
+struct Buffers(Arc<Mutex<Vec<Vec<u8>>>>);
+
+impl Buffers {
+    fn take(&self) -> Vec<u8> {
+        self.0.lock().expect("no panic while held").pop().unwrap_or_default()
+    }
+
+    fn give(&self, buffer: Vec<u8>) {
+        self.0.lock().expect("no panic while held").push(buffer);
+    }
+}
+
 /// Pulls one pack, stores it durably. Its room is promised first, so that owners who are served at the same time do
 /// not fill the same bytes. Blocking.
 fn pull(
@@ -312,17 +328,21 @@ fn pull(
     net: Net,
     owner: PeerId,
     vault: VaultId,
-    id: PackId,
-    size: PackSize,
+    (id, size): (PackId, PackSize),
+    spare: &Buffers,
 ) -> Result<(), ApiError> {
     let _promise = promise_room(core, size.bytes(), || free_for(core, owner)).map_err(failed)?;
     let source = Mesh::new(core.clone(), net, Some(owner));
     let monitor = Monitor::default();
-    let (bytes, outboard, _) = engine::pull_pack(&source, id, size.bytes(), &monitor).map_err(failed)?;
+    let mut bytes = spare.take();
+    let (outboard, _) = engine::pull_pack(&source, id, size.bytes(), &mut bytes, &monitor).map_err(failed)?;
     if core.vault_id() == Some(vault) {
-        return engine::keep_for_device(&*core.vault()?, id, &bytes, &outboard).map_err(failed);
+        engine::keep_for_device(&*core.vault()?, id, &bytes, &outboard).map_err(failed)?;
+    } else {
+        engine::forward_packs(&core.store, vault, id, &bytes, &outboard).map_err(failed)?;
     }
-    engine::forward_packs(&core.store, vault, id, &bytes, &outboard).map_err(failed)
+    spare.give(bytes);
+    Ok(())
 }
 
 /// Promises room where `free` says how many bytes there are. Blocking. A pack that was just stored counts twice until its own

@@ -347,7 +347,11 @@ fn slices(core: &Arc<Core>, pack: PackId, ranges: &[wire::Range]) -> Result<wire
         if !sound {
             return Err(ServeError::Store(StoreError::DamagedFile(pack.to_string())));
         }
-        response.slices.push(wire::Slice { offset: cells.offset(), data, proof: outboard.proof(cells) });
+        response.slices.push(wire::Slice {
+            offset: cells.offset(),
+            data: data.into(),
+            proof: outboard.proof(cells),
+        });
     }
     Ok(response)
 }

@@ -405,8 +405,8 @@ pub struct FetchResponse {
 pub struct Slice {
     #[prost(uint64, tag = "1")]
     pub offset: u64,
-    #[prost(bytes = "vec", tag = "2")]
-    pub data: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub data: ::prost::bytes::Bytes,
     /// 32 bytes each, in the order that docs/FORMAT.md gives
     #[prost(bytes = "vec", tag = "3")]
     pub proof: ::prost::alloc::vec::Vec<u8>,

@@ -11,6 +11,7 @@ pub use generated::*;
 
 use std::fmt;
 
+use bytes::Bytes;
 use prost::Message;
 
 // These two carry the secret of a ticket, which no log may show.
@@ -50,6 +51,14 @@ pub fn decode<M: Message + Default>(bytes: &[u8], limit: usize) -> Result<M, Wir
     M::decode(bytes).map_err(|e| WireError::Malformed(e.to_string()))
 }
 
+/// Like [`decode`]; long fields share the memory of `bytes` instead of being copied.
+pub fn decode_shared<M: Message + Default>(bytes: Bytes, limit: usize) -> Result<M, WireError> {
+    if bytes.len() > limit {
+        return Err(WireError::TooLong { length: bytes.len(), limit });
+    }
+    M::decode(bytes).map_err(|e| WireError::Malformed(e.to_string()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -60,6 +69,7 @@ mod tests {
         let set = protox::compile(["shadowvault.proto"], [format!("{root}/proto")]).unwrap();
         let out = tempfile::tempdir().unwrap();
         let mut config = prost_build::Config::new();
+        config.bytes([".shadowvault.v1.Slice.data"]);
         config.skip_debug([".shadowvault.v1.Ticket", ".shadowvault.v1.DoorRedeem"]);
         config.out_dir(out.path()).compile_fds(set).unwrap();
         let fresh = std::fs::read_to_string(out.path().join("shadowvault.v1.rs")).unwrap();

@@ -289,7 +289,7 @@ impl PackSource for Holders {
             if manner == Manner::WrongBytes {
                 data[0] ^= 1;
             }
-            Ok(PulledSlice { data, proof: outboard.proof(range) })
+            Ok(PulledSlice { data: data.into(), proof: outboard.proof(range) })
         });
         self.blamed.lock().unwrap().extend(gathering.misbehaved());
     }

@@ -95,7 +95,7 @@ fn pulled(speeds: &[u64], latency_ms: u64) -> (f64, u64) {
 
 fn slice_of(bytes: &[u8], outboard: &Outboard, range: CellRange) -> PulledSlice {
     let end = (range.end << 16).min(bytes.len());
-    PulledSlice { data: bytes[range.first << 16..end].to_vec(), proof: outboard.proof(range) }
+    PulledSlice { data: bytes[range.first << 16..end].to_vec().into(), proof: outboard.proof(range) }
 }
 
 fn gather(

@@ -358,5 +358,5 @@ fn sent(pack: usize, pick: &Pick, is_wrong: bool) -> PulledSlice {
     let end = (pick.range().end * limit::CELL_BYTES).min(bytes.len());
     let mut data = bytes[pick.range().first * limit::CELL_BYTES..end].to_vec();
     data[7] ^= u8::from(is_wrong);
-    PulledSlice { data, proof: outboard.proof(pick.range()) }
+    PulledSlice { data: data.into(), proof: outboard.proof(pick.range()) }
 }
