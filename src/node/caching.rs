@@ -125,7 +125,7 @@ fn shrink(core: &Arc<Core>) {
 }
 
 async fn shrink_now(core: &Arc<Core>) -> Result<(), ApiError> {
-    let chosen = core.blocking(|core| choose(core)).await?;
+    let chosen = core.blocking(choose).await?;
     if chosen.is_empty() {
         return Ok(());
     }

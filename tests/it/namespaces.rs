@@ -248,6 +248,10 @@ fn a_network_that_falls_apart_and_heals_loses_nothing_and_stores_nothing_twice()
         owner.run(&["peers", "add", &holder.wide_address()]).exits(0);
         holder.run(&["peers", "add", &owner.wide_address()]).exits(0);
         connected(&owner, holder);
+        // Packs go to those of whom it is known that they have room.
+        until("the holder has told its room", &[&owner, holder], || {
+            owner.peer(&holder.peer_id())?["room_bytes"].as_u64()
+        });
     }
     let (near, far) = holders.split_at(2);
     let source = owner.path("source");
