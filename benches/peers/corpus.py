@@ -212,7 +212,7 @@ def make(base, name):
     os.makedirs(target)
     MAKERS[name](target)
     sizes = [os.lstat(path).st_size for path in sorted_files(target)]
-    print(f"{name}: {len(sizes)} files, {sum(sizes) / MIB:.0f} MiB", flush=True)
+    print(f"{name}: {len(sizes)} files, {sum(sizes) / MIB:.0f} MiB", file=sys.stderr, flush=True)
 
 
 def main():

@@ -5,7 +5,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::error::EngineError;
-use crate::base::{PackId, PeerId, limit};
+use crate::base::{PeerId, limit};
 use crate::crypto::Kind;
 use crate::store::{PackNumber, PackRow, Store};
 
@@ -78,23 +78,10 @@ pub fn tree_packs(store: &Store, packs: &[Cached]) -> Result<HashSet<PackNumber>
         .collect())
 }
 
-/// Of the packs that a head of this device alone lists and that were entered from there, those that holders have: chunks in
-/// them can be referred to.
-pub fn confirm_listed(store: &Store, listed: &HashSet<PackId>) -> Result<Vec<PackNumber>, EngineError> {
-    let mut confirmed = Vec::new();
-    for number in store.unconfirmed_packs() {
-        let Some(row) = store.pack_by_number(number)? else { continue };
-        if listed.contains(&row.id) && !store.holders_of(row.id)?.is_empty() {
-            confirmed.push(number);
-        }
-    }
-    Ok(confirmed)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::Epoch;
+    use crate::base::{Epoch, PackId};
 
     fn pack(number: u32, bytes: u64, holders: u8) -> Cached {
         let mut id = [0; 32];

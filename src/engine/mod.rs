@@ -53,7 +53,7 @@ pub use backup::{
     BackupOptions, BackupResult, Fate, Listener, PreviewResult, backup, backup_stream, preview,
 };
 pub use borrow::{confirm_borrowed, is_revoked, keep_here, packs_elsewhere, referred_elsewhere};
-pub use cache::{Cached, cached_packs, choose_evicted, confirm_listed, tree_packs};
+pub use cache::{Cached, cached_packs, choose_evicted, tree_packs};
 pub use carry::{ImportResult, Room, export, import};
 pub use copies::{CopyCounts, Place, copy_counts, locked_copy_counts, record_receipt};
 pub use diff::{Change, DiffTotals, Difference, SideTotals, diff};

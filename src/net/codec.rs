@@ -136,9 +136,6 @@ fn count(mut bytes: &[u8], nested: &[Nested], left: &mut usize) -> Result<(), Wi
     Ok(())
 }
 
-/// Bytes of a message that are read before room is made for the longest one.
-const READ_FIRST: u64 = 64 << 10;
-
 /// The codec of protocol `P`.
 pub(super) struct Codec<P>(PhantomData<fn() -> P>);
 
@@ -207,14 +204,15 @@ impl<P: Protocol> request_response::Codec for Codec<P> {
     }
 }
 
-/// Reads to the end of the stream, or fails after `limit` bytes. Memory follows what really arrived: who has sent a few cells
-/// gets room for the longest message at once, which spares a long one from being moved again and again.
+/// Reads to the end of the stream, or fails after `limit` bytes. Memory follows what really arrived: who has sent the bytes of a
+/// cell gets room for the longest message at once, which spares a long one from being moved again and again.
 async fn read<T: AsyncRead + Unpin + Send>(io: &mut T, limit: usize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let most = limit as u64 + 1;
-    if (&mut *io).take(READ_FIRST.min(most)).read_to_end(&mut bytes).await? as u64 == READ_FIRST {
+    let (most, first) = (limit as u64 + 1, limit::CELL_BYTES as u64);
+    (&mut *io).take(most.min(first)).read_to_end(&mut bytes).await?;
+    if bytes.len() == limit::CELL_BYTES {
         bytes.reserve_exact(limit + 1 - bytes.len());
-        io.take(most - READ_FIRST).read_to_end(&mut bytes).await?;
+        io.take(most - first).read_to_end(&mut bytes).await?;
     }
     if bytes.len() > limit {
         let error = WireError::TooLong { length: bytes.len(), limit };

@@ -9,13 +9,13 @@ use std::time::Instant;
 use super::auditing;
 use super::core::{Core, log_failure};
 use super::error::failed;
-use super::source::Mesh;
+use super::sharing::{self, Wanted};
 use crate::api::ApiError;
-use crate::base::{ByteSize, Code, PackId, PeerId, limit};
+use crate::base::{ByteSize, PackId, PeerId, limit};
 use crate::config::LocalCopy;
-use crate::engine::{self, Cached, Monitor, Vault};
+use crate::engine::{self, Cached, Vault};
 use crate::net::Net;
-use crate::store::{Borrowed, PackNumber, PackRow};
+use crate::store::{PackNumber, PackRow};
 
 /// What is known of the packs here.
 #[derive(Default)]
@@ -25,7 +25,6 @@ pub(super) struct Caching {
     is_shrinking: AtomicBool,
     /// When nothing could be given up.
     in_vain: Mutex<Option<Instant>>,
-    is_fetching: AtomicBool,
 }
 
 impl Caching {
@@ -44,52 +43,27 @@ pub(super) fn is_on(core: &Core) -> bool {
     core.settings().storage.local_copy == LocalCopy::Cache
 }
 
-/// Once in a round: brings back what is wanted and not here, and gives up what is too much here, both in the background.
+/// Once in a round: brings back what lacks copies and is not here, and gives up what is too much here, both in the
+/// background.
 pub(super) fn tend(core: &Arc<Core>, net: &Net, vault: &Arc<Vault>, absent: Vec<PackRow>) {
-    bring_back(core, net, vault, absent);
-    if is_on(core) && !core.caching.is_resting() {
-        shrink(core);
+    if is_on(core) {
+        sharing::bring(core, net, vault, Wanted::These(absent));
+        if !core.caching.is_resting() {
+            shrink(core);
+        }
     }
-}
-
-/// Of what is elsewhere, what this device alone lists: it gave that up when its disk was to be small.
-fn given_up(core: &Arc<Core>, vault: &Vault, elsewhere: Elsewhere) -> Result<Vec<PackRow>, ApiError> {
-    let of_others = listed(core, vault)?.1;
-    let own = elsewhere.into_values().map(|(row, _)| row).filter(|row| !of_others.contains(&row.id));
-    Ok(own.take(limit::EVICTED_AT_ONCE).collect())
-}
-
-/// Packs that this device's heads list, and those that the others' do.
-fn listed(core: &Arc<Core>, vault: &Vault) -> Result<(HashSet<PackId>, HashSet<PackId>), ApiError> {
-    let (mut own, mut of_others) = (HashSet::new(), HashSet::new());
-    for head in engine::newest_heads(&core.store, vault.id()).map_err(failed)? {
-        let packs = engine::head_packs(&core.store, &head).map_err(failed)?.into_iter().map(|(id, _)| id);
-        if head.device() == vault.device() { own.extend(packs) } else { of_others.extend(packs) }
-    }
-    Ok((own, of_others))
 }
 
 /// What is to be offered to whom.
 type Placed = BTreeMap<PeerId, Vec<PackId>>;
-/// Packs that are not here, and how they stand.
-type Elsewhere = HashMap<PackNumber, (PackRow, Borrowed)>;
 
-/// What is to be offered now, and packs to bring back first because holders pull from here, or because everything is to be
-/// here. What another device wrote and nobody is known to have is offered all the same: who has it says so.
-pub(super) fn part_absent(core: &Arc<Core>, mut placed: Placed) -> Result<(Placed, Vec<PackRow>), ApiError> {
-    let elsewhere = engine::packs_elsewhere(&core.store).map_err(failed)?;
-    if elsewhere.is_empty() {
+/// Parts what is to be offered into what can be offered now and packs to bring back first, because holders pull from here.
+/// What another device wrote and nobody is known to have is offered all the same: who has it says so.
+pub(super) fn part_absent(core: &Core, mut placed: Placed) -> Result<(Placed, Vec<PackRow>), ApiError> {
+    if !is_on(core) {
         return Ok((placed, Vec::new()));
     }
-    if !is_on(core) {
-        // Not at once: who has just recovered a vault restores what is needed first.
-        let is_settled = core.started.elapsed() >= limit::EVICTION_PAUSE;
-        let back = match core.vault() {
-            Ok(vault) if is_settled => given_up(core, &vault, elsewhere)?,
-            _ => Vec::new(),
-        };
-        return Ok((placed, back));
-    }
+    let elsewhere = engine::packs_elsewhere(&core.store).map_err(failed)?;
     let (counts, copies) = (core.counted(), core.settings().replication.copies as usize);
     let mut absent: BTreeMap<PackNumber, PackRow> = BTreeMap::new();
     for packs in placed.values_mut() {
@@ -155,30 +129,6 @@ fn choose(core: &Arc<Core>) -> Result<Vec<Cached>, ApiError> {
     Ok(chosen)
 }
 
-/// What was entered from this device's own head can be referred to once a holder has it: called when holders confirmed
-/// something.
-pub(super) fn confirm(core: &Arc<Core>) -> Result<(), ApiError> {
-    let Ok(vault) = core.vault() else { return Ok(()) };
-    if core.store.unconfirmed_packs().is_empty() {
-        return Ok(());
-    }
-    let (mut listed, of_others) = listed(core, &vault)?;
-    listed.retain(|id| !of_others.contains(id));
-    let confirmed = engine::confirm_listed(&core.store, &listed).map_err(failed)?;
-    core.store.set_borrowed(&confirmed, Borrowed::Confirmed).map_err(failed)
-}
-
-/// The same for what holders confirmed before the index was made anew: it knew none of these packs then.
-pub(super) fn confirm_known(core: &Arc<Core>) -> Result<(), ApiError> {
-    if core.store.unconfirmed_packs().is_empty() {
-        return Ok(());
-    }
-    for problem in engine::verify_known_receipts(&core.store).map_err(failed)? {
-        tracing::warn!(target: "cache", problem, "a stored receipt cannot be read");
-    }
-    confirm(core)
-}
-
 fn give_up(core: &Arc<Core>, chosen: &[Cached], proven: &BTreeSet<(PeerId, PackId)>) -> Result<(), ApiError> {
     let copies = core.settings().replication.copies.max(1) as usize;
     let has_proved = |pack: &&Cached| {
@@ -190,38 +140,6 @@ fn give_up(core: &Arc<Core>, chosen: &[Cached], proven: &BTreeSet<(PeerId, PackI
     if gave_up {
         let (packs, bytes) = (rows.len(), ByteSize(rows.iter().map(|row| row.bytes).sum()));
         tracing::info!(target: "cache", packs, %bytes, "holders proved to have packs; they are given up here");
-        core.changed.notify_one();
-    }
-    Ok(())
-}
-
-fn bring_back(core: &Arc<Core>, net: &Net, vault: &Arc<Vault>, packs: Vec<PackRow>) {
-    if packs.is_empty() || core.caching.is_fetching.swap(true, Ordering::AcqRel) {
-        return;
-    }
-    let (core, vault) = (core.clone(), vault.clone());
-    let source = Mesh::new(core.clone(), net.clone(), None);
-    core.tasks.clone().spawn(async move {
-        let pulled = core.blocking(move |core| pull(core, &vault, &source, &packs)).await;
-        core.caching.is_fetching.store(false, Ordering::Release);
-        match pulled {
-            Err(error) if matches!(error.kind(), Code::ChunkNotFound | Code::StorageFull | Code::Cancelled) => {
-                tracing::debug!(target: "cache", code = error.code, %error, "packs that lack copies cannot be had now");
-            }
-            other => log_failure(other, "bringing back packs that lack copies"),
-        }
-    });
-}
-
-fn pull(core: &Arc<Core>, vault: &Vault, source: &Mesh, packs: &[PackRow]) -> Result<(), ApiError> {
-    for row in packs {
-        if core.stop.is_cancelled() {
-            break;
-        }
-        engine::keep_here(vault, source, row, &Monitor::default()).map_err(failed)?;
-        if !is_on(core) {
-            core.store.set_borrowed(&[row.number], Borrowed::Kept).map_err(failed)?;
-        }
         core.changed.notify_one();
     }
     Ok(())

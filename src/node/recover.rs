@@ -2,8 +2,10 @@
 //! working device. Both end the same way; they differ in how the first node is met.
 
 use std::collections::HashSet;
+use std::pin::pin;
 use std::sync::Arc;
 
+use futures::StreamExt;
 use serde::Serialize;
 
 use super::core::{Core, log_failure};
@@ -258,7 +260,8 @@ async fn find_vault(
         .into_iter()
         .map(async |other| (other, knock(core, &net, admin, other.peer, &other.addresses).await));
     // Best effort: one holder is enough to go on.
-    for (other, met) in futures::future::join_all(met).await {
+    let mut met = pin!(futures::stream::iter(met).buffered(limit::DIALS_MAX));
+    while let Some((other, met)) = met.next().await {
         match met {
             Ok(()) => holders.push(other.peer),
             Err(error) => {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use super::core::Core;
 use super::error::failed;
-use super::{acl, caching, devices, door, holding, reach, releasing};
+use super::{acl, devices, door, holding, reach, releasing};
 use crate::api::{ApiError, Happening};
 use crate::base::{Code, HeadId, ListId, Moment, PackId, PeerId, SnapshotId, VaultId, limit};
 use crate::engine;
@@ -220,7 +220,6 @@ fn receipt(core: &Arc<Core>, from: PeerId, signed: &wire::Signed) -> Answered {
     if let Some(receipt) = engine::record_receipt(&core.store, vault, from, signed).map_err(failed)? {
         core.clocks.note(from, receipt.time, core.now());
         core.owning.settle(from, &receipt.packs);
-        caching::confirm(core)?;
         core.changed.notify_one();
     }
     Ok(None)

@@ -1,4 +1,5 @@
-//! Packs that several devices of a vault need: whoever wrote one brings it to holders, the others refer to it.
+//! Packs that are with holders and not here: those that another device wrote, and those that this one gave up. Whoever wrote
+//! one brings it to holders, the others refer to it.
 //!
 //! What another device wrote is entered from its sealed directories (`owning`), listed in this device's next head, and asked
 //! for at holders: one that says of this device's head that it has the pack will keep it as long as that is listed, so from
@@ -13,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use super::caching;
 use super::core::{Core, log_failure};
 use super::error::failed;
 use super::owning::own_head;
@@ -20,11 +22,10 @@ use super::records::ask;
 use super::source::Mesh;
 use crate::api::ApiError;
 use crate::base::{Code, HeadId, PackId, PeerId, VaultId, limit};
-use crate::config::LocalCopy;
 use crate::engine::{self, Monitor, Vault};
 use crate::net::Net;
 use crate::snapshot::Head;
-use crate::store::{Borrowed, PackNumber};
+use crate::store::{Borrowed, PackNumber, PackRow};
 use crate::wire::{self, sync_request::Ask, sync_response::Answer};
 
 /// A holder that answered is asked again about the same heads after this, while something is still missing.
@@ -34,7 +35,7 @@ const ASK_PAUSE: Duration = Duration::from_secs(30);
 #[derive(Default)]
 pub(super) struct Sharing {
     asked: Mutex<HashMap<PeerId, (Vec<HeadId>, Instant)>>,
-    /// Packs are being pulled for the local copy.
+    /// Packs are being pulled that are not here.
     is_pulling: AtomicBool,
 }
 
@@ -62,17 +63,26 @@ struct Questions {
     own: HeadId,
 }
 
-/// Everything that concerns packs of other devices, once in a round: does nothing where this device is the only one.
+/// Everything that concerns packs that need not be here, once in a round: does nothing where there are none and this device
+/// is the only one.
 pub(super) async fn round(
     core: &Arc<Core>,
     net: &Net,
     vault: &Arc<Vault>,
     peers: &[PeerId],
 ) -> Result<(), ApiError> {
-    let Some(questions) = questions(core, vault).await? else { return Ok(()) };
+    if let Some(questions) = questions(core, vault).await? {
+        ask_all(core, net, vault, peers, &questions).await;
+    }
+    keep_copies(core, net, vault);
+    Ok(())
+}
+
+/// Asks those holders that were not asked the same a moment ago.
+async fn ask_all(core: &Arc<Core>, net: &Net, vault: &Vault, peers: &[PeerId], questions: &Questions) {
     let mut confirmed = 0;
     for peer in peers.iter().filter(|peer| core.sharing.is_due(**peer, &questions.heads)) {
-        match ask_one(core, net, *peer, vault.id(), &questions).await {
+        match ask_one(core, net, *peer, vault.id(), questions).await {
             Ok((count, is_complete)) => {
                 confirmed += count;
                 if is_complete {
@@ -88,8 +98,6 @@ pub(super) async fn round(
         let left = core.store.unconfirmed_packs().len();
         tracing::info!(target: "share", packs = confirmed, left, "packs of other devices can be referred to");
     }
-    keep_copies(core, net, vault);
-    Ok(())
 }
 
 /// Signs a head that lists what other devices have written, where the newest one does not list all of it.
@@ -116,7 +124,7 @@ pub(super) async fn list_borrowed(core: &Arc<Core>, vault: &Arc<Vault>) -> Resul
     .await
 }
 
-/// What is not known yet of packs that other devices list; `None` when there is no other device, or nothing to ask.
+/// What is not known yet of packs that other devices list, or that are not here; `None` when there is nothing to ask.
 async fn questions(core: &Arc<Core>, vault: &Arc<Vault>) -> Result<Option<Questions>, ApiError> {
     let vault = vault.clone();
     core.blocking(move |core| {
@@ -124,10 +132,10 @@ async fn questions(core: &Arc<Core>, vault: &Arc<Vault>) -> Result<Option<Questi
         let (own, others): (Vec<Head>, Vec<Head>) =
             heads.into_iter().partition(|head| head.device() == vault.device());
         let Some(own) = own.into_iter().max_by_key(|head| head.draft.seq) else { return Ok(None) };
-        if others.is_empty() {
+        let unconfirmed = core.store.unconfirmed_packs();
+        if others.is_empty() && unconfirmed.is_empty() {
             return Ok(None);
         }
-        let unconfirmed = core.store.unconfirmed_packs();
         let wanted = core.settings().replication.copies;
         let counts = core.store.receipt_counts(core.counted()).map_err(failed)?;
         let mut heads: Vec<HeadId> = vec![own.id];
@@ -238,29 +246,45 @@ pub(super) fn left_to_others(core: &Arc<Core>, vault: VaultId) -> Result<HashSet
     Ok(left)
 }
 
-/// Pulls, in the background and one after the other, packs of other devices that snapshots of this one refer to.
+/// Where all is kept, pulls what snapshots of this device refer to and what is not here.
 fn keep_copies(core: &Arc<Core>, net: &Net, vault: &Arc<Vault>) {
-    if core.settings().storage.local_copy != LocalCopy::Full
-        || core.sharing.is_pulling.swap(true, Ordering::AcqRel)
-    {
+    if !caching::is_on(core) {
+        bring(core, net, vault, Wanted::Referred);
+    }
+}
+
+/// Packs that are not here and are to come.
+pub(super) enum Wanted {
+    /// All that snapshots of this device refer to; they belong here from then on.
+    Referred,
+    /// These, to be offered from here.
+    These(Vec<PackRow>),
+}
+
+/// Pulls packs in the background, one after the other. Does nothing while some are being pulled.
+pub(super) fn bring(core: &Arc<Core>, net: &Net, vault: &Arc<Vault>, wanted: Wanted) {
+    if core.sharing.is_pulling.swap(true, Ordering::AcqRel) {
         return;
     }
     let (core, net, vault) = (core.clone(), net.clone(), vault.clone());
     let tasks = core.tasks.clone();
     tasks.spawn(async move {
-        let pulled = core.blocking(move |core| pull_referred(core, net, &vault)).await;
+        let pulled = core.blocking(move |core| pull(core, net, &vault, wanted)).await;
         core.sharing.is_pulling.store(false, Ordering::Release);
         match pulled {
             Err(error) if matches!(error.kind(), Code::ChunkNotFound | Code::StorageFull | Code::Cancelled) => {
-                tracing::debug!(target: "share", code = error.code, %error, "packs for the local copy have to wait");
+                tracing::debug!(target: "share", code = error.code, %error, "packs that are with holders have to wait");
             }
-            other => log_failure(other, "completing the local copy"),
+            other => log_failure(other, "pulling packs that are with holders"),
         }
     });
 }
 
-fn pull_referred(core: &Arc<Core>, net: Net, vault: &Vault) -> Result<(), ApiError> {
-    let wanted = engine::referred_elsewhere(vault).map_err(failed)?;
+fn pull(core: &Arc<Core>, net: Net, vault: &Vault, wanted: Wanted) -> Result<(), ApiError> {
+    let (wanted, belong) = match wanted {
+        Wanted::Referred => (engine::referred_elsewhere(vault).map_err(failed)?, true),
+        Wanted::These(packs) => (packs, false),
+    };
     if wanted.is_empty() {
         return Ok(());
     }
@@ -271,9 +295,13 @@ fn pull_referred(core: &Arc<Core>, net: Net, vault: &Vault) -> Result<(), ApiErr
             break;
         }
         engine::keep_here(vault, &source, &row, &Monitor::default()).map_err(failed)?;
-        core.store.set_borrowed(&[row.number], Borrowed::Kept).map_err(failed)?;
+        if belong {
+            core.store.set_borrowed(&[row.number], Borrowed::Kept).map_err(failed)?;
+        } else {
+            core.changed.notify_one();
+        }
         (packs, bytes) = (packs + 1, bytes + row.bytes);
     }
-    tracing::info!(target: "share", packs, bytes, "packs of other devices are in the local copy now");
+    tracing::info!(target: "share", packs, bytes, "packs that were with holders only are here now");
     Ok(())
 }

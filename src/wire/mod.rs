@@ -11,7 +11,7 @@ pub use generated::*;
 
 use std::fmt;
 
-use bytes::Bytes;
+use bytes::Buf;
 use prost::Message;
 
 // These two carry the secret of a ticket, which no log may show.
@@ -45,16 +45,14 @@ pub enum WireError {
 
 /// Decodes `bytes`, refusing more than `limit` bytes before anything is allocated.
 pub fn decode<M: Message + Default>(bytes: &[u8], limit: usize) -> Result<M, WireError> {
-    if bytes.len() > limit {
-        return Err(WireError::TooLong { length: bytes.len(), limit });
-    }
-    M::decode(bytes).map_err(|e| WireError::Malformed(e.to_string()))
+    decode_shared(bytes, limit)
 }
 
-/// Like [`decode`]; long fields share the memory of `bytes` instead of being copied.
-pub fn decode_shared<M: Message + Default>(bytes: Bytes, limit: usize) -> Result<M, WireError> {
-    if bytes.len() > limit {
-        return Err(WireError::TooLong { length: bytes.len(), limit });
+/// Like [`decode`]; out of `Bytes`, long fields share their memory instead of being copied.
+pub fn decode_shared<M: Message + Default>(bytes: impl Buf, limit: usize) -> Result<M, WireError> {
+    let length = bytes.remaining();
+    if length > limit {
+        return Err(WireError::TooLong { length, limit });
     }
     M::decode(bytes).map_err(|e| WireError::Malformed(e.to_string()))
 }

@@ -134,3 +134,24 @@ fn what_lacks_a_copy_comes_back_and_gets_another_one() {
     shrunk(&owner, &[&first, &third]);
     restores(&owner, &source, "one");
 }
+
+#[test]
+fn when_everything_is_to_be_here_again_what_was_given_up_comes_back() {
+    let mut owner = owner(1);
+    let [holder] = holders(&owner);
+    let source = owner.path("source");
+    noise(&source);
+    owner.replicate(&source);
+    shrunk(&owner, &[&holder]);
+    let elsewhere = |owner: &Node| owner.status()["storage"]["elsewhere_bytes"].as_u64();
+    let (here, gone) = (owner.pack_bytes(), elsewhere(&owner).unwrap());
+    assert!(gone > 40 * MIB);
+    owner.terminate();
+    let mut owner = owner.with("storage.local_copy", "full");
+    owner.start();
+    connected(&owner, &holder);
+    until("all of it is here again", &[&owner, &holder], || (elsewhere(&owner)? == 0).then_some(()));
+    assert_eq!(owner.pack_bytes(), here + gone);
+    owner.run(&["verify"]).exits(0);
+    assert_eq!(restores(&owner, &source, "one"), 0);
+}

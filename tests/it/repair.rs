@@ -181,6 +181,7 @@ fn rot_that_an_owner_comes_upon_is_mended_by_the_holder() {
     owner.run(&["verify", "--peers"]).exits(5);
     assert_eq!(holder.status()["repairs"]["waiting"], 1);
     holder.run(&["repair"]).exits(0);
+    assert_eq!(holder.status()["repairs"]["waiting"], 0);
     assert_eq!(fs::read(&rotten).unwrap(), sound);
 }
 
