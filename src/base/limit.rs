@@ -413,8 +413,9 @@ pub const SHUTDOWN_JOBS: Duration = Duration::from_secs(6);
 /// How long the rest may take after them, together.
 pub const SHUTDOWN_REST: Duration = Duration::from_secs(3);
 
-/// Packs that reading pulls from peers at one time: each takes up to 16 MiB.
-pub const PACKS_HEALED_MAX: usize = 2;
+/// Packs that reading pulls from peers at one time: each takes up to 16 MiB. Of two that come at the same rate both would be
+/// written at the same time, and nothing would come meanwhile.
+pub const PACKS_HEALED_MAX: usize = 3;
 /// Rows of packs that are open, on their way to the disk, or wait for the index, in bytes: 56 for each chunk, and a
 /// directory while it is sealed.
 pub const PACK_ROWS_BYTES: usize = 6 * MIB;

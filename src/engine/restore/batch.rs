@@ -42,6 +42,11 @@ impl<'a> Batch<'a> {
         self.entries.is_empty()
     }
 
+    /// The chunks of its files.
+    pub(super) fn chunks(&self) -> impl Iterator<Item = ChunkId> {
+        self.entries.iter().flat_map(|(_, node)| &node.content).filter_map(chunk_of)
+    }
+
     /// Adds an entry; whether the batch is full now.
     pub(super) fn add(&mut self, dir: &Arc<OpenDir<'a>>, node: wire::Node) -> bool {
         if self.entries.last().is_none_or(|(last, _)| !Arc::ptr_eq(last, dir)) {

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::Sender;
 
+use super::ahead::Ahead;
 use super::batch::{Batch, SMALL_BYTES_MAX};
 use super::content::{OpenFile, Piece};
 use super::links::{FirstLink, Links, Met};
@@ -63,6 +64,7 @@ pub(super) struct Place<'a> {
 pub(super) struct Making<'a> {
     shared: &'a Shared<'a>,
     jobs: Sender<Job<'a>>,
+    ahead: Ahead<'a>,
     batch: Batch<'a>,
     links: Links<'a>,
     surplus: &'a Surplus<'a>,
@@ -74,11 +76,12 @@ impl<'a> Making<'a> {
     pub(super) fn new(
         shared: &'a Shared<'a>,
         jobs: Sender<Job<'a>>,
+        ahead: Ahead<'a>,
         surplus: &'a Surplus<'a>,
         links: Links<'a>,
         lists: ChunkReader<'a>,
     ) -> Self {
-        Self { shared, jobs, batch: Batch::default(), links, surplus, lists }
+        Self { shared, jobs, ahead, batch: Batch::default(), links, surplus, lists }
     }
 
     /// Walks everything that is chosen.
@@ -136,7 +139,11 @@ impl<'a> Making<'a> {
 
     fn flush(&mut self) -> Result<(), EngineError> {
         let batch = std::mem::take(&mut self.batch);
-        if batch.is_empty() { Ok(()) } else { self.send(Job::Batch(batch)) }
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.ahead.look(batch.chunks());
+        self.send(Job::Batch(batch))
     }
 
     /// An entry whose file has several names, or had.
@@ -214,7 +221,7 @@ impl<'a> Making<'a> {
     }
 
     fn pieces(
-        &self,
+        &mut self,
         file: &Arc<OpenFile<'a>>,
         pieces: &[wire::Piece],
         offset: &mut u64,
@@ -237,8 +244,9 @@ impl<'a> Making<'a> {
         if job.is_empty() { Ok(()) } else { self.add_job(file, job) }
     }
 
-    fn add_job(&self, file: &Arc<OpenFile<'a>>, pieces: Vec<Piece>) -> Result<(), EngineError> {
+    fn add_job(&mut self, file: &Arc<OpenFile<'a>>, pieces: Vec<Piece>) -> Result<(), EngineError> {
         self.shared.go_on()?;
+        self.ahead.look(pieces.iter().map(|piece| piece.id));
         self.send(Job::Part(file.part(pieces)))
     }
 }

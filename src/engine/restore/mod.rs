@@ -5,6 +5,7 @@
 //! and one directory is mostly one worker's. Large files are cut into jobs that all workers share. A dry run is the same
 //! walk with nothing done at its stations.
 
+mod ahead;
 mod batch;
 mod content;
 mod estimate;
@@ -31,10 +32,11 @@ use super::pull::PackSource;
 use super::reader::ChunkReader;
 use super::tree::{Found, find};
 use super::vault::Vault;
-use crate::base::ChunkId;
+use crate::base::{ChunkId, limit};
 use crate::fs::{self, Overwrite, Selector, Target};
 use crate::snapshot::Snapshot;
 use crate::wire::NodeType;
+use ahead::{Ahead, pull_all};
 use batch::{Batch, Scribe};
 use content::{Part, Window, write_part};
 use links::Links;
@@ -214,9 +216,17 @@ fn run(
             })
             .collect();
         drop(jobs_out);
+        let (ahead, rows) = Ahead::new(vault, shared.monitor);
+        if let Some(source) = source {
+            for _ in 0..limit::PACKS_HEALED_MAX {
+                let rows = rows.clone();
+                scope.spawn(move || pull_all(vault, source, shared.monitor, &rows));
+            }
+        }
+        drop(rows);
         let lists = ChunkReader::new(vault, source, shared.monitor);
         let links = Links::new(target.root(), handles);
-        let mut making = Making::new(shared, jobs_in, surplus, links, lists);
+        let mut making = Making::new(shared, jobs_in, ahead, surplus, links, lists);
         let walked = making.walk(&mut reader, target, found, selector);
         let rest = making.into_links();
         for worker in workers {
