@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::fixture::{Fixture, Holders, Manner, Ticking, noise, passphrase, vault_options};
+use super::fixture::{Fixture, Holders, Manner, Ticking, noise, passphrase};
 use crate::base::{Clock, Code, Coded, Moment, PackId, SnapshotId};
 use crate::crypto::KdfCost;
 use crate::engine::heads::store_head;
@@ -18,7 +18,11 @@ use crate::store::{Borrowed, Store};
 
 /// Another device of the same vault.
 fn twin(of: &Fixture) -> Fixture {
-    let dir = tempfile::tempdir().unwrap();
+    twin_at(tempfile::tempdir().unwrap(), of)
+}
+
+/// In that directory.
+pub(super) fn twin_at(dir: tempfile::TempDir, of: &Fixture) -> Fixture {
     let store = Store::create(&dir.path().join("store")).unwrap();
     let node = make_node(&store).unwrap();
     let phrase = crate::crypto::Phrase::parse(&of.phrase.words()).unwrap();
@@ -27,31 +31,43 @@ fn twin(of: &Fixture) -> Fixture {
     let keyring =
         enrol_device(&store, &phrase, node.peer_id(), "twin", &passphrase(), cost, clock.now()).unwrap();
     std::fs::create_dir(dir.path().join("src")).unwrap();
-    let vault = Vault::new(Arc::new(store), keyring, Arc::new(clock), vault_options());
+    let vault = Vault::new(Arc::new(store), keyring, Arc::new(clock), (*of.vault.options()).clone());
     publish_first_head(&vault, Carried::default(), &[]).unwrap();
     Fixture { dir, vault, phrase }
 }
 
 /// The newest head of the device that `fixture` is, and its bytes.
 fn own(fixture: &Fixture) -> (Head, Vec<u8>) {
-    let id = fixture.vault.device();
-    let heads = newest_heads(fixture.store(), fixture.vault.id()).unwrap();
-    let head = heads.into_iter().find(|head| head.device() == id).unwrap();
-    let bytes = fixture.store().read_head(head.vault(), id, head.draft.seq, head.id).unwrap().unwrap();
+    let head = own_head(fixture);
+    let bytes = bytes_of(fixture.store(), &head);
     (head, bytes)
+}
+
+/// The newest head of the device that `fixture` is.
+pub(super) fn own_head(fixture: &Fixture) -> Head {
+    let heads = newest_heads(fixture.store(), fixture.vault.id()).unwrap();
+    heads.into_iter().find(|head| head.device() == fixture.vault.device()).unwrap()
+}
+
+fn bytes_of(store: &Store, head: &Head) -> Vec<u8> {
+    store.read_head(head.vault(), head.device(), head.draft.seq, head.id).unwrap().unwrap()
 }
 
 /// Gives `to` the newest head of `from`'s device, with its records.
 fn tell(to: &Store, from: &Fixture) -> HeadNews {
-    let (head, bytes) = own(from);
-    let needs = missing_records(to, &head).unwrap();
+    pass_on(to, from.store(), &own_head(from))
+}
+
+/// Gives `to` a head that `from` has, with its records.
+pub(super) fn pass_on(to: &Store, from: &Store, head: &Head) -> HeadNews {
+    let needs = missing_records(to, head).unwrap();
     for id in needs.lists {
-        store_list(to, id, &from.store().read_list(id).unwrap().unwrap()).unwrap();
+        store_list(to, id, &from.read_list(id).unwrap().unwrap()).unwrap();
     }
     for id in needs.snapshots {
-        store_snapshot(to, id, &from.store().read_snapshot(id).unwrap().unwrap()).unwrap();
+        store_snapshot(to, id, &from.read_snapshot(id).unwrap().unwrap()).unwrap();
     }
-    adopt_head(to, &head, &bytes).unwrap()
+    adopt_head(to, head, &bytes_of(from, head)).unwrap()
 }
 
 /// Enters the packs that `from`'s newest head lists, from their directories alone.

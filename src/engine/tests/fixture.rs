@@ -42,6 +42,11 @@ pub(super) fn vault_options() -> VaultOptions {
     VaultOptions { sizes: ChunkSizes::default(), level: Some(3), deduplicate: true, copies: 2, workers: 2 }
 }
 
+/// Somewhere fast: nothing there has to survive, and a disk would have to flush all of it.
+pub(super) fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
 /// A store, its vault, and a directory to back up.
 pub(super) struct Fixture {
     pub(super) dir: tempfile::TempDir,
@@ -177,9 +182,20 @@ impl Fixture {
         name: &str,
         source: Option<&dyn PackSource>,
     ) -> (PathBuf, RestoreResult, Monitor) {
+        self.restore_path(&self.snapshot(backup), &self.src(), name, source)
+    }
+
+    /// Restores the contents of `path`.
+    pub(super) fn restore_path(
+        &self,
+        snapshot: &Snapshot,
+        path: &Path,
+        name: &str,
+        source: Option<&dyn PackSource>,
+    ) -> (PathBuf, RestoreResult, Monitor) {
         let (target, monitor) = (self.dir.path().join(name), Monitor::default());
-        let options = self.restore_options(&target);
-        let result = restore(&self.vault, &self.snapshot(backup), &options, source, &monitor).unwrap();
+        let options = RestoreOptions { path: path.to_owned(), ..self.restore_options(&target) };
+        let result = restore(&self.vault, snapshot, &options, source, &monitor).unwrap();
         (target, result, monitor)
     }
 
@@ -256,6 +272,11 @@ impl Holders {
             asked: Mutex::default(),
             blamed: Mutex::default(),
         }
+    }
+
+    /// Of a pack that they have, in bytes.
+    pub(super) fn length(&self, pack: PackId) -> usize {
+        self.packs[&pack].len()
     }
 
     /// Cells asked of a pack so far, ascending.

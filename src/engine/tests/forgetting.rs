@@ -6,12 +6,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
-use proptest::prelude::*;
-use proptest::test_runner::RngSeed;
 
-use super::fixture::{Fixture, noise, vault_options, watched};
+use super::fixture::{Fixture, noise, watched};
 use super::tree_of::{assert_same, tree_of};
-use crate::base::{Moment, PackId, PeerId, SnapshotId, random_bytes};
+use crate::base::{Moment, PackId, PeerId, SnapshotId};
 use crate::engine::monitor::Monitor;
 use crate::engine::{
     BackupResult, EngineError, GcOptions, GcResult, TagEdit, collect, forget, plan_forget, plan_named,
@@ -323,156 +321,6 @@ fn the_newest_complete_one_and_pinned_ones_are_not_forgotten() {
     let plan = plan_forget(&fixture.vault, &fixture.view(), &rules, now, &TimeZone::UTC);
     assert_eq!(plan.forget, []);
     assert_eq!(forget(&fixture.vault, &[first.snapshot], &[]).unwrap(), 0, "it goes by another id now");
-}
-
-/// What one device does, in what order.
-#[derive(Clone, Debug)]
-enum Step {
-    /// Writes a file with that content, or removes it.
-    Edit {
-        file: u8,
-        content: u8,
-    },
-    Backup,
-    Forget {
-        which: u8,
-    },
-    Gc {
-        now: bool,
-    },
-    /// Another collection, with a short grace period.
-    LaterGc,
-    /// The program dies and comes again; the index is lost or not.
-    Crash {
-        index_lost: bool,
-    },
-    Restore {
-        which: u8,
-    },
-}
-
-fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let one = prop_oneof![
-        4 => (0u8..5, 0u8..12).prop_map(|(file, content)| Step::Edit { file, content }),
-        3 => Just(Step::Backup),
-        2 => any::<u8>().prop_map(|which| Step::Forget { which }),
-        2 => any::<bool>().prop_map(|now| Step::Gc { now }),
-        1 => Just(Step::LaterGc),
-        1 => prop::bool::weighted(0.3).prop_map(|index_lost| Step::Crash { index_lost }),
-        1 => any::<u8>().prop_map(|which| Step::Restore { which }),
-    ];
-    prop::collection::vec(one, 4..24)
-}
-
-/// The model: what each live snapshot has, as a tree kept beside it.
-struct Model {
-    live: Vec<(BackupResult, std::path::PathBuf)>,
-    made: usize,
-}
-
-fn copy_tree(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
-    }
-}
-
-fn contents(dir: &Path) -> Vec<(std::ffi::OsString, Vec<u8>)> {
-    let mut all: Vec<_> = std::fs::read_dir(dir)
-        .unwrap()
-        .map(|entry| entry.unwrap())
-        .map(|entry| (entry.file_name(), std::fs::read(entry.path()).unwrap()))
-        .collect();
-    all.sort();
-    all
-}
-
-fn run_steps(steps: &[Step]) {
-    let mut fixture = Fixture::with(crate::engine::VaultOptions { workers: 1, ..vault_options() });
-    let mut model = Model { live: Vec::new(), made: 0 };
-    for step in steps {
-        match step {
-            Step::Edit { file, content: 0 } => {
-                std::fs::remove_file(fixture.src().join(file.to_string())).ok();
-            }
-            Step::Edit { file, content } => {
-                fixture.write(&file.to_string(), &noise(u64::from(*content), 20_000 * usize::from(*content)));
-                fixture.let_the_clock_tick();
-            }
-            Step::Backup => {
-                let done = fixture.backup();
-                let beside = fixture.dir.path().join(format!("model-{}", model.made));
-                model.made += 1;
-                copy_tree(&fixture.src(), &beside);
-                model.live.push((done, beside));
-            }
-            Step::Forget { which } if !model.live.is_empty() => {
-                let (done, _) = model.live.remove(usize::from(*which) % model.live.len());
-                assert_eq!(forget(&fixture.vault, &[done.snapshot], &[]).unwrap(), 1);
-            }
-            Step::Gc { now } => {
-                gc(&fixture, *now);
-                if *now {
-                    // Nobody is at work and nothing has copies: all garbage goes at once.
-                    assert_eq!(waiting(fixture.store(), GRACE).unwrap().packs, 0);
-                }
-            }
-            Step::LaterGc => {
-                let short = GcOptions { grace: Duration::from_secs(3), ..options(false) };
-                collect(&fixture.vault, short, &[], None, &Monitor::default()).unwrap();
-            }
-            Step::Crash { index_lost: false } => {
-                fixture = fixture.reopened(|_| {}, |dir| Store::open(dir).unwrap());
-            }
-            Step::Crash { index_lost: true } => {
-                fixture = fixture.reopened(|_| {}, |dir| Store::rebuild(dir).unwrap());
-                let keys = &fixture.vault.keyring.vault;
-                crate::engine::rebuild_index(fixture.store(), Some(keys), &Monitor::default()).unwrap();
-            }
-            Step::Restore { which } if !model.live.is_empty() => {
-                restore_one(&fixture, &model.live[usize::from(*which) % model.live.len()]);
-            }
-            Step::Forget { .. } | Step::Restore { .. } => {}
-        }
-        assert_eq!(fixture.view().snapshots.len(), model.live.len(), "after {step:?}");
-    }
-    sound(&fixture);
-    for one in &model.live {
-        restore_one(&fixture, one);
-    }
-    // It once rewrote for ever what was only padded.
-    // Some rounds: what a lost index forgot to be waiting is found again, and rewriting makes small packs.
-    let done = (0..6).map(|_| gc(&fixture, true)).find(|done| (done.retired.0, done.resealed) == (0, 0));
-    assert!(done.is_some(), "it never ends");
-    assert_eq!(waiting(fixture.store(), GRACE).unwrap().packs, 0);
-    sound(&fixture);
-}
-
-fn restore_one(fixture: &Fixture, (done, beside): &(BackupResult, std::path::PathBuf)) {
-    let target = tempfile::tempdir_in(fixture.dir.path()).unwrap();
-    let name = target.path().file_name().unwrap().to_str().unwrap().to_owned() + "/out";
-    let (target, _) = fixture.restore(done, &name);
-    assert_eq!(contents(&target), contents(beside));
-}
-
-/// `CASES` and `SEED` from the environment (`make test-forgetting`), else a few cases from a seed that nobody chose.
-fn config() -> ProptestConfig {
-    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
-    let seed = number("SEED").unwrap_or_else(|| u64::from_le_bytes(random_bytes()));
-    let cases = number("CASES").map_or(12, |cases| cases as u32);
-    eprintln!("again with: make test-forgetting SEED={seed} CASES={cases}");
-    let rng_seed = RngSeed::Fixed(seed);
-    ProptestConfig { cases, rng_seed, max_shrink_iters: 100, ..ProptestConfig::default() }
-}
-
-proptest! {
-    #![proptest_config(config())]
-    #[test]
-    fn whatever_is_done_in_whatever_order_live_snapshots_restore_and_garbage_goes(steps in steps()) {
-        let told = steps.clone();
-        watched(move || run_steps(&told));
-    }
 }
 
 #[test]

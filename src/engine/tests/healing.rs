@@ -2,11 +2,16 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
+use std::sync::{Condvar, Mutex};
+use std::time::Duration;
 
-use super::fixture::{Fixture, Holders, Manner, holder, noise, watched};
+use super::fixture::{Fixture, Holders, Manner, holder, noise, vault_options, watched};
 use super::tree_of::assert_same;
 use crate::base::{PackId, limit};
-use crate::engine::{BackupResult, Damage, Monitor, index_remote_pack, plan_repair, run_repair};
+use crate::engine::{
+    BackupResult, Damage, Gathering, Monitor, PackSource, Sources, VaultOptions, index_remote_pack,
+    plan_repair, run_repair,
+};
 
 fn fixture() -> (Fixture, BackupResult) {
     let fixture = Fixture::new();
@@ -269,5 +274,51 @@ fn a_pack_that_is_elsewhere_is_indexed_from_its_directory_alone() {
         let length = std::fs::metadata(path).unwrap().len();
         let nobody = Holders::of(&fixture, &[Manner::WrongBytes]);
         assert!(index_remote_pack(&fixture.vault, &nobody, id, length, &Monitor::default()).is_err());
+    });
+}
+
+/// Counts how many packs are pulled at the same time, and lets each wait a while until there were two.
+struct Slow {
+    holders: Holders,
+    now: Mutex<(usize, usize)>,
+    changed: Condvar,
+}
+
+impl PackSource for Slow {
+    fn sources(&self, pack: PackId) -> Sources {
+        self.holders.sources(pack)
+    }
+
+    fn gather(&self, pack: PackId, gathering: &mut Gathering<'_>) {
+        let mut count = self.now.lock().unwrap();
+        count.0 += 1;
+        count.1 = count.1.max(count.0);
+        self.changed.notify_all();
+        // Trees come one by one.
+        let is_large = self.holders.length(pack) > 1 << 20;
+        let patience = if is_large { Duration::from_secs(20) } else { Duration::ZERO };
+        let (mut count, _) = self.changed.wait_timeout_while(count, patience, |count| count.1 < 2).unwrap();
+        count.0 -= 1;
+        drop(count);
+        self.holders.gather(pack, gathering);
+    }
+}
+
+/// One pack after the other was pulled, written and flushed, while the lines of the holders were idle.
+#[test]
+fn a_restore_pulls_the_next_packs_while_it_writes_what_came() {
+    watched(|| {
+        let fixture = Fixture::with(VaultOptions { workers: 1, ..vault_options() });
+        fixture.write("large", &noise(1, 40 << 20));
+        let done = fixture.backup();
+        let holders = Holders::of(&fixture, &[Manner::Honest]);
+        let slow = Slow { holders, now: Mutex::default(), changed: Condvar::new() };
+        for (_, path) in fixture.packs() {
+            std::fs::remove_file(path).unwrap();
+        }
+        let (target, _, monitor) = fixture.restore_from(&done, "out", Some(&slow));
+        assert_eq!(monitor.problems().1, []);
+        assert_same(&fixture.src(), &target);
+        assert!((2..=limit::PACKS_HEALED_MAX).contains(&slow.now.lock().unwrap().1));
     });
 }

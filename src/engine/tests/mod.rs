@@ -7,6 +7,7 @@ mod drilling;
 mod edits;
 mod failure;
 mod fixture;
+mod fleet;
 mod flow;
 mod forgetting;
 mod full;

@@ -12,7 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::fixture::{Fixture, Holders, Manner, noise, passphrase, vault_options};
+use super::fixture::{Fixture, Holders, Manner, noise, passphrase, scratch, vault_options};
 use super::forgetting::GRACE;
 use crate::base::{SnapshotId, random_bytes};
 use crate::engine::{
@@ -51,11 +51,6 @@ struct History {
     base: Disk,
     events: Vec<Event>,
     promises: Vec<Promise>,
-}
-
-/// Somewhere fast: nothing here has to survive, and a disk would have to flush all of it.
-fn scratch() -> tempfile::TempDir {
-    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
 fn gc_options(now: bool) -> GcOptions {

@@ -1,0 +1,638 @@
+//! Devices of one vault and their holders: whatever they do in whatever order, against a simple model.
+//!
+//! Devices edit, back up, forget, collect, meet holders, have packs damaged, mend them, die and come again; holders lose
+//! packs, let time pass, die and come again. The model knows what each snapshot that nobody forgot must give back, and
+//! after each step every one of them does. What is spoilt is only ever what somebody else is known to have: losing all
+//! copies at the same time is no promise's fault.
+//!
+//! At the end all meet until nothing changes: then nobody has a pack that no snapshot needs.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
+
+use super::devices::{own_head, pass_on, twin_at};
+use super::fixture::{Fixture, noise, scratch, vault_options, watched};
+use super::lines::{Line, run};
+use crate::base::{HeadId, Moment, PackId, PeerId, SnapshotId, limit, random_bytes};
+use crate::crypto::NodeKey;
+use crate::engine::copies::packs_of;
+use crate::engine::{
+    BackupResult, FetchFailure, Gathering, GcOptions, Monitor, PackSource, PulledSlice, Sources,
+    VaultOptions, adopt_unindexed, collect, complete_head, confirm_borrowed, drop_expired, forget,
+    forward_packs, head_packs, held_packs, index_remote_pack, keep_here, newest_heads, note_damage,
+    plan_repair, publish_next_head, rebuild_index, record_receipt, referred_elsewhere, regain, renew_kept,
+    run_repair,
+};
+use crate::pack::Outboard;
+use crate::snapshot::sign_receipt;
+use crate::store::{Borrowed, PackNumber, Store};
+
+/// How long garbage waits, by a clock that goes on a second at each look.
+const GRACE: Duration = Duration::from_secs(3600);
+/// How long holders keep what no newest head needs.
+const HOLD: Duration = Duration::from_secs(30 * 86_400);
+
+/// What happens. Devices, holders, packs and snapshots are named by any number.
+#[derive(Clone, Debug)]
+enum Step {
+    /// Writes a file with that content; 0 removes it.
+    Edit {
+        device: u8,
+        file: u8,
+        content: u8,
+    },
+    Backup {
+        device: u8,
+    },
+    Forget {
+        device: u8,
+        which: u8,
+    },
+    Gc {
+        device: u8,
+        due: Due,
+    },
+    /// A device and a holder tell each other what they have; the line breaks after so many packs.
+    Meet {
+        device: u8,
+        holder: u8,
+        most: u8,
+    },
+    /// A device's pack is spoilt.
+    Damage {
+        device: u8,
+        which: u8,
+        how: Damage,
+    },
+    Repair {
+        device: u8,
+    },
+    /// The program dies and comes again; its index is lost or not.
+    Crash {
+        device: u8,
+        index_lost: bool,
+    },
+    HolderCrash {
+        holder: u8,
+        index_lost: bool,
+    },
+    /// A holder loses a pack and does not notice.
+    Lose {
+        holder: u8,
+        which: u8,
+    },
+    /// So many days pass at a holder.
+    Days {
+        holder: u8,
+        days: u8,
+    },
+}
+
+/// What a collection deletes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Due {
+    /// What has waited for an hour, which nothing here has.
+    Nothing,
+    /// What has waited for some looks at the clock.
+    Some,
+    All,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Damage {
+    Gone,
+    Cut,
+    Flipped,
+    /// The whole of it is zeros, and so are the values that tell good cells from bad.
+    Zeroed,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let one = any::<u8>;
+    let due = prop_oneof![Just(Due::Nothing), Just(Due::Some), Just(Due::All)];
+    let how = prop_oneof![Just(Damage::Gone), Just(Damage::Cut), Just(Damage::Flipped), Just(Damage::Zeroed)];
+    let rarely = || prop::bool::weighted(0.3);
+    let most = prop_oneof![3 => Just(u8::MAX), 1 => 0u8..3];
+    let step = prop_oneof![
+        4 => (one(), 0u8..5, 0u8..10).prop_map(|(device, file, content)| Step::Edit { device, file, content }),
+        4 => one().prop_map(|device| Step::Backup { device }),
+        2 => (one(), one()).prop_map(|(device, which)| Step::Forget { device, which }),
+        2 => (one(), due).prop_map(|(device, due)| Step::Gc { device, due }),
+        5 => (one(), one(), most).prop_map(|(device, holder, most)| Step::Meet { device, holder, most }),
+        2 => (one(), one(), how).prop_map(|(device, which, how)| Step::Damage { device, which, how }),
+        1 => one().prop_map(|device| Step::Repair { device }),
+        1 => (one(), rarely()).prop_map(|(device, index_lost)| Step::Crash { device, index_lost }),
+        1 => (one(), rarely()).prop_map(|(holder, index_lost)| Step::HolderCrash { holder, index_lost }),
+        1 => (one(), one()).prop_map(|(holder, which)| Step::Lose { holder, which }),
+        1 => (one(), 0u8..40).prop_map(|(holder, days)| Step::Days { holder, days }),
+    ];
+    prop::collection::vec(step, 6..24)
+}
+
+/// Names of files, and which content each has.
+type Files = BTreeMap<u8, u8>;
+
+fn content(of: u8) -> Vec<u8> {
+    noise(u64::from(of), 20_000 * usize::from(of))
+}
+
+/// Keeps packs of others.
+struct Holder {
+    dir: tempfile::TempDir,
+    store: Store,
+    key: NodeKey,
+}
+
+impl Holder {
+    fn new() -> Self {
+        let dir = scratch();
+        let store = Store::create(&dir.path().join("store")).unwrap();
+        Self { dir, store, key: NodeKey::generate() }
+    }
+
+    fn reopened(self, index_lost: bool) -> Self {
+        let Self { dir, store, key } = self;
+        let path = store.dir().to_owned();
+        drop(store);
+        let store = if index_lost { Store::rebuild(&path).unwrap() } else { Store::open(&path).unwrap() };
+        if index_lost {
+            rebuild_index(&store, None, &Monitor::default()).unwrap();
+        }
+        Self { dir, store, key }
+    }
+}
+
+fn pack_path(store: &Path, id: PackId) -> PathBuf {
+    store.join(format!("packs/{:02x}/{id}", id.as_bytes()[0]))
+}
+
+/// A pack's bytes, if they are sound.
+fn sound_bytes(store: &Path, id: PackId) -> Option<(Vec<u8>, Outboard)> {
+    let bytes = std::fs::read(pack_path(store, id)).ok()?;
+    let (found, outboard) = Outboard::of(&bytes);
+    (found == id).then_some((bytes, outboard))
+}
+
+/// Packs from wherever they are, sound or not.
+struct Everywhere(Vec<(PeerId, PathBuf)>);
+
+impl PackSource for Everywhere {
+    fn sources(&self, pack: PackId) -> Sources {
+        let has = self.0.iter().filter(|(_, store)| pack_path(store, pack).exists());
+        Sources { sure: has.map(|(peer, _)| *peer).collect(), ..Sources::default() }
+    }
+
+    fn gather(&self, pack: PackId, gathering: &mut Gathering<'_>) {
+        let mut lines: Vec<Line> =
+            self.0.iter().map(|(peer, _)| Line::new(*peer, 10 << 20, Duration::ZERO)).collect();
+        run(gathering, &mut lines, |errand| {
+            let (_, store) = self.0.iter().find(|(peer, _)| *peer == errand.holder).unwrap();
+            let bytes = std::fs::read(pack_path(store, pack)).map_err(|_| FetchFailure::NotFound)?;
+            let (from, range) = (errand.range.first * limit::CELL_BYTES, errand.range);
+            let part = bytes.get(from..(range.end * limit::CELL_BYTES).min(bytes.len()));
+            let data = part.filter(|part| !part.is_empty()).ok_or(FetchFailure::Corrupt)?.to_vec();
+            Ok(PulledSlice { data: data.into(), proof: Outboard::of(&bytes).1.proof(range) })
+        });
+    }
+}
+
+/// Everybody, and the model.
+struct Fleet {
+    devices: Vec<Fixture>,
+    holders: Vec<Holder>,
+    /// What each device's source directory has.
+    sources: Vec<Files>,
+    /// Snapshots of each device that nobody forgot.
+    live: Vec<Vec<(BackupResult, Files)>>,
+    /// What holders lost and nobody noticed: of whom, by which device.
+    unnoticed: HashSet<(usize, usize, PackId)>,
+    /// The time of holders, in milliseconds.
+    time: u64,
+}
+
+impl Fleet {
+    fn new(devices: usize, holders: usize) -> Self {
+        let dir = scratch();
+        let store = dir.path().join("store");
+        let first = Fixture::at(dir, &store, VaultOptions { workers: 1, ..vault_options() });
+        let mut all = vec![first];
+        while all.len() < devices {
+            all.push(twin_at(scratch(), &all[0]));
+        }
+        Self {
+            devices: all,
+            holders: (0..holders).map(|_| Holder::new()).collect(),
+            sources: vec![Files::new(); devices],
+            live: (0..devices).map(|_| Vec::new()).collect(),
+            unnoticed: HashSet::new(),
+            time: 1,
+        }
+    }
+
+    fn device(&self, any: u8) -> usize {
+        usize::from(any) % self.devices.len()
+    }
+
+    fn holder(&self, any: u8) -> usize {
+        usize::from(any) % self.holders.len()
+    }
+
+    fn everywhere(&self) -> Everywhere {
+        let holders = self.holders.iter().map(|holder| holder.store.dir().to_owned());
+        let devices = self.devices.iter().map(|device| device.store().dir().to_owned());
+        let named = holders.chain(devices).enumerate();
+        Everywhere(named.map(|(at, store)| (PeerId::new([at as u8 + 1; 32]), store)).collect())
+    }
+
+    fn listed(&self, device: usize) -> BTreeSet<PackId> {
+        let fixture = &self.devices[device];
+        head_packs(fixture.store(), &own_head(fixture)).unwrap().into_iter().map(|(id, _)| id).collect()
+    }
+
+    /// Packs that this holder has confirmed to this device.
+    fn confirmed(&self, device: usize, holder: usize) -> BTreeSet<PackId> {
+        let (store, peer) = (self.devices[device].store(), self.holders[holder].key.peer_id());
+        let mut packs = Vec::new();
+        store.for_each_receipt(|pack, of, _| packs.extend((of == peer).then_some(pack))).unwrap();
+        packs.into_iter().filter_map(|pack| store.pack_by_number(pack).unwrap()).map(|row| row.id).collect()
+    }
+
+    /// Whether a holder other than `but` has confirmed that pack to that device, and does have it.
+    fn is_safe(&self, device: usize, pack: PackId, but: Option<usize>) -> bool {
+        (0..self.holders.len()).filter(|holder| Some(*holder) != but).any(|holder| {
+            self.confirmed(device, holder).contains(&pack)
+                && sound_bytes(self.holders[holder].store.dir(), pack).is_some()
+        })
+    }
+
+    fn step(&mut self, step: &Step) {
+        match *step {
+            Step::Edit { device, file, content } => self.edit(self.device(device), file, content),
+            Step::Backup { device } => self.backup(self.device(device)),
+            Step::Forget { device, which } => self.forget(self.device(device), which),
+            Step::Gc { device, due } => self.gc(self.device(device), due),
+            Step::Meet { device, holder, most } => {
+                self.meet(self.device(device), self.holder(holder), usize::from(most))
+            }
+            Step::Damage { device, which, how } => self.damage(self.device(device), which, how),
+            Step::Repair { device } => self.repair(self.device(device)),
+            Step::Crash { device, index_lost } => self.crash(self.device(device), index_lost),
+            Step::HolderCrash { holder, index_lost } => {
+                let holder = self.holder(holder);
+                let reopened = self.holders.remove(holder).reopened(index_lost);
+                self.holders.insert(holder, reopened);
+            }
+            Step::Lose { holder, which } => self.lose(self.holder(holder), which),
+            Step::Days { holder, days } => self.days(self.holder(holder), days),
+        }
+    }
+
+    fn edit(&mut self, device: usize, file: u8, of: u8) {
+        let fixture = &self.devices[device];
+        if of == 0 {
+            std::fs::remove_file(fixture.src().join(file.to_string())).ok();
+            self.sources[device].remove(&file);
+        } else {
+            fixture.write(&file.to_string(), &content(of));
+            fixture.let_the_clock_tick();
+            self.sources[device].insert(file, of);
+        }
+    }
+
+    fn backup(&mut self, device: usize) {
+        let done = self.devices[device].backup();
+        self.live[device].push((done, self.sources[device].clone()));
+    }
+
+    fn forget(&mut self, device: usize, which: u8) {
+        let live = &mut self.live[device];
+        if !live.is_empty() {
+            let (done, _) = live.remove(usize::from(which) % live.len());
+            assert_eq!(forget(&self.devices[device].vault, &[done.snapshot], &[]).unwrap(), 1);
+        }
+    }
+
+    fn gc(&self, device: usize, due: Due) {
+        let options = GcOptions {
+            dry_run: false,
+            now: due == Due::All,
+            max_unused_percent: 5,
+            grace: if due == Due::Some { Duration::from_secs(3) } else { GRACE },
+            memory_bytes: 48 << 20,
+            holder_room: Some(u64::MAX),
+        };
+        let fixture = &self.devices[device];
+        let source = self.everywhere();
+        collect(&fixture.vault, options, &[], Some(&source), &Monitor::default()).unwrap();
+    }
+
+    fn meet(&mut self, device: usize, holder: usize, most: usize) {
+        self.audit(device, holder);
+        for head in newest_heads(&self.holders[holder].store, self.devices[device].vault.id()).unwrap() {
+            if head.device() != self.devices[device].vault.device() {
+                pass_on(self.devices[device].store(), &self.holders[holder].store, &head);
+            }
+        }
+        self.index_listed(device);
+        self.list_borrowed(device);
+        self.hand_over(device, holder, most);
+        let fixture = &self.devices[device];
+        for row in referred_elsewhere(&fixture.vault).unwrap() {
+            if keep_here(&fixture.vault, &self.everywhere(), &row, &Monitor::default()).is_ok() {
+                fixture.store().set_borrowed(&[row.number], Borrowed::Kept).unwrap();
+            }
+        }
+    }
+
+    /// What the holder cannot prove to have is no copy any more.
+    fn audit(&mut self, device: usize, holder: usize) {
+        let (fixture, at) = (&self.devices[device], &self.holders[holder]);
+        let confirmed: Vec<PackId> = self.confirmed(device, holder).into_iter().collect();
+        let (_, lost): (Vec<PackId>, Vec<PackId>) =
+            confirmed.into_iter().partition(|pack| sound_bytes(at.store.dir(), *pack).is_some());
+        fixture.store().drop_pack_receipts(at.key.peer_id(), &lost).unwrap();
+        self.unnoticed.retain(|(of, by, _)| (*of, *by) != (holder, device));
+    }
+
+    /// Reads the directories of packs that heads list and the index does not know.
+    fn index_listed(&self, device: usize) {
+        let (fixture, source) = (&self.devices[device], self.everywhere());
+        for head in newest_heads(fixture.store(), fixture.vault.id()).unwrap() {
+            for (id, size) in head_packs(fixture.store(), &head).unwrap() {
+                if fixture.store().pack_by_id(id).unwrap().is_some() {
+                    continue;
+                }
+                let monitor = Monitor::default();
+                let found = index_remote_pack(&fixture.vault, &source, id, size.bytes(), &monitor);
+                let Ok(pack) = found else { continue };
+                match head.device() == fixture.vault.device() {
+                    true => drop(fixture.store().index_packs(&[pack]).unwrap()),
+                    false => drop(fixture.store().index_borrowed(&[pack]).unwrap()),
+                }
+            }
+        }
+    }
+
+    /// Lists what other devices have written, unless it is on its way out.
+    fn list_borrowed(&self, device: usize) {
+        let fixture = &self.devices[device];
+        let (listed, leaving) = (self.listed(device), fixture.store().unlisted_packs());
+        let is_new = |pack: &PackNumber| {
+            let row = fixture.store().pack_by_number(*pack).unwrap();
+            row.is_some_and(|row| !listed.contains(&row.id))
+        };
+        if fixture.store().unconfirmed_packs().difference(&leaving).any(is_new) {
+            publish_next_head(&fixture.vault, &[], &[]).unwrap();
+        }
+    }
+
+    /// Gives a holder the newest head and packs that it does not have; it confirms what it has of all that is listed.
+    fn hand_over(&mut self, device: usize, holder: usize, most: usize) {
+        let (fixture, at) = (&self.devices[device], &self.holders[holder]);
+        let (vault, head) = (fixture.vault.id(), own_head(fixture));
+        pass_on(&at.store, fixture.store(), &head);
+        let listed: Vec<PackId> = self.listed(device).into_iter().collect();
+        let held = held_packs(&at.store, vault, &listed).unwrap();
+        let here = listed.iter().filter(|id| !held.contains(id));
+        for id in here.take(most) {
+            if let Some((bytes, outboard)) = sound_bytes(fixture.store().dir(), *id) {
+                forward_packs(&at.store, vault, *id, &bytes, &outboard).unwrap();
+            }
+        }
+        self.time += 1;
+        let held = held_packs(&at.store, vault, &listed).unwrap();
+        let complete = complete_head(&at.store, vault, head.id).unwrap().map(|head| head.id);
+        let signed = sign_receipt(&at.key, vault, complete, &held, Moment::from_millis(self.time));
+        let news = record_receipt(fixture.store(), vault, at.key.peer_id(), &signed).unwrap();
+        if let Some(receipt) = news {
+            confirm_borrowed(fixture.store(), &receipt.packs).unwrap();
+        }
+    }
+
+    /// Spoils a pack of which a holder is known to have a copy.
+    fn damage(&self, device: usize, which: u8, how: Damage) {
+        let store = self.devices[device].store().dir();
+        let packs: Vec<PackId> = self
+            .listed(device)
+            .into_iter()
+            .filter(|id| sound_bytes(store, *id).is_some() && self.is_safe(device, *id, None))
+            .collect();
+        let Some(id) = packs.get(usize::from(which) % packs.len().max(1)) else { return };
+        let path = pack_path(store, *id);
+        let mut bytes = std::fs::read(&path).unwrap();
+        match how {
+            Damage::Gone => return std::fs::remove_file(path).unwrap(),
+            Damage::Cut => bytes.truncate(bytes.len() / 3),
+            Damage::Flipped => (0..bytes.len()).step_by(40_000).for_each(|at| bytes[at] ^= 1),
+            Damage::Zeroed => {
+                bytes.fill(0);
+                let cells = path.with_file_name(format!("{id}.cells"));
+                std::fs::write(&cells, vec![0; cells.metadata().map_or(0, |meta| meta.len() as usize)])
+                    .unwrap();
+            }
+        }
+        std::fs::write(path, bytes).unwrap();
+    }
+
+    /// Looks at everything and mends it, from others and, if they cannot, from the files.
+    fn repair(&self, device: usize) {
+        let fixture = &self.devices[device];
+        let found = fixture.verify();
+        note_damage(fixture.store(), &found.damages).unwrap();
+        let plan = plan_repair(found.damages);
+        run_repair(fixture.store(), &plan, &self.everywhere(), &Monitor::default()).unwrap();
+        let left = fixture.verify();
+        if !left.is_sound() {
+            regain(&fixture.vault, &left, &[], &Monitor::default()).unwrap();
+        }
+        let left = fixture.verify();
+        assert!(left.is_sound(), "{:?} {:?} {:?}", left.damages, left.records, left.snapshots);
+    }
+
+    fn crash(&mut self, device: usize, index_lost: bool) {
+        let fixture = self.devices.remove(device);
+        let open: fn(&Path) -> Store =
+            if index_lost { |dir| Store::rebuild(dir).unwrap() } else { |dir| Store::open(dir).unwrap() };
+        let fixture = fixture.reopened(|_| {}, open);
+        if index_lost {
+            rebuild_index(fixture.store(), Some(&fixture.vault.keyring.vault), &Monitor::default()).unwrap();
+            renew_kept(&fixture.vault).unwrap();
+        } else {
+            adopt_unindexed(&fixture.vault, &Monitor::default()).unwrap();
+        }
+        self.devices.insert(device, fixture);
+        if index_lost {
+            self.index_listed(device);
+        }
+    }
+
+    /// A pack goes that whoever needs it has, or another holder.
+    fn lose(&mut self, holder: usize, which: u8) {
+        let store = &self.holders[holder].store;
+        let is_spare = |id: &PackId| {
+            (0..self.devices.len()).all(|device| {
+                !self.listed(device).contains(id)
+                    || sound_bytes(self.devices[device].store().dir(), *id).is_some()
+                    || self.is_safe(device, *id, Some(holder))
+            })
+        };
+        let packs: Vec<PackId> = store.pack_files().unwrap().into_iter().filter(is_spare).collect();
+        let Some(id) = packs.get(usize::from(which) % packs.len().max(1)) else { return };
+        std::fs::remove_file(pack_path(store.dir(), *id)).unwrap();
+        self.unnoticed.extend((0..self.devices.len()).map(|device| (holder, device, *id)));
+    }
+
+    fn days(&self, holder: usize, days: u8) {
+        let elapsed = Duration::from_secs(u64::from(days) * 86_400);
+        drop_expired(&self.holders[holder].store, None, HOLD, elapsed).unwrap();
+    }
+
+    /// What was promised holds.
+    fn check(&self) {
+        for (device, fixture) in self.devices.iter().enumerate() {
+            let own = own_head(fixture).draft.snapshots.into_iter().collect::<HashSet<SnapshotId>>();
+            let live = self.live[device].iter().map(|(done, _)| done.snapshot);
+            assert_eq!(own, live.collect());
+            for one in &self.live[device] {
+                self.restores(fixture, one);
+            }
+            let listed = self.listed(device);
+            for (holder, at) in self.holders.iter().enumerate() {
+                for pack in self.confirmed(device, holder).intersection(&listed) {
+                    let is_there = sound_bytes(at.store.dir(), *pack).is_some();
+                    let is_known = self.unnoticed.contains(&(holder, device, *pack));
+                    assert!(is_there || is_known, "holder {holder} confirmed {pack} to device {device}");
+                }
+            }
+        }
+    }
+
+    fn restores(&self, fixture: &Fixture, (done, files): &(BackupResult, Files)) {
+        let target = tempfile::tempdir_in(fixture.dir.path()).unwrap();
+        let name = target.path().file_name().unwrap().to_str().unwrap().to_owned() + "/out";
+        let source = self.everywhere();
+        let found = fixture.view().snapshots.into_iter().find(|one| one.id == done.snapshot).unwrap();
+        let origin = self.devices.iter().find(|one| one.vault.device() == found.device).unwrap().src();
+        let (out, _, monitor) = fixture.restore_path(&found, &origin, &name, Some(&source));
+        assert_eq!(monitor.problems().1, []);
+        let mut names: Vec<String> = std::fs::read_dir(&out)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort_unstable();
+        assert_eq!(names, files.keys().map(u8::to_string).collect::<Vec<_>>());
+        for (name, of) in files {
+            assert!(std::fs::read(out.join(name.to_string())).unwrap() == content(*of), "file {name}");
+        }
+    }
+
+    /// Everybody meets, collects, and lets the hold pass, until nothing changes.
+    fn settle(&mut self) {
+        // Packs here and there, and which heads are known to whom.
+        let state = |fleet: &Self| {
+            let vault = fleet.devices[0].vault.id();
+            let heads = |store: &Store| newest_heads(store, vault).unwrap().into_iter().map(|head| head.id);
+            let devices = fleet.devices.iter().map(|fixture| fixture.store());
+            let all = devices.chain(fleet.holders.iter().map(|holder| &holder.store));
+            all.map(|store| (files_of(store.dir()), heads(store).collect()))
+                .collect::<Vec<(_, Vec<HeadId>)>>()
+        };
+        for _ in 0..16 {
+            let before = state(self);
+            for device in 0..self.devices.len() {
+                for holder in 0..self.holders.len() {
+                    self.meet(device, holder, usize::MAX);
+                }
+                self.gc(device, Due::All);
+            }
+            // A stamp begins at one look, and is over at a later one.
+            for _ in 0..2 {
+                (0..self.holders.len()).for_each(|holder| self.days(holder, 40));
+            }
+            if state(self) == before {
+                return;
+            }
+        }
+        panic!("it never ends");
+    }
+
+    /// What the snapshots of all devices need, as one of them sees it.
+    fn needed(&self, fixture: &Fixture) -> BTreeSet<PackId> {
+        // Worked out anew, not as it was noted down.
+        fixture.store().drop_snapshot_packs(|_| true).unwrap();
+        let mut needed = BTreeSet::new();
+        for snapshot in fixture.view().snapshots {
+            for pack in packs_of(&fixture.vault, Some(&self.everywhere()), &snapshot).unwrap() {
+                needed.extend(fixture.store().pack_by_number(pack).unwrap().map(|row| row.id));
+            }
+        }
+        needed
+    }
+
+    /// Everything is everywhere that it should be, and nothing else.
+    fn end(&mut self) {
+        (0..self.devices.len()).for_each(|device| self.repair(device));
+        self.settle();
+        self.check();
+        let needed: BTreeSet<PackId> = self.devices.iter().flat_map(|fixture| self.needed(fixture)).collect();
+        for (peer, store) in self.everywhere().0 {
+            let garbage: Vec<PackId> =
+                files_of(&store).into_iter().filter(|id| !needed.contains(id)).collect();
+            assert_eq!(garbage, [], "with {}, holders first", peer.as_bytes()[0]);
+        }
+        for (device, fixture) in self.devices.iter().enumerate() {
+            // Of a chunk that two devices stored each may use its own, and lets the other's pack be.
+            let waits = fixture.store().retired_packs().into_iter().filter(|one| !one.unlisted);
+            assert_eq!(waits.count(), 0, "device {device}");
+            for one in self.live.iter().flatten() {
+                self.restores(fixture, one);
+            }
+            let found = fixture.verify();
+            assert!(found.is_sound(), "{:?} {:?} {:?}", found.damages, found.records, found.snapshots);
+        }
+    }
+}
+
+fn files_of(store: &Path) -> Vec<PackId> {
+    let dirs = std::fs::read_dir(store.join("packs")).unwrap();
+    let files = dirs.flat_map(|dir| std::fs::read_dir(dir.unwrap().path()).unwrap());
+    let mut ids: Vec<PackId> =
+        files.filter_map(|file| file.unwrap().file_name().to_str()?.parse().ok()).collect();
+    ids.sort_unstable();
+    ids
+}
+
+fn run_steps(devices: usize, holders: usize, steps: &[Step]) {
+    let mut fleet = Fleet::new(devices, holders);
+    for step in steps {
+        fleet.step(step);
+        if !matches!(step, Step::Edit { .. }) {
+            fleet.check();
+        }
+    }
+    fleet.end();
+}
+
+/// `CASES` and `SEED` from the environment (`make test-forgetting`), else 500 cases from a seed that nobody chose.
+fn config() -> ProptestConfig {
+    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
+    let seed = number("SEED").unwrap_or_else(|| u64::from_le_bytes(random_bytes()));
+    let cases = number("CASES").map_or(500, |cases| cases as u32);
+    eprintln!("again with: make test-forgetting SEED={seed} CASES={cases}");
+    let rng_seed = RngSeed::Fixed(seed);
+    ProptestConfig { cases, rng_seed, max_shrink_iters: 200, ..ProptestConfig::default() }
+}
+
+proptest! {
+    #![proptest_config(config())]
+    #[test]
+    fn whatever_is_done_in_whatever_order_live_snapshots_restore_and_garbage_goes(
+        devices in 2usize..5, holders in 1usize..4, steps in steps()
+    ) {
+        watched(move || run_steps(devices, holders, &steps));
+    }
+}
