@@ -120,6 +120,25 @@ pub fn head_packs(store: &Store, head: &Head) -> Result<Vec<(PackId, PackSize)>,
     Ok(packs)
 }
 
+/// Packs that any head here lists, replaced ones among them, of those devices that `counts` chooses. What cannot be read is
+/// passed over: whoever has to know looks at the newest heads as well.
+pub(super) fn packs_of_every_head(
+    store: &Store,
+    vault: VaultId,
+    counts: impl Fn(DeviceId) -> bool,
+) -> Result<HashSet<PackId>, EngineError> {
+    let (mut packs, mut read): (HashSet<PackId>, HashSet<ListId>) = Default::default();
+    for device in store.head_devices(vault)?.into_iter().filter(|device| counts(*device)) {
+        for name in store.head_names(vault, device)? {
+            let Ok(mut head) = read_head(store, vault, device, name)? else { continue };
+            head.draft.lists.retain(|list| read.insert(list.id));
+            let listed = head_packs(store, &head).unwrap_or_default();
+            packs.extend(listed.into_iter().map(|(id, _)| id));
+        }
+    }
+    Ok(packs)
+}
+
 /// What came of a head that someone else had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeadNews {

@@ -278,6 +278,7 @@ mod tests {
     use crate::base::{Moment, PeerId};
     use crate::crypto::{DeviceKeys, Phrase};
     use crate::engine::holder::{HolderError, accept_head, forward_packs};
+    use crate::engine::{Monitor, rebuild_index};
     use crate::pack::Outboard;
     use crate::snapshot::{HeadDraft, HeadSummary, ListRef, PackSize, SignedHead, issue_certificate};
 
@@ -425,6 +426,21 @@ mod tests {
         assert!(note_release(&held.store, &release(&held, 9)).unwrap());
         assert_eq!((held.pass(DAY).deleted.0, held.files()), (1, 1));
         assert_eq!(held.store.head_names(held.vault(), held.device.id()).unwrap().len(), 1);
+    }
+
+    /// Only what newest heads list was entered again: the rest could not be given to anyone, and never went.
+    #[test]
+    fn an_index_made_anew_knows_what_is_held_and_when_it_goes() {
+        let mut held = Held::new();
+        held.receive(&[1, 2]);
+        held.receive(&[2]);
+        held.pass(DAY);
+        let path = held.store.dir().to_owned();
+        drop(std::mem::replace(&mut held.store, Store::create(&path.with_file_name("other")).unwrap()));
+        held.store = Store::rebuild(&path).unwrap();
+        rebuild_index(&held.store, None, &Monitor::default()).unwrap();
+        assert_eq!(held.pass(DAY).held[&held.vault()], (1, 128 << 10));
+        assert_eq!((held.pass(HOLD).deleted.0, held.files()), (1, 1));
     }
 
     #[test]

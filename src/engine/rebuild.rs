@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::copies::{enter_receipt, packs_of};
 use super::error::EngineError;
-use super::heads::{VaultView, head_packs, newest_heads};
+use super::heads::{VaultView, head_packs, newest_heads, packs_of_every_head};
 use super::holder::keep_what_is_here;
 use super::monitor::Monitor;
 use super::repair::Damage;
@@ -47,18 +47,22 @@ pub fn rebuild_index(
     let own_vault = store.read_vault_id()?;
     let mut waiting: HashSet<PackId> = HashSet::new();
     for vault in store.head_vaults()? {
-        for head in newest_heads(store, vault)? {
-            done.heads += 1;
-            if keys.is_some_and(|keys| keys.vault == vault) {
-                continue;
+        let heads = newest_heads(store, vault)?;
+        done.heads += heads.len() as u64;
+        if keys.is_some_and(|keys| keys.vault == vault) {
+            continue;
+        }
+        for head in heads {
+            if let Err(error) = head_packs(store, &head) {
+                done.unreadable.push(format!("head {}: {error}", head.id));
             }
-            match head_packs(store, &head) {
-                Ok(packs) if own_vault == Some(vault) => waiting.extend(packs.into_iter().map(|(id, _)| id)),
-                Ok(packs) => packs.into_iter().for_each(|(id, _)| {
-                    foreign.entry(id).or_default().push(vault);
-                }),
-                Err(error) => done.unreadable.push(format!("head {}: {error}", head.id)),
-            }
+        }
+        // What only replaced heads list is held as well.
+        let listed = packs_of_every_head(store, vault, |_| true)?;
+        if own_vault == Some(vault) {
+            waiting.extend(listed);
+        } else {
+            listed.into_iter().for_each(|id| foreign.entry(id).or_default().push(vault));
         }
     }
     monitor.enter("reading packs");
@@ -187,16 +191,11 @@ pub fn adopt_unindexed(vault: &Vault, monitor: &Monitor) -> Result<u64, EngineEr
 }
 
 /// Keeps again what is here for the vault's other devices: what was promised to them is not known any more, so it is all
-/// that their heads list.
+/// that their heads list, replaced ones too. A pack list that cannot be read is verify's to report.
 pub fn renew_kept(vault: &Vault) -> Result<(), EngineError> {
-    let heads = newest_heads(&vault.store, vault.id())?;
-    for head in heads.iter().filter(|head| head.device() != vault.device()) {
-        // A pack list that cannot be read is verify's to report.
-        let listed = head_packs(&vault.store, head).unwrap_or_default();
-        let packs: Vec<PackId> = listed.into_iter().map(|(id, _)| id).collect();
-        keep_what_is_here(&vault.store, vault.id(), &packs)?;
-    }
-    Ok(())
+    let listed = packs_of_every_head(&vault.store, vault.id(), |device| device != vault.device())?;
+    let packs: Vec<PackId> = listed.into_iter().collect();
+    keep_what_is_here(&vault.store, vault.id(), &packs)
 }
 
 /// Works out again which packs each snapshot needs.

@@ -21,12 +21,12 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::error::EngineError;
-use super::heads::{head_packs, publish_next_head, read_head};
+use super::heads::{head_packs, packs_of_every_head, publish_next_head};
 use super::monitor::Monitor;
 use super::pull::PackSource;
 use super::rebuild::adopt_unindexed;
 use super::vault::Vault;
-use crate::base::{ListId, Moment, PackId, SnapshotId};
+use crate::base::{Moment, PackId, SnapshotId};
 use crate::snapshot::{Head, PeerAddress};
 use crate::store::{Borrowed, MarkStart, PackNumber, PackRow, Retired, Store};
 use mark::{PackUse, Usage};
@@ -185,15 +185,7 @@ fn shared(vault: &Vault, heads: &[Head]) -> Result<HashSet<PackId>, EngineError>
         shared.extend(listed.into_iter().map(|(id, _)| id));
     }
     if !vault.store.foreign_packs(vault.id())?.is_empty() {
-        let mut read: HashSet<ListId> = HashSet::new();
-        for device in vault.store.head_devices(vault.id())?.into_iter().filter(|one| *one != vault.device()) {
-            for name in vault.store.head_names(vault.id(), device)? {
-                let Ok(mut head) = read_head(&vault.store, vault.id(), device, name)? else { continue };
-                head.draft.lists.retain(|list| read.insert(list.id));
-                let listed = head_packs(&vault.store, &head).unwrap_or_default();
-                shared.extend(listed.into_iter().map(|(id, _)| id));
-            }
-        }
+        shared.extend(packs_of_every_head(&vault.store, vault.id(), |device| device != vault.device())?);
     }
     Ok(shared)
 }

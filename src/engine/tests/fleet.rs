@@ -17,24 +17,24 @@ use proptest::test_runner::RngSeed;
 use super::devices::{own_head, pass_on, twin_at};
 use super::fixture::{Fixture, noise, scratch, vault_options, watched};
 use super::lines::{Line, run};
-use crate::base::{HeadId, Moment, PackId, PeerId, SnapshotId, limit, random_bytes};
+use crate::base::{Moment, PackId, PeerId, SnapshotId, limit, random_bytes};
 use crate::crypto::NodeKey;
 use crate::engine::copies::packs_of;
 use crate::engine::{
     BackupResult, FetchFailure, Gathering, GcOptions, Monitor, PackSource, PulledSlice, Sources,
-    VaultOptions, adopt_unindexed, collect, complete_head, confirm_borrowed, drop_expired, forget,
+    VaultOptions, VaultView, adopt_unindexed, collect, complete_head, confirm_borrowed, drop_expired, forget,
     forward_packs, head_packs, held_packs, index_remote_pack, keep_here, newest_heads, note_damage,
     plan_repair, publish_next_head, rebuild_index, record_receipt, referred_elsewhere, regain, renew_kept,
     run_repair,
 };
 use crate::pack::Outboard;
-use crate::snapshot::sign_receipt;
+use crate::snapshot::{Head, sign_receipt};
 use crate::store::{Borrowed, PackNumber, Store};
 
 /// How long garbage waits, by a clock that goes on a second at each look.
 const GRACE: Duration = Duration::from_secs(3600);
 /// How long holders keep what no newest head needs.
-const HOLD: Duration = Duration::from_secs(30 * 86_400);
+const HOLD_DAYS: u64 = 30;
 
 /// What happens. Devices, holders, packs and snapshots are named by any number.
 #[derive(Clone, Debug)]
@@ -145,24 +145,35 @@ struct Holder {
     dir: tempfile::TempDir,
     store: Store,
     key: NodeKey,
+    /// Days that it has seen pass.
+    day: u64,
+    /// Packs of replaced heads, and until which day each is held at least.
+    held: BTreeMap<PackId, u64>,
 }
 
 impl Holder {
     fn new() -> Self {
         let dir = scratch();
         let store = Store::create(&dir.path().join("store")).unwrap();
-        Self { dir, store, key: NodeKey::generate() }
+        Self { dir, store, key: NodeKey::generate(), day: 0, held: BTreeMap::new() }
     }
 
     fn reopened(self, index_lost: bool) -> Self {
-        let Self { dir, store, key } = self;
+        let Self { dir, store, key, day, held } = self;
         let path = store.dir().to_owned();
         drop(store);
         let store = if index_lost { Store::rebuild(&path).unwrap() } else { Store::open(&path).unwrap() };
         if index_lost {
             rebuild_index(&store, None, &Monitor::default()).unwrap();
         }
-        Self { dir, store, key }
+        Self { dir, store, key, day, held }
+    }
+
+    /// A head is about to be replaced: what it lists and is here stays for the hold.
+    fn replaces(&mut self, head: &Head) {
+        let listed = listed_by(&self.store, head);
+        let here = listed.into_iter().filter(|pack| sound_bytes(self.store.dir(), *pack).is_some());
+        self.held.extend(here.map(|pack| (pack, self.day + HOLD_DAYS)));
     }
 }
 
@@ -249,8 +260,7 @@ impl Fleet {
     }
 
     fn listed(&self, device: usize) -> BTreeSet<PackId> {
-        let fixture = &self.devices[device];
-        head_packs(fixture.store(), &own_head(fixture)).unwrap().into_iter().map(|(id, _)| id).collect()
+        listed_by(self.devices[device].store(), &own_head(&self.devices[device]))
     }
 
     /// Packs that this holder has confirmed to this device.
@@ -287,7 +297,7 @@ impl Fleet {
                 self.holders.insert(holder, reopened);
             }
             Step::Lose { holder, which } => self.lose(self.holder(holder), which),
-            Step::Days { holder, days } => self.days(self.holder(holder), days),
+            Step::Days { holder, days } => self.days(self.holder(holder), u64::from(days)),
         }
     }
 
@@ -380,22 +390,31 @@ impl Fleet {
     /// Lists what other devices have written, unless it is on its way out.
     fn list_borrowed(&self, device: usize) {
         let fixture = &self.devices[device];
-        let (listed, leaving) = (self.listed(device), fixture.store().unlisted_packs());
+        let (unconfirmed, leaving) = (fixture.store().unconfirmed_packs(), fixture.store().unlisted_packs());
+        if unconfirmed.is_subset(&leaving) {
+            return;
+        }
+        let listed = self.listed(device);
         let is_new = |pack: &PackNumber| {
             let row = fixture.store().pack_by_number(*pack).unwrap();
             row.is_some_and(|row| !listed.contains(&row.id))
         };
-        if fixture.store().unconfirmed_packs().difference(&leaving).any(is_new) {
+        if unconfirmed.difference(&leaving).any(is_new) {
             publish_next_head(&fixture.vault, &[], &[]).unwrap();
         }
     }
 
     /// Gives a holder the newest head and packs that it does not have; it confirms what it has of all that is listed.
     fn hand_over(&mut self, device: usize, holder: usize, most: usize) {
-        let (fixture, at) = (&self.devices[device], &self.holders[holder]);
+        let fixture = &self.devices[device];
         let (vault, head) = (fixture.vault.id(), own_head(fixture));
+        let known = newest_heads(&self.holders[holder].store, vault).unwrap();
+        if let Some(old) = known.iter().find(|old| old.device() == head.device() && old.id != head.id) {
+            self.holders[holder].replaces(old);
+        }
+        let at = &self.holders[holder];
         pass_on(&at.store, fixture.store(), &head);
-        let listed: Vec<PackId> = self.listed(device).into_iter().collect();
+        let listed: Vec<PackId> = listed_by(fixture.store(), &head).into_iter().collect();
         let held = held_packs(&at.store, vault, &listed).unwrap();
         let here = listed.iter().filter(|id| !held.contains(id));
         for id in here.take(most) {
@@ -473,9 +492,10 @@ impl Fleet {
     /// A pack goes that whoever needs it has, or another holder.
     fn lose(&mut self, holder: usize, which: u8) {
         let store = &self.holders[holder].store;
+        let listed: Vec<BTreeSet<PackId>> = (0..self.devices.len()).map(|one| self.listed(one)).collect();
         let is_spare = |id: &PackId| {
             (0..self.devices.len()).all(|device| {
-                !self.listed(device).contains(id)
+                !listed[device].contains(id)
                     || sound_bytes(self.devices[device].store().dir(), *id).is_some()
                     || self.is_safe(device, *id, Some(holder))
             })
@@ -483,24 +503,28 @@ impl Fleet {
         let packs: Vec<PackId> = store.pack_files().unwrap().into_iter().filter(is_spare).collect();
         let Some(id) = packs.get(usize::from(which) % packs.len().max(1)) else { return };
         std::fs::remove_file(pack_path(store.dir(), *id)).unwrap();
+        self.holders[holder].held.remove(id);
         self.unnoticed.extend((0..self.devices.len()).map(|device| (holder, device, *id)));
     }
 
-    fn days(&self, holder: usize, days: u8) {
-        let elapsed = Duration::from_secs(u64::from(days) * 86_400);
-        drop_expired(&self.holders[holder].store, None, HOLD, elapsed).unwrap();
+    fn days(&mut self, holder: usize, days: u64) {
+        let (at, span) = (&mut self.holders[holder], |days| Duration::from_secs(days * 86_400));
+        drop_expired(&at.store, None, span(HOLD_DAYS), span(days)).unwrap();
+        at.day += days;
+        at.held.retain(|_, until| *until > at.day);
     }
 
     /// What was promised holds.
     fn check(&self) {
         for (device, fixture) in self.devices.iter().enumerate() {
-            let own = own_head(fixture).draft.snapshots.into_iter().collect::<HashSet<SnapshotId>>();
-            let live = self.live[device].iter().map(|(done, _)| done.snapshot);
-            assert_eq!(own, live.collect());
+            let view = fixture.view();
+            let head = view.heads.iter().find(|head| head.device() == fixture.vault.device()).unwrap();
+            let own: HashSet<SnapshotId> = head.draft.snapshots.iter().copied().collect();
+            assert_eq!(own, self.live[device].iter().map(|(done, _)| done.snapshot).collect());
             for one in &self.live[device] {
-                self.restores(fixture, one);
+                self.restores(fixture, &view, one);
             }
-            let listed = self.listed(device);
+            let listed = listed_by(fixture.store(), head);
             for (holder, at) in self.holders.iter().enumerate() {
                 for pack in self.confirmed(device, holder).intersection(&listed) {
                     let is_there = sound_bytes(at.store.dir(), *pack).is_some();
@@ -509,15 +533,18 @@ impl Fleet {
                 }
             }
         }
+        for (holder, at) in self.holders.iter().enumerate() {
+            for pack in at.held.keys() {
+                let is_there = sound_bytes(at.store.dir(), *pack).is_some();
+                assert!(is_there, "holder {holder} let {pack} go before the hold was over");
+            }
+        }
     }
 
-    fn restores(&self, fixture: &Fixture, (done, files): &(BackupResult, Files)) {
-        let target = tempfile::tempdir_in(fixture.dir.path()).unwrap();
-        let name = target.path().file_name().unwrap().to_str().unwrap().to_owned() + "/out";
-        let source = self.everywhere();
-        let found = fixture.view().snapshots.into_iter().find(|one| one.id == done.snapshot).unwrap();
+    fn restores(&self, fixture: &Fixture, view: &VaultView, (done, files): &(BackupResult, Files)) {
+        let found = view.snapshots.iter().find(|one| one.id == done.snapshot).unwrap();
         let origin = self.devices.iter().find(|one| one.vault.device() == found.device).unwrap().src();
-        let (out, _, monitor) = fixture.restore_path(&found, &origin, &name, Some(&source));
+        let (out, _, monitor) = fixture.restore_path(found, &origin, "out", Some(&self.everywhere()));
         assert_eq!(monitor.problems().1, []);
         let mut names: Vec<String> = std::fs::read_dir(&out)
             .unwrap()
@@ -528,21 +555,25 @@ impl Fleet {
         for (name, of) in files {
             assert!(std::fs::read(out.join(name.to_string())).unwrap() == content(*of), "file {name}");
         }
+        std::fs::remove_dir_all(out).unwrap();
     }
 
     /// Everybody meets, collects, and lets the hold pass, until nothing changes.
     fn settle(&mut self) {
-        // Packs here and there, and which heads are known to whom.
+        // Which heads are known to whom, and how many packs.
         let state = |fleet: &Self| {
             let vault = fleet.devices[0].vault.id();
-            let heads = |store: &Store| newest_heads(store, vault).unwrap().into_iter().map(|head| head.id);
             let devices = fleet.devices.iter().map(|fixture| fixture.store());
             let all = devices.chain(fleet.holders.iter().map(|holder| &holder.store));
-            all.map(|store| (files_of(store.dir()), heads(store).collect()))
-                .collect::<Vec<(_, Vec<HeadId>)>>()
+            let known = |store: &Store| {
+                let heads = store.head_devices(vault).unwrap().into_iter();
+                let heads: Vec<_> = heads.map(|device| store.head_names(vault, device).unwrap()).collect();
+                (store.foreign_packs(vault).unwrap().len(), store.retired_packs().len(), heads)
+            };
+            all.map(known).collect::<Vec<_>>()
         };
+        let mut before = state(self);
         for _ in 0..16 {
-            let before = state(self);
             for device in 0..self.devices.len() {
                 for holder in 0..self.holders.len() {
                     self.meet(device, holder, usize::MAX);
@@ -550,12 +581,15 @@ impl Fleet {
                 self.gc(device, Due::All);
             }
             // A stamp begins at one look, and is over at a later one.
-            for _ in 0..2 {
-                (0..self.holders.len()).for_each(|holder| self.days(holder, 40));
+            for holder in 0..self.holders.len() {
+                self.days(holder, 0);
+                self.days(holder, HOLD_DAYS);
             }
-            if state(self) == before {
+            let now = state(self);
+            if now == before {
                 return;
             }
+            before = now;
         }
         panic!("it never ends");
     }
@@ -588,13 +622,18 @@ impl Fleet {
             // Of a chunk that two devices stored each may use its own, and lets the other's pack be.
             let waits = fixture.store().retired_packs().into_iter().filter(|one| !one.unlisted);
             assert_eq!(waits.count(), 0, "device {device}");
+            let view = fixture.view();
             for one in self.live.iter().flatten() {
-                self.restores(fixture, one);
+                self.restores(fixture, &view, one);
             }
             let found = fixture.verify();
             assert!(found.is_sound(), "{:?} {:?} {:?}", found.damages, found.records, found.snapshots);
         }
     }
+}
+
+fn listed_by(store: &Store, head: &Head) -> BTreeSet<PackId> {
+    head_packs(store, head).unwrap().into_iter().map(|(id, _)| id).collect()
 }
 
 fn files_of(store: &Path) -> Vec<PackId> {
