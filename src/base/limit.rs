@@ -45,6 +45,9 @@ pub const TREE_DEPTH_MAX: usize = 4;
 /// Nesting of directories that restore follows (PATH_MAX is 4,096, two bytes a level).
 pub const DIRECTORY_DEPTH_MAX: usize = 2048;
 
+/// Signatures that are known to verify without being checked again, at 32 bytes each.
+pub const SIGNATURES_REMEMBERED: usize = 2048;
+
 // ---- Network ---------------------------------------------------------------------------------------------
 
 /// Data bytes in one chunk-fetch answer: 1 MiB answers are the fastest measured on request-response.

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use super::fixture::{Fixture, Holders, Manner, Ticking, noise, passphrase};
+use super::fixture::{Fixture, Holders, Manner, Ticking, gc_options, noise, passphrase};
 use crate::base::{Clock, Code, Coded, Moment, PackId, SnapshotId};
 use crate::crypto::KdfCost;
 use crate::engine::heads::store_head;
 use crate::engine::{
-    Carried, HeadNews, Monitor, Vault, accept_head, adopt_head, confirm_borrowed, enrol_device, head_packs,
-    held_packs, index_remote_pack, inherit, keep_for_device, keep_here, keep_revocation, make_node,
-    missing_records, newest_heads, next_head, publish_first_head, rebuild_index, referred_elsewhere,
-    renew_kept, store_list, store_snapshot,
+    Carried, HeadNews, Monitor, Vault, accept_head, adopt_head, collect, confirm_borrowed, enrol_device,
+    forget, head_packs, held_packs, index_remote_pack, inherit, keep_for_device, keep_here, keep_revocation,
+    make_node, missing_records, newest_heads, next_head, publish_first_head, rebuild_index,
+    referred_elsewhere, renew_kept, store_list, store_snapshot,
 };
 use crate::pack::Outboard;
 use crate::snapshot::{Head, HeadDraft, sign_revocation};
@@ -121,6 +121,34 @@ fn packs_of_another_device_are_referred_to_once_a_holder_keeps_them_for_this_one
         second.restore(&done, "target");
         assert!(second.verify().is_sound());
     }
+}
+
+/// It was looked for in a pack that the other device had let go long before.
+#[test]
+fn what_another_device_stored_anew_is_found_where_it_is_now() {
+    let first = Fixture::new();
+    let second = twin(&first);
+    let mut done = Vec::new();
+    for name in ["a", "b"] {
+        first.write(name, &noise(1, 500_000));
+        done.push(first.backup());
+        tell(second.store(), &first);
+        index(&second, &first);
+        if name == "a" {
+            std::fs::remove_file(first.src().join("a")).unwrap();
+            forget(&first.vault, &[done[0].snapshot], &[]).unwrap();
+            collect(&first.vault, gc_options(true), &[], None, &Monitor::default()).unwrap();
+            assert_eq!(first.packs(), []);
+        }
+    }
+    let source = Holders::of(&first, &[Manner::Honest]);
+    let snapshot = second.view().snapshots.remove(0);
+    let (target, _, monitor) = second.restore_path(&snapshot, &first.src(), "out", Some(&source));
+    assert_eq!(monitor.problems().1, []);
+    assert_eq!(std::fs::read(target.join("b")).unwrap(), noise(1, 500_000));
+    // And what is gone goes from the index.
+    collect(&second.vault, gc_options(true), &[], Some(&source), &Monitor::default()).unwrap();
+    assert_eq!(second.store().borrowed().unwrap().len(), first.packs().len());
 }
 
 #[test]

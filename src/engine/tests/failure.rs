@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
-use super::fixture::{Fixture, noise, vault_options, watched};
+use super::fixture::{Fixture, gc_options, noise, vault_options, watched};
 use super::tree_of::assert_same;
 use crate::base::{Code, Coded};
 use crate::engine::{
@@ -254,14 +254,7 @@ fn forgetting_and_collecting_work_on_a_full_disk_and_give_it_back() {
             assert_eq!(error.code(), Code::StorageFull, "{error}");
             let before = fixture.store().disk_free();
             assert_eq!(forget(&fixture.vault, &[first.snapshot], &[]).unwrap(), 1);
-            let options = GcOptions {
-                dry_run: false,
-                now: true,
-                max_unused_percent: 5,
-                grace: Duration::from_secs(3600),
-                memory_bytes: 24 << 20,
-                holder_room: None,
-            };
+            let options = GcOptions { memory_bytes: 24 << 20, ..gc_options(true) };
             let gc = || collect(&fixture.vault, options, &[], None, &Monitor::default()).unwrap();
             // Where rewriting found no room, there is room after the first round.
             let (done, again) = (gc(), gc());

@@ -12,9 +12,10 @@ use crate::base::{Clock, Moment, PackId, PeerId, limit};
 use crate::chunker::ChunkSizes;
 use crate::crypto::{KdfCost, Passphrase, Phrase};
 use crate::engine::{
-    BackupOptions, BackupResult, Carried, EngineError, FetchFailure, Gathering, Monitor, PackSource,
-    PulledSlice, RestoreOptions, RestoreResult, Sources, Vault, VaultOptions, VaultView, VerifyOptions,
-    VerifyResult, backup, enrol_device, make_node, publish_first_head, restore, unlock, verify,
+    BackupOptions, BackupResult, Carried, EngineError, FetchFailure, Gathering, GcOptions, Monitor,
+    PackSource, PulledSlice, RestoreOptions, RestoreResult, Sources, Vault, VaultOptions, VaultView,
+    VerifyOptions, VerifyResult, backup, enrol_device, make_node, publish_first_head, restore, unlock,
+    verify,
 };
 use crate::fs::Overwrite;
 use crate::pack::Outboard;
@@ -37,6 +38,21 @@ pub(super) fn passphrase() -> Passphrase {
 
 /// What jobs may take, in bytes.
 const MEMORY: usize = 96 << 20;
+
+/// How long garbage waits in tests.
+pub(super) const GRACE: Duration = Duration::from_secs(3600);
+
+/// A collection that deletes what waited for [`GRACE`], or with `now` everything.
+pub(super) fn gc_options(now: bool) -> GcOptions {
+    GcOptions {
+        dry_run: false,
+        now,
+        max_unused_percent: 5,
+        grace: GRACE,
+        memory_bytes: 48 << 20,
+        holder_room: None,
+    }
+}
 
 pub(super) fn vault_options() -> VaultOptions {
     VaultOptions { sizes: ChunkSizes::default(), level: Some(3), deduplicate: true, copies: 2, workers: 2 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::tz::TimeZone;
 
-use super::fixture::{Fixture, noise, watched};
+use super::fixture::{Fixture, GRACE, gc_options, noise, watched};
 use super::tree_of::{assert_same, tree_of};
 use crate::base::{Moment, PackId, PeerId, SnapshotId};
 use crate::engine::monitor::Monitor;
@@ -18,21 +18,8 @@ use crate::engine::{
 use crate::policy::Rules;
 use crate::store::Store;
 
-pub(super) const GRACE: Duration = Duration::from_secs(3600);
-
-fn options(now: bool) -> GcOptions {
-    GcOptions {
-        dry_run: false,
-        now,
-        max_unused_percent: 5,
-        grace: GRACE,
-        memory_bytes: 48 << 20,
-        holder_room: None,
-    }
-}
-
 fn gc(fixture: &Fixture, now: bool) -> GcResult {
-    collect(&fixture.vault, options(now), &[], None, &Monitor::default()).unwrap()
+    collect(&fixture.vault, gc_options(now), &[], None, &Monitor::default()).unwrap()
 }
 
 fn drop_all_but(fixture: &Fixture, keep: &[SnapshotId]) {
@@ -78,7 +65,7 @@ fn garbage_waits_and_then_goes_and_what_lives_stays() {
         let wait = waiting(fixture.store(), GRACE).unwrap();
         assert!(wait.packs >= done.retired.0 && wait.first.is_some() && wait.bytes > 0);
         // The grace period is an hour; the clock of these tests ticks in seconds, so this one is short.
-        let short = GcOptions { grace: Duration::from_secs(1), ..options(false) };
+        let short = GcOptions { grace: Duration::from_secs(1), ..gc_options(false) };
         let done = collect(&fixture.vault, short, &[], None, &Monitor::default()).unwrap();
         assert!(done.deleted.0 > 0, "{done:?}");
         assert!(disk(&fixture) < before, "{} {before}", disk(&fixture));
@@ -196,7 +183,8 @@ fn nothing_is_deleted_while_something_that_tells_what_is_needed_cannot_be_read()
         forget(&fixture.vault, &[first.snapshot], &[]).unwrap();
         let store = fixture.store().dir().to_owned();
         let refused = |what: &str| {
-            let error = collect(&fixture.vault, options(true), &[], None, &Monitor::default()).unwrap_err();
+            let error =
+                collect(&fixture.vault, gc_options(true), &[], None, &Monitor::default()).unwrap_err();
             assert!(matches!(error, EngineError::RootUnreadable(_)), "{what}: {error}");
             assert!(fixture.store().retired_packs().is_empty(), "{what}");
         };
@@ -341,7 +329,7 @@ fn an_interrupted_collection_goes_on_where_it_was() {
         let monitor = Monitor::default();
         monitor.cancel();
         assert!(matches!(
-            collect(&fixture.vault, options(true), &[], None, &monitor),
+            collect(&fixture.vault, gc_options(true), &[], None, &monitor),
             Err(EngineError::Cancelled)
         ));
         gc(&fixture, false);

@@ -10,13 +10,12 @@ use std::sync::Arc;
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
 use super::failure::Small;
-use super::fixture::{Fixture, noise, vault_options, watched};
-use super::forgetting::GRACE;
+use super::fixture::{Fixture, gc_options, noise, vault_options, watched};
 use crate::base::{Code, Coded, Epoch, PackId, SnapshotId};
 use crate::chunker::ChunkSizes;
 use crate::engine::{
-    EngineError, GcOptions, GcResult, Monitor, VaultOptions, collect, forget, forward_packs, head_packs,
-    held_packs, newest_heads, rebuild_index, store_list, store_snapshot,
+    EngineError, GcResult, Monitor, VaultOptions, collect, forget, forward_packs, head_packs, held_packs,
+    newest_heads, rebuild_index, store_list, store_snapshot,
 };
 use crate::pack::Outboard;
 use crate::store::Store;
@@ -66,15 +65,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 fn gc(fixture: &Fixture) -> Result<GcResult, EngineError> {
-    let options = GcOptions {
-        dry_run: false,
-        now: true,
-        max_unused_percent: 5,
-        grace: GRACE,
-        memory_bytes: 48 << 20,
-        holder_room: None,
-    };
-    collect(&fixture.vault, options, &[], None, &Monitor::default())
+    collect(&fixture.vault, gc_options(true), &[], None, &Monitor::default())
 }
 
 fn forget_oldest(fixture: &Fixture) {

@@ -77,15 +77,17 @@ impl Index {
 }
 
 impl Store {
-    /// Enters packs that another device has written and that are elsewhere; they are unconfirmed at first.
+    /// Enters packs that another device has written and that are elsewhere; they are unconfirmed at first. Chunks that were
+    /// only in packs which this device does not list any more, or which nobody has promised it to keep, are found in these:
+    /// those may be gone, and these are what the other device has now.
     pub fn index_borrowed(&self, packs: &[NewPack]) -> Result<Vec<IndexedPack>, StoreError> {
         for pack in packs {
             self.absolve(pack.id)?;
         }
-        let condemned = self.condemned();
+        let leaving = self.unlisted_packs();
         // Held while they become visible: nobody finds one before it is known as unconfirmed.
         let mut unconfirmed = self.index.unconfirmed.write().unwrap_or_else(PoisonError::into_inner);
-        let gives_way = |pack: PackNumber| condemned.contains(&pack);
+        let gives_way = |pack: PackNumber| leaving.contains(&pack) || unconfirmed.contains(&pack);
         let (indexed, fresh) = self.enter_packs(packs, gives_way, |_| false, true)?;
         unconfirmed.extend(fresh);
         Ok(indexed)

@@ -12,11 +12,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::fixture::{Fixture, Holders, Manner, noise, passphrase, scratch, vault_options};
-use super::forgetting::GRACE;
+use super::fixture::{Fixture, Holders, Manner, gc_options, noise, passphrase, scratch, vault_options};
 use crate::base::{SnapshotId, random_bytes};
 use crate::engine::{
-    GcOptions, Monitor, Vault, VaultOptions, VaultView, VerifyOptions, VerifyResult, backup, collect, forget,
+    Monitor, Vault, VaultOptions, VaultView, VerifyOptions, VerifyResult, backup, collect, forget,
     plan_repair, run_repair, unlock, verify,
 };
 use crate::store::{Event, Store, record};
@@ -51,17 +50,6 @@ struct History {
     base: Disk,
     events: Vec<Event>,
     promises: Vec<Promise>,
-}
-
-fn gc_options(now: bool) -> GcOptions {
-    GcOptions {
-        dry_run: false,
-        now,
-        max_unused_percent: 5,
-        grace: GRACE,
-        memory_bytes: MEMORY,
-        holder_room: None,
-    }
 }
 
 /// Work that is being recorded.
