@@ -37,9 +37,9 @@ test-long: ## Thousands of random histories; SEED=n CASES=n choose; TMPDIR=/dev/
 	CASES=$(or $(CASES),2000) $(if $(SEED),SEED=$(SEED)) $(CARGO) test --release --locked --lib \
 		every_snapshot_of_a_changing_tree_restores_exactly -- --nocapture
 
-test-forgetting: ## Random histories of backup, forget, gc and crash; SEED=n CASES=n choose
-	CASES=$(or $(CASES),2000) $(if $(SEED),SEED=$(SEED)) $(CARGO) test --release --locked --lib \
-		engine::tests -- --nocapture whatever_is_done_in_whatever_order
+test-forgetting: ## 100,000 random histories of devices and holders, some hours; SEED=n CASES=n choose
+	CASES=$(or $(CASES),100000) $(if $(SEED),SEED=$(SEED)) $(CARGO) test --release --locked --lib \
+		engine::tests::fleet -- --nocapture whatever_is_done_in_whatever_order
 
 test-mesh: ## Random faults of up to 100 nodes in virtual time; SEED=n CASES=n choose
 	CASES=$(or $(CASES),500) $(if $(SEED),SEED=$(SEED)) $(CARGO) test --release --locked --lib \

@@ -7,10 +7,12 @@ use super::heads::newest_heads;
 use super::monitor::Monitor;
 use super::pull::PackSource;
 use super::reader::heal_pack;
+use super::recover::index_remote_pack;
 use super::revocations::revocations;
 use super::vault::Vault;
+use super::verify::read_directory;
 use crate::base::PackId;
-use crate::store::{Borrowed, PackNumber, PackRow, Store};
+use crate::store::{Borrowed, NewPack, PackNumber, PackRow, Store};
 
 /// Notes that a holder keeps these packs because a head of this device lists them.
 pub fn confirm_borrowed(store: &Store, packs: &[PackId]) -> Result<(), EngineError> {
@@ -69,6 +71,37 @@ pub fn keep_here(
     monitor: &Monitor,
 ) -> Result<(), EngineError> {
     heal_pack(vault, source, monitor, row.id, row.bytes)
+}
+
+/// Reads the directories of packs again that hold chunks which were found elsewhere until that went: two devices may have
+/// stored the same content. From this disk or from `source`; what cannot be read now is tried the next time. How many were read.
+pub fn read_again(
+    vault: &Vault,
+    source: Option<&dyn PackSource>,
+    monitor: &Monitor,
+) -> Result<u64, EngineError> {
+    let mut read = 0;
+    for row in vault.store.packs_to_read_again()? {
+        monitor.go_on()?;
+        let file = vault.store.open_pack(row.id).ok();
+        let here = file.and_then(|file| read_directory(&file, &vault.keyring.vault, row.bytes as usize));
+        let pack = match (here, source) {
+            (Some((epoch, entries)), _) => {
+                NewPack { id: row.id, bytes: row.bytes, epoch, own: true, entries }
+            }
+            (None, Some(source)) => match index_remote_pack(vault, source, row.id, row.bytes, monitor) {
+                Ok(pack) => pack,
+                Err(error) => {
+                    tracing::debug!(target: "share", pack = %row.id.short(), %error, "a directory could not be read again");
+                    continue;
+                }
+            },
+            (None, None) => continue,
+        };
+        vault.store.enter_again(&[pack])?;
+        read += 1;
+    }
+    Ok(read)
 }
 
 /// Whether the vault's owner revoked this very device.

@@ -52,7 +52,7 @@ pub use audit::{AuditOutcome, AuditTally, Choice, Doubts, Pick, on_probation, pi
 pub use backup::{
     BackupOptions, BackupResult, Fate, Listener, PreviewResult, backup, backup_stream, preview,
 };
-pub use borrow::{confirm_borrowed, is_revoked, keep_here, packs_elsewhere, referred_elsewhere};
+pub use borrow::{confirm_borrowed, is_revoked, keep_here, packs_elsewhere, read_again, referred_elsewhere};
 pub use cache::{Cached, cached_packs, choose_evicted, tree_packs};
 pub use carry::{ImportResult, Room, export, import};
 pub use copies::{CopyCounts, Place, copy_counts, locked_copy_counts, record_receipt};

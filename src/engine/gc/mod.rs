@@ -20,6 +20,7 @@ mod reseal;
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use super::borrow::read_again;
 use super::error::EngineError;
 use super::heads::{head_packs, packs_of_every_head, publish_next_head};
 use super::monitor::Monitor;
@@ -123,6 +124,7 @@ pub fn collect(
     if !options.dry_run {
         store.remove_doomed()?;
         adopt_unindexed(vault, monitor)?;
+        read_again(vault, source, monitor)?;
     }
     let start = store.mark_start();
     monitor.enter("reading heads");
@@ -159,6 +161,9 @@ pub fn collect(
     run.delete()?;
     let live: HashSet<SnapshotId> = roots.snapshots.iter().map(|snapshot| snapshot.id).collect();
     store.drop_snapshot_packs(|id| !live.contains(&id))?;
+    if run.result.deleted.0 > 0 {
+        read_again(vault, source, monitor)?;
+    }
     Ok(run.result)
 }
 

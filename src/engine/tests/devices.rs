@@ -7,10 +7,10 @@ use crate::base::{Clock, Code, Coded, Moment, PackId, SnapshotId};
 use crate::crypto::KdfCost;
 use crate::engine::heads::store_head;
 use crate::engine::{
-    Carried, HeadNews, Monitor, Vault, accept_head, adopt_head, collect, confirm_borrowed, enrol_device,
-    forget, head_packs, held_packs, index_remote_pack, inherit, keep_for_device, keep_here, keep_revocation,
-    make_node, missing_records, newest_heads, next_head, publish_first_head, rebuild_index,
-    referred_elsewhere, renew_kept, store_list, store_snapshot,
+    Carried, HeadNews, Monitor, PackSource, Vault, accept_head, adopt_head, collect, confirm_borrowed,
+    enrol_device, forget, head_packs, held_packs, index_remote_pack, inherit, keep_for_device, keep_here,
+    keep_revocation, make_node, missing_records, newest_heads, next_head, publish_first_head, read_again,
+    rebuild_index, referred_elsewhere, renew_kept, store_list, store_snapshot,
 };
 use crate::pack::Outboard;
 use crate::snapshot::{Head, HeadDraft, sign_revocation};
@@ -149,6 +149,40 @@ fn what_another_device_stored_anew_is_found_where_it_is_now() {
     // And what is gone goes from the index.
     collect(&second.vault, gc_options(true), &[], Some(&source), &Monitor::default()).unwrap();
     assert_eq!(second.store().borrowed().unwrap().len(), first.packs().len());
+}
+
+/// Its chunks were found in what this device had stored itself, and were in no pack that it knew of once that was gone.
+#[test]
+fn what_two_devices_stored_is_found_with_one_when_the_other_lets_it_go() {
+    let first = Fixture::new();
+    let second = twin(&first);
+    for fixture in [&first, &second] {
+        fixture.write("a", &noise(1, 500_000));
+        fixture.backup();
+    }
+    tell(second.store(), &first);
+    index(&second, &first);
+    let snapshot = own_head(&first).draft.snapshots[0];
+    assert_eq!(second.store().packs_to_read_again().unwrap(), []);
+    forget(&second.vault, &own_head(&second).draft.snapshots, &[]).unwrap();
+    forget(&first.vault, &[snapshot], &[]).unwrap();
+    tell(second.store(), &first);
+    // Offline it cannot read what came to light; the next time it does.
+    let collected = |source: Option<&Holders>| {
+        let source = source.map(|source| source as &dyn PackSource);
+        collect(&second.vault, gc_options(true), &[], source, &Monitor::default())
+    };
+    assert!(collected(None).unwrap().deleted.0 > 0);
+    let again = first.backup();
+    tell(second.store(), &first);
+    index(&second, &first);
+    let source = Holders::of(&first, &[Manner::Honest]);
+    assert!(read_again(&second.vault, Some(&source), &Monitor::default()).unwrap() > 0);
+    let snapshot = second.view().snapshots.into_iter().find(|one| one.id == again.snapshot).unwrap();
+    let (target, _, monitor) = second.restore_path(&snapshot, &first.src(), "out", Some(&source));
+    assert_eq!(monitor.problems().1, []);
+    assert_eq!(std::fs::read(target.join("a")).unwrap(), noise(1, 500_000));
+    assert!(collected(Some(&source)).is_ok());
 }
 
 #[test]

@@ -27,8 +27,8 @@ use crate::engine::{
     BackupResult, EngineError, FetchFailure, Gathering, GcOptions, Monitor, PackSource, PulledSlice, Sources,
     VaultOptions, VaultView, adopt_unindexed, collect, complete_head, confirm_borrowed, copy_counts,
     drop_expired, forget, forward_packs, head_packs, held_packs, index_remote_pack, keep_here, newest_heads,
-    note_damage, plan_repair, publish_next_head, rebuild_index, record_receipt, referred_elsewhere, regain,
-    renew_kept, run_repair,
+    note_damage, plan_repair, publish_next_head, read_again, rebuild_index, record_receipt,
+    referred_elsewhere, regain, renew_kept, run_repair,
 };
 use crate::pack::{Outboard, read_pack};
 use crate::snapshot::{Head, sign_receipt};
@@ -452,6 +452,7 @@ impl Fleet {
                 }
             }
         }
+        read_again(&fixture.vault, Some(&source), &Monitor::default()).unwrap();
     }
 
     /// Lists what other devices have written, unless it is on its way out.

@@ -6,8 +6,8 @@ use std::sync::PoisonError;
 use redb::{ReadableTable, WriteTransaction};
 
 use super::{
-    BORROWED, CHUNKS, DOOMED, FOREIGN, Index, META, MISTRUSTED, NEXT_PACK, PACK_NUMBERS, PACKS, RECEIPTS,
-    RETIRED, SNAPSHOT_PACKS, damaged, next_pack, wrong,
+    BORROWED, CHUNKS, DOOMED, FOREIGN, Index, META, MISTRUSTED, NEXT_PACK, NOWHERE, PACK_NUMBERS, PACKS,
+    RECEIPTS, RETIRED, SHADOWS, SNAPSHOT_PACKS, damaged, next_pack, wrong,
 };
 use crate::base::{PackId, VaultId, limit};
 use crate::store::error::StoreError;
@@ -187,8 +187,20 @@ impl Index {
             let mut receipts = tx.open_table(RECEIPTS).map_err(wrong)?;
             let mut borrowed = tx.open_table(BORROWED).map_err(wrong)?;
             let mut mistrusted = tx.open_table(MISTRUSTED).map_err(wrong)?;
+            let mut shadows = tx.open_table(SHADOWS).map_err(wrong)?;
             let mut gone = Vec::new();
             for pack in packs {
+                let shadowed = shadows.range((pack.0, 0)..=(pack.0, u32::MAX)).map_err(wrong)?;
+                let shadowed: Vec<u32> = shadowed
+                    .map(|row| Ok(row.map_err(wrong)?.0.value().1))
+                    .collect::<Result<_, StoreError>>()?;
+                for other in shadowed {
+                    shadows.remove((pack.0, other)).map_err(wrong)?;
+                    if !packs.contains(&PackNumber(other)) {
+                        shadows.insert((NOWHERE, other), ()).map_err(wrong)?;
+                    }
+                }
+                shadows.remove((NOWHERE, pack.0)).map_err(wrong)?;
                 retired.remove(pack.0).map_err(wrong)?;
                 borrowed.remove(pack.0).map_err(wrong)?;
                 mistrusted.remove(pack.0).map_err(wrong)?;
@@ -209,6 +221,15 @@ impl Index {
         *totals = None;
         *self.usage.lock().unwrap_or_else(PoisonError::into_inner) = None;
         Ok(doomed)
+    }
+
+    /// Packs with chunks that were found elsewhere, until that went: they are entered again from their directories.
+    pub(in crate::store) fn came_to_light(&self) -> Result<Vec<PackNumber>, StoreError> {
+        self.read(|tx| {
+            let table = tx.open_table(SHADOWS).map_err(wrong)?;
+            let rows = table.range((NOWHERE, 0)..=(NOWHERE, u32::MAX)).map_err(wrong)?;
+            rows.map(|row| Ok(PackNumber(row.map_err(wrong)?.0.value().1))).collect()
+        })
     }
 
     /// Forgets that packs are kept for a vault; those that are kept for no other, and are not this node's own.

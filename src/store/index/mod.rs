@@ -6,7 +6,7 @@ mod receipts;
 
 pub use borrowed::Borrowed;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::OpenOptions;
 use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
@@ -55,6 +55,11 @@ const DOOMED: TableDefinition<&[u8; 32], ()> = TableDefinition::new("doomed");
 const MISTRUSTED: TableDefinition<u32, ()> = TableDefinition::new("mistrusted");
 /// Pack number → how a pack that another device of the vault wrote stands.
 const BORROWED: TableDefinition<u32, u8> = TableDefinition::new("borrowed");
+/// (pack, another pack): a chunk that both hold is found in the first. The first is [`NOWHERE`] once it is gone: the other's
+/// directory has to be read again.
+const SHADOWS: TableDefinition<(u32, u32), ()> = TableDefinition::new("shadows");
+/// The number of no pack.
+const NOWHERE: u32 = u32::MAX;
 /// The key of the next free pack number in [`META`].
 const NEXT_PACK: &str = "next_pack";
 
@@ -216,6 +221,7 @@ impl Index {
                 tx.open_table(DOOMED).map_err(wrong)?;
                 tx.open_table(MISTRUSTED).map_err(wrong)?;
                 tx.open_table(BORROWED).map_err(wrong)?;
+                tx.open_table(SHADOWS).map_err(wrong)?;
                 Ok(())
             })?;
             Ok(index)
@@ -265,7 +271,7 @@ impl Index {
 
     /// An index of an earlier version lacks the tables that came since.
     fn add_missing_tables(&self) -> Result<(), StoreError> {
-        let missing = self.read(|tx| match tx.open_table(BORROWED) {
+        let missing = self.read(|tx| match tx.open_table(SHADOWS) {
             Ok(_) => Ok(false),
             Err(redb::TableError::TableDoesNotExist(_)) => Ok(true),
             Err(error) => Err(wrong(error)),
@@ -276,6 +282,7 @@ impl Index {
                 tx.open_table(DOOMED).map_err(wrong)?;
                 tx.open_table(MISTRUSTED).map_err(wrong)?;
                 tx.open_table(BORROWED).map_err(wrong)?;
+                tx.open_table(SHADOWS).map_err(wrong)?;
                 Ok(())
             })?;
         }
@@ -374,6 +381,20 @@ impl Store {
         Ok(self.enter_packs(packs, |pack| from.contains(&pack), |_| true, false)?.0)
     }
 
+    /// Packs with chunks that were found in other packs, until those went: their chunks have to be entered again.
+    pub fn packs_to_read_again(&self) -> Result<Vec<PackRow>, StoreError> {
+        let mut rows = Vec::new();
+        for number in self.index.came_to_light()? {
+            rows.extend(self.pack_by_number(number)?);
+        }
+        Ok(rows)
+    }
+
+    /// Enters chunks of known packs that are found nowhere else.
+    pub fn enter_again(&self, packs: &[NewPack]) -> Result<(), StoreError> {
+        self.enter_packs(packs, |_| false, |_| false, false).map(drop)
+    }
+
     /// Enters packs; chunks in packs that give way are found in these, and whoever needs such a pack of which both are needed
     /// needs these as well. Also returns the numbers that are new.
     fn enter_packs(
@@ -391,6 +412,7 @@ impl Store {
             let mut rows = tx.open_table(PACKS).map_err(wrong)?;
             let mut numbers = tx.open_table(PACK_NUMBERS).map_err(wrong)?;
             let mut chunks = tx.open_table(CHUNKS).map_err(wrong)?;
+            let mut shadows = tx.open_table(SHADOWS).map_err(wrong)?;
             let mut next = next_pack(tx, &rows)?;
             let mut out = Vec::with_capacity(packs.len());
             let mut moved: HashMap<PackNumber, Vec<u32>> = HashMap::new();
@@ -409,12 +431,20 @@ impl Store {
                         borrowed_rows.insert(number.0, 0).map_err(wrong)?;
                     }
                 }
+                shadows.remove((NOWHERE, number.0)).map_err(wrong)?;
+                let mut pairs: BTreeSet<(u32, u32)> = BTreeSet::new();
                 for entry in &pack.entries {
                     let known = match chunks.get(entry.id.as_bytes()).map_err(wrong)? {
                         None => None,
                         Some(row) => Some(ChunkPlace::decode(row.value()).ok_or_else(|| damaged("chunks"))?),
                     };
-                    if known.as_ref().is_none_or(|place| gives_way(place.pack)) {
+                    let is_moved = known.as_ref().is_none_or(|place| gives_way(place.pack));
+                    if let Some(place) = known.as_ref().filter(|place| place.pack != number) {
+                        let (found, other) =
+                            if is_moved { (number, place.pack) } else { (place.pack, number) };
+                        pairs.insert((found.0, other.0));
+                    }
+                    if is_moved {
                         let place = ChunkPlace::of(number, entry).encode();
                         chunks.insert(entry.id.as_bytes(), &place).map_err(wrong)?;
                         chunks_added += u64::from(known.is_none());
@@ -425,6 +455,9 @@ impl Store {
                             }
                         }
                     }
+                }
+                for pair in pairs {
+                    shadows.insert(pair, ()).map_err(wrong)?;
                 }
                 out.push(IndexedPack { id: pack.id, number });
             }
