@@ -174,10 +174,10 @@ fn what_two_devices_stored_is_found_with_one_when_the_other_lets_it_go() {
     };
     assert!(collected(None).unwrap().deleted.0 > 0);
     let again = first.backup();
-    tell(second.store(), &first);
-    index(&second, &first);
     let source = Holders::of(&first, &[Manner::Honest]);
     assert!(read_again(&second.vault, Some(&source), &Monitor::default()).unwrap() > 0);
+    tell(second.store(), &first);
+    index(&second, &first);
     let snapshot = second.view().snapshots.into_iter().find(|one| one.id == again.snapshot).unwrap();
     let (target, _, monitor) = second.restore_path(&snapshot, &first.src(), "out", Some(&source));
     assert_eq!(monitor.problems().1, []);
