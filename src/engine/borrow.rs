@@ -11,7 +11,7 @@ use super::recover::index_remote_pack;
 use super::revocations::revocations;
 use super::vault::Vault;
 use super::verify::read_directory;
-use crate::base::PackId;
+use crate::base::{Code, Coded, PackId};
 use crate::store::{Borrowed, NewPack, PackNumber, PackRow, Store};
 
 /// Notes that a holder keeps these packs because a head of this device lists them.
@@ -98,7 +98,11 @@ pub fn read_again(
             },
             (None, None) => continue,
         };
-        vault.store.enter_again(&[pack])?;
+        match vault.store.enter_again(&[pack]) {
+            // It must not keep a collection from making room.
+            Err(error) if error.code() == Code::StorageFull => break,
+            entered => entered?,
+        }
         read += 1;
     }
     Ok(read)
