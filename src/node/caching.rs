@@ -38,6 +38,14 @@ impl Caching {
     }
 }
 
+/// What a job read could not be given up meanwhile, and it may have brought more: looked at now, not after a rest.
+pub(super) fn job_ended(core: &Core) {
+    if is_on(core) {
+        core.caching.note(true);
+        core.changed.notify_one();
+    }
+}
+
 /// Whether own packs need not all be here.
 pub(super) fn is_on(core: &Core) -> bool {
     core.settings().storage.local_copy == LocalCopy::Cache

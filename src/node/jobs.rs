@@ -326,6 +326,7 @@ impl Core {
         }
         let Some(info) = self.jobs.end(id, ended, self.now()) else { return };
         super::exposition::job_ended(&info, self.now());
+        super::caching::job_ended(self);
         let (seconds, code) =
             (info.progress.seconds_elapsed, info.error.as_ref().map(|error| error.code.clone()));
         match (info.state, &code) {
