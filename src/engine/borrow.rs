@@ -74,38 +74,43 @@ pub fn keep_here(
 }
 
 /// Reads the directories of packs again that hold chunks which were found elsewhere until that went: two devices may have
-/// stored the same content. From this disk or from `source`; what cannot be read now is tried the next time. How many were read.
+/// stored the same content. From this disk or from `source`; what cannot be read, or on a full disk not be entered, stays for
+/// the next time.
 pub fn read_again(
     vault: &Vault,
     source: Option<&dyn PackSource>,
     monitor: &Monitor,
-) -> Result<u64, EngineError> {
-    let mut read = 0;
+) -> Result<(), EngineError> {
     for row in vault.store.packs_to_read_again()? {
         monitor.go_on()?;
-        let file = vault.store.open_pack(row.id).ok();
-        let here = file.and_then(|file| read_directory(&file, &vault.keyring.vault, row.bytes as usize));
-        let pack = match (here, source) {
-            (Some((epoch, entries)), _) => {
-                NewPack { id: row.id, bytes: row.bytes, epoch, own: true, entries }
-            }
-            (None, Some(source)) => match index_remote_pack(vault, source, row.id, row.bytes, monitor) {
-                Ok(pack) => pack,
-                Err(error) => {
-                    tracing::debug!(target: "share", pack = %row.id.short(), %error, "a directory could not be read again");
-                    continue;
-                }
-            },
-            (None, None) => continue,
-        };
+        let Some(pack) = directory_of(vault, source, &row, monitor) else { continue };
         match vault.store.enter_again(&[pack]) {
             // It must not keep a collection from making room.
-            Err(error) if error.code() == Code::StorageFull => break,
+            Err(error) if error.code() == Code::StorageFull => return Ok(()),
             entered => entered?,
         }
-        read += 1;
     }
-    Ok(read)
+    Ok(())
+}
+
+/// What is in a pack, here or elsewhere; `None` when that cannot be read now.
+fn directory_of(
+    vault: &Vault,
+    source: Option<&dyn PackSource>,
+    row: &PackRow,
+    monitor: &Monitor,
+) -> Option<NewPack> {
+    let file = vault.store.open_pack(row.id).ok();
+    let here = file.and_then(|file| read_directory(&file, &vault.keyring.vault, row.bytes as usize));
+    if let Some((epoch, entries)) = here {
+        return Some(NewPack { id: row.id, bytes: row.bytes, epoch, own: true, entries });
+    }
+    let pulled = index_remote_pack(vault, source?, row.id, row.bytes, monitor);
+    pulled
+        .inspect_err(|error| {
+            tracing::debug!(target: "share", pack = %row.id.short(), %error, "a directory could not be read again");
+        })
+        .ok()
 }
 
 /// Whether the vault's owner revoked this very device.

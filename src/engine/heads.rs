@@ -120,23 +120,38 @@ pub fn head_packs(store: &Store, head: &Head) -> Result<Vec<(PackId, PackSize)>,
     Ok(packs)
 }
 
-/// Packs that any head here lists, replaced ones among them, of those devices that `counts` chooses. What cannot be read is
-/// passed over: whoever has to know looks at the newest heads as well.
+/// Packs on some lists, and the lists that cannot be read.
+pub(super) type Listed = (HashSet<PackId>, Vec<ListId>);
+
+/// All packs of these lists.
+pub(super) fn packs_of_lists(store: &Store, lists: &HashSet<ListId>) -> Result<Listed, EngineError> {
+    let (mut packs, mut unreadable) = Listed::default();
+    for id in lists {
+        let bytes = readable(store.read_list(*id))?;
+        match bytes.and_then(|bytes| PackList::decode(&bytes).ok()) {
+            Some(list) => packs.extend(list.packs().iter().map(|(id, _)| *id)),
+            None => unreadable.push(*id),
+        }
+    }
+    Ok((packs, unreadable))
+}
+
+/// Packs that any head here lists, replaced ones among them, of those devices that `counts` chooses. A head that cannot be
+/// read is passed over.
 pub(super) fn packs_of_every_head(
     store: &Store,
     vault: VaultId,
     counts: impl Fn(DeviceId) -> bool,
-) -> Result<HashSet<PackId>, EngineError> {
-    let (mut packs, mut read): (HashSet<PackId>, HashSet<ListId>) = Default::default();
+) -> Result<Listed, EngineError> {
+    let mut lists = HashSet::new();
     for device in store.head_devices(vault)?.into_iter().filter(|device| counts(*device)) {
         for name in store.head_names(vault, device)? {
-            let Ok(mut head) = read_head(store, vault, device, name)? else { continue };
-            head.draft.lists.retain(|list| read.insert(list.id));
-            let listed = head_packs(store, &head).unwrap_or_default();
-            packs.extend(listed.into_iter().map(|(id, _)| id));
+            if let Ok(head) = read_head(store, vault, device, name)? {
+                lists.extend(head.draft.lists.iter().map(|list| list.id));
+            }
         }
     }
-    Ok(packs)
+    packs_of_lists(store, &lists)
 }
 
 /// What came of a head that someone else had.

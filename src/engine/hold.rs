@@ -13,11 +13,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::error::EngineError;
-use super::heads::{newest_admitted, read_head};
-use super::holder::readable;
+use super::heads::{newest_admitted, packs_of_lists, read_head};
 use super::revocations::revocations;
-use crate::base::{DeviceId, HeadId, ListId, PackId, SnapshotId, VaultId, limit};
-use crate::snapshot::{PackList, Release};
+use crate::base::{DeviceId, HeadId, ListId, SnapshotId, VaultId, limit};
+use crate::snapshot::Release;
 use crate::store::{PackNumber, Store};
 
 /// What the hold keeps, and what its end removed. Sizes in bytes.
@@ -223,10 +222,11 @@ type Amount = (u64, u64);
 
 /// Deletes packs of a foreign vault that neither a newest nor a held head lists; what is held, and what went.
 fn drop_packs(store: &Store, vault: VaultId, kept: &Kept) -> Result<(Amount, Amount), EngineError> {
-    let (Some(newest), Some(replaced)) = (listed(store, &kept.newest)?, listed(store, &kept.replaced)?)
-    else {
+    let (newest, unreadable) = packs_of_lists(store, &kept.newest)?;
+    let (replaced, also) = packs_of_lists(store, &kept.replaced)?;
+    if !unreadable.is_empty() || !also.is_empty() {
         return Ok(((0, 0), (0, 0)));
-    };
+    }
     let (mut held, mut gone) = ((0, 0), Vec::<PackNumber>::new());
     for number in store.foreign_packs(vault)? {
         let Some(row) = store.pack_by_number(number)? else { continue };
@@ -240,17 +240,6 @@ fn drop_packs(store: &Store, vault: VaultId, kept: &Kept) -> Result<(Amount, Amo
         }
     }
     Ok((held, store.drop_foreign(vault, &gone)?))
-}
-
-/// All packs of these lists; `None` when one of them cannot be read.
-fn listed(store: &Store, lists: &HashSet<ListId>) -> Result<Option<HashSet<PackId>>, EngineError> {
-    let mut all = HashSet::new();
-    for list in lists {
-        let bytes = readable(store.read_list(*list))?;
-        let Some(piece) = bytes.and_then(|bytes| PackList::decode(&bytes).ok()) else { return Ok(None) };
-        all.extend(piece.packs().iter().map(|(id, _)| *id));
-    }
-    Ok(Some(all))
 }
 
 /// Removes lists and records that no kept head names. A young file may be of a head that is still on its way.
@@ -275,12 +264,14 @@ fn remove_records(
 mod tests {
     use super::*;
     use crate::base::Epoch;
-    use crate::base::{Moment, PeerId};
+    use crate::base::{Moment, PackId, PeerId};
     use crate::crypto::{DeviceKeys, Phrase};
-    use crate::engine::holder::{HolderError, accept_head, forward_packs};
-    use crate::engine::{Monitor, rebuild_index};
+    use crate::engine::holder::{HolderError, accept_head, forward_packs, held_packs};
+    use crate::engine::{Monitor, Rebuilt, rebuild_index};
     use crate::pack::Outboard;
-    use crate::snapshot::{HeadDraft, HeadSummary, ListRef, PackSize, SignedHead, issue_certificate};
+    use crate::snapshot::{
+        HeadDraft, HeadSummary, ListRef, PackList, PackSize, SignedHead, issue_certificate,
+    };
 
     const DAY: Duration = Duration::from_secs(86_400);
     const HOLD: Duration = Duration::from_secs(30 * 86_400);
@@ -323,16 +314,20 @@ mod tests {
                 })
                 .collect();
             let size = PackSize::of(128 << 10).unwrap();
-            let list = PackList::new(packs.iter().map(|(id, ..)| (*id, size)).collect());
-            let (id, bytes) = list.encode();
-            self.store.publish_list(id, &bytes).unwrap();
+            let lists = packs.iter().map(|(id, ..)| {
+                let list = PackList::new(vec![(*id, size)]);
+                let (id, bytes) = list.encode();
+                self.store.publish_list(id, &bytes).unwrap();
+                ListRef { id, packs: 1, bytes: list.bytes() }
+            });
+            let lists = lists.collect();
             self.seq += 1;
             let draft = HeadDraft {
                 seq: self.seq,
                 predecessor: self.previous,
                 seen: vec![],
                 snapshots: vec![],
-                lists: vec![ListRef { id, packs: packs.len() as u32, bytes: list.bytes() }],
+                lists,
                 copies: 1,
                 holders: vec![],
                 // What a device says of the time counts for nothing.
@@ -351,6 +346,14 @@ mod tests {
 
         fn pass(&self, elapsed: Duration) -> HoldResult {
             drop_expired(&self.store, None, HOLD, elapsed).unwrap()
+        }
+
+        fn rebuild(&mut self) -> Rebuilt {
+            let path = self.store.dir().to_owned();
+            // A store is closed before it is opened again.
+            self.store = Store::create(&path.with_file_name("other")).unwrap();
+            self.store = Store::rebuild(&path).unwrap();
+            rebuild_index(&self.store, None, &Monitor::default()).unwrap()
         }
 
         fn files(&self) -> usize {
@@ -435,12 +438,24 @@ mod tests {
         held.receive(&[1, 2]);
         held.receive(&[2]);
         held.pass(DAY);
-        let path = held.store.dir().to_owned();
-        drop(std::mem::replace(&mut held.store, Store::create(&path.with_file_name("other")).unwrap()));
-        held.store = Store::rebuild(&path).unwrap();
-        rebuild_index(&held.store, None, &Monitor::default()).unwrap();
+        held.rebuild();
         assert_eq!(held.pass(DAY).held[&held.vault()], (1, 128 << 10));
         assert_eq!((held.pass(HOLD).deleted.0, held.files()), (1, 1));
+    }
+
+    /// With one list unreadable none of its head was read, and what the others were was taken for known.
+    #[test]
+    fn a_lost_list_hides_no_other_from_an_index_made_anew() {
+        let mut held = Held::new();
+        held.receive(&[2]);
+        held.receive(&[3, 2]);
+        let list =
+            PackList::new(vec![(Outboard::of(&vec![3; 128 << 10]).0, PackSize::of(128 << 10).unwrap())]);
+        held.store.remove_list(list.encode().0).unwrap();
+        let unreadable = held.rebuild().unreadable;
+        assert!(unreadable.iter().any(|line| line.contains(&list.encode().0.to_string())), "{unreadable:?}");
+        let pack = Outboard::of(&vec![2; 128 << 10]).0;
+        assert_eq!(held_packs(&held.store, held.vault(), &[pack]).unwrap(), [pack]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::copies::{enter_receipt, packs_of};
 use super::error::EngineError;
-use super::heads::{VaultView, head_packs, newest_heads, packs_of_every_head};
+use super::heads::{VaultView, newest_heads, packs_of_every_head};
 use super::holder::keep_what_is_here;
 use super::monitor::Monitor;
 use super::repair::Damage;
@@ -47,18 +47,13 @@ pub fn rebuild_index(
     let own_vault = store.read_vault_id()?;
     let mut waiting: HashSet<PackId> = HashSet::new();
     for vault in store.head_vaults()? {
-        let heads = newest_heads(store, vault)?;
-        done.heads += heads.len() as u64;
+        done.heads += newest_heads(store, vault)?.len() as u64;
         if keys.is_some_and(|keys| keys.vault == vault) {
             continue;
         }
-        for head in heads {
-            if let Err(error) = head_packs(store, &head) {
-                done.unreadable.push(format!("head {}: {error}", head.id));
-            }
-        }
         // What only replaced heads list is held as well.
-        let listed = packs_of_every_head(store, vault, |_| true)?;
+        let (listed, unreadable) = packs_of_every_head(store, vault, |_| true)?;
+        done.unreadable.extend(unreadable.into_iter().map(|id| format!("pack list {id}")));
         if own_vault == Some(vault) {
             waiting.extend(listed);
         } else {
@@ -193,7 +188,7 @@ pub fn adopt_unindexed(vault: &Vault, monitor: &Monitor) -> Result<u64, EngineEr
 /// Keeps again what is here for the vault's other devices: what was promised to them is not known any more, so it is all
 /// that their heads list, replaced ones too. A pack list that cannot be read is verify's to report.
 pub fn renew_kept(vault: &Vault) -> Result<(), EngineError> {
-    let listed = packs_of_every_head(&vault.store, vault.id(), |device| device != vault.device())?;
+    let (listed, _) = packs_of_every_head(&vault.store, vault.id(), |device| device != vault.device())?;
     let packs: Vec<PackId> = listed.into_iter().collect();
     keep_what_is_here(&vault.store, vault.id(), &packs)
 }

@@ -33,15 +33,16 @@ impl Caching {
         in_vain.is_some_and(|when| when.elapsed() < limit::EVICTION_PAUSE)
     }
 
-    fn note(&self, gave_up: bool) {
-        *self.in_vain.lock().expect("no panic while held") = (!gave_up).then(Instant::now);
+    /// Rests from now on, or no more.
+    fn rest(&self, rest: bool) {
+        *self.in_vain.lock().expect("no panic while held") = rest.then(Instant::now);
     }
 }
 
 /// What a job read could not be given up meanwhile, and it may have brought more: looked at now, not after a rest.
 pub(super) fn job_ended(core: &Core) {
     if is_on(core) {
-        core.caching.note(true);
+        core.caching.rest(false);
         core.changed.notify_one();
     }
 }
@@ -144,7 +145,7 @@ fn give_up(core: &Arc<Core>, chosen: &[Cached], proven: &BTreeSet<(PeerId, PackI
     };
     let rows: Vec<PackRow> = chosen.iter().filter(has_proved).map(|pack| pack.row).collect();
     let gave_up = !rows.is_empty() && core.store.give_up(&rows).map_err(failed)?;
-    core.caching.note(gave_up);
+    core.caching.rest(!gave_up);
     if gave_up {
         let (packs, bytes) = (rows.len(), ByteSize(rows.iter().map(|row| row.bytes).sum()));
         tracing::info!(target: "cache", packs, %bytes, "holders proved to have packs; they are given up here");

@@ -353,7 +353,9 @@ pub(super) async fn index_listed(core: &Arc<Core>, net: &Net, vault_id: VaultId)
             entered += core.store.index_borrowed(&borrowed).map_err(failed)?.len() as u64;
             failure = errors.into_iter().find_map(Result::err).or(failure);
         }
-        engine::read_again(&vault, Some(&source), &Monitor::default()).map_err(failed)?;
+        if let Err(error) = engine::read_again(&vault, Some(&source), &Monitor::default()) {
+            failure.get_or_insert(failed(error));
+        }
         if failure.is_some() {
             // Looked for again in the next round.
             core.owning.all_read.store(false, Ordering::Relaxed);

@@ -568,6 +568,39 @@ mod tests {
         assert!(store.lookup(chunk(77)).unwrap().unwrap().pack > number);
     }
 
+    #[test]
+    fn a_pack_is_read_again_once_where_its_chunks_were_found_is_gone() {
+        let (_dir, store) = store(1);
+        let new = |fill: u8, entries| {
+            let bytes = vec![fill; 128 << 10];
+            let (id, outboard) = Outboard::of(&bytes);
+            store.publish_pack(id, &bytes, &outboard).unwrap();
+            NewPack { id, bytes: 128 << 10, epoch: Epoch(0), own: true, entries }
+        };
+        let delete = |pack: u32| {
+            retire(&store, pack);
+            store.condemn(&[PackNumber(pack)], store.mark_start());
+            store.delete_condemned(&[PackNumber(pack)]).unwrap();
+        };
+        let to_read =
+            || store.packs_to_read_again().unwrap().iter().map(|row| row.number.0).collect::<Vec<_>>();
+        // Pack 1 has the chunk of pack 0 as well, and one of its own.
+        let second = || new(100, vec![store_entry(0), store_entry(1)]);
+        store.index_packs(&[second()]).unwrap();
+        assert_eq!(store.lookup(chunk(0)).unwrap().unwrap().pack, PackNumber(0));
+        delete(0);
+        assert_eq!((store.lookup(chunk(0)).unwrap(), to_read()), (None, vec![1]));
+        store.enter_again(&[second()]).unwrap();
+        assert_eq!(store.lookup(chunk(0)).unwrap().unwrap().pack, PackNumber(1));
+        assert_eq!(to_read(), Vec::<u32>::new());
+        // Its chunks move, it goes, and so does where they are: nothing is left to be read.
+        let third = new(101, vec![store_entry(0), store_entry(1)]);
+        store.move_chunks(&[third], &HashSet::from([PackNumber(1)])).unwrap();
+        delete(1);
+        delete(2);
+        assert_eq!(store.index.unshadowed().unwrap(), []);
+    }
+
     /// It was counted anew, over all that is kept for anyone, for each pack that came.
     #[test]
     fn what_is_kept_for_others_is_known_without_counting() {

@@ -161,9 +161,8 @@ pub fn collect(
     run.delete()?;
     let live: HashSet<SnapshotId> = roots.snapshots.iter().map(|snapshot| snapshot.id).collect();
     store.drop_snapshot_packs(|id| !live.contains(&id))?;
-    if run.result.deleted.0 > 0 {
-        read_again(vault, source, monitor)?;
-    }
+    // What came to light by that; what could not be read now is read when the next run begins.
+    read_again(vault, source, monitor)?;
     Ok(run.result)
 }
 
@@ -190,7 +189,7 @@ fn shared(vault: &Vault, heads: &[Head]) -> Result<HashSet<PackId>, EngineError>
         shared.extend(listed.into_iter().map(|(id, _)| id));
     }
     if !vault.store.foreign_packs(vault.id())?.is_empty() {
-        shared.extend(packs_of_every_head(&vault.store, vault.id(), |device| device != vault.device())?);
+        shared.extend(packs_of_every_head(&vault.store, vault.id(), |device| device != vault.device())?.0);
     }
     Ok(shared)
 }

@@ -196,7 +196,8 @@ impl Index {
                     .collect::<Result<_, StoreError>>()?;
                 for other in shadowed {
                     shadows.remove((pack.0, other)).map_err(wrong)?;
-                    if !packs.contains(&PackNumber(other)) {
+                    // One that went before is not to be read any more.
+                    if rows.get(other).map_err(wrong)?.is_some() && !packs.contains(&PackNumber(other)) {
                         shadows.insert((NOWHERE, other), ()).map_err(wrong)?;
                     }
                 }
@@ -224,7 +225,7 @@ impl Index {
     }
 
     /// Packs with chunks that were found elsewhere, until that went: they are entered again from their directories.
-    pub(in crate::store) fn came_to_light(&self) -> Result<Vec<PackNumber>, StoreError> {
+    pub(in crate::store) fn unshadowed(&self) -> Result<Vec<PackNumber>, StoreError> {
         self.read(|tx| {
             let table = tx.open_table(SHADOWS).map_err(wrong)?;
             let rows = table.range((NOWHERE, 0)..=(NOWHERE, u32::MAX)).map_err(wrong)?;

@@ -384,7 +384,7 @@ impl Store {
     /// Packs with chunks that were found in other packs, until those went: their chunks have to be entered again.
     pub fn packs_to_read_again(&self) -> Result<Vec<PackRow>, StoreError> {
         let mut rows = Vec::new();
-        for number in self.index.came_to_light()? {
+        for number in self.index.unshadowed()? {
             rows.extend(self.pack_by_number(number)?);
         }
         Ok(rows)

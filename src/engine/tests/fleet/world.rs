@@ -1,162 +1,59 @@
-//! Devices of one vault and their holders: whatever they do in whatever order, against a simple model.
-//!
-//! Devices edit, back up, forget, collect, meet holders, have packs damaged, mend them, die and come again; holders lose
-//! packs, let time pass, die and come again. The model knows what each snapshot that nobody forgot must give back, and
-//! after each step every one of them does. What is spoilt is only ever what somebody else is known to have: losing all
-//! copies at the same time is no promise's fault.
-//!
-//! At the end all meet until nothing changes: then nobody has a pack that no snapshot needs.
+//! Devices, holders, and what happens to them; the model beside it.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use proptest::prelude::*;
-use proptest::test_runner::RngSeed;
-
-use super::devices::{own_head, pass_on, twin_at};
-use super::fixture::{Fixture, GRACE, gc_options, noise, scratch, vault_options, watched};
-use super::lines::{Line, run};
-use crate::base::{ChunkId, HeadId, Moment, PackId, PeerId, SnapshotId, limit, random_bytes};
+use super::{Damage, Due, Step};
+use crate::base::{ChunkId, HeadId, Moment, PackId, PeerId, limit};
 use crate::crypto::NodeKey;
-use crate::engine::copies::packs_of;
 use crate::engine::reader::ChunkReader;
+use crate::engine::tests::devices::{own_head, pass_on, twin_at};
+use crate::engine::tests::fixture::{Fixture, GRACE, gc_options, holder, noise, scratch, vault_options};
+use crate::engine::tests::lines::{Line, run};
 use crate::engine::tree::for_each_reference;
 use crate::engine::{
     BackupResult, EngineError, FetchFailure, Gathering, GcOptions, Monitor, PackSource, PulledSlice, Sources,
-    VaultOptions, VaultView, adopt_unindexed, collect, complete_head, confirm_borrowed, copy_counts,
-    drop_expired, forget, forward_packs, head_packs, held_packs, index_remote_pack, keep_here, newest_heads,
-    note_damage, plan_repair, publish_next_head, read_again, rebuild_index, record_receipt,
-    referred_elsewhere, regain, renew_kept, run_repair,
+    VaultOptions, adopt_unindexed, collect, complete_head, confirm_borrowed, copy_counts, drop_expired,
+    forget, forward_packs, head_packs, held_packs, index_remote_pack, keep_here, newest_heads, note_damage,
+    plan_repair, publish_next_head, read_again, rebuild_index, record_receipt, referred_elsewhere, regain,
+    renew_kept, run_repair,
 };
 use crate::pack::{Outboard, read_pack};
 use crate::snapshot::{Head, sign_receipt};
 use crate::store::{Borrowed, PackNumber, Store};
 
 /// How long holders keep what no newest head needs.
-const HOLD_DAYS: u64 = 30;
-
-/// What happens. Devices, holders, packs and snapshots are named by any number.
-#[derive(Clone, Debug)]
-enum Step {
-    /// Writes files with these contents, 0 removes one, and backs up.
-    Backup {
-        device: u8,
-        edits: Vec<(u8, u8)>,
-    },
-    Forget {
-        device: u8,
-        which: u8,
-    },
-    Gc {
-        device: u8,
-        due: Due,
-    },
-    /// A device and a holder tell each other what they have; the line breaks after so many packs.
-    Meet {
-        device: u8,
-        holder: u8,
-        most: u8,
-    },
-    /// A device's pack is spoilt.
-    Damage {
-        device: u8,
-        which: u8,
-        how: Damage,
-    },
-    Repair {
-        device: u8,
-    },
-    /// The program dies and comes again; its index is lost or not.
-    Crash {
-        device: u8,
-        index_lost: bool,
-    },
-    HolderCrash {
-        holder: u8,
-        index_lost: bool,
-    },
-    /// A holder loses a pack and does not notice.
-    Lose {
-        holder: u8,
-        which: u8,
-    },
-    /// So many days pass.
-    Days {
-        days: u8,
-    },
-}
-
-/// What a collection deletes.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Due {
-    /// What has waited for an hour, which nothing here has.
-    Nothing,
-    /// What has waited for some looks at the clock.
-    Some,
-    All,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Damage {
-    Gone,
-    Cut,
-    Flipped,
-    /// The whole of it is zeros, and so are the values that tell good cells from bad.
-    Zeroed,
-}
-
-fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let one = any::<u8>;
-    // Few contents, so that devices have the same ones.
-    let edits = prop::collection::vec((0u8..5, 0u8..7), 0..4);
-    let due = prop_oneof![1 => Just(Due::Nothing), 1 => Just(Due::Some), 3 => Just(Due::All)];
-    let how = prop_oneof![Just(Damage::Gone), Just(Damage::Cut), Just(Damage::Flipped), Just(Damage::Zeroed)];
-    let rarely = || prop::bool::weighted(0.3);
-    let most = prop_oneof![3 => Just(u8::MAX), 1 => 0u8..3];
-    let step = prop_oneof![
-        6 => (one(), edits).prop_map(|(device, edits)| Step::Backup { device, edits }),
-        4 => (one(), one()).prop_map(|(device, which)| Step::Forget { device, which }),
-        4 => (one(), due).prop_map(|(device, due)| Step::Gc { device, due }),
-        8 => (one(), one(), most).prop_map(|(device, holder, most)| Step::Meet { device, holder, most }),
-        2 => (one(), one(), how).prop_map(|(device, which, how)| Step::Damage { device, which, how }),
-        1 => one().prop_map(|device| Step::Repair { device }),
-        1 => (one(), rarely()).prop_map(|(device, index_lost)| Step::Crash { device, index_lost }),
-        1 => (one(), rarely()).prop_map(|(holder, index_lost)| Step::HolderCrash { holder, index_lost }),
-        1 => (one(), one()).prop_map(|(holder, which)| Step::Lose { holder, which }),
-        2 => (0u8..40).prop_map(|days| Step::Days { days }),
-    ];
-    prop::collection::vec(step, 8..32)
-}
+pub(super) const HOLD_DAYS: u64 = 30;
 
 /// Names of files, and which content each has.
-type Files = BTreeMap<u8, u8>;
+pub(super) type Files = BTreeMap<u8, u8>;
 
-fn content(of: u8) -> Vec<u8> {
+pub(super) fn content(of: u8) -> Vec<u8> {
     noise(u64::from(of), 20_000 * usize::from(of))
 }
 
 /// A snapshot that nobody forgot.
-struct Live {
-    done: BackupResult,
+pub(super) struct Live {
+    pub(super) done: BackupResult,
     /// What it must give back.
-    files: Files,
+    pub(super) files: Files,
     /// All that it needs.
-    chunks: HashSet<ChunkId>,
+    pub(super) chunks: HashSet<ChunkId>,
     /// Holders have confirmed all of it.
-    is_safe: bool,
+    pub(super) is_safe: bool,
 }
 
 /// Keeps packs of others.
-struct Holder {
+pub(super) struct Holder {
     dir: tempfile::TempDir,
-    store: Store,
+    pub(super) store: Store,
     key: NodeKey,
     /// Days that it has seen pass.
     day: u64,
     /// Packs of replaced heads, and until which day each is held at least.
-    held: BTreeMap<PackId, u64>,
+    pub(super) held: BTreeMap<PackId, u64>,
 }
 
 impl Holder {
@@ -177,7 +74,7 @@ impl Holder {
         Self { dir, store, key, day, held }
     }
 
-    fn has(&self, pack: PackId) -> bool {
+    pub(super) fn has(&self, pack: PackId) -> bool {
         pack_path(self.store.dir(), pack).exists()
     }
 
@@ -201,7 +98,7 @@ fn sound_bytes(store: &Path, id: PackId) -> Option<(Vec<u8>, Outboard)> {
 }
 
 /// Packs from wherever they are, sound or not.
-struct Everywhere(Vec<(PeerId, PathBuf)>);
+pub(super) struct Everywhere(Vec<(PeerId, PathBuf)>);
 
 impl PackSource for Everywhere {
     fn sources(&self, pack: PackId) -> Sources {
@@ -224,23 +121,23 @@ impl PackSource for Everywhere {
 }
 
 /// Everybody, and the model.
-struct Fleet {
-    devices: Vec<Fixture>,
-    holders: Vec<Holder>,
+pub(super) struct Fleet {
+    pub(super) devices: Vec<Fixture>,
+    pub(super) holders: Vec<Holder>,
     /// What each device's source directory has.
     sources: Vec<Files>,
     /// Snapshots of each device that nobody forgot.
-    live: Vec<Vec<Live>>,
+    pub(super) live: Vec<Vec<Live>>,
     /// What is in each pack that there ever was.
     packs: HashMap<PackId, HashSet<ChunkId>>,
     /// What holders lost and nobody noticed: of whom, by which device.
-    unnoticed: HashSet<(usize, usize, PackId)>,
+    pub(super) unnoticed: HashSet<(usize, usize, PackId)>,
     /// The time of holders, in milliseconds.
     time: u64,
 }
 
 impl Fleet {
-    fn new(devices: usize, holders: usize) -> Self {
+    pub(super) fn new(devices: usize, holders: usize) -> Self {
         let dir = scratch();
         let store = dir.path().join("store");
         let first = Fixture::at(dir, &store, VaultOptions { workers: 1, ..vault_options() });
@@ -267,19 +164,23 @@ impl Fleet {
         usize::from(any) % self.holders.len()
     }
 
-    fn everywhere(&self) -> Everywhere {
-        let holders = self.holders.iter().map(|holder| holder.store.dir().to_owned());
-        let devices = self.devices.iter().map(|device| device.store().dir().to_owned());
-        let named = holders.chain(devices).enumerate();
-        Everywhere(named.map(|(at, store)| (PeerId::new([at as u8 + 1; 32]), store)).collect())
+    /// Of holders, then of devices.
+    pub(super) fn stores(&self) -> impl Iterator<Item = &Store> {
+        let holders = self.holders.iter().map(|holder| &holder.store);
+        holders.chain(self.devices.iter().map(|device| device.store()))
     }
 
-    fn listed(&self, device: usize) -> BTreeSet<PackId> {
+    pub(super) fn everywhere(&self) -> Everywhere {
+        let named = self.stores().enumerate();
+        Everywhere(named.map(|(at, store)| (holder(at), store.dir().to_owned())).collect())
+    }
+
+    pub(super) fn listed(&self, device: usize) -> BTreeSet<PackId> {
         listed_by(self.devices[device].store(), &own_head(&self.devices[device]))
     }
 
     /// Packs that this holder has confirmed to this device.
-    fn confirmed(&self, device: usize, holder: usize) -> BTreeSet<PackId> {
+    pub(super) fn confirmed(&self, device: usize, holder: usize) -> BTreeSet<PackId> {
         let (store, peer) = (self.devices[device].store(), self.holders[holder].key.peer_id());
         let mut packs = Vec::new();
         store.for_each_receipt(|pack, of, _| packs.extend((of == peer).then_some(pack))).unwrap();
@@ -293,7 +194,7 @@ impl Fleet {
             .any(|holder| self.confirmed(device, holder).contains(&pack) && self.holders[holder].has(pack))
     }
 
-    fn step(&mut self, step: &Step) {
+    pub(super) fn step(&mut self, step: &Step) {
         match *step {
             Step::Backup { device, ref edits } => self.backup(self.device(device), edits),
             Step::Forget { device, which } => self.forget(self.device(device), which),
@@ -360,7 +261,7 @@ impl Fleet {
     }
 
     /// What holders have between them.
-    fn with_holders(&self) -> HashSet<ChunkId> {
+    pub(super) fn with_holders(&self) -> HashSet<ChunkId> {
         let has = |id: &PackId| self.holders.iter().any(|holder| holder.has(*id));
         self.packs.iter().filter(|(id, _)| has(id)).flat_map(|(_, chunks)| chunks).copied().collect()
     }
@@ -386,7 +287,7 @@ impl Fleet {
         }
     }
 
-    fn gc(&mut self, device: usize, due: Due) {
+    pub(super) fn gc(&mut self, device: usize, due: Due) {
         let grace = if due == Due::Some { Duration::from_secs(3) } else { GRACE };
         let options = GcOptions { grace, holder_room: Some(u64::MAX), ..gc_options(due == Due::All) };
         let fixture = &self.devices[device];
@@ -407,7 +308,7 @@ impl Fleet {
         known.iter().any(|head| !newest.contains(&head.id))
     }
 
-    fn meet(&mut self, device: usize, holder: usize, most: usize) {
+    pub(super) fn meet(&mut self, device: usize, holder: usize, most: usize) {
         self.audit(device, holder);
         for head in newest_heads(&self.holders[holder].store, self.devices[device].vault.id()).unwrap() {
             if head.device() != self.devices[device].vault.device() {
@@ -429,8 +330,8 @@ impl Fleet {
     /// What the holder cannot prove to have is no copy any more.
     fn audit(&mut self, device: usize, holder: usize) {
         let (fixture, at) = (&self.devices[device], &self.holders[holder]);
-        let confirmed: Vec<PackId> = self.confirmed(device, holder).into_iter().collect();
-        let (_, lost): (Vec<PackId>, Vec<PackId>) = confirmed.into_iter().partition(|pack| at.has(*pack));
+        let confirmed = self.confirmed(device, holder).into_iter();
+        let lost: Vec<PackId> = confirmed.filter(|pack| !at.has(*pack)).collect();
         fixture.store().drop_pack_receipts(at.key.peer_id(), &lost).unwrap();
         self.unnoticed.retain(|(of, by, _)| (*of, *by) != (holder, device));
     }
@@ -526,7 +427,7 @@ impl Fleet {
     }
 
     /// Looks at everything and mends it, from others and, if they cannot, from the files.
-    fn repair(&self, device: usize) {
+    pub(super) fn repair(&self, device: usize) {
         let fixture = &self.devices[device];
         let found = fixture.verify();
         note_damage(fixture.store(), &found.damages).unwrap();
@@ -578,7 +479,7 @@ impl Fleet {
         self.live.iter_mut().flatten().for_each(|one| one.is_safe &= one.chunks.is_subset(&copies));
     }
 
-    fn days(&mut self, days: u64) {
+    pub(super) fn days(&mut self, days: u64) {
         let span = |days| Duration::from_secs(days * 86_400);
         for fixture in &self.devices {
             let own = Some(fixture.vault.id());
@@ -590,164 +491,8 @@ impl Fleet {
             at.held.retain(|_, until| *until > at.day);
         }
     }
-
-    /// What was promised holds.
-    fn check(&self) {
-        for (device, fixture) in self.devices.iter().enumerate() {
-            let view = fixture.view();
-            let head = view.heads.iter().find(|head| head.device() == fixture.vault.device()).unwrap();
-            let own: HashSet<SnapshotId> = head.draft.snapshots.iter().copied().collect();
-            assert_eq!(own, self.live[device].iter().map(|one| one.done.snapshot).collect());
-            for one in &self.live[device] {
-                self.restores(fixture, &view, one);
-            }
-            let listed = listed_by(fixture.store(), head);
-            for (holder, at) in self.holders.iter().enumerate() {
-                for pack in self.confirmed(device, holder).intersection(&listed) {
-                    let is_known = self.unnoticed.contains(&(holder, device, *pack));
-                    assert!(at.has(*pack) || is_known, "holder {holder} confirmed {pack} to device {device}");
-                }
-            }
-        }
-        for (holder, at) in self.holders.iter().enumerate() {
-            let gone = at.held.keys().find(|pack| !at.has(**pack));
-            assert_eq!(gone, None, "holder {holder} let it go before the hold was over");
-        }
-        let copies = self.with_holders();
-        for one in self.live.iter().flatten().filter(|one| one.is_safe) {
-            assert!(one.chunks.is_subset(&copies), "{} has no copy any more", one.done.snapshot);
-        }
-    }
-
-    fn restores(&self, fixture: &Fixture, view: &VaultView, Live { done, files, .. }: &Live) {
-        let found = view.snapshots.iter().find(|one| one.id == done.snapshot).unwrap();
-        let origin = self.devices.iter().find(|one| one.vault.device() == found.device).unwrap().src();
-        let (out, _, monitor) = fixture.restore_path(found, &origin, "out", Some(&self.everywhere()));
-        assert_eq!(monitor.problems().1, []);
-        let mut names: Vec<String> = std::fs::read_dir(&out)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
-        names.sort_unstable();
-        assert_eq!(names, files.keys().map(u8::to_string).collect::<Vec<_>>());
-        for (name, of) in files {
-            assert!(std::fs::read(out.join(name.to_string())).unwrap() == content(*of), "file {name}");
-        }
-        std::fs::remove_dir_all(out).unwrap();
-    }
-
-    /// Everybody meets, collects, and lets the hold pass, until nothing changes.
-    fn settle(&mut self) {
-        // Which heads are known to whom, and how many packs.
-        let state = |fleet: &Self| {
-            let vault = fleet.devices[0].vault.id();
-            let devices = fleet.devices.iter().map(|fixture| fixture.store());
-            let all = devices.chain(fleet.holders.iter().map(|holder| &holder.store));
-            let known = |store: &Store| {
-                let heads = store.head_devices(vault).unwrap().into_iter();
-                let heads: Vec<_> = heads.map(|device| store.head_names(vault, device).unwrap()).collect();
-                (store.foreign_packs(vault).unwrap().len(), store.retired_packs().len(), heads)
-            };
-            all.map(known).collect::<Vec<_>>()
-        };
-        let mut before = state(self);
-        for _ in 0..16 {
-            for device in 0..self.devices.len() {
-                for holder in 0..self.holders.len() {
-                    self.meet(device, holder, usize::MAX);
-                }
-                self.gc(device, Due::All);
-            }
-            // A stamp begins at one look, and is over at a later one.
-            self.days(0);
-            self.days(HOLD_DAYS);
-            let now = state(self);
-            if now == before {
-                return;
-            }
-            before = now;
-        }
-        panic!("it never ends");
-    }
-
-    /// What the snapshots of all devices need, as one of them sees it.
-    fn needed(&self, fixture: &Fixture) -> BTreeSet<PackId> {
-        // Worked out anew, not as it was noted down.
-        fixture.store().drop_snapshot_packs(|_| true).unwrap();
-        let mut needed = BTreeSet::new();
-        for snapshot in fixture.view().snapshots {
-            for pack in packs_of(&fixture.vault, Some(&self.everywhere()), &snapshot).unwrap() {
-                needed.extend(fixture.store().pack_by_number(pack).unwrap().map(|row| row.id));
-            }
-        }
-        needed
-    }
-
-    /// Everything is everywhere that it should be, and nothing else.
-    fn end(&mut self) {
-        (0..self.devices.len()).for_each(|device| self.repair(device));
-        self.settle();
-        self.check();
-        let needed: BTreeSet<PackId> = self.devices.iter().flat_map(|fixture| self.needed(fixture)).collect();
-        for (peer, store) in self.everywhere().0 {
-            let garbage: Vec<PackId> =
-                files_of(&store).into_iter().filter(|id| !needed.contains(id)).collect();
-            assert_eq!(garbage, [], "with {}, holders first", peer.as_bytes()[0]);
-        }
-        for (device, fixture) in self.devices.iter().enumerate() {
-            // Of a chunk that two devices stored each may use its own, and lets the other's pack be.
-            let waits = fixture.store().retired_packs().into_iter().filter(|one| !one.unlisted);
-            assert_eq!(waits.count(), 0, "device {device}");
-            let view = fixture.view();
-            for one in self.live.iter().flatten() {
-                self.restores(fixture, &view, one);
-            }
-            let found = fixture.verify();
-            assert!(found.is_sound(), "{:?} {:?} {:?}", found.damages, found.records, found.snapshots);
-        }
-    }
 }
 
-fn listed_by(store: &Store, head: &Head) -> BTreeSet<PackId> {
+pub(super) fn listed_by(store: &Store, head: &Head) -> BTreeSet<PackId> {
     head_packs(store, head).unwrap().into_iter().map(|(id, _)| id).collect()
-}
-
-fn files_of(store: &Path) -> Vec<PackId> {
-    let dirs = std::fs::read_dir(store.join("packs")).unwrap();
-    let files = dirs.flat_map(|dir| std::fs::read_dir(dir.unwrap().path()).unwrap());
-    let mut ids: Vec<PackId> =
-        files.filter_map(|file| file.unwrap().file_name().to_str()?.parse().ok()).collect();
-    ids.sort_unstable();
-    ids
-}
-
-fn run_steps(devices: usize, holders: usize, steps: &[Step]) {
-    let mut fleet = Fleet::new(devices, holders);
-    for step in steps {
-        fleet.step(step);
-        fleet.check();
-    }
-    fleet.end();
-}
-
-/// `CASES` and `SEED` from the environment (`make test-forgetting`), else 500 cases from a seed that nobody chose.
-fn config() -> ProptestConfig {
-    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
-    let seed = number("SEED").unwrap_or_else(|| u64::from_le_bytes(random_bytes()));
-    let cases = number("CASES").map_or(500, |cases| cases as u32);
-    eprintln!("again with: make test-forgetting SEED={seed} CASES={cases}");
-    let rng_seed = RngSeed::Fixed(seed);
-    ProptestConfig { cases, rng_seed, max_shrink_iters: 200, ..ProptestConfig::default() }
-}
-
-proptest! {
-    #![proptest_config(config())]
-    #[test]
-    fn whatever_is_done_in_whatever_order_live_snapshots_restore_and_garbage_goes(
-        devices in prop_oneof![3 => Just(2usize), 2 => Just(3), 1 => Just(4)],
-        holders in 1usize..4,
-        steps in steps(),
-    ) {
-        watched(move || run_steps(devices, holders, &steps));
-    }
 }
