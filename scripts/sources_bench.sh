@@ -57,7 +57,8 @@ node owner backup --wait copies --wait-timeout 300s "$work/data" >"$work/backup.
 stop owner
 for name in "${holders[@]}"; do stop "$name"; done
 
-# restored COUNT: restores everything from so many holders, nothing being left here; sets `seconds`.
+# restored COUNT: restores everything from so many holders, nothing being left here; sets `seconds`, and `peak` to the most memory
+# that the restoring node took, in MiB.
 restored() {
     local count=$1 began name
     find "$work/owner/packs" -type f -delete
@@ -71,6 +72,7 @@ restored() {
     began=$(now)
     node owner restore latest --target "$work/target" >"$work/restore.log" 2>&1 || die 'the restore failed'
     seconds=$(awk -v ns=$(($(now) - began)) 'BEGIN { printf "%.2f", ns / 1e9 }')
+    peak=$(awk '/^VmHWM:/ { printf "%.0f", $2 / 1024 }' "/proc/${pids[owner]}/status")
     diff -r "$work/data" "$work/target$work/data" >/dev/null || die 'something else came back'
     rm -rf "$work/target"
     stop owner
@@ -78,13 +80,13 @@ restored() {
 }
 
 printf 'Measured %s on %s cores, all nodes on the same machine; %s MiB that do not compress.\n\n' "$(date +%F)" "$(nproc)" "$mib"
-echo '| each line | from one, s | from three, s | MB/s | times faster |'
-echo '|---|--:|--:|--:|--:|'
+echo '| each line | from one, s | from three, s | MB/s | times faster | peak memory, MiB |'
+echo '|---|--:|--:|--:|--:|--:|'
 for rate in $rates; do
     shape "$rate"
     restored 1
     one=$seconds
     restored 3
-    awk -v rate="$rate" -v one="$one" -v three="$seconds" -v mib="$mib" \
-        'BEGIN { printf "| %s | %s | %s | %.0f | %.2f |\n", rate, one, three, mib * 1.048576 / three, one / three }'
+    awk -v rate="$rate" -v one="$one" -v three="$seconds" -v mib="$mib" -v peak="$peak" \
+        'BEGIN { printf "| %s | %s | %s | %.0f | %.2f | %s |\n", rate, one, three, mib * 1.048576 / three, one / three, peak }'
 done
