@@ -283,6 +283,8 @@ pub const PROTOCOL_STREAMS_MAX: usize = 24;
 pub const QUIC_STREAM_WINDOW_BYTES: u32 = 3 << 19;
 /// QUIC's receive window of one connection in bytes: what may be in flight to one peer.
 pub const QUIC_CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+/// What a TCP connection gathers before it sends, and reads at a time, in bytes. Twice and four times as much gained nothing.
+pub const CORK_BYTES: usize = 64 * KIB;
 /// How long `start` waits for its listeners to name their addresses.
 pub const LISTEN_READY: Duration = Duration::from_secs(5);
 /// How long a fetch may wait for its turn under an upload limit before it is told to come again.

@@ -4,6 +4,7 @@ use std::num::NonZeroU8;
 use std::sync::Arc;
 use std::time::Duration;
 
+use libp2p::Transport;
 use libp2p::core::upgrade::Version;
 use libp2p::kad::store::{MemoryStore, MemoryStoreConfig};
 use libp2p::request_response::ProtocolSupport;
@@ -17,6 +18,7 @@ use libp2p::{
 use tracing::warn;
 
 use super::codec::{Codec, Door, Fetch, Protocol, Sync};
+use super::cork::Corked;
 use super::gate::{Admission, Gate, Verdict};
 use super::hold::Hold;
 use super::nearby::Nearby;
@@ -179,13 +181,17 @@ pub(super) fn build(
     };
     let behaviour =
         |key: &identity::Keypair, circuits| Behaviour::new(key, circuits, config, Arc::clone(&members));
+    let tcp = |key: &identity::Keypair| {
+        let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
+        let noise = noise::Config::new(key)?;
+        let tcp = tcp.map(|io, _| Corked::new(io)).upgrade(Version::V1Lazy);
+        Ok::<_, Box<dyn std::error::Error + Send + std::marker::Sync>>(
+            tcp.authenticate(noise).multiplex(muxer()),
+        )
+    };
     let transports = || {
-        let tcp = SwarmBuilder::with_existing_identity(key.clone()).with_tokio().with_tcp(
-            tcp::Config::default().nodelay(true),
-            noise::Config::new,
-            muxer,
-        );
-        tcp.map(|tcp| tcp.with_quic_config(streams)).map_err(|e| start(&e))
+        let quic = SwarmBuilder::with_existing_identity(key.clone()).with_tokio().with_quic_config(streams);
+        quic.with_other_transport(tcp).map_err(|e| start(&e))
     };
     let timeout = config.connection_timeout;
     Ok(match transports()?.with_dns() {

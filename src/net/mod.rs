@@ -14,6 +14,7 @@ mod address;
 mod behaviour;
 mod calling;
 mod codec;
+mod cork;
 mod dial;
 mod error;
 mod events;
