@@ -87,6 +87,10 @@ pub const CONNECTIONS_PER_PEER_MAX: u32 = 3;
 pub const CONNECTIONS_PENDING_MAX: u32 = 32;
 /// Connections that strangers may hold open at one time.
 pub const STRANGER_CONNECTIONS_MAX: usize = 16;
+/// Connections of all kinds that may be established at one time with up to `peers` members connected.
+pub const fn connections_max(peers: usize) -> usize {
+    peers.saturating_mul(CONNECTIONS_PER_PEER_MAX as usize).saturating_add(2 * STRANGER_CONNECTIONS_MAX)
+}
 /// Chunk-fetch requests being served at one time, for all peers: each may hold 1 MiB of data twice.
 pub const FETCH_SERVED_MAX: usize = 16;
 /// Of those, for one peer.
@@ -283,8 +287,9 @@ pub const PROTOCOL_STREAMS_MAX: usize = 24;
 pub const QUIC_STREAM_WINDOW_BYTES: u32 = 3 << 19;
 /// QUIC's receive window of one connection in bytes: what may be in flight to one peer.
 pub const QUIC_CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
-/// What a TCP connection gathers before it sends, and reads at a time, in bytes. Twice and four times as much gained nothing.
-pub const CORK_BYTES: usize = 64 * KIB;
+/// What a TCP connection gathers before it sends, and reads at a time, in bytes; it holds no more than this each way. Twice
+/// as much gained nothing.
+pub const CORK_BYTES: usize = 32 * KIB;
 /// How long `start` waits for its listeners to name their addresses.
 pub const LISTEN_READY: Duration = Duration::from_secs(5);
 /// How long a fetch may wait for its turn under an upload limit before it is told to come again.
@@ -334,6 +339,12 @@ pub const fn messages_bytes_max(fetches: usize) -> usize {
     let sync = (SYNC_SERVED_MAX + SYNC_IN_FLIGHT_MAX) * (SYNC_REQUEST_BYTES_MAX + SYNC_RESPONSE_BYTES_MAX);
     let door = 2 * (DOOR_SERVED_MAX + DOOR_IN_FLIGHT_MAX) * DOOR_BYTES_MAX;
     fetch + sync + door + FINDS_MAX * KAD_BYTES_MAX
+}
+
+/// What TCP connections, those included that still shake hands, may gather in memory at one time, in bytes, with up to
+/// `peers` members connected.
+pub const fn corks_bytes_max(peers: usize) -> usize {
+    connections_max(peers).saturating_add(2 * CONNECTIONS_PENDING_MAX as usize).saturating_mul(2 * CORK_BYTES)
 }
 
 const _: () = assert!(WHEREABOUTS_BYTES_MAX + KIB < KAD_BYTES_MAX);

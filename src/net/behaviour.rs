@@ -140,10 +140,7 @@ fn kademlia(me: libp2p::PeerId, config: &NetConfig) -> kad::Behaviour<MemoryStor
 }
 
 fn connection_limits(config: &NetConfig) -> connection_limits::ConnectionLimits {
-    let peers = u32::try_from(config.max_peers).unwrap_or(u32::MAX);
-    let total = peers
-        .saturating_mul(limit::CONNECTIONS_PER_PEER_MAX)
-        .saturating_add(2 * limit::STRANGER_CONNECTIONS_MAX as u32);
+    let total = u32::try_from(limit::connections_max(config.max_peers)).unwrap_or(u32::MAX);
     connection_limits::ConnectionLimits::default()
         .with_max_pending_incoming(Some(limit::CONNECTIONS_PENDING_MAX))
         .with_max_pending_outgoing(Some(limit::CONNECTIONS_PENDING_MAX))
@@ -181,17 +178,17 @@ pub(super) fn build(
     };
     let behaviour =
         |key: &identity::Keypair, circuits| Behaviour::new(key, circuits, config, Arc::clone(&members));
-    let tcp = |key: &identity::Keypair| {
-        let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
-        let noise = noise::Config::new(key)?;
-        let tcp = tcp.map(|io, _| Corked::new(io)).upgrade(Version::V1Lazy);
-        Ok::<_, Box<dyn std::error::Error + Send + std::marker::Sync>>(
-            tcp.authenticate(noise).multiplex(muxer()),
-        )
-    };
+    let over_tcp =
+        |key: &identity::Keypair| -> Result<_, Box<dyn std::error::Error + Send + std::marker::Sync>> {
+            Ok(tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
+                .map(|io, _| Corked::new(io))
+                .upgrade(Version::V1Lazy)
+                .authenticate(noise::Config::new(key)?)
+                .multiplex(muxer()))
+        };
     let transports = || {
         let quic = SwarmBuilder::with_existing_identity(key.clone()).with_tokio().with_quic_config(streams);
-        quic.with_other_transport(tcp).map_err(|e| start(&e))
+        quic.with_other_transport(over_tcp).map_err(|e| start(&e))
     };
     let timeout = config.connection_timeout;
     Ok(match transports()?.with_dns() {

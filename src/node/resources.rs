@@ -188,7 +188,8 @@ mod tests {
         let settings = Settings::default();
         let engine = usize::try_from(settings.storage.memory_limit).unwrap();
         let messages = limit::messages_bytes_max(settings.p2p.max_concurrent_fetch as usize);
-        let together = engine + limit::INDEX_CACHE_BYTES + messages;
+        let corks = limit::corks_bytes_max(settings.p2p.max_peers as usize);
+        let together = engine + limit::INDEX_CACHE_BYTES + messages + corks;
         assert!(together <= 2 * engine + 64 * limit::MIB, "{} MiB", together / limit::MIB);
     }
 
