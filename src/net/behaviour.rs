@@ -15,6 +15,7 @@ use libp2p::{
     memory_connection_limits, noise, ping, quic, relay, request_response, tcp, yamux,
 };
 
+use rustix::net::sockopt::set_tcp_user_timeout;
 use tracing::warn;
 
 use super::codec::{Codec, Door, Fetch, Protocol, Sync};
@@ -65,10 +66,8 @@ impl Behaviour {
             .with_agent_version(concat!("shadowvault/", env!("CARGO_PKG_VERSION")).to_owned())
             .with_push_listen_addr_updates(true)
             .with_cache_size(0);
-        let ping = ping::Config::new()
-            .with_interval(config.heartbeat_interval)
-            // A short heartbeat is there to notice silence soon; a slow line still gets five seconds to answer.
-            .with_timeout(config.connection_timeout.min(config.heartbeat_interval.max(PING_ANSWER)));
+        let ping =
+            ping::Config::new().with_interval(config.heartbeat_interval).with_timeout(ping_answer(config));
         Self {
             limits: connection_limits::Behaviour::new(connection_limits(config)),
             memory: memory_connection_limits::Behaviour::with_max_bytes(config.memory_bytes_max),
@@ -86,6 +85,21 @@ impl Behaviour {
             fetch: Gate::new(protocol(config.fetch_timeout), verdict),
             door: protocol(config.connection_timeout),
         }
+    }
+}
+
+/// How long a peer may take to answer a ping. A short heartbeat is there to notice silence soon; a slow line still gets five
+/// seconds.
+fn ping_answer(config: &NetConfig) -> Duration {
+    config.connection_timeout.min(config.heartbeat_interval.max(PING_ANSWER))
+}
+
+/// Ends a connection when nothing of what was sent arrives for `time`. Pings find out too, but all they can do is close it,
+/// and that waits for what is still to be sent: into a dead line, for as long as the kernel tries, a quarter of an hour.
+fn give_up_after(io: &tcp::tokio::TcpStream, time: Duration) {
+    let millis = u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+    if let Err(error) = set_tcp_user_timeout(&io.0, millis) {
+        warn!(target: "net", %error, "a connection that dies may be noticed late");
     }
 }
 
@@ -178,10 +192,15 @@ pub(super) fn build(
     };
     let behaviour =
         |key: &identity::Keypair, circuits| Behaviour::new(key, circuits, config, Arc::clone(&members));
+    // Two pings that are missed end a connection.
+    let silence = 2 * ping_answer(config);
     let over_tcp =
         |key: &identity::Keypair| -> Result<_, Box<dyn std::error::Error + Send + std::marker::Sync>> {
             Ok(tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
-                .map(|io, _| Corked::new(io))
+                .map(move |io, _| {
+                    give_up_after(&io, silence);
+                    Corked::new(io)
+                })
                 .upgrade(Version::V1Lazy)
                 .authenticate(noise::Config::new(key)?)
                 .multiplex(muxer()))

@@ -78,6 +78,14 @@ impl Lan {
         assert!(ip(&format!("-n {} link set cable0 {state}", self.name)));
     }
 
+    /// Lets a machine send no faster than this.
+    fn slow_down(&self, machine: &str, rate: &str) {
+        let shape = format!(
+            "netns exec {machine} tc qdisc add dev eth0 root tbf rate {rate} burst 64kb latency 50ms"
+        );
+        assert!(ip(&shape), "ip {shape}");
+    }
+
     /// Gives a machine another address.
     fn renumber(&self, machine: &str, from: u8, to: u8) {
         assert!(ip(&format!("-n {machine} addr del 10.77.0.{from}/24 dev eth0")));
@@ -301,4 +309,36 @@ fn a_network_that_falls_apart_and_heals_loses_nothing_and_stores_nothing_twice()
         node.run(&["verify"]).exits(0);
     }
     assert!(owner.snapshots().iter().all(|snapshot| snapshot["copies"].as_u64() >= Some(2)));
+}
+
+/// Closing a connection waits for what is still to be sent, and into a dead line nothing goes any more: a holder that
+/// vanished while packs went to it counted as connected for as long as the kernel tried.
+#[test]
+fn a_holder_that_vanishes_in_the_middle_of_a_pull_is_missed_soon() {
+    let Some(mut lan) = Lan::new("vanish") else { return };
+    let names = [81, 82].map(|host| lan.machine(host));
+    lan.second_switch();
+    lan.plug_over(82);
+    let quick = |node: Node, name: &str| {
+        let node = node.within(name).with("p2p.heartbeat_interval", "1s").with("p2p.away_after", "3s");
+        let mut node = node.with("p2p.connection_timeout", "2s").with("replication.copies", "1");
+        node.start();
+        node
+    };
+    let (owner, holder) = (quick(Node::init(), &names[0]), quick(Node::storage_only("1GiB"), &names[1]));
+    owner.run(&["peers", "add", &holder.wide_address()]).exits(0);
+    holder.run(&["peers", "add", &owner.wide_address()]).exits(0);
+    connected(&owner, &holder);
+    let source = owner.path("source");
+    tree::plain(&source, 1, 80, 1_000_000);
+    // The kernel takes much for a fast line, and all that is under way fits.
+    lan.slow_down(&names[0], "80mbit");
+    owner.run(&["backup", text(&source)]);
+    until("packs are under way", &[&owner], || (holder.pack_bytes() > 0).then_some(()));
+    lan.cable("down");
+    let id = holder.peer_id();
+    until("the owner misses the holder", &[&owner], || {
+        owner.peer(&id).is_some_and(|peer| peer["state"] == "missing").then_some(())
+    });
+    assert!(holder.pack_bytes() < owner.pack_bytes(), "it vanished in the middle");
 }
