@@ -57,6 +57,17 @@ pub enum Happening {
         /// Its id.
         snapshot: SnapshotId,
     },
+    /// What was backed up last is much less than before: perhaps a file system was not mounted.
+    SourceShrank {
+        /// The snapshot of it.
+        snapshot: SnapshotId,
+        /// Files in it.
+        files: u64,
+        /// Files of the snapshot before that are not in it.
+        files_gone: u64,
+        /// Files of the snapshot before.
+        files_before: u64,
+    },
     /// Snapshots of this device are forgotten.
     SnapshotsForgotten {
         /// How many.

@@ -40,9 +40,9 @@ pub struct ForgetRequest {
     pub dry_run: bool,
     /// Then collect garbage.
     pub gc: bool,
-    /// Named snapshots go even when they are the newest complete ones of their sets.
+    /// Named snapshots go even when they are the newest complete ones of their sets, and rules may free much at one time.
     pub confirmed: bool,
-    /// Asked by the schedule: an odd clock or too much to forget at one time make it wait for a person.
+    /// Asked by the schedule: an odd clock makes it wait for a person.
     pub scheduled: bool,
 }
 

@@ -76,6 +76,14 @@ pub struct BackupRequest {
     pub one_file_system: bool,
     /// Read every file, changed or not.
     pub force: bool,
+    /// Fewer files than this in the source make the backup incomplete; it is made all the same.
+    pub min_files: u64,
+    /// An empty source, or one from which most files of the snapshot before are gone, makes the backup incomplete too.
+    pub strict: bool,
+    /// An empty source is meant.
+    pub allow_empty: bool,
+    /// A source with few files, or much fewer than before, is meant.
+    pub allow_shrink: bool,
     /// When it counts as finished.
     pub wait: WaitFor,
     /// How long to wait for copies, in milliseconds; without end when absent.

@@ -353,6 +353,10 @@ pub struct BackupSummary {
     pub files_changed: u64,
     /// Files taken over from the parent unread.
     pub files_unmodified: u64,
+    /// Files of the parent that are not in the source now.
+    pub files_gone: u64,
+    /// Files of the parent.
+    pub files_before: u64,
     /// Directories not in the parent.
     pub dirs_new: u64,
     /// New plaintext bytes.
@@ -373,6 +377,8 @@ pub struct BackupSummary {
     pub copies: u32,
     /// Wished number.
     pub copies_wanted: u32,
+    /// What looks wrong with the source: it is empty, or most of what was there before is gone.
+    pub warnings: Vec<String>,
 }
 
 /// Result of a restore.

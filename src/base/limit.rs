@@ -523,7 +523,7 @@ pub const CANDIDATES_NAMED_MAX: usize = 10;
 pub const GC_GRACE: Duration = Duration::from_secs(86_400);
 /// Percent of the needed bytes that may stay unused in partly needed packs; rewriting them all would cost more than it frees.
 pub const GC_UNUSED_PERCENT: u32 = 5;
-/// Percent of the needed bytes that a scheduled run may free without a word from a person.
+/// Percent of the needed bytes that rules may free at one time without a word from a person.
 pub const FORGET_PERCENT_MAX: u64 = 30;
 /// How often the configured rules are applied.
 pub const FORGET_EVERY: Duration = Duration::from_secs(86_400);

@@ -73,6 +73,15 @@ pub(super) struct BackupArgs {
     /// Read every file, changed or not
     #[arg(long)]
     force: bool,
+    /// Exit with 3 when the source is empty, or most files of the snapshot before are gone from it
+    #[arg(long)]
+    strict: bool,
+    /// An empty source is meant: no warning
+    #[arg(long)]
+    allow_empty: bool,
+    /// A source with much less than before, or less than min_files of its set, is meant: no warning
+    #[arg(long)]
+    allow_shrink: bool,
     /// When to return: once it is stored here, or once enough peers confirmed a copy
     #[arg(long, value_name = "WHAT", default_value = "local")]
     wait: Wait,
@@ -150,6 +159,10 @@ fn request(args: BackupArgs) -> Result<BackupRequest, ApiError> {
         host: args.host,
         one_file_system: args.one_file_system,
         force: args.force,
+        min_files: 0,
+        strict: args.strict,
+        allow_empty: args.allow_empty,
+        allow_shrink: args.allow_shrink,
         wait: if args.wait == Wait::Copies { WaitFor::Copies } else { WaitFor::Local },
         wait_timeout_ms: args.wait_timeout.map(|span| u64::try_from(span.as_millis()).unwrap_or(u64::MAX)),
     })
@@ -199,6 +212,9 @@ fn render(summary: &BackupSummary, job: &JobInfo, paint: Paint) -> String {
             paint.warning(&format!("{} changed while being read", count(summary.inconsistent, "file"))),
         );
     }
+    for warning in &summary.warnings {
+        line("look", paint.warning(&format!("{warning}; is all of it mounted?")));
+    }
     if summary.copies < summary.copies_wanted && job.error.is_none() {
         line("next", "copies follow while `shadowvault daemon` runs; see `shadowvault status`".to_owned());
     }
@@ -216,6 +232,10 @@ fn render_dry(summary: &BackupSummary, paint: Paint) -> String {
     if summary.unreadable > 0 {
         let missing = format!("{} could not be read", count(summary.unreadable, "entry"));
         writeln!(text, "  left out {}", paint.warning(&missing)).expect("writing to a string works");
+    }
+    for warning in &summary.warnings {
+        let asked = format!("{warning}; is all of it mounted?");
+        writeln!(text, "  look     {}", paint.warning(&asked)).expect("writing to a string works");
     }
     text
 }

@@ -120,6 +120,21 @@ pub(super) async fn run(args: ForgetArgs, session: &Session<'_>) -> Result<u8, A
         confirmed: session.globals.yes,
         scheduled: false,
     };
+    let done = conduct(request.clone(), session).await;
+    let question = match &done {
+        // A machine has to say so with `--yes`.
+        Err(error) if error.kind() == Code::ConfirmationNeeded && !session.globals.json => {
+            format!("{}. Do it all the same?", error.message)
+        }
+        _ => return done,
+    };
+    if session.agreed(&question)? != Some(true) {
+        return done;
+    }
+    conduct(ForgetRequest { confirmed: true, ..request }, session).await
+}
+
+async fn conduct(request: ForgetRequest, session: &Session<'_>) -> Result<u8, ApiError> {
     job::conduct(session, Mode::Offline, JobRequest::Forget(request), |job, paint| match &job.outcome {
         Some(JobOutcome::Forget(report)) => render(report, paint),
         _ => String::new(),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::key::{Allowed, Shape, Wrong};
-use super::kind::{Absolute, Filled, Kind, Scalar, Size, Span, Switch, wrong};
+use super::kind::{Absolute, Filled, Kind, Number, Scalar, Size, Span, Switch, wrong};
 use super::list::{List, each};
 use super::mistake::{Fault, nearest};
 use super::node::{Node, Value};
@@ -29,6 +29,8 @@ pub struct BackupSet {
     pub exclude_larger_than: Option<u64>,
     /// Do not cross into other file systems.
     pub one_file_system: bool,
+    /// A backup with fewer files is incomplete.
+    pub min_files: u64,
     /// Tags that its snapshots carry.
     pub tags: Vec<String>,
     /// When it runs.
@@ -104,6 +106,9 @@ fn show_set(set: &BackupSet) -> serde_json::Value {
             shown[name] = true.into();
         }
     }
+    if set.min_files > 0 {
+        shown["min_files"] = set.min_files.into();
+    }
     match &set.when {
         When::Every(span) => shown["every"] = Span::print(span).into(),
         When::Cron(line) => shown["cron"] = line.to_string().into(),
@@ -111,7 +116,7 @@ fn show_set(set: &BackupSet) -> serde_json::Value {
     shown
 }
 
-const SET_FIELDS: [&str; 11] = [
+const SET_FIELDS: [&str; 12] = [
     "id",
     "paths",
     "exclude",
@@ -119,6 +124,7 @@ const SET_FIELDS: [&str; 11] = [
     "exclude_caches",
     "exclude_larger_than",
     "one_file_system",
+    "min_files",
     "tags",
     "every",
     "cron",
@@ -134,6 +140,7 @@ fn read_set(node: &Node) -> Result<BackupSet, Vec<Wrong>> {
     let exclude_caches = fields.optional::<Switch>("exclude_caches");
     let exclude_larger_than = fields.optional::<Size>("exclude_larger_than");
     let one_file_system = fields.optional::<Switch>("one_file_system");
+    let min_files = fields.optional::<Number<u64>>("min_files");
     let tags = fields.optional::<List<Tag>>("tags");
     let given = [fields.take("every").is_some(), fields.take("cron").is_some()];
     let every = fields.optional::<Every>("every").map(When::Every);
@@ -156,6 +163,7 @@ fn read_set(node: &Node) -> Result<BackupSet, Vec<Wrong>> {
             exclude_caches: exclude_caches.unwrap_or_default(),
             exclude_larger_than,
             one_file_system: one_file_system.unwrap_or_default(),
+            min_files: min_files.unwrap_or_default(),
             tags: tags.unwrap_or_default(),
             when,
             hooks: hooks.flatten().unwrap_or_default(),

@@ -341,6 +341,11 @@ impl Core {
             && let Ok(snapshot) = summary.snapshot_id.parse()
         {
             self.tell(Happening::SnapshotCreated { snapshot });
+            if !summary.warnings.is_empty() {
+                let (files, files_gone) = (summary.total_files_processed, summary.files_gone);
+                let files_before = summary.files_before;
+                self.tell(Happening::SourceShrank { snapshot, files, files_gone, files_before });
+            }
         }
         self.tell_of_forgetting(info.outcome.as_ref());
         self.tell(Happening::JobEnded { job: id, kind: info.kind, state: info.state, code });

@@ -11,6 +11,7 @@ mod repairs;
 mod retention;
 mod retry;
 mod round;
+mod shortfall;
 mod timing;
 
 pub use cron::{CronError, CronLine};
@@ -20,4 +21,5 @@ pub use repairs::RepairQueue;
 pub use retention::{Candidate, ClockNews, Reason, Rules, judge_clock, keep};
 pub use retry::pause_after;
 pub use round::{Round, Subset, SubsetError};
+pub use shortfall::{Expectation, Shortfall, SourceCount};
 pub use timing::{Outcome, Rhythm, Timing, Verdict};

@@ -54,7 +54,7 @@ fn forgetting_by_rule_tells_why_and_collecting_gives_the_space_back() {
     node.run(&["verify"]).exits(0);
     node.run(&["unpin", &pinned]).exits(0);
     node.run(&["restore", "latest", "--target", text(&node.path("out"))]).exits(0);
-    let done = node.run(&["forget", "--keep-last", "1", "--gc"]).exits(0).json();
+    let done = node.run(&["forget", "--keep-last", "1", "--gc", "--yes"]).exits(0).json();
     assert_eq!((done["forgotten"].as_array().unwrap().len(), live(&node)), (2, vec![ids[3].clone()]));
 }
 
@@ -115,7 +115,7 @@ fn the_configured_rules_forget() {
 #[test]
 fn garbage_is_collected_by_its_rhythm() {
     let (node, ids) = node_with(3);
-    // Two thirds at one time are too much for a schedule.
+    // Two thirds at one time are too much for rules, whoever applies them.
     let mut node = node.with("storage.gc_interval", "2h").with("retention.keep_last", "1");
     node.start();
     let tasks = node.run(&["schedule", "list"]).exits(0).json();
@@ -132,7 +132,10 @@ fn garbage_is_collected_by_its_rhythm() {
     let refused = last("forget");
     assert_eq!(refused["code"], "CONFIRMATION_NEEDED", "{refused}");
     assert_eq!(live(&node), ids);
-    node.run(&["forget", "--configured"]).exits(0);
+    let refused = node.run(&["forget", "--configured"]).exits(1);
+    assert!(refused.stderr.contains("--yes"), "{refused:?}");
+    assert_eq!(live(&node), ids);
+    node.run(&["forget", "--configured", "--yes"]).exits(0);
     assert_eq!(live(&node), ids[2..]);
     assert_eq!(last("gc")["success"], true);
     let status = node.run(&["gc", "--status"]).exits(0).json();

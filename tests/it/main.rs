@@ -31,3 +31,4 @@ mod source;
 mod together;
 mod tree;
 mod trust;
+mod vanished;

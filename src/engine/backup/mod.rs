@@ -82,6 +82,8 @@ pub struct BackupResult {
     pub snapshot: SnapshotId,
     /// What was counted.
     pub counts: wire::SnapshotCounts,
+    /// Files of the snapshot before, of the same host and paths; 0 without one.
+    pub files_before: u64,
     /// Packs it needs.
     pub packs: HashSet<PackNumber>,
 }
@@ -192,7 +194,12 @@ fn take(
     let snapshot = publish_snapshot(vault, &info)?;
     vault.store.set_snapshot_packs(snapshot, &done.packs)?;
     publish_next_head(vault, &[snapshot], &options.holders)?;
-    Ok(BackupResult { snapshot, counts, packs: done.packs })
+    Ok(BackupResult { snapshot, counts, files_before: files_of(parent), packs: done.packs })
+}
+
+/// Files that a parent has.
+fn files_of(parent: Option<&Snapshot>) -> u64 {
+    parent.and_then(|parent| parent.info.counts).map_or(0, |counts| counts.files)
 }
 
 fn path_bytes(paths: &[PathBuf]) -> Vec<Vec<u8>> {

@@ -7,7 +7,7 @@ use std::path::Path;
 use crossbeam_channel::bounded;
 
 use super::survey::{Change, Event, Survey};
-use super::{BackupOptions, EVENTS_MAX, FILES_MAX, join, path_list, root_cause, walk_of};
+use super::{BackupOptions, EVENTS_MAX, FILES_MAX, files_of, join, path_list, root_cause, walk_of};
 use crate::engine::error::EngineError;
 use crate::engine::heads::VaultView;
 use crate::engine::monitor::Monitor;
@@ -35,6 +35,8 @@ pub enum Fate {
 pub struct PreviewResult {
     /// As in a snapshot; nothing is added.
     pub counts: SnapshotCounts,
+    /// Files of the snapshot before, of the same host and paths; 0 without one.
+    pub files_before: u64,
     /// What would be read, in bytes. How much of it is stored already, only reading tells.
     pub bytes_to_read: u64,
 }
@@ -65,13 +67,15 @@ pub fn preview<'a>(
     let walk = walk_of(vault, options, watch)?;
     let view = VaultView::load(vault)?;
     let (paths, _, list) = path_list(vault, options);
-    let parent = view.parent_for(&options.hostname, &paths, list).map(|parent| parent.tree);
+    let parent = view.parent_for(&options.hostname, &paths, list);
+    let (files_before, parent) = (files_of(parent), parent.map(|parent| parent.tree));
     let (jobs_in, jobs_out) = bounded(FILES_MAX);
     std::thread::scope(|scope| {
         let survey = scope.spawn(move || {
             Survey::new(vault, monitor, options.force).run(walk, parent, &jobs_in, &events_in)
         });
-        let result = PreviewResult { counts: SnapshotCounts::default(), bytes_to_read: 0 };
+        let counts = SnapshotCounts::default();
+        let result = PreviewResult { counts, files_before, bytes_to_read: 0 };
         let mut counter = Counter { monitor, listener, path: Vec::new(), ends: Vec::new(), result };
         let counted = events_out.iter().flatten().try_for_each(|event| {
             if matches!(event, Event::File { .. }) {

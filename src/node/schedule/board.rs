@@ -448,6 +448,7 @@ mod tests {
             exclude_caches: false,
             exclude_larger_than: None,
             one_file_system: false,
+            min_files: 0,
             tags,
             when,
             hooks,

@@ -15,6 +15,7 @@ use crate::node::error::{failed, no_network};
 use crate::node::jobs::Ended;
 use crate::node::schedule::{self, HookFacts, HookKind};
 use crate::node::streams::{Fates, Input, Streams};
+use crate::policy::{Expectation, Shortfall, SourceCount};
 use crate::wire::SnapshotCounts;
 
 /// How often copies are counted while a backup waits for them.
@@ -103,6 +104,7 @@ async fn backup(
     input: Option<Input>,
 ) -> Ended {
     let began = Instant::now();
+    let expected = Expected::of(&request);
     let waits = request.wait == WaitFor::Copies;
     if waits && core.mode == Mode::Offline {
         return Err(no_network());
@@ -138,13 +140,14 @@ async fn backup(
     } else {
         core.blocking(move |core| copies_of(core, snapshot)).await?
     };
-    let summary = BackupSummary {
-        snapshot_id: done.snapshot.to_string(),
-        copies,
-        copies_wanted: wanted,
-        ..summary(&done.counts, began)
-    };
-    let error = unreadable(&summary).or_else(|| {
+    let (summary, short) = summary(&done.counts, done.files_before, &expected, began);
+    let summary =
+        BackupSummary { snapshot_id: done.snapshot.to_string(), copies, copies_wanted: wanted, ..summary };
+    if !summary.warnings.is_empty() {
+        let (files, gone, before) = (summary.total_files_processed, summary.files_gone, summary.files_before);
+        tracing::warn!(target: "backup", files, gone, before, "the source has less than one expects");
+    }
+    let error = unreadable(&summary).or(short).or_else(|| {
         (waits && copies < wanted).then(|| {
             let text =
                 format!("{copies} of {wanted} copies so far; the snapshot is safe on this machine only");
@@ -155,8 +158,55 @@ async fn backup(
     Ok((JobOutcome::Backup(summary), error))
 }
 
-fn summary(counts: &SnapshotCounts, began: Instant) -> BackupSummary {
-    BackupSummary {
+/// What a request expects of its source.
+struct Expected {
+    source: Expectation,
+    /// A source that falls short makes the backup incomplete.
+    strict: bool,
+}
+
+impl Expected {
+    fn of(request: &BackupRequest) -> Self {
+        let (empty, less) = (request.allow_empty, request.allow_shrink);
+        Self { source: Expectation { files_min: request.min_files, empty, less }, strict: request.strict }
+    }
+
+    /// Whether that is less than a full success.
+    fn forbids(&self, short: &Shortfall) -> bool {
+        let asked = self.source.files_min > 0;
+        match short {
+            Shortfall::Empty { .. } => self.strict || asked,
+            Shortfall::Few { .. } => true,
+            Shortfall::Gone { .. } => self.strict,
+        }
+    }
+}
+
+/// The summary of a backup, and why what it met of its source is less than was asked for.
+fn summary(
+    counts: &SnapshotCounts,
+    files_before: u64,
+    expected: &Expected,
+    began: Instant,
+) -> (BackupSummary, Option<ApiError>) {
+    let met = SourceCount {
+        entries: counts.files + counts.others,
+        files: counts.files,
+        known: counts.files_changed + counts.files_unmodified,
+        before: files_before,
+    };
+    let short = met.shortfall(expected.source);
+    let error = short.filter(|short| expected.forbids(short)).map(|short| {
+        let hint = match short {
+            Shortfall::Empty { .. } => "is its file system mounted? --allow-empty says that it is meant",
+            _ => "is all of it mounted? --allow-shrink says that it is meant",
+        };
+        ApiError::new(Code::Incomplete, short.to_string()).with_hint(hint)
+    });
+    let summary = BackupSummary {
+        files_gone: met.gone(),
+        files_before,
+        warnings: short.iter().map(ToString::to_string).collect(),
         files_new: counts.files_new,
         files_changed: counts.files_changed,
         files_unmodified: counts.files_unmodified,
@@ -169,7 +219,8 @@ fn summary(counts: &SnapshotCounts, began: Instant) -> BackupSummary {
         unreadable: counts.unreadable,
         inconsistent: counts.inconsistent,
         ..BackupSummary::default()
-    }
+    };
+    (summary, error)
 }
 
 /// Why a backup is less than was asked for.
@@ -192,6 +243,7 @@ async fn dry_run(
     mut fates: Option<Fates>,
 ) -> Ended {
     let began = Instant::now();
+    let expected = Expected::of(&request);
     if let Some(fates) = &mut fates {
         monitor.enter("waiting for its caller");
         fates.begin().await?;
@@ -206,13 +258,14 @@ async fn dry_run(
         engine::preview(&vault, &options, &monitor, listener).map_err(failed)
     });
     let done = done.await?;
+    let (summary, short) = summary(&done.counts, done.files_before, &expected, began);
     let summary = BackupSummary {
         dry_run: true,
         bytes_to_read: done.bytes_to_read,
         copies_wanted: core.settings().replication.copies,
-        ..summary(&done.counts, began)
+        ..summary
     };
-    let error = unreadable(&summary);
+    let error = unreadable(&summary).or(short);
     Ok((JobOutcome::Backup(summary), error))
 }
 

@@ -130,13 +130,16 @@ fn forget_now(
     }
     let plan = plan(core, &vault, &view, request)?;
     let effect = engine::forget_effect(&vault, &view, &plan.forget).map_err(failed)?;
-    if request.scheduled && effect.exceeds(limit::FORGET_PERCENT_MAX) {
+    // Rules count snapshots and know nothing of what is in them: the newest ones may be of a source that was lost.
+    let by_rules = request.snapshots.is_empty() && !request.dry_run && !request.confirmed;
+    if by_rules && effect.exceeds(limit::FORGET_PERCENT_MAX) {
         let (freed, live) = (ByteSize(effect.freed_bytes), ByteSize(effect.live_bytes));
         let count = plan.forget.len();
         let text = format!(
-            "forgetting {count} snapshots by the configured rules would free {freed} of {live}; nothing was forgotten"
+            "forgetting {count} snapshots by these rules would free {freed} of {live}; nothing was forgotten"
         );
-        let hint = "look with `shadowvault forget --configured --dry-run`; without --dry-run it is done";
+        let same = if request.scheduled { " --configured" } else { "" };
+        let hint = format!("look with `shadowvault forget{same} --dry-run`; with --yes it is done");
         return Err(ApiError::new(Code::ConfirmationNeeded, text).with_hint(hint));
     }
     if !request.dry_run && !plan.forget.is_empty() {
