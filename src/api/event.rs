@@ -121,6 +121,13 @@ pub enum Happening {
         /// Which.
         device: DeviceId,
     },
+    /// A holder had a part of this device's history that its disk had not: an old image or a copy of it is in use.
+    HistoryRolledBack {
+        /// Which device.
+        device: DeviceId,
+        /// Snapshots that were not known here.
+        snapshots: u64,
+    },
     /// The configuration was read again.
     ConfigReloaded {
         /// Keys that changed and count now.

@@ -32,6 +32,16 @@ pub const LIST_PACKS_MAX: usize = 4096;
 pub const LIST_BYTES_MAX: usize = 8 + LIST_PACKS_MAX * 33;
 /// Snapshots one head may list.
 pub const HEAD_SNAPSHOTS_MAX: usize = 16_384;
+/// Earlier heads that one head names as carried on: 64 before it, one at each power of two, those that holders have, and
+/// branches; 40 bytes each.
+pub const HEAD_SUPERSEDES_MAX: usize = 256;
+/// Of those before it a head names so many one after the other: a reader of a whole chain reads every 64th.
+pub const HEAD_SUPERSEDES_RECENT: usize = 64;
+/// Branches of one device's chain that are kept at a time. Each time that an old image of a disk is used makes one, until
+/// the device has heard of it; all are loaded whole.
+pub const HEAD_BRANCHES_MAX: usize = 16;
+/// Heads of one vault that are told in one answer: four branches of each device.
+pub const HEADS_TOLD_MAX: usize = 1024;
 /// A signed receipt in bytes: 4,096 packs at 34 bytes and the rest.
 pub const RECEIPT_BYTES_MAX: usize = 256 * KIB;
 /// Packs in one receipt.
@@ -527,6 +537,8 @@ pub const GC_UNUSED_PERCENT: u32 = 5;
 pub const FORGET_PERCENT_MAX: u64 = 30;
 /// How often the configured rules are applied.
 pub const FORGET_EVERY: Duration = Duration::from_secs(86_400);
+/// How long `status` tells that an old image of the disk was in use.
+pub const ROLLBACK_TOLD: Duration = Duration::from_secs(7 * 86_400);
 /// How often a node looks whether the hold of something is over.
 pub const HOLD_LOOK: Duration = Duration::from_secs(3600);
 /// Replaced heads of one vault whose age is remembered; a state file has 1 MiB, and each takes some 90 bytes.

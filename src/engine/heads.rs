@@ -3,6 +3,9 @@
 use std::collections::{HashMap, HashSet};
 
 use super::borrow::is_revoked;
+use super::chain::{
+    Tips, UnreadableHead, admitted_names, links, names_to_carry_on, read_head, tips, tips_among,
+};
 use super::error::EngineError;
 use super::holder::{HolderError, readable, records_complete};
 use super::revocations::{Revocations, revocations};
@@ -10,22 +13,17 @@ use super::vault::Vault;
 use crate::base::{DeviceId, HeadId, ListId, Moment, PackId, SnapshotId, VaultId, limit};
 use crate::crypto::VaultKeys;
 use crate::snapshot::{
-    Head, HeadDraft, HeadLink, HeadSummary, ListRef, PackList, PackSize, PeerAddress, SignedHead, Snapshot,
+    Head, HeadDraft, HeadName, HeadSummary, ListRef, PackList, PackSize, PeerAddress, SignedHead, Snapshot,
     open_device_name, open_record, plan_lists,
 };
-use crate::store::{Store, StoreError};
+use crate::store::Store;
 
-/// The newest valid head of each device of `vault` that is in the store; several of one device when its chain has
-/// branches of the same length. Damaged ones are passed over with a warning, so that an older one counts. Of a revoked
-/// device it is the last good one, or none once its heir carries on what it had.
+/// The heads of `vault` that count: of each device the tips of its chain, one or, where it forked, several. One that cannot be
+/// read is passed over with a warning, and what it alone carries on counts ([`unreadable_heads`] tells). Of a revoked device
+/// it is the last good one, or none once its heir carries on what it had.
 pub fn newest_heads(store: &Store, vault: VaultId) -> Result<Vec<Head>, EngineError> {
     let revoked = revocations(store, vault)?;
     Ok(revoked.living(newest_admitted(store, vault, &revoked)?))
-}
-
-/// The same, whether or not an heir carries on what a device had: what a head that comes is compared with.
-pub fn known_heads(store: &Store, vault: VaultId) -> Result<Vec<Head>, EngineError> {
-    newest_admitted(store, vault, &revocations(store, vault)?)
 }
 
 pub(super) fn newest_admitted(
@@ -33,26 +31,51 @@ pub(super) fn newest_admitted(
     vault: VaultId,
     revoked: &Revocations,
 ) -> Result<Vec<Head>, EngineError> {
-    let mut heads = Vec::new();
+    Ok(all_tips(store, vault, revoked)?.heads)
+}
+
+/// Tips of all devices' chains.
+pub(super) fn all_tips(store: &Store, vault: VaultId, revoked: &Revocations) -> Result<Tips, EngineError> {
+    let mut all = Tips::default();
     for device in store.head_devices(vault)? {
-        let mut newest = None;
-        let names = store.head_names(vault, device)?;
-        for (seq, id) in names.into_iter().filter(|(seq, id)| revoked.admits(device, *seq, *id)) {
-            if newest.is_some_and(|newest| seq < newest) {
-                break;
-            }
-            match read_head(store, vault, device, (seq, id))? {
-                Ok(head) => {
-                    newest = Some(seq);
-                    heads.push(head);
-                }
-                Err(problem) => {
-                    tracing::warn!(target: "heads", %device, seq, problem, "a head file is no use")
-                }
-            }
-        }
+        let of_device = tips(store, vault, device, revoked)?;
+        all.heads.extend(of_device.heads);
+        all.unreadable.extend(of_device.unreadable);
     }
-    Ok(heads)
+    Ok(all)
+}
+
+/// Heads of `vault` that cannot be read and that no other one is known to carry on: what they list is not known here.
+pub fn unreadable_heads(store: &Store, vault: VaultId) -> Result<Vec<UnreadableHead>, EngineError> {
+    Ok(all_tips(store, vault, &revocations(store, vault)?)?.unreadable)
+}
+
+/// Whether a peer that has this head can tell nothing new with it: it is here and can be read, or a head here carries it on.
+pub fn is_known(store: &Store, vault: VaultId, head: &HeadSummary) -> Result<bool, EngineError> {
+    let (device, name) = (head.device, (head.seq, head.id));
+    if store.head_names(vault, device)?.contains(&name) && read_head(store, vault, device, name)?.is_ok() {
+        return Ok(true);
+    }
+    let revoked = revocations(store, vault)?;
+    Ok(!tips_with(store, vault, device, &revoked, (name, &[]))?.contains(&name))
+}
+
+/// Tips of a device's chain as they would be with one more head, which carries on those.
+fn tips_with(
+    store: &Store,
+    vault: VaultId,
+    device: DeviceId,
+    revoked: &Revocations,
+    (one, its_links): (HeadName, &[HeadId]),
+) -> Result<Vec<HeadName>, EngineError> {
+    let mut names = admitted_names(store, vault, device, revoked)?;
+    names.push(one);
+    names.sort_unstable_by(|a, b| b.cmp(a));
+    names.dedup();
+    tips_among(&names, |name| match name == one {
+        true => Ok(its_links.to_vec()),
+        false => links(store, vault, device, name),
+    })
 }
 
 /// The heads of `vault` that were the newest of their devices here at that moment, by when their files were written: a
@@ -61,15 +84,13 @@ pub fn heads_at(store: &Store, vault: VaultId, at: Moment) -> Result<Vec<Head>, 
     let revoked = revocations(store, vault)?;
     let mut heads = Vec::new();
     for device in store.head_devices(vault)? {
-        let names = store.head_names(vault, device)?;
-        for (seq, id) in names.into_iter().filter(|(seq, id)| revoked.admits(device, *seq, *id)) {
-            if store.head_stored_at(vault, device, seq, id)?.is_none_or(|stored| stored > at) {
-                continue;
-            }
-            if let Ok(head) = read_head(store, vault, device, (seq, id))? {
-                heads.push(head);
-                break;
-            }
+        let mut names = Vec::new();
+        for (seq, id) in admitted_names(store, vault, device, &revoked)? {
+            let stored = store.head_stored_at(vault, device, seq, id)?;
+            names.extend(stored.is_some_and(|stored| stored <= at).then_some((seq, id)));
+        }
+        for name in tips_among(&names, |name| links(store, vault, device, name))? {
+            heads.extend(read_head(store, vault, device, name)?.ok());
         }
     }
     Ok(heads)
@@ -83,27 +104,6 @@ pub fn any_head(store: &Store, vault: VaultId, device: DeviceId) -> Result<Optio
         }
     }
     Ok(None)
-}
-
-/// One stored head, or what is wrong with its file.
-pub(super) fn read_head(
-    store: &Store,
-    vault: VaultId,
-    device: DeviceId,
-    (seq, id): (u64, HeadId),
-) -> Result<Result<Head, String>, EngineError> {
-    let bytes = match store.read_head(vault, device, seq, id) {
-        Ok(bytes) => bytes.unwrap_or_default(),
-        Err(error @ StoreError::DamagedFile(_)) => return Ok(Err(error.to_string())),
-        Err(error) => return Err(error.into()),
-    };
-    Ok(match SignedHead::verify(&bytes) {
-        Ok(head) if (head.vault(), head.device(), head.draft.seq, head.id) == (vault, device, seq, id) => {
-            Ok(head)
-        }
-        Ok(_) => Err("it does not match its name".to_owned()),
-        Err(error) => Err(error.to_string()),
-    })
 }
 
 /// All packs that a head lists.
@@ -157,11 +157,11 @@ pub(super) fn packs_of_every_head(
 /// What came of a head that someone else had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeadNews {
-    /// Known already, or older than what is known.
+    /// Known already, or carried on by what is known.
     Known,
-    /// Newer: it is stored now.
+    /// It carries on what was known: it is stored now.
     Adopted,
-    /// The device's chain has two branches: both are stored.
+    /// The device's chain has several branches, this is the tip of one: all count.
     Forked,
 }
 
@@ -169,25 +169,32 @@ pub enum HeadNews {
 ///
 /// # Errors
 /// [`HolderError::Revoked`]: its device was revoked, and this head is none of those that count.
+/// [`HolderError::TooManyBranches`]: so many branches of that device's chain are here already.
 pub fn adopt_head(store: &Store, head: &Head, bytes: &[u8]) -> Result<HeadNews, EngineError> {
-    let revoked = revocations(store, head.vault())?;
-    if !revoked.admits(head.device(), head.draft.seq, head.id) {
-        return Err(HolderError::Revoked(head.device()).into());
+    let (vault, device, name) = (head.vault(), head.device(), (head.draft.seq, head.id));
+    let revoked = revocations(store, vault)?;
+    if !revoked.admits(device, name.0, name.1) {
+        return Err(HolderError::Revoked(device).into());
     }
-    let known = newest_admitted(store, head.vault(), &revoked)?;
-    let known = known.iter().filter(|known| known.device() == head.device());
-    let links: Vec<HeadLink> = known.map(|known| head.link(&known.summary())).collect();
-    let news = if links.iter().any(|link| matches!(link, HeadLink::Same | HeadLink::Older)) {
+    let is_here = store.head_names(vault, device)?.contains(&name);
+    if is_here && read_head(store, vault, device, name)?.is_ok() {
         return Ok(HeadNews::Known);
-    } else if links.contains(&HeadLink::Fork) && !links.contains(&HeadLink::Newer) {
-        tracing::warn!(target: "heads", device = %head.device(), seq = head.draft.seq,
-            "two branches of one device's heads: a store was rolled back or copied");
-        HeadNews::Forked
-    } else {
-        HeadNews::Adopted
-    };
-    store.publish_head(head.vault(), head.device(), head.draft.seq, head.id, bytes)?;
-    Ok(news)
+    }
+    let links: Vec<HeadId> = head.carries_on().collect();
+    let tips = tips_with(store, vault, device, &revoked, (name, &links))?;
+    if !is_here && !tips.contains(&name) {
+        return Ok(HeadNews::Known);
+    }
+    if tips.len() > limit::HEAD_BRANCHES_MAX {
+        return Err(HolderError::TooManyBranches(device).into());
+    }
+    store.publish_head(vault, device, name.0, name.1, bytes)?;
+    if tips.len() == 1 {
+        return Ok(HeadNews::Adopted);
+    }
+    tracing::warn!(target: "heads", %device, seq = name.0, branches = tips.len(),
+        "forked head chain: a store was rolled back or copied; every branch counts until the device joins them");
+    Ok(HeadNews::Forked)
 }
 
 /// The vault's heads and snapshots.
@@ -264,7 +271,11 @@ impl VaultView {
     }
 }
 
-/// What this device's next head says: its present snapshots and `added`, and every own pack.
+/// What this device's next head says: its present snapshots and `added`, and every own pack. Branches of its chain are joined:
+/// what any of them lists is listed.
+///
+/// A newer head that cannot be read is not signed over: the next one gets a number past it and does not carry it on, so that
+/// holders keep what they have of it, and lists whatever is here that it may have listed.
 pub fn next_head(
     vault: &Vault,
     added: &[SnapshotId],
@@ -273,48 +284,120 @@ pub fn next_head(
     if is_revoked(vault)? {
         return Err(EngineError::DeviceRevoked);
     }
-    let heads = newest_heads(&vault.store, vault.id())?;
-    let (mine, others): (Vec<&Head>, Vec<&Head>) =
-        heads.iter().partition(|head| head.device() == vault.device());
-    if mine.is_empty() && !vault.store.head_names(vault.id(), vault.device())?.is_empty() {
-        // A second chain would hide what the damaged one lists.
-        return Err(EngineError::HeadsLost);
-    }
-    let previous = mine.first().map(|head| &head.draft);
-    // Branches of this device's own chain are joined here.
-    let present = mine.iter().flat_map(|head| &head.draft.snapshots);
-    let mut seen = HashSet::new();
-    let snapshots = present.chain(added).filter(|id| seen.insert(**id)).copied().collect();
-    // Over the limit it cannot be signed, which fails the backup: dropping one silently would be worse.
-    Ok(HeadDraft {
-        seq: previous.map_or(1, |draft| draft.seq + 1),
-        predecessor: mine.first().map(|head| head.id),
-        seen: others.iter().map(|head| head.summary()).collect::<Vec<HeadSummary>>(),
-        snapshots,
-        lists: next_lists(vault, previous.map_or(&[], |draft| &draft.lists))?,
+    let (store, device) = (&vault.store, vault.device());
+    let revoked = revocations(store, vault.id())?;
+    let others = newest_heads(store, vault.id())?.into_iter().filter(|head| head.device() != device);
+    let mine = tips(store, vault.id(), device, &revoked)?;
+    let names = admitted_names(store, vault.id(), device, &revoked)?;
+    let draft = HeadDraft {
+        seq: 1,
+        predecessor: None,
+        seen: others.map(|head| head.summary()).collect(),
+        snapshots: Vec::new(),
+        lists: next_lists(vault, &mine.heads)?,
         copies: vault.options().copies,
         holders: holders.iter().take(limit::HEAD_HOLDERS_MAX).cloned().collect(),
         time: vault.clock.now(),
         epoch: vault.keyring.vault.newest_epoch(),
         checkpoint: false,
-        inherited: previous.map_or_else(Vec::new, |draft| draft.inherited.clone()),
+        inherited: Vec::new(),
+        supersedes: Vec::new(),
+    };
+    let Some(newest) = mine.heads.first() else {
+        return match names.is_empty() {
+            true => Ok(HeadDraft { snapshots: added.to_vec(), ..draft }),
+            // A second chain would hide what the damaged one lists.
+            false => Err(EngineError::HeadsLost),
+        };
+    };
+    let mut seen = HashSet::new();
+    let present = mine.heads.iter().flat_map(|head| head.draft.snapshots.iter().copied());
+    let hidden = match mine.unreadable.is_empty() {
+        true => Vec::new(),
+        false => unlisted_snapshots(vault, &names)?,
+    };
+    let snapshots =
+        present.chain(hidden).chain(added.iter().copied()).filter(|id| seen.insert(*id)).collect();
+    let mut inherited: Vec<DeviceId> =
+        mine.heads.iter().flat_map(|head| head.draft.inherited.iter().copied()).collect();
+    inherited.sort_unstable();
+    inherited.dedup();
+    let last = names.first().map_or(0, |(seq, _)| *seq);
+    // Over a limit it cannot be signed, which fails the backup: dropping one silently would be worse.
+    Ok(HeadDraft {
+        seq: last.checked_add(1).ok_or(EngineError::HeadsLost)?,
+        predecessor: Some(newest.id),
+        snapshots,
+        inherited,
+        supersedes: carried_on_by_name(vault, &mine, &names)?,
+        ..draft
     })
 }
 
-/// Pieces that together list every own pack; pieces of the previous head are kept where possible.
-fn next_lists(vault: &Vault, previous: &[ListRef]) -> Result<Vec<ListRef>, EngineError> {
-    let store = &vault.store;
-    let mut kept: Vec<(ListRef, PackList)> = Vec::new();
-    for list in previous {
-        // A piece that is gone or damaged is simply written anew: the index knows the packs.
-        let decoded = readable(store.read_list(list.id))?.and_then(|bytes| PackList::decode(&bytes).ok());
-        kept.extend(decoded.map(|decoded| (*list, decoded)));
+/// Names of heads of this device that its next one carries on.
+fn carried_on_by_name(vault: &Vault, mine: &Tips, names: &[HeadName]) -> Result<Vec<HeadName>, EngineError> {
+    let is_tip = |id: HeadId| {
+        mine.heads.iter().any(|head| head.id == id) || mine.unreadable.iter().any(|head| head.id == id)
+    };
+    let past: Vec<HeadName> = names.iter().filter(|(_, id)| !is_tip(*id)).copied().collect();
+    let branches: Vec<HeadName> = mine.heads.iter().skip(1).map(|head| (head.draft.seq, head.id)).collect();
+    let confirmed = vault.store.head_receipts()?.into_iter();
+    let with_holders =
+        confirmed.filter(|(_, device, _, _)| *device == vault.device()).map(|(_, _, _, id)| id);
+    Ok(names_to_carry_on(&branches, &with_holders.collect(), &past))
+}
+
+/// Snapshots of this device whose records are here and that no readable head of its lists: a head that cannot be read may. What
+/// was forgotten is listed by an older one.
+fn unlisted_snapshots(vault: &Vault, names: &[HeadName]) -> Result<Vec<SnapshotId>, EngineError> {
+    let (store, device) = (&vault.store, vault.device());
+    let mut listed = HashSet::new();
+    for name in names {
+        if let Ok(head) = read_head(store, vault.id(), device, *name)? {
+            listed.extend(head.draft.snapshots);
+        }
     }
+    let mut found = Vec::new();
+    for id in store.snapshot_files()?.into_iter().filter(|id| !listed.contains(id)) {
+        let bytes = readable(store.read_snapshot(id))?.unwrap_or_default();
+        if let Ok(snapshot) = open_record(&bytes, &vault.keyring.vault)
+            && (snapshot.id, snapshot.device) == (id, device)
+        {
+            found.push((snapshot.time, id));
+        }
+    }
+    found.sort_unstable();
+    Ok(found.into_iter().map(|(_, id)| id).collect())
+}
+
+/// Pieces that together list every own pack and all that the `heads` list which are joined; their pieces are kept where
+/// possible.
+fn next_lists(vault: &Vault, heads: &[Head]) -> Result<Vec<ListRef>, EngineError> {
+    let store = &vault.store;
     let unlisted = unlisted_packs(store)?;
-    // A piece that has a pack which is listed no more is written anew without it.
-    kept.retain(|(_, list)| !list.packs().iter().any(|(id, _)| unlisted.contains(id)));
-    let listed: HashSet<PackId> = kept.iter().flat_map(|(_, list)| list.packs()).map(|(id, _)| *id).collect();
-    let mut added = Vec::new();
+    let mut kept: Vec<(ListRef, PackList)> = Vec::new();
+    let (mut listed, mut added): (HashSet<PackId>, Vec<(PackId, PackSize)>) = Default::default();
+    let mut seen = HashSet::new();
+    for list in heads.iter().flat_map(|head| &head.draft.lists).filter(|list| seen.insert(list.id)) {
+        let decoded = readable(store.read_list(list.id))?.and_then(|bytes| PackList::decode(&bytes).ok());
+        let Some(decoded) = decoded else {
+            if heads.len() > 1 {
+                // Packs of another branch may stand there that the index does not know.
+                return Err(EngineError::RecordMissing(format!("pack list {}", list.id)));
+            }
+            // A piece that is gone or damaged is simply written anew: the index knows the packs.
+            continue;
+        };
+        let is_new = |(id, _): &&(PackId, PackSize)| !unlisted.contains(id) && !listed.contains(id);
+        let fresh: Vec<(PackId, PackSize)> = decoded.packs().iter().filter(is_new).copied().collect();
+        listed.extend(fresh.iter().map(|(id, _)| *id));
+        // A piece that has a pack which is listed no more, or in another piece too, is written anew without it.
+        if fresh.len() == decoded.packs().len() {
+            kept.push((*list, decoded));
+        } else {
+            added.extend(fresh);
+        }
+    }
     store.for_each_pack(true, |row| {
         let known = listed.contains(&row.id) || unlisted.contains(&row.id);
         if let (false, Some(size)) = (known, PackSize::of(row.bytes)) {
@@ -355,6 +438,36 @@ pub fn publish_next_head(
     let _chain = vault.head_lock.lock().expect("no panic while held");
     let draft = next_head(vault, added, holders)?;
     store_head(vault, draft)
+}
+
+/// Joins the branches of this device's chain, and names heads that holders still take for branches of it, in one new head. `None`
+/// when there is nothing to join.
+pub fn join_branches(
+    vault: &Vault,
+    with_holders: &[HeadName],
+    holders: &[PeerAddress],
+) -> Result<Option<Head>, EngineError> {
+    let _chain = vault.head_lock.lock().expect("no panic while held");
+    let revoked = revocations(&vault.store, vault.id())?;
+    let mine = tips(&vault.store, vault.id(), vault.device(), &revoked)?;
+    let names = admitted_names(&vault.store, vault.id(), vault.device(), &revoked)?;
+    let named: HashSet<HeadId> =
+        mine.heads.iter().flat_map(|head| head.carries_on().chain([head.id])).collect();
+    let is_open = |(_, id): &&HeadName| {
+        // Only what is carried on here may be called so.
+        !named.contains(id)
+            && names.iter().any(|(_, known)| known == id)
+            && !mine.unreadable.iter().any(|head| head.id == *id)
+    };
+    let unnamed: Vec<HeadName> = with_holders.iter().filter(is_open).copied().collect();
+    if mine.heads.len() < 2 && unnamed.is_empty() {
+        return Ok(None);
+    }
+    let mut draft = next_head(vault, &[], holders)?;
+    draft.supersedes.retain(|name| !unnamed.contains(name));
+    draft.supersedes.splice(0..0, unnamed);
+    draft.supersedes.truncate(limit::HEAD_SUPERSEDES_MAX);
+    Ok(Some(store_head(vault, draft)?))
 }
 
 /// Signs a head in the middle of a backup: no new snapshot, but all packs so far.

@@ -1,6 +1,6 @@
 //! The holder's memory: what no newest head needs any more is kept for a while all the same.
 //!
-//! A head that a newer one replaces gets a stamp; for the length of the hold it counts as if it were still the newest, and
+//! A head that another one carries on gets a stamp; for the length of the hold it counts as if it were still the newest, and
 //! with it every pack, list and record that it names. So nothing that a device signs can destroy history before the hold
 //! is over: not a head that lists nothing, not a clock, not a flood of heads. Time is what this node itself has seen pass
 //! while it ran; stamps lie in a published file for each vault, and a lost one only makes the hold begin anew.
@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::chain::{read_head, tips};
 use super::error::EngineError;
-use super::heads::{newest_admitted, packs_of_lists, read_head};
+use super::heads::{newest_admitted, packs_of_lists};
 use super::revocations::revocations;
 use crate::base::{DeviceId, HeadId, ListId, SnapshotId, VaultId, limit};
 use crate::snapshot::Release;
@@ -151,11 +152,11 @@ fn expire_heads(
     let mut still: BTreeMap<String, u64> = BTreeMap::new();
     for device in store.head_devices(vault)? {
         let names = store.head_names(vault, device)?;
-        let counts =
-            |(seq, id): (u64, HeadId)| !carried_on.contains(&device) && revoked.admits(device, seq, id);
-        let newest = names.iter().find(|name| counts(**name)).map(|(seq, _)| *seq);
-        // An unreadable newest head proves nothing about those before it.
-        let mut sure = true;
+        // What every branch of the chain lists is needed, whatever their numbers, until a head carries it on.
+        let live = tips(store, vault, device, &revoked)?;
+        let counts = |id: HeadId| !carried_on.contains(&device) && live.heads.iter().any(|tip| tip.id == id);
+        // What one that cannot be read carries on is not known.
+        let sure = live.unreadable.is_empty();
         // Of the head looked at last: its predecessor, and since when it is replaced. That one is no shorter.
         let mut chain: (Option<HeadId>, u64) = (None, stamps.observed_ms);
         for (seq, id) in names {
@@ -163,12 +164,12 @@ fn expire_heads(
             let head = match read_head(store, vault, device, (seq, id))? {
                 Ok(head) => head,
                 Err(_) => {
-                    (sure, kept.uncertain) = (sure && newest.is_none_or(|newest| seq < newest), true);
+                    kept.uncertain = true;
                     continue;
                 }
             };
             let named = head.draft.lists.iter().map(|list| list.id);
-            if newest == Some(seq) && counts((seq, id)) {
+            if counts(id) {
                 chain = (head.draft.predecessor, stamps.observed_ms);
                 kept.newest.extend(named);
                 kept.records.extend(&head.draft.snapshots);
@@ -335,6 +336,7 @@ mod tests {
                 epoch: Epoch(0),
                 checkpoint: false,
                 inherited: vec![],
+                supersedes: vec![],
             };
             let (head, bytes) = SignedHead::sign(draft, &self.device, &certificate).unwrap();
             self.previous = Some(head.id);
@@ -489,6 +491,9 @@ mod tests {
         held.pass(DAY * 100);
         assert_eq!(held.files(), 2);
         held.store.publish_head(newest.0, newest.1, newest.2, newest.3, &bytes).unwrap();
+        // While the newest could not be read the one before it counted, so its hold begins anew.
+        held.pass(DAY);
+        assert_eq!(held.files(), 2);
         held.pass(DAY * 31);
         assert_eq!(held.files(), 1);
     }

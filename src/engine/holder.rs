@@ -32,6 +32,9 @@ pub enum HolderError {
     /// It keeps enough heads of that vault; the hold of the oldest has to end first.
     #[error("this node keeps {} of heads of that vault already", ByteSize(*.0))]
     TooManyHeads(u64),
+    /// Its device's chain has as many branches here as are kept.
+    #[error("{} branches of the chain of device {} are here already", limit::HEAD_BRANCHES_MAX, .0.short())]
+    TooManyBranches(DeviceId),
     /// What is here cannot be counted.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -43,7 +46,9 @@ impl Coded for HolderError {
             Self::WrongRecord | Self::WrongVault => Code::PeerMisbehaved,
             Self::Head(e) => e.code(),
             Self::Revoked(_) => Code::DeviceRevoked,
-            Self::TooManyVaults(_) | Self::TooManyHeads(_) => Code::ResourceExhausted,
+            Self::TooManyVaults(_) | Self::TooManyHeads(_) | Self::TooManyBranches(_) => {
+                Code::ResourceExhausted
+            }
             Self::Store(e) => e.code(),
         }
     }

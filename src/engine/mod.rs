@@ -9,6 +9,7 @@ mod borrow;
 mod budget;
 mod cache;
 mod carry;
+mod chain;
 mod copies;
 mod diff;
 mod drill;
@@ -55,6 +56,7 @@ pub use backup::{
 pub use borrow::{confirm_borrowed, is_revoked, keep_here, packs_elsewhere, read_again, referred_elsewhere};
 pub use cache::{Cached, cached_packs, choose_evicted, tree_packs};
 pub use carry::{ImportResult, Room, export, import};
+pub use chain::UnreadableHead;
 pub use copies::{CopyCounts, Place, copy_counts, locked_copy_counts, record_receipt};
 pub use diff::{Change, DiffTotals, Difference, SideTotals, diff};
 pub use drill::{DrillOptions, DrillResult, restore_drill};
@@ -66,8 +68,8 @@ pub use forget::{ForgetEffect, ForgetPlan, forget, forget_effect, plan_forget, p
 pub use gather::{Errand, Gathering};
 pub use gc::{GcOptions, GcResult, Waiting, collect, gc_memory_wanted, waiting};
 pub use heads::{
-    Carried, HeadNews, VaultView, adopt_head, any_head, head_packs, heads_at, inherit, known_heads,
-    newest_heads, next_head, publish_first_head, publish_next_head,
+    Carried, HeadNews, VaultView, adopt_head, any_head, head_packs, heads_at, inherit, is_known,
+    join_branches, newest_heads, next_head, publish_first_head, publish_next_head, unreadable_heads,
 };
 pub use hold::{HoldResult, drop_expired, note_release};
 pub use holder::{

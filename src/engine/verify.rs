@@ -8,8 +8,9 @@ use crossbeam_channel::bounded;
 
 use super::borrow::{packs_elsewhere, referred_elsewhere};
 use super::budget::{VERIFY_BYTES, verify_workers};
+use super::chain::read_head;
 use super::error::EngineError;
-use super::heads::{VaultView, newest_heads, read_head};
+use super::heads::{VaultView, newest_heads};
 use super::holder::missing_records;
 use super::hurt::{HurtFiles, hurt_files};
 use super::monitor::Monitor;

@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 use super::acl::{self, Acl};
 use super::auditing::Auditing;
 use super::caching::Caching;
+use super::chains::OwnChain;
 use super::clocks::Clocks;
 use super::devices::{self, Knocks};
 use super::door::Doors;
@@ -96,6 +97,7 @@ pub(super) struct Core {
     /// Wakes the owner's loop: a new head, a receipt, a peer.
     pub(super) changed: Notify,
     pub(super) owning: Owning,
+    pub(super) own_chain: OwnChain,
     pub(super) sharing: Sharing,
     pub(super) twins: Twins,
     pub(super) holding: HoldQueue,
@@ -155,6 +157,7 @@ impl Core {
             tasks: TaskTracker::new(),
             changed: Notify::new(),
             owning: Owning::default(),
+            own_chain: OwnChain::default(),
             sharing: Sharing::default(),
             twins: Twins::default(),
             holding: HoldQueue::default(),

@@ -308,7 +308,8 @@ async fn heads_of_holder(
     let mut more = Vec::new();
     let theirs = heads_at(core, net, holder, vault, Some(at)).await?.heads;
     for head in theirs.into_iter().take(limit::VAULT_DEVICES_MAX) {
-        let is_known = known.iter().any(|mine| mine.device() == head.device && mine.draft.seq >= head.seq);
+        let is_known =
+            known.iter().any(|mine| mine.id == head.id || mine.carries_on().any(|id| id == head.id));
         if !is_known {
             more.push(look_at_head(core, net, holder, vault, head.id).await?);
         }

@@ -7,6 +7,7 @@ mod acl;
 mod auditing;
 mod browse;
 mod caching;
+mod chains;
 mod clocks;
 mod core;
 mod devices;

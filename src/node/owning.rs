@@ -8,14 +8,12 @@ use std::time::{Duration, Instant};
 
 use super::core::{Core, log_failure};
 use super::error::failed;
-use super::records::{ask, heads_of, pull_head};
+use super::records::ask;
 use super::source::Mesh;
-use super::{caching, devices, sharing};
+use super::{caching, chains, devices, sharing};
 use crate::api::ApiError;
 use crate::base::{Code, PackId, PeerId, VaultId};
-use crate::engine::{
-    self, Candidate, HeadNews, Ledger, Monitor, ROUND_INTERVAL, ROUND_PAUSE, Vault, Want, Wanting,
-};
+use crate::engine::{self, Candidate, Ledger, Monitor, ROUND_INTERVAL, ROUND_PAUSE, Vault, Want, Wanting};
 use crate::net::Net;
 use crate::snapshot::{Head, PackSize, PeerAddress};
 use crate::store::NewPack;
@@ -40,6 +38,11 @@ impl Default for Owning {
 }
 
 impl Owning {
+    /// Heads came: directories of packs that they list are to be read.
+    pub(super) fn note_heads(&self) {
+        self.all_read.store(false, Ordering::Relaxed);
+    }
+
     fn tell<T>(&self, what: impl FnOnce(&mut Ledger, Duration) -> T) -> T {
         what(&mut self.ledger.lock().expect("no panic while held"), self.began.elapsed())
     }
@@ -115,7 +118,7 @@ async fn round(core: &Arc<Core>, vault: VaultId) -> Result<(), ApiError> {
         return Ok(());
     }
     for peer in peers.iter().copied() {
-        if let Err(error) = learn_heads(core, &net, peer, vault).await {
+        if let Err(error) = chains::learn_heads(core, &net, peer, vault).await {
             tracing::debug!(target: "replicate", peer = %peer.short(), code = error.code, %error, "comparing heads failed");
         }
     }
@@ -125,6 +128,7 @@ async fn round(core: &Arc<Core>, vault: VaultId) -> Result<(), ApiError> {
         // Nobody who is connected has them.
         tracing::debug!(target: "replicate", code = error.code, %error, "directories of packs could not be read");
     }
+    log_failure(chains::join(core).await, "joining branches of this device's history");
     log_failure(devices::inherit(core).await, "carrying on a revoked device");
     if let Ok(open) = core.vault() {
         log_failure(sharing::list_borrowed(core, &open).await, "listing packs of other devices");
@@ -241,54 +245,12 @@ async fn offer(
     }
 }
 
-/// The newest head that this node's device wrote (its certificate names this node).
+/// The newest head that this node's device wrote (its certificate names this node). Of several branches, which are joined as
+/// soon as the vault is open, it is the one with the highest number.
 pub(super) fn own_head(core: &Arc<Core>, vault: VaultId) -> Result<Option<Head>, ApiError> {
     let heads = engine::newest_heads(&core.store, vault).map_err(failed)?;
     let mine = heads.into_iter().filter(|head| head.certificate.peer == core.key.peer_id());
-    Ok(mine.max_by_key(|head| head.draft.time))
-}
-
-/// Takes over heads of the vault that a peer has and this node does not: of other devices, or of this one if its own
-/// disk is an old image.
-async fn learn_heads(core: &Arc<Core>, net: &Net, peer: PeerId, vault: VaultId) -> Result<(), ApiError> {
-    let theirs = heads_of(core, net, peer, vault).await?;
-    devices::take(core, peer, Some(vault), theirs.revocations).await;
-    let mine = core.blocking(move |core| engine::known_heads(&core.store, vault).map_err(failed)).await?;
-    let me = core.key.peer_id();
-    let own = mine.iter().find(|head| head.certificate.peer == me);
-    let mut news = false;
-    let revoked = core.blocking(move |core| engine::revocations(&core.store, vault).map_err(failed)).await?;
-    let nodes: Vec<PeerId> = mine.iter().map(|head| head.certificate.peer).collect();
-    for head in theirs.heads {
-        let known = mine.iter().any(|mine| mine.device() == head.device && mine.draft.seq >= head.seq);
-        let rolled_back = own.is_some_and(|own| own.device() == head.device);
-        let counts = revoked.admits(head.device, head.seq, head.id);
-        if known || !counts || (rolled_back && core.vault().is_err()) {
-            // A newer head of this very device is taken over only when its branch and ours can be joined at once.
-            continue;
-        }
-        let (head, came) = pull_head(core, net, peer, vault, head.id).await?;
-        news |= came != HeadNews::Known;
-        if came != HeadNews::Known && !rolled_back {
-            let before = mine.iter().find(|mine| mine.device() == head.device());
-            devices::meet_holders(core, &head, before, &nodes).await?;
-        }
-        if let (true, Some(own)) = (rolled_back && came != HeadNews::Known, own) {
-            tracing::warn!(target: "replicate", peer = %peer.short(), seq = head.draft.seq, ours = own.draft.seq,
-                "a holder has a newer head of this device than this disk: an old copy of the disk is in use; joining both");
-            let snapshots = own.draft.snapshots.clone();
-            core.blocking(move |core| {
-                let holders = core.holder_addresses();
-                let vault = core.vault()?;
-                engine::publish_next_head(&vault, &snapshots, &holders).map_err(failed)
-            })
-            .await?;
-        }
-    }
-    if news {
-        core.owning.all_read.store(false, Ordering::Relaxed);
-    }
-    Ok(())
+    Ok(mine.max_by_key(|head| head.draft.seq))
 }
 
 /// Reads the directories of packs that are elsewhere, several at a time: each costs a round trip or two.

@@ -386,10 +386,9 @@ async fn fetch_heads(
         };
         devices::take(core, *holder, Some(vault), known.revocations).await;
         for head in known.heads {
-            match best.iter_mut().find(|(_, known)| known.device == head.device) {
-                None => best.push((*holder, head)),
-                Some(known) if known.1.seq < head.seq => *known = (*holder, head),
-                Some(_) => {}
+            // Holders may know different branches of one device's chain: all are taken over.
+            if !best.iter().any(|(_, known)| known.id == head.id) {
+                best.push((*holder, head));
             }
         }
     }
@@ -401,7 +400,12 @@ async fn fetch_heads(
     // One holder may not know yet what another one says of a device.
     let revoked = core.blocking(move |core| engine::revocations(&core.store, vault).map_err(failed)).await?;
     best.retain(|(_, head)| revoked.admits(head.device, head.seq, head.id));
+    // What a later one carries on need not be fetched.
+    best.sort_by_key(|(_, head)| std::cmp::Reverse(head.seq));
     for (holder, head) in best {
+        if core.blocking(move |core| engine::is_known(&core.store, vault, &head).map_err(failed)).await? {
+            continue;
+        }
         pull_head(core, net, holder, vault, head.id).await?;
     }
     Ok(())

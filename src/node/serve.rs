@@ -145,7 +145,7 @@ fn heads(core: &Arc<Core>, from: PeerId, query: &wire::HeadQuery) -> Answered {
     let is_own_device = heads.iter().any(|head| head.certificate.peer == from);
     let holders = if is_own_device { Vec::new() } else { holders(core, &heads) };
     Ok(Some(Answer::Heads(wire::HeadList {
-        heads: heads.iter().map(|head| head.summary().to_wire()).collect(),
+        heads: heads.iter().take(limit::HEADS_TOLD_MAX).map(|head| head.summary().to_wire()).collect(),
         holders: holders.iter().map(PeerAddress::to_wire).collect(),
         revocations: engine::revocations(&core.store, vault).map_err(failed)?.signed(),
         twins: core.twins.has_twin(from, core.now()),

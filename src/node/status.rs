@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Mode;
 use super::core::Core;
 use super::error::failed;
-use super::{devices, mending, reach, schedule, verified};
+use super::{chains, devices, mending, reach, schedule, verified};
 use crate::api::{
     ApiError, EntryInfo, Health, Identity, PeerInfo, ReplicationStatus, SnapshotInfo, SnapshotQuery, Status,
     StorageStatus, Verdict,
@@ -122,6 +122,9 @@ pub(super) fn status(core: &Arc<Core>) -> Result<Status, ApiError> {
         status.problems.push("the vault is locked: no backups are made (`shadowvault unlock`)".to_owned());
     }
     revoked(core, &mut status)?;
+    if let Some(vault) = core.vault_id() {
+        chains::describe(core, vault, &mut status)?;
+    }
     doubled(core, &mut status);
     last_verified(core, &mut status)?;
     waiting_for_repair(&mut status);

@@ -72,6 +72,9 @@ impl HeadSummary {
     }
 }
 
+/// Names an earlier head of the same device: its number and its id.
+pub type HeadName = (u64, HeadId);
+
 /// One piece of a pack list, as a head names it.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub struct ListRef {
@@ -133,6 +136,9 @@ pub struct HeadDraft {
     pub checkpoint: bool,
     /// Devices whose snapshots this head carries on.
     pub inherited: Vec<DeviceId>,
+    /// Earlier heads of this device, besides the predecessor, that this one carries on: branches that it joins, and so
+    /// many of its ancestors that whoever missed some heads still sees how those it has hang together.
+    pub supersedes: Vec<HeadName>,
 }
 
 /// A head whose signature and certificate verified.
@@ -163,32 +169,10 @@ impl Head {
     }
 }
 
-/// How a newly seen head relates to the newest one known of its device.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub enum HeadLink {
-    /// The same head.
-    Same,
-    /// Later in the chain; directly after, or with a gap that cannot be checked here.
-    Newer,
-    /// Earlier in the chain.
-    Older,
-    /// Same number or named predecessor differs: the device's chain has two branches.
-    Fork,
-}
-
 impl Head {
-    /// Compares with the newest head known of the same device.
-    pub fn link(&self, known: &HeadSummary) -> HeadLink {
-        let seq = self.draft.seq;
-        if self.id == known.id {
-            HeadLink::Same
-        } else if seq == known.seq || (seq == known.seq + 1 && self.draft.predecessor != Some(known.id)) {
-            HeadLink::Fork
-        } else if seq > known.seq {
-            HeadLink::Newer
-        } else {
-            HeadLink::Older
-        }
+    /// Earlier heads of its device that this one carries on, as far as it names them.
+    pub fn carries_on(&self) -> impl Iterator<Item = HeadId> {
+        self.draft.predecessor.into_iter().chain(self.draft.supersedes.iter().map(|(_, id)| *id))
     }
 }
 
@@ -223,6 +207,11 @@ impl SignedHead {
             epoch: draft.epoch.0,
             checkpoint: draft.checkpoint,
             inherited: draft.inherited.iter().map(|id| id.as_bytes().to_vec()).collect(),
+            supersedes: draft
+                .supersedes
+                .iter()
+                .map(|(seq, id)| wire::HeadName { seq: *seq, id: id.as_bytes().to_vec() })
+                .collect(),
         };
         let head = crypto::sign(device, Context::Head, body.encode_to_vec());
         let bytes =
@@ -253,9 +242,14 @@ impl SignedHead {
         let bounded = head.seen.len() <= limit::VAULT_DEVICES_MAX
             && head.inherited.len() <= limit::VAULT_DEVICES_MAX
             && head.snapshots.len() <= limit::HEAD_SNAPSHOTS_MAX
-            && head.holders.len() <= limit::HEAD_HOLDERS_MAX;
+            && head.holders.len() <= limit::HEAD_HOLDERS_MAX
+            && head.supersedes.len() <= limit::HEAD_SUPERSEDES_MAX;
         if !bounded {
             return Err(HeadError::Malformed("head lists too much"));
+        }
+        // So heads cannot supersede each other in a circle.
+        if head.supersedes.iter().any(|name| name.seq >= head.seq) {
+            return Err(HeadError::Malformed("head supersedes a later one"));
         }
         let id = HeadId::new(*blake3::hash(bytes).as_bytes());
         Ok(Head { id, certificate, draft: draft_from_wire(&head)? })
@@ -289,6 +283,11 @@ fn draft_from_wire(head: &wire::Head) -> Result<HeadDraft, HeadError> {
             .iter()
             .map(|id| DeviceId::try_from(id.as_slice()))
             .collect::<Result<_, _>>()?,
+        supersedes: head
+            .supersedes
+            .iter()
+            .map(|name| Ok((name.seq, HeadId::try_from(name.id.as_slice())?)))
+            .collect::<Result<_, HeadError>>()?,
     })
 }
 
@@ -327,6 +326,7 @@ mod tests {
             epoch: Epoch(0),
             checkpoint: false,
             inherited: vec![],
+            supersedes: vec![],
         }
     }
 
@@ -358,6 +358,11 @@ mod tests {
         let (head, bytes) = SignedHead::sign(draft, &device, &certificate).unwrap();
         let text = format!("id {}\nbytes {}\n", head.id, hex::encode(bytes));
         crate::base::frozen("head.txt", text.as_bytes());
+        let supersedes = vec![(7, HeadId::new([11; 32])), (300, HeadId::new([12; 32]))];
+        let draft = HeadDraft { supersedes, ..HeadDraft { seq: 301, ..head.draft } };
+        let (head, bytes) = SignedHead::sign(draft, &device, &certificate).unwrap();
+        let text = format!("id {}\nbytes {}\n", head.id, hex::encode(bytes));
+        crate::base::frozen("head-joined.txt", text.as_bytes());
     }
 
     #[test]
@@ -380,18 +385,19 @@ mod tests {
     }
 
     #[test]
-    fn links_tell_newer_older_same_and_fork() {
+    fn a_head_carries_on_earlier_ones_only() {
         let w = writer(&Phrase::generate());
-        let sign = |d| SignedHead::sign(d, &w.device, &w.certificate).unwrap().0;
-        let one = sign(draft(1, None));
-        let two = sign(draft(2, Some(one.id)));
-        let forked = sign(HeadDraft { time: Moment::from_millis(10), ..draft(2, Some(one.id)) });
-        let stranger = sign(draft(2, Some(HeadId::new([9; 32]))));
-        assert_eq!(one.link(&one.summary()), HeadLink::Same);
-        assert_eq!(two.link(&one.summary()), HeadLink::Newer);
-        assert_eq!(one.link(&two.summary()), HeadLink::Older);
-        assert_eq!(forked.link(&two.summary()), HeadLink::Fork);
-        assert_eq!(stranger.link(&one.summary()), HeadLink::Fork);
-        assert!(SignedHead::sign(draft(2, None), &w.device, &w.certificate).is_err());
+        let sign = |d| SignedHead::sign(d, &w.device, &w.certificate);
+        let (before, joined, old) = (HeadId::new([7; 32]), HeadId::new([8; 32]), HeadId::new([9; 32]));
+        let naming = |supersedes| HeadDraft { supersedes, ..draft(5, Some(before)) };
+        let head = sign(naming(vec![(4, joined), (1, old)])).unwrap().0;
+        assert_eq!(head.carries_on().collect::<Vec<_>>(), [before, joined, old]);
+        for seq in [5, 6, u64::MAX] {
+            assert!(sign(naming(vec![(seq, joined)])).is_err(), "{seq}");
+        }
+        let names = |count: usize| (0..count).map(|_| (1, old)).collect();
+        assert!(sign(naming(names(limit::HEAD_SUPERSEDES_MAX))).is_ok());
+        assert!(sign(naming(names(limit::HEAD_SUPERSEDES_MAX + 1))).is_err());
+        assert!(sign(draft(2, None)).is_err());
     }
 }

@@ -14,7 +14,7 @@ mod revocation;
 mod tree;
 
 pub use certificate::{Certificate, issue_certificate, open_device_name};
-pub use head::{Head, HeadDraft, HeadError, HeadLink, HeadSummary, ListRef, PeerAddress, SignedHead};
+pub use head::{Head, HeadDraft, HeadError, HeadName, HeadSummary, ListRef, PeerAddress, SignedHead};
 pub use list::{ListError, ListPlan, PackList, PackSize, plan_lists};
 pub use peer_record::{PeerRecord, PeerRecordDraft, PeerRecordError, sign_peer_record};
 pub use receipt::{Receipt, ReceiptError, sign_receipt};

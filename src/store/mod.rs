@@ -27,7 +27,7 @@ pub use index::{Borrowed, IndexedPack, NewPack, PackCounts};
 pub use packs::{PackDraft, PackFile};
 pub use peers::{PeerBook, PeerEntry, PendingPeer};
 pub use quarantine::Quarantined;
-pub use records::StoredHead;
+pub use records::ChainStamp;
 pub use retire::{AtWork, MarkStart, Retired};
 pub use rows::{ChunkPlace, PackNumber, PackRow};
 #[cfg(test)]
@@ -39,6 +39,7 @@ use std::sync::{Arc, Mutex};
 use crate::base::random_bytes;
 use files::Files;
 use index::Index;
+use records::Chains;
 use reserve::Reserve;
 use retire::Retiring;
 
@@ -58,6 +59,8 @@ pub struct Store {
     disk_used: Mutex<Option<u64>>,
     /// Packs on their way out.
     retiring: Retiring,
+    /// Which heads count.
+    chains: Chains,
     /// Holds the exclusive lock for as long as the store is open.
     _lock: std::fs::File,
 }
@@ -125,7 +128,8 @@ impl Store {
         let (retired, doomed) = index.leftovers()?;
         let retiring = Retiring::new(retired, doomed, index.mistrusted()?);
         let (disk_limit, disk_used) = (AtomicU64::new(0), Mutex::default());
-        Ok(Self { files, index, reserve, disk_limit, disk_used, retiring, _lock: lock })
+        let chains = Chains::default();
+        Ok(Self { files, index, reserve, disk_limit, disk_used, retiring, chains, _lock: lock })
     }
 
     fn open_files(dir: &Path) -> Result<(Files, String, std::fs::File), StoreError> {

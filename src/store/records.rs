@@ -1,6 +1,7 @@
 //! Small files: heads, pack lists, snapshot records, receipts, keys. Bytes in, bytes out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -17,21 +18,81 @@ const VOID: &str = "members/void";
 /// One row there: a pack and a time.
 const VOID_BYTES: usize = 40;
 
-/// A head's bytes with the place they were found in.
-pub struct StoredHead {
-    /// Position in its chain, as the file name says.
-    pub seq: u64,
-    /// Its id, as the file name says.
-    pub id: HeadId,
-    /// The signed bytes, not yet verified.
-    pub bytes: Vec<u8>,
-}
-
 fn head_dir(vault: VaultId, device: DeviceId) -> String {
     format!("heads/{vault}/{device}")
 }
 
+/// Which heads of each device no other carries on, once worked out; that takes reading many of them.
+#[derive(Default)]
+pub(super) struct Chains(Mutex<HashMap<(VaultId, DeviceId), Chain>>);
+
+#[derive(Default)]
+struct Chain {
+    /// How often heads of the device were written or removed.
+    writes: u64,
+    /// Of which heads this was worked out, and what.
+    known: Option<([u8; 32], Vec<(u64, HeadId)>)>,
+}
+
+/// What is known of a device's chain was worked out of these heads.
+#[derive(Copy, Clone, PartialEq, Eq)]
+pub struct ChainStamp {
+    writes: u64,
+    names: [u8; 32],
+}
+
+impl Chains {
+    fn with<T>(&self, of: (VaultId, DeviceId), what: impl FnOnce(&mut Chain) -> T) -> T {
+        what(self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(of).or_default())
+    }
+
+    fn changed(&self, vault: VaultId, device: DeviceId) {
+        self.with((vault, device), |chain| *chain = Chain { writes: chain.writes + 1, known: None });
+    }
+}
+
 impl Store {
+    /// Stamps what is going to be worked out of the heads of a device with these names.
+    pub fn chain_stamp(&self, vault: VaultId, device: DeviceId, names: &[(u64, HeadId)]) -> ChainStamp {
+        let mut hasher = blake3::Hasher::new();
+        for (seq, id) in names {
+            hasher.update(&seq.to_le_bytes());
+            hasher.update(id.as_bytes());
+        }
+        let writes = self.chains.with((vault, device), |chain| chain.writes);
+        ChainStamp { writes, names: *hasher.finalize().as_bytes() }
+    }
+
+    /// What was worked out under this stamp by this run of the program, if nothing was written since.
+    pub fn known_tips(
+        &self,
+        vault: VaultId,
+        device: DeviceId,
+        stamp: ChainStamp,
+    ) -> Option<Vec<(u64, HeadId)>> {
+        self.chains.with((vault, device), |chain| match &chain.known {
+            Some((names, tips)) if (chain.writes, *names) == (stamp.writes, stamp.names) => {
+                Some(tips.clone())
+            }
+            _ => None,
+        })
+    }
+
+    /// Keeps what was worked out, unless something was written meanwhile.
+    pub fn remember_tips(
+        &self,
+        vault: VaultId,
+        device: DeviceId,
+        stamp: ChainStamp,
+        tips: Vec<(u64, HeadId)>,
+    ) {
+        self.chains.with((vault, device), |chain| {
+            if chain.writes == stamp.writes {
+                chain.known = Some((stamp.names, tips));
+            }
+        });
+    }
+
     /// Durably stores a head. A device may have several with one number (a fork); all are kept.
     pub fn publish_head(
         &self,
@@ -43,7 +104,9 @@ impl Store {
     ) -> Result<(), StoreError> {
         let dir = head_dir(vault, device);
         self.files.ensure_dir(&dir)?;
-        self.files.publish(&dir, &format!("{seq:016x}-{id}"), &[bytes])
+        let written = self.files.publish(&dir, &format!("{seq:016x}-{id}"), &[bytes]);
+        self.chains.changed(vault, device);
+        written
     }
 
     /// Vaults that have heads here.
@@ -234,7 +297,9 @@ impl Store {
         seq: u64,
         id: HeadId,
     ) -> Result<(), StoreError> {
-        self.files.remove(&head_dir(vault, device), &format!("{seq:016x}-{id}"))
+        let removed = self.files.remove(&head_dir(vault, device), &format!("{seq:016x}-{id}"));
+        self.chains.changed(vault, device);
+        removed
     }
 
     /// Durably removes a piece of a pack list.

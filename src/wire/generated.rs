@@ -74,6 +74,18 @@ pub struct Head {
     /// devices whose snapshots this head carries on
     #[prost(bytes = "vec", repeated, tag = "14")]
     pub inherited: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// earlier heads of this device, besides the predecessor, that this one carries on
+    #[prost(message, repeated, tag = "15")]
+    pub supersedes: ::prost::alloc::vec::Vec<HeadName>,
+}
+/// One head of the device that names it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HeadName {
+    #[prost(uint64, tag = "1")]
+    pub seq: u64,
+    /// HeadId
+    #[prost(bytes = "vec", tag = "2")]
+    pub id: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HeadRef {

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use crate::base::{ChunkId, limit};
 use crate::crypto::Kind;
 use crate::engine::error::EngineError;
-use crate::engine::heads::read_head;
+use crate::engine::heads::all_tips;
 use crate::engine::holder::readable;
 use crate::engine::monitor::Monitor;
 use crate::engine::pull::PackSource;
@@ -44,24 +44,11 @@ pub(super) fn roots(vault: &Vault) -> Result<Roots, EngineError> {
     let (store, id) = (&vault.store, vault.id());
     let unreadable = |what: String| Err(EngineError::RootUnreadable(what));
     let revoked = revocations(store, id)?;
-    let mut heads: Vec<Head> = Vec::new();
-    for device in store.head_devices(id)? {
-        let mut newest = None;
-        let names = store.head_names(id, device)?;
-        for name in names.into_iter().filter(|name| revoked.admits(device, name.0, name.1)) {
-            if newest.is_some_and(|newest| name.0 < newest) {
-                break;
-            }
-            match read_head(store, id, device, name)? {
-                Ok(head) => heads.push(head),
-                Err(why) => {
-                    return unreadable(format!("head {} of device {}: {why}", name.0, device.short()));
-                }
-            }
-            newest = Some(name.0);
-        }
+    let tips = all_tips(store, id, &revoked)?;
+    if let Some(head) = tips.unreadable.first() {
+        return unreadable(format!("head {} of device {}: {}", head.seq, head.device.short(), head.problem));
     }
-    let heads = revoked.living(heads);
+    let heads = revoked.living(tips.heads);
     if !heads.iter().any(|head| head.device() == vault.device()) {
         return unreadable("this device has no head".to_owned());
     }

@@ -51,7 +51,7 @@ fn give_back(small: &Small) {
     std::fs::remove_file(small.0.join("filler")).unwrap();
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(super) fn copy(from: &Path, to: &Path) {
     std::fs::create_dir(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();

@@ -1,0 +1,179 @@
+//! Heads of this node's vault that others have: what is news is taken over, and branches of this device's own chain are joined.
+//!
+//! Its chain has branches when an old image of its disk came back into use, or a copy of it. What was signed before, or by the
+//! copy, comes from holders, counts at once, and is joined with what is here before anything new is signed.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use super::core::Core;
+use super::devices;
+use super::error::failed;
+use super::records::{heads_of, pull_head};
+use crate::api::{ApiError, Happening, Status, Verdict};
+use crate::base::{Moment, PeerId, SnapshotId, VaultId, limit};
+use crate::engine::{self, HeadNews};
+use crate::net::Net;
+use crate::snapshot::{Head, HeadName};
+
+/// Where it stands when this device last met a part of its own history that its disk did not have.
+const FILE: &str = "joined.json";
+
+/// What a disk that was put back, or copied, did not have, and got back.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+struct Joined {
+    time_ms: u64,
+    /// Snapshots that were not listed here.
+    snapshots: u64,
+}
+
+/// What holders say of this device's own chain.
+#[derive(Default)]
+pub(super) struct OwnChain {
+    /// Heads that a holder still takes for branches of their own: the next head is to name them.
+    open: Mutex<Vec<HeadName>>,
+}
+
+impl OwnChain {
+    fn open(&self) -> std::sync::MutexGuard<'_, Vec<HeadName>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, name: HeadName) {
+        let mut open = self.open();
+        if !open.contains(&name) && open.len() < limit::HEAD_SUPERSEDES_MAX {
+            open.push(name);
+        }
+    }
+}
+
+/// Takes over heads of the vault that a peer has and this node does not: of other devices, or of this one if its own disk is
+/// an old image, or could not read one.
+pub(super) async fn learn_heads(
+    core: &Arc<Core>,
+    net: &Net,
+    peer: PeerId,
+    vault: VaultId,
+) -> Result<(), ApiError> {
+    let theirs = heads_of(core, net, peer, vault).await?;
+    devices::take(core, peer, Some(vault), theirs.revocations).await;
+    let mine = core.blocking(move |core| engine::newest_heads(&core.store, vault).map_err(failed)).await?;
+    let me = core.key.peer_id();
+    let own = mine.iter().find(|head| head.certificate.peer == me).cloned();
+    let revoked = core.blocking(move |core| engine::revocations(&core.store, vault).map_err(failed)).await?;
+    let nodes: Vec<PeerId> = mine.iter().map(|head| head.certificate.peer).collect();
+    let told: Vec<HeadName> = theirs
+        .heads
+        .iter()
+        .filter(|head| own.as_ref().is_some_and(|own| own.device() == head.device))
+        .map(|head| (head.seq, head.id))
+        .collect();
+    for head in theirs.heads.into_iter().filter(|head| revoked.admits(head.device, head.seq, head.id)) {
+        if core.blocking(move |core| engine::is_known(&core.store, vault, &head).map_err(failed)).await? {
+            continue;
+        }
+        let (head, came) = pull_head(core, net, peer, vault, head.id).await?;
+        if came == HeadNews::Known {
+            continue;
+        }
+        core.owning.note_heads();
+        if own.as_ref().is_some_and(|own| own.device() == head.device()) {
+            let before = own.clone();
+            core.blocking(move |core| note_rollback(core, &head, before.as_ref(), peer)).await?;
+        } else {
+            let before = mine.iter().find(|mine| mine.device() == head.device());
+            devices::meet_holders(core, &head, before, &nodes).await?;
+        }
+    }
+    // Whoever has the newest head beside another one does not see that it carries that one on.
+    let is_newest = |own: &Head| told.iter().any(|(_, id)| *id == own.id);
+    if let Some(own) = own.filter(is_newest) {
+        let named: HashSet<_> = own.carries_on().collect();
+        let is_open = |name: &&HeadName| name.1 != own.id && !named.contains(&name.1);
+        told.iter().filter(is_open).for_each(|name| core.own_chain.note(*name));
+    }
+    Ok(())
+}
+
+/// Notes that a peer has a part of this device's own history that is not on its disk. Blocking.
+fn note_rollback(core: &Arc<Core>, head: &Head, before: Option<&Head>, peer: PeerId) -> Result<(), ApiError> {
+    let listed: HashSet<SnapshotId> =
+        before.into_iter().flat_map(|head| head.draft.snapshots.iter().copied()).collect();
+    let snapshots = head.draft.snapshots.iter().filter(|id| !listed.contains(id)).count() as u64;
+    tracing::warn!(target: "replicate", peer = %peer.short(), seq = head.draft.seq, snapshots,
+        ours = before.map_or(0, |head| head.draft.seq),
+        "a holder has a head of this device that this disk has not: an old image or a copy of the disk is in use");
+    let known: Option<Joined> = core.store.read_state_if_sound(FILE).map_err(failed)?;
+    let recent =
+        known.filter(|known| core.now().since(Moment::from_millis(known.time_ms)) < limit::ROLLBACK_TOLD);
+    let snapshots = recent.map_or(0, |known| known.snapshots) + snapshots;
+    let joined = Joined { time_ms: core.now().as_millis(), snapshots };
+    core.store.publish_state(FILE, &joined).map_err(failed)?;
+    core.tell(Happening::HistoryRolledBack { device: head.device(), snapshots });
+    Ok(())
+}
+
+/// Joins the branches of this device's chain, if it has several and the vault is open, and names what holders take for branches.
+pub(super) async fn join(core: &Arc<Core>) -> Result<(), ApiError> {
+    let Ok(vault) = core.vault() else { return Ok(()) };
+    core.blocking(move |core| {
+        let open: Vec<HeadName> = std::mem::take(&mut *core.own_chain.open());
+        if engine::is_revoked(&vault).map_err(failed)? {
+            return Ok(());
+        }
+        let holders = core.holder_addresses();
+        match engine::join_branches(&vault, &open, &holders) {
+            Ok(None) => Ok(()),
+            Ok(Some(head)) => {
+                tracing::info!(target: "replicate", seq = head.draft.seq, snapshots = head.draft.snapshots.len(),
+                    "branches of this device's history are joined");
+                core.changed.notify_one();
+                Ok(())
+            }
+            Err(error) => {
+                open.into_iter().for_each(|name| core.own_chain.note(name));
+                Err(failed(error))
+            }
+        }
+    })
+    .await
+}
+
+/// What of the vault's history is in doubt, or was for a while.
+pub(super) fn describe(core: &Core, vault: VaultId, status: &mut Status) -> Result<(), ApiError> {
+    let mut lines = Vec::new();
+    for head in engine::unreadable_heads(&core.store, vault).map_err(failed)? {
+        lines.push(format!(
+            "head {} of device {} cannot be read ({}): what it lists is not known here, and nothing is deleted until it comes back from a holder (`shadowvault repair`)",
+            head.seq,
+            head.device.short(),
+            head.problem
+        ));
+    }
+    let mut devices: Vec<_> =
+        engine::newest_heads(&core.store, vault).map_err(failed)?.iter().map(Head::device).collect();
+    let branches = devices.len();
+    devices.dedup();
+    if devices.len() < branches {
+        lines.push(
+            "the history of a device has branches that are not joined yet: an old image or a copy of its disk is in use (`shadowvault device`)"
+                .to_owned(),
+        );
+    }
+    if !lines.is_empty() && status.verdict == Verdict::Ok {
+        status.verdict = Verdict::AtRisk;
+    }
+    status.problems.extend(lines);
+    let joined: Option<Joined> = core.store.read_state_if_sound(FILE).map_err(failed)?;
+    if let Some(Joined { time_ms, snapshots }) = joined
+        && core.now().since(Moment::from_millis(time_ms)) < limit::ROLLBACK_TOLD
+    {
+        let when = Moment::from_millis(time_ms).to_rfc3339();
+        status.problems.push(format!(
+            "an old image or a copy of this node's disk was in use until {when}: {snapshots} snapshots that it did not have were taken over from holders (`shadowvault snapshots`)"
+        ));
+    }
+    Ok(())
+}
