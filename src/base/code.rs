@@ -96,6 +96,8 @@ codes! {
     StorageBusy "STORAGE_BUSY" Resource Later 409 11;
     /// There is no node or vault in the data directory.
     VaultNotFound "VAULT_NOT_FOUND" Storage Never 404 10;
+    /// A node is being made in the data directory, or its making was cut off.
+    VaultUnfinished "VAULT_UNFINISHED" Storage Never 409 10;
     /// A node or vault is already there.
     VaultExists "VAULT_EXISTS" Storage Never 409 1;
     /// The vault's keys are locked.

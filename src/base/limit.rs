@@ -75,6 +75,15 @@ pub const SYNC_REQUEST_BYTES_MAX: usize = 512 * KIB;
 /// A sync answer in bytes: the largest is a head.
 pub const SYNC_RESPONSE_BYTES_MAX: usize = HEAD_BYTES_MAX + 4 * KIB;
 const _: () = assert!(PEER_RECORDS_MAX * (PEER_RECORD_BYTES_MAX + SIGNED_BYTES) < SYNC_REQUEST_BYTES_MAX);
+/// Records that one request may ask for: as many sealed snapshot records as one answer has room for.
+pub const RECORDS_ASKED_MAX: usize = 256;
+/// What a record takes in such an answer beside its bytes: two tags, two lengths and a status.
+pub const RECORD_FRAME_BYTES: usize = 12;
+/// The records of one answer with their frames, in bytes; the largest head fits alone.
+pub const RECORD_BATCH_BYTES_MAX: usize = HEAD_BYTES_MAX + RECORDS_ASKED_MAX * RECORD_FRAME_BYTES;
+const _: () = assert!(RECORDS_ASKED_MAX * (RECORD_BYTES + RECORD_FRAME_BYTES) <= RECORD_BATCH_BYTES_MAX);
+const _: () = assert!(RECORD_BATCH_BYTES_MAX + 64 <= SYNC_RESPONSE_BYTES_MAX);
+const _: () = assert!(RECORDS_ASKED_MAX * 34 + KIB < SYNC_REQUEST_BYTES_MAX);
 /// Digits of an id's beginning that name it: fewer are hit by chance.
 pub const ID_PREFIX_DIGITS_MIN: usize = 4;
 /// A signature and the framing around it, beside what is signed.
@@ -134,6 +143,14 @@ pub const GUESSES_MAX: u32 = 3;
 pub const GUESS_PAUSE: Duration = Duration::from_secs(600);
 /// How long an idle connection stays open; members keep theirs by pinging.
 pub const IDLE_CONNECTION: Duration = Duration::from_secs(60);
+/// The first pause before a peer that said "later" is asked again; each is twice the one before, up to [`BUSY_PAUSE_MAX`].
+pub const BUSY_PAUSE: Duration = Duration::from_millis(100);
+/// See [`BUSY_PAUSE`].
+pub const BUSY_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// How long a daemon heeds "later" for the records of one head: what came is kept, and its peer tells of the head again.
+pub const BUSY_WAIT: Duration = Duration::from_secs(60);
+/// How long a recovery waits for the next of the holders that it knows of, when one let it in already.
+pub const HOLDER_WAIT: Duration = Duration::from_secs(5);
 /// A nonce from the door is good for this long.
 pub const DOOR_NONCE_LIFE: Duration = Duration::from_secs(60);
 /// Invitations that are remembered, open or not; the one that was used or expired first makes room.

@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -37,7 +37,8 @@ pub(super) struct InitArgs {
 
 pub(super) async fn run(args: InitArgs, session: &Session<'_>) -> Result<u8, ApiError> {
     let loaded = load_for_setup(session)?;
-    let phrase = match &args.from_phrase {
+    node::check_free(&loaded.settings, "init")?;
+    let given = match &args.from_phrase {
         Some(path) => Some(read_phrase(path, session.output)?),
         None => None,
     };
@@ -46,9 +47,17 @@ pub(super) async fn run(args: InitArgs, session: &Session<'_>) -> Result<u8, Api
         false => Some(session.passphrases().fresh()?.into_passphrase()),
     };
     // Before the vault is made: a phrase that cannot be kept is a vault that cannot be recovered.
-    let phrase_file = args.phrase_out.as_deref().map(PhraseFile::create).transpose()?;
-    let request =
-        InitRequest { storage_only: args.storage_only, phrase, passphrase, device_name: device_name() };
+    let mut phrase_file =
+        args.phrase_out.as_deref().map(|path| PhraseFile::create(path, &loaded.settings)).transpose()?;
+    let kept_before = phrase_file.as_mut().and_then(|file| file.phrase.take());
+    let is_in_file = kept_before.is_some();
+    let request = InitRequest {
+        command: "init",
+        storage_only: args.storage_only,
+        phrase: given.or(kept_before),
+        passphrase,
+        device_name: device_name(),
+    };
     let mut settings = loaded.settings.clone();
     if let Some(lend) = args.lend {
         settings.replication.lend = lend.0;
@@ -57,14 +66,20 @@ pub(super) async fn run(args: InitArgs, session: &Session<'_>) -> Result<u8, Api
     let made = match made.unwrap_or_else(|_| Err(ApiError::new(Code::Internal, "making the node panicked"))) {
         Ok(made) => made,
         Err(error) => {
-            if let Some(file) = phrase_file {
+            if let Some(file) = phrase_file.filter(|_| !is_in_file) {
                 file.discard();
             }
             return Err(error);
         }
     };
+    if made.is_anew && made.phrase.is_some() {
+        session.output.warn(
+            "an earlier `init` was cut off here: the node is made anew, and a phrase that was shown then is of no use",
+        );
+    }
+    // The phrase comes first of all, and the node is whole only once it is handed over: nothing that goes wrong may leave a
+    // vault whose words nobody has.
     let words = made.phrase.as_ref().map(Phrase::words);
-    // The phrase comes first of all: nothing that fails later may take it away.
     let kept = match (&words, phrase_file) {
         (Some(words), Some(file)) => match file.write(words) {
             Ok(path) => Some(path),
@@ -75,6 +90,7 @@ pub(super) async fn run(args: InitArgs, session: &Session<'_>) -> Result<u8, Api
                 None
             }
         },
+        (None, Some(file)) if is_in_file => Some(file.path),
         (None, Some(file)) => {
             file.discard();
             None
@@ -95,6 +111,10 @@ pub(super) async fn run(args: InitArgs, session: &Session<'_>) -> Result<u8, Api
         session.output.document(&document);
     } else {
         session.output.text(&describe(&made.identity));
+    }
+    let finished = tokio::task::spawn_blocking(move || made.finish()).await;
+    finished.unwrap_or_else(|_| Err(ApiError::new(Code::Internal, "making the node panicked")))?;
+    if !session.output.json {
         if let Some(path) = &kept {
             session
                 .output
@@ -157,7 +177,7 @@ pub(super) fn write_config(
     let mut settings =
         Settings { repository_path: absolute(&loaded.settings.repository_path), ..Settings::default() };
     settings.replication.lend = lend.map_or(settings.replication.lend, |lend| lend.0);
-    match create_private(&path).and_then(|mut file| file.write_all(config::example(&settings).as_bytes())) {
+    match write_private(&path, config::example(&settings).as_bytes()) {
         Ok(()) => {
             output.note(&format!("configuration written to {}", path.display()));
             Some(path)
@@ -199,35 +219,70 @@ fn text(path: &Path) -> Value {
 
 /// A new file that only its owner can read, in directories that are made for the owner only.
 fn create_private(path: &Path) -> io::Result<File> {
-    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
-    }
+    make_parents(path)?;
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
+fn make_parents(path: &Path) -> io::Result<()> {
+    match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        Some(parent) => DirBuilder::new().recursive(true).mode(0o700).create(parent),
+        None => Ok(()),
+    }
+}
+
+/// Such a file with all of its content, or none: half a configuration would keep every later command from beginning.
+fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
+    make_parents(path)?;
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let draft = path.with_file_name(name);
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+    file.write_all(content).and_then(|()| file.sync_all())?;
+    fs::rename(draft, path)
 }
 
 /// The file that `--phrase-out` names, made before there is a phrase.
 struct PhraseFile {
     path: PathBuf,
     file: File,
+    /// What an `init` that was cut off wrote into it.
+    phrase: Option<Phrase>,
 }
 
 impl PhraseFile {
-    fn create(path: &Path) -> Result<Self, ApiError> {
-        let file = create_private(path).map_err(|error| {
-            let message = format!("creating the phrase file {}: {error}", path.display());
-            let failure = ApiError::new(Code::IoFailed, message);
-            match error.kind() {
-                io::ErrorKind::AlreadyExists => failure.with_hint("it is never overwritten; name a new file"),
-                _ => failure,
+    /// A new file, or what an earlier `init` with these settings left of it.
+    fn create(path: &Path, settings: &Settings) -> Result<Self, ApiError> {
+        let failed = |error: io::Error| {
+            ApiError::new(Code::IoFailed, format!("creating the phrase file {}: {error}", path.display()))
+        };
+        match create_private(path) {
+            Ok(file) => Ok(Self { path: path.to_owned(), file, phrase: None }),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Self::left_at(path, settings)
+                .ok_or_else(|| failed(error).with_hint("it is never overwritten; name a new file")),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    fn left_at(path: &Path, settings: &Settings) -> Option<Self> {
+        let file = OpenOptions::new().write(true).open(path).ok()?;
+        let metadata = file.metadata().ok().filter(fs::Metadata::is_file)?;
+        let phrase = match metadata.len() {
+            0 => {
+                file.set_permissions(fs::Permissions::from_mode(0o600)).ok()?;
+                None
             }
-        })?;
-        Ok(Self { path: path.to_owned(), file })
+            _ => {
+                let text = passphrase::read(File::open(path).ok()?, "the recovery phrase").ok()?;
+                let phrase = Phrase::parse(&Zeroizing::new(text.into_text())).ok()?;
+                Some(phrase).filter(|phrase| node::is_begun_with(settings, phrase)).map(Some)?
+            }
+        };
+        Some(Self { path: path.to_owned(), file, phrase })
     }
 
     /// Writes the words durably.
     fn write(mut self, words: &str) -> io::Result<PathBuf> {
-        self.file.write_all(words.as_bytes())?;
-        self.file.write_all(b"\n")?;
+        self.file.write_all(format!("{words}\n").as_bytes())?;
         self.file.sync_all()?;
         Ok(self.path)
     }
@@ -263,7 +318,6 @@ fn render_phrase(words: &str, paint: Paint) -> Zeroizing<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn phrase_is_shown_in_six_numbered_rows() {
@@ -279,11 +333,30 @@ mod tests {
     fn phrase_file_is_private_and_never_overwrites() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("new/phrase");
-        PhraseFile::create(&path).unwrap().write("a b c").unwrap();
+        let settings = Settings { repository_path: directory.path().join("repo"), ..Settings::default() };
+        PhraseFile::create(&path, &settings).unwrap().write("a b c").unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "a b c\n");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert!(PhraseFile::create(&path).err().unwrap().hint.is_some());
+        assert!(PhraseFile::create(&path, &settings).err().unwrap().hint.is_some());
         assert_eq!(fs::read_to_string(&path).unwrap(), "a b c\n");
+        // One that is empty was made by an `init` that was killed; there is nothing to overwrite.
+        fs::write(&path, "").unwrap();
+        PhraseFile::create(&path, &settings).unwrap().write("d e f").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "d e f\n");
+        // So is one with the phrase of the very vault that is half made.
+        let phrase = Phrase::generate();
+        fs::write(&path, phrase.words().as_str()).unwrap();
+        assert!(PhraseFile::create(&path, &settings).is_err());
+        let request = InitRequest {
+            command: "init",
+            storage_only: false,
+            phrase: Some(Phrase::parse(&phrase.words()).unwrap()),
+            passphrase: Some(crate::crypto::Passphrase::new("pass".to_owned())),
+            device_name: "desk".to_owned(),
+        };
+        drop(node::init(&settings, request).unwrap());
+        let left = PhraseFile::create(&path, &settings).unwrap();
+        assert_eq!(left.phrase.unwrap().words().as_str(), phrase.words().as_str());
     }
 
     #[test]

@@ -145,15 +145,15 @@ async fn join_as_device(
     session: &Session<'_>,
 ) -> Result<u8, ApiError> {
     let loaded = load_for_setup(session)?;
-    node::check_free(&loaded.settings)?;
+    node::check_free(&loaded.settings, "join")?;
     confirm(session, ticket)?;
     let phrase = phrase(phrase_file.as_deref(), session)?;
     let passphrase = session.passphrases().fresh()?.into_passphrase();
     let newcomer = Newcomer { phrase, passphrase, device_name: super::init::device_name() };
     let progress = |stage: &str| session.output.note(&escape(stage));
-    let made = node::join_device(loaded.settings.clone(), newcomer, ticket, progress).await?;
     let lend = (ticket.quota > 0).then_some(ByteSize(ticket.quota));
-    write_config(session, &loaded, lend);
+    let ready = || drop(write_config(session, &loaded, lend));
+    let made = node::join_device(loaded.settings.clone(), newcomer, ticket, progress, ready).await?;
     session.output.show(&made, render_device);
     session.output.note(
         "next: `shadowvault daemon` runs this device, `shadowvault backup PATH` makes its first backup",
@@ -186,7 +186,9 @@ fn confirm(session: &Session<'_>, ticket: &Ticket) -> Result<(), ApiError> {
 /// The node that joins: the daemon, the one on this disk, or a new one that only stores for others.
 async fn open(session: &Session<'_>, ticket: &Ticket) -> Result<Handle, ApiError> {
     match session.open(Keys::Unneeded, Mode::Online).await {
-        Err(error) if error.kind() == Code::VaultNotFound || error.kind() == Code::ConfigMissing => {
+        Err(error)
+            if matches!(error.kind(), Code::VaultNotFound | Code::VaultUnfinished | Code::ConfigMissing) =>
+        {
             make(session, ticket).await
         }
         other => other,
@@ -195,17 +197,20 @@ async fn open(session: &Session<'_>, ticket: &Ticket) -> Result<Handle, ApiError
 
 async fn make(session: &Session<'_>, ticket: &Ticket) -> Result<Handle, ApiError> {
     let loaded = load_for_setup(session)?;
+    node::check_free(&loaded.settings, "join")?;
     let settings = loaded.settings.clone();
     let request = InitRequest {
+        command: "join",
         storage_only: true,
         phrase: None,
         passphrase: None,
         device_name: super::init::device_name(),
     };
     let made = tokio::task::spawn_blocking(move || node::init(&settings, request)).await;
-    made.unwrap_or_else(|_| Err(ApiError::new(Code::Internal, "making the node panicked")))?;
-    session.output.note("there was no node here: made one that stores for others");
+    let made = made.unwrap_or_else(|_| Err(ApiError::new(Code::Internal, "making the node panicked")))?;
     write_config(session, &loaded, Some(ByteSize(ticket.quota)));
+    made.finish()?;
+    session.output.note("there was no node here: made one that stores for others");
     session.open(Keys::Unneeded, Mode::Online).await
 }
 

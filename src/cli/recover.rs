@@ -51,11 +51,25 @@ pub(super) async fn run(args: RecoverArgs, session: &Session<'_>) -> Result<u8, 
         at: args.at.map(|at| Moment::from_millis(u64::try_from(at.as_millisecond()).unwrap_or(0))),
     };
     let progress = |stage: &str| session.output.note(&escape(stage));
-    let summary = node::recover(loaded.settings.clone(), request, progress).await?;
-    write_config(session, &loaded, None);
+    let ready = || drop(write_config(session, &loaded, None));
+    let summary = node::recover(loaded.settings.clone(), request, progress, ready).await?;
     session.output.show(&summary, render);
     session.output.note("next: `shadowvault snapshots`, then `shadowvault restore latest --target DIR`");
-    Ok(0)
+    if summary.damaged == 0 && summary.unread == 0 {
+        return Ok(0);
+    }
+    if summary.damaged == 0 {
+        let packs = count(summary.unread, "pack");
+        let error =
+            ApiError::new(Code::Incomplete, format!("the directories of {packs} could not be read yet"));
+        return Err(error.with_hint("`shadowvault daemon` goes on with them whenever a holder is there"));
+    }
+    let lost = count(summary.damaged, "snapshot");
+    let error = ApiError::new(
+        Code::SnapshotCorrupted,
+        format!("the records of {lost} are at no holder that was reached"),
+    );
+    Err(error.with_hint("everything else is here; when other holders come, `shadowvault repair` asks them"))
 }
 
 fn render_drill(summary: &DrillSummary, paint: Paint) -> String {
@@ -148,8 +162,10 @@ mod tests {
         let summary = RecoverSummary {
             identity,
             snapshots: 2,
+            damaged: 0,
             heads: 1,
             packs: 3,
+            unread: 0,
             holders: vec![id],
             devices: vec!["lap\x1btop".into()],
         };

@@ -55,7 +55,9 @@ async fn look(session: &Session<'_>) -> Result<u8, ApiError> {
     }
     let node = match session.open_here(settings, Keys::Unneeded, Mode::Offline).await {
         Ok(node) => node,
-        Err(error) if error.kind() == Code::VaultNotFound => return Err(error),
+        Err(error) if matches!(error.kind(), Code::VaultNotFound | Code::VaultUnfinished) => {
+            return Err(error);
+        }
         Err(error) => {
             let hint = error.hint.map(|hint| format!(" ({hint})")).unwrap_or_default();
             session.output.note(&format!(

@@ -157,10 +157,15 @@ pub fn store_list(store: &Store, id: ListId, bytes: &[u8]) -> Result<(), EngineE
 
 /// Stores a snapshot record that a peer sent; only its hash and length can be checked without a key.
 pub fn store_snapshot(store: &Store, id: SnapshotId, bytes: &[u8]) -> Result<(), EngineError> {
-    if !is_record(id, bytes) {
-        return Err(EngineError::RecordMissing(format!("snapshot record {id}")));
+    store_snapshots(store, &[(id, bytes.to_vec())])
+}
+
+/// The same for many: when one is not what it is called, none is stored.
+pub fn store_snapshots(store: &Store, records: &[(SnapshotId, Vec<u8>)]) -> Result<(), EngineError> {
+    match records.iter().find(|(id, bytes)| !is_record(*id, bytes)) {
+        Some((id, _)) => Err(EngineError::RecordMissing(format!("snapshot record {id}"))),
+        None => Ok(store.publish_snapshots(records)?),
     }
-    Ok(store.publish_snapshot(id, bytes)?)
 }
 
 /// Of the offered packs, those that a head of the vault lists, with their sizes.

@@ -74,7 +74,7 @@ pub use heads::{
 pub use hold::{HoldResult, drop_expired, note_release};
 pub use holder::{
     HolderError, Lending, Needs, accept_head, complete_head, forward_packs, held_packs, keep_for_device,
-    keep_what_is_here, missing_records, store_list, store_snapshot, wanted_packs,
+    keep_what_is_here, missing_records, store_list, store_snapshot, store_snapshots, wanted_packs,
 };
 pub use hurt::{HurtFile, HurtFiles};
 pub use ledger::{Candidate, Ledger, Plan, ROUND_INTERVAL, ROUND_PAUSE, Want, Wanting};

@@ -55,6 +55,7 @@ impl Protocol for Sync {
             Nested(5, &[]),
             Nested(6, &[Nested(1, &[]), Nested(2, &[])]),
             Nested(7, &[]),
+            Nested(8, &[]),
             Nested(20, &[]),
         ],
     };
@@ -65,6 +66,7 @@ impl Protocol for Sync {
             Nested(2, &[Nested(1, &[]), Nested(2, &[]), Nested(3, &[])]),
             Nested(4, &[]),
             Nested(5, &[]),
+            Nested(6, &[Nested(1, &[])]),
             Nested(20, &[]),
         ],
     };
@@ -272,6 +274,18 @@ mod tests {
         let answer =
             wire::SyncResponse { status: 1, answer: Some(wire::sync_response::Answer::Heads(heads)) };
         assert_eq!(Sync::RESPONSE.decode(answer.encode_to_vec()), Ok(answer));
+
+        let ids = vec![pack.clone(); limit::RECORDS_ASKED_MAX];
+        let query = wire::RecordsQuery { vault: pack, kind: wire::RecordKind::RecordSnapshot.into(), ids };
+        let sync = wire::SyncRequest { ask: Some(wire::sync_request::Ask::Batch(query)) };
+        assert_eq!(Sync::REQUEST.decode(sync.encode_to_vec()), Ok(sync));
+        for (bytes, count) in [(limit::RECORD_BYTES, limit::RECORDS_ASKED_MAX), (limit::HEAD_BYTES_MAX, 1)] {
+            let record = wire::RecordAnswer { status: 1, record: vec![7; bytes] };
+            let batch = wire::RecordBatch { records: vec![record; count] };
+            let answer = Some(wire::sync_response::Answer::Batch(batch));
+            let answer = wire::SyncResponse { status: 1, answer };
+            assert_eq!(Sync::RESPONSE.decode(answer.encode_to_vec()), Ok(answer));
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::meter::Meter;
 use super::slots::{Slot, Slots};
 use super::{Members, NetConfig, NetError};
 use crate::base::{PeerId, limit};
-use crate::wire::{self, Status};
+use crate::wire::{self, RecordKind, Status};
 
 /// A future that owns what it needs.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -148,8 +148,8 @@ impl Lane for Sync {
         &all.sync
     }
 
-    fn allows(meter: &Meter, _: &Members, from: PeerId, _: &wire::SyncRequest) -> bool {
-        meter.allows_request(from)
+    fn allows(meter: &Meter, _: &Members, from: PeerId, request: &wire::SyncRequest) -> bool {
+        meter.allows_requests(from, sync_cost(request))
     }
 
     fn serve(
@@ -237,7 +237,7 @@ impl Lane for Door {
     }
 
     fn allows(meter: &Meter, members: &Members, from: PeerId, _: &wire::DoorRequest) -> bool {
-        (members.allows(&from) || meter.allows_stranger()) && meter.allows_request(from)
+        (members.allows(&from) || meter.allows_stranger()) && meter.allows_requests(from, 1)
     }
 
     fn serve(
@@ -255,6 +255,19 @@ impl Lane for Door {
     fn status(response: &wire::DoorResponse) -> i32 {
         response.status
     }
+}
+
+/// How many requests a sync request counts as: one, and a batch of records one for each 64 KiB that may be read and sent
+/// for it.
+pub(super) fn sync_cost(request: &wire::SyncRequest) -> u32 {
+    let Some(wire::sync_request::Ask::Batch(query)) = &request.ask else { return 1 };
+    let each = match query.kind() {
+        RecordKind::RecordSnapshot => limit::RECORD_BYTES,
+        RecordKind::RecordList => limit::LIST_BYTES_MAX,
+        RecordKind::RecordHead | RecordKind::RecordUnspecified => limit::HEAD_BYTES_MAX,
+    };
+    let bytes = query.ids.len().saturating_mul(each).min(limit::HEAD_BYTES_MAX);
+    bytes.div_ceil(limit::CELL_BYTES).max(1) as u32
 }
 
 /// Bytes that a fetch makes the server read and send: its ranges widened to whole cells.
@@ -279,6 +292,28 @@ mod tests {
             let taken: Vec<_> = peers.filter_map(|peer| places.fetch.try_take(peer)).collect();
             assert_eq!(taken.len(), allowed, "{configured}");
         }
+    }
+
+    #[test]
+    fn a_batch_of_records_costs_what_it_may_bring() {
+        let cost = |kind: RecordKind, ids: usize| {
+            let query = wire::RecordsQuery { vault: vec![], kind: kind.into(), ids: vec![vec![]; ids] };
+            sync_cost(&wire::SyncRequest { ask: Some(wire::sync_request::Ask::Batch(query)) })
+        };
+        let table = [
+            (RecordKind::RecordSnapshot, 0, 1),
+            (RecordKind::RecordSnapshot, 1, 1),
+            (RecordKind::RecordSnapshot, 9, 2),
+            (RecordKind::RecordSnapshot, limit::RECORDS_ASKED_MAX, 32),
+            (RecordKind::RecordList, 1, 3),
+            (RecordKind::RecordList, limit::RECORDS_ASKED_MAX, 32),
+            (RecordKind::RecordHead, 1, 32),
+            (RecordKind::RecordUnspecified, usize::MAX >> 48, 32),
+        ];
+        for (kind, ids, requests) in table {
+            assert_eq!(cost(kind, ids), requests, "{kind:?} {ids}");
+        }
+        assert_eq!(sync_cost(&wire::SyncRequest { ask: None }), 1);
     }
 
     #[test]

@@ -74,7 +74,7 @@ fn cost(bytes: u64, burst: NonZeroU32) -> NonZeroU32 {
 
 /// Token buckets for all peers. Every check is immediate: over the rate is an answer, not a wait.
 pub(super) struct Meter {
-    requests: Option<DefaultKeyedRateLimiter<PeerId>>,
+    requests: Option<(DefaultKeyedRateLimiter<PeerId>, NonZeroU32)>,
     fetched: Option<(DefaultKeyedRateLimiter<PeerId>, NonZeroU32)>,
     strangers: DefaultDirectRateLimiter,
     exempt: Vec<IpAddr>,
@@ -84,7 +84,7 @@ impl Meter {
     pub(super) fn new(limits: &Limits) -> Self {
         let requests = NonZeroU32::new(limits.requests_per_second).map(|rate| {
             let burst = NonZeroU32::new(limits.burst).unwrap_or(rate);
-            RateLimiter::keyed(Quota::per_second(rate).allow_burst(burst))
+            (RateLimiter::keyed(Quota::per_second(rate).allow_burst(burst)), burst)
         });
         let fetched =
             quota(limits.peer_bytes_per_second).map(|(quota, burst)| (RateLimiter::keyed(quota), burst));
@@ -98,9 +98,11 @@ impl Meter {
         self.exempt.contains(&address.to_canonical())
     }
 
-    /// Charges one request.
-    pub(super) fn allows_request(&self, peer: PeerId) -> bool {
-        self.requests.as_ref().is_none_or(|r| r.check_key(&peer).is_ok())
+    /// Charges `count` requests at once; more than the burst count as the burst.
+    pub(super) fn allows_requests(&self, peer: PeerId, count: u32) -> bool {
+        let Some((meter, burst)) = &self.requests else { return true };
+        let count = NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN).min(*burst);
+        matches!(meter.check_key_n(&peer, count), Ok(Ok(())))
     }
 
     /// Charges one request of someone who may have any number of identities.
@@ -116,7 +118,7 @@ impl Meter {
 
     /// Forgets peers whose buckets are full again. To be called now and then.
     pub(super) fn prune(&self) {
-        if let Some(requests) = &self.requests {
+        if let Some((requests, _)) = &self.requests {
             requests.retain_recent();
         }
         if let Some((fetched, _)) = &self.fetched {
@@ -148,9 +150,16 @@ mod tests {
     #[test]
     fn requests_over_the_burst_are_refused_for_that_peer_only() {
         let meter = meter(1, 3, 0);
-        let allowed = (0..10).filter(|_| meter.allows_request(A)).count();
+        let allowed = (0..10).filter(|_| meter.allows_requests(A, 1)).count();
         assert_eq!(allowed, 3);
-        assert!(meter.allows_request(B));
+        assert!(meter.allows_requests(B, 1));
+    }
+
+    #[test]
+    fn what_counts_as_many_requests_is_charged_so_and_is_never_too_large_for_ever() {
+        let meter = meter(1, 3, 0);
+        assert!(meter.allows_requests(A, 2) && !meter.allows_requests(A, 2) && meter.allows_requests(A, 1));
+        assert!(meter.allows_requests(B, 1000) && !meter.allows_requests(B, 1));
     }
 
     #[test]
@@ -165,7 +174,7 @@ mod tests {
     #[test]
     fn zero_means_unlimited() {
         let meter = meter(0, 0, 0);
-        assert!((0..10_000).all(|_| meter.allows_request(A) && meter.allows_fetch(A, 1 << 30)));
+        assert!((0..10_000).all(|_| meter.allows_requests(A, 32) && meter.allows_fetch(A, 1 << 30)));
         assert!(
             Meter::new(&Limits { peer_bytes_per_second: u64::MAX, ..Limits::default() })
                 .allows_fetch(A, 1 << 20)

@@ -130,6 +130,16 @@ impl Core {
         mode: Mode,
     ) -> Result<Arc<Self>, ApiError> {
         let store = Arc::new(open_store(&settings, mode).map_err(failed)?);
+        Self::over(store, settings, passphrase, mode)
+    }
+
+    /// The same over a store that is open.
+    pub(super) fn over(
+        store: Arc<Store>,
+        settings: Settings,
+        passphrase: Option<Passphrase>,
+        mode: Mode,
+    ) -> Result<Arc<Self>, ApiError> {
         let seed = store.read_node_key().map_err(failed)?;
         let seed: [u8; 32] = seed.and_then(|seed| seed.try_into().ok()).ok_or_else(|| {
             failed(StoreError::DamagedFile("node.key".to_owned())).with_hint(
@@ -268,6 +278,9 @@ impl Core {
             }
         }
         self.tasks.spawn(self.clone().watch(events));
+        if mode == Mode::Setup {
+            return Ok(());
+        }
         self.tasks.spawn(self.clone().own_loop());
         self.tasks.spawn(devices::knock_loop(self.clone()));
         if mode == Mode::Daemon {

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::core::{Core, log_failure};
 use super::door;
 use super::error::failed;
-use super::records::refused;
+use super::records::{Patience, refused};
 use super::ticket::{Ticket, TicketSecret, check_name, clean_name};
 use crate::api::{
     ApiError, Happening, Invitation, InviteInfo, InviteRequest, InviteState, JoinRequest, Joined, Role,
@@ -273,11 +273,15 @@ pub(super) async fn join(core: &Arc<Core>, request: JoinRequest) -> Result<Joine
         return Err(ApiError::new(Code::UsageInvalid, text)
             .with_hint("run `shadowvault join` where there is no node yet: --repo names another directory"));
     }
-    redeem(core, &ticket).await
+    redeem(core, &ticket, &Patience::SHORT).await
 }
 
 /// Redeems a ticket: afterwards both nodes allow each other, here with what the ticket promises the inviter.
-pub(super) async fn redeem(core: &Arc<Core>, ticket: &Ticket) -> Result<Joined, ApiError> {
+pub(super) async fn redeem(
+    core: &Arc<Core>,
+    ticket: &Ticket,
+    patience: &Patience<'_>,
+) -> Result<Joined, ApiError> {
     let (peer, me) = (ticket.peer, core.key.peer_id());
     if peer == me {
         return Err(ApiError::new(Code::TicketInvalid, "this node made this ticket itself")
@@ -285,7 +289,7 @@ pub(super) async fn redeem(core: &Arc<Core>, ticket: &Ticket) -> Result<Joined, 
     }
     let net = core.net()?.clone();
     net.dial(peer, &ticket.addresses).await.map_err(|error| unreached(ticket, core.now(), error))?;
-    knock(&net, ticket).await?;
+    patience.with(core, peer, || knock(&net, ticket)).await?;
     let name = (!ticket.from.is_empty()).then(|| core.book().free_name(peer, &ticket.from));
     let entry = PeerEntry {
         name: name.clone(),

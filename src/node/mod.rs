@@ -21,6 +21,7 @@ mod flow;
 mod holding;
 mod inviting;
 mod jobs;
+mod making;
 mod mending;
 mod owning;
 mod peering;
@@ -52,10 +53,11 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 pub use crate::net::parse_peer_address;
+pub use making::{check_free, is_begun_with};
 pub use recover::{
     DeviceJoined, DrillSummary, Newcomer, RecoverRequest, RecoverSummary, drill, join_device, recover,
 };
-pub use setup::{InitRequest, InitSummary, check_free, init, rebuild_index};
+pub use setup::{InitRequest, NewNode, init, rebuild_index};
 
 pub use reload::Loader;
 pub use ticket::{Ticket, TicketError};
@@ -77,6 +79,8 @@ pub enum Mode {
     Offline,
     /// For one command that may need peers: listens on any port and dials the peers it knows.
     Online,
+    /// To be made a device of a vault: like that, but it dials, asks and offers nothing by itself.
+    Setup,
 }
 
 /// An open node. Implements [`crate::api::Service`].

@@ -1,16 +1,23 @@
 //! Fetching a head with all its records from a peer, for holders, for other devices of a vault, and for recovery.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::core::Core;
 use super::error::failed;
 use super::serve::notice_twins;
 use crate::api::ApiError;
-use crate::base::{Code, HeadId, Moment, PeerId, VaultId, limit};
+use crate::base::{Code, HeadId, ListId, Moment, PeerId, SnapshotId, VaultId, limit};
 use crate::engine::{self, HeadNews};
 use crate::net::Net;
 use crate::snapshot::{Head, HeadSummary, PeerAddress};
 use crate::wire::{self, RecordKind, Status, sync_request::Ask, sync_response::Answer};
+
+/// How often a connection that broke is made anew for one request before that counts as an answer.
+const BROKEN_MAX: u32 = 3;
+/// How often is said that something takes its time.
+const TELL_EVERY: Duration = Duration::from_secs(2);
 
 fn odd(peer: PeerId, what: &str) -> ApiError {
     ApiError::new(Code::PeerMisbehaved, format!("{} {what}", peer.short()))
@@ -30,7 +37,7 @@ pub(super) fn refused(peer: PeerId, status: Status) -> ApiError {
         Status::Corrupt => (Code::StorageCorrupted, "has it damaged"),
         Status::Busy => (Code::PeerBusy, "is busy"),
         Status::Full => (Code::StorageFull, "has no room left for us"),
-        Status::Unsupported => (Code::PeerMisbehaved, "does not know this request (another version?)"),
+        Status::Unsupported => (Code::PeerIncompatible, "does not know this request (another version?)"),
         _ => (Code::Unauthorized, "refuses"),
     };
     ApiError::new(code, format!("{} {what}", peer.short()))
@@ -88,17 +95,187 @@ pub(super) async fn heads_at(
     Ok(Known { heads: heads.map_err(failed)?, holders, revocations: list.revocations })
 }
 
+/// How long a peer that says "later" is asked again, and who is told that it is waited for.
+pub(super) struct Patience<'a> {
+    /// In all, for one request; a connection that broke is made again meanwhile. None is for ever.
+    most: Option<Duration>,
+    tell: &'a (dyn Fn(&str) + Send + Sync),
+}
+
+impl Patience<'static> {
+    /// Of a daemon: what it waits for comes up again by itself.
+    pub(super) const SHORT: Self = Self { most: Some(limit::BUSY_WAIT), tell: &|_| {} };
+}
+
+impl<'a> Patience<'a> {
+    /// Of a command that a person waits for and can interrupt: as long as the peer answers at all.
+    pub(super) fn endless(tell: &'a (dyn Fn(&str) + Send + Sync)) -> Self {
+        Self { most: None, tell }
+    }
+
+    pub(super) fn tell(&self, what: &str) {
+        (self.tell)(what);
+    }
+
+    /// Does something with a peer again and again, for as long as that is only put off. A connection that breaks counts as
+    /// that a few times in a row.
+    pub(super) async fn with<T, F: Future<Output = Result<T, ApiError>>>(
+        &self,
+        core: &Core,
+        peer: PeerId,
+        mut work: impl FnMut() -> F,
+    ) -> Result<T, ApiError> {
+        let (began, mut told, mut broken) = (Instant::now(), Instant::now(), 0);
+        let mut pause = limit::BUSY_PAUSE;
+        loop {
+            let error = match work().await {
+                Err(error) if error.kind() == Code::PeerBusy => {
+                    broken = 0;
+                    error
+                }
+                Err(error) if is_broken(&error) && broken < BROKEN_MAX => {
+                    broken += 1;
+                    error
+                }
+                other => return other,
+            };
+            if self.most.is_some_and(|most| began.elapsed() + pause > most) {
+                return Err(error);
+            }
+            if told.elapsed() >= TELL_EVERY {
+                self.tell(&format!("waiting for {}: {}", peer.short(), error.message));
+                told = Instant::now();
+            }
+            tokio::select! {
+                () = core.stop.cancelled() => return Err(error),
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(limit::BUSY_PAUSE_MAX),
+            }
+        }
+    }
+}
+
+/// A connection that went away; the next request makes another one.
+fn is_broken(error: &ApiError) -> bool {
+    error.kind() == Code::ConnectionFailed
+}
+
+/// One record of a peer, not yet checked.
 async fn record(
+    core: &Core,
     net: &Net,
     peer: PeerId,
-    vault: VaultId,
-    kind: RecordKind,
+    (vault, kind): (VaultId, RecordKind),
     id: &[u8; 32],
+    patience: &Patience<'_>,
 ) -> Result<Vec<u8>, ApiError> {
     let query = wire::RecordQuery { vault: vault.as_bytes().to_vec(), kind: kind.into(), id: id.to_vec() };
-    match ask(net, peer, Ask::Record(query)).await? {
+    match patience.with(core, peer, || ask(net, peer, Ask::Record(query.clone()))).await? {
         Some(Answer::Record(bytes)) => Ok(bytes),
         _ => Err(odd(peer, "answered something else")),
+    }
+}
+
+/// Records of one kind that are asked of one peer, many a message.
+pub(super) struct Errand {
+    vault: VaultId,
+    kind: RecordKind,
+    /// Not asked for yet.
+    left: VecDeque<[u8; 32]>,
+    /// What the peer does not have, or has damaged.
+    lacking: Vec<([u8; 32], Status)>,
+    /// In one message: fewer over a line that is too slow for many.
+    most: usize,
+    /// The peer is of a version that knows no batches.
+    singly: bool,
+}
+
+impl Errand {
+    pub(super) fn new(vault: VaultId, kind: RecordKind, ids: impl IntoIterator<Item = [u8; 32]>) -> Self {
+        let (left, most) = (ids.into_iter().collect(), limit::RECORDS_ASKED_MAX);
+        Self { vault, kind, left, lacking: Vec::new(), most, singly: false }
+    }
+
+    /// How many are still to be asked for.
+    pub(super) fn left(&self) -> usize {
+        self.left.len()
+    }
+
+    /// That all came.
+    fn complete(self, peer: PeerId) -> Result<(), ApiError> {
+        self.lacking.first().map_or(Ok(()), |(_, status)| Err(refused(peer, *status)))
+    }
+
+    /// The records of the next message, each being what its id says; `None` when all were asked for.
+    pub(super) async fn next(
+        &mut self,
+        core: &Core,
+        net: &Net,
+        peer: PeerId,
+        patience: &Patience<'_>,
+    ) -> Result<Option<Vec<([u8; 32], Vec<u8>)>>, ApiError> {
+        if self.left.is_empty() {
+            return Ok(None);
+        }
+        let (asked, answers) = loop {
+            let asked: Vec<[u8; 32]> = self.left.iter().take(self.most).copied().collect();
+            match self.ask(core, net, peer, &asked, patience).await {
+                Err(error) if error.kind() == Code::NetworkTimeout && asked.len() > 1 => {
+                    self.most = asked.len().div_ceil(4);
+                }
+                Err(error) if error.kind() == Code::PeerIncompatible && !self.singly => {
+                    (self.singly, self.most) = (true, 1);
+                }
+                answers => break (asked, answers?),
+            }
+        };
+        if answers.is_empty() || answers.len() > asked.len() {
+            return Err(odd(peer, "answered something else"));
+        }
+        self.left.drain(..answers.len());
+        let mut came = Vec::with_capacity(answers.len());
+        for (id, answer) in asked.into_iter().zip(answers) {
+            match answer.status() {
+                Status::Ok if *blake3::hash(&answer.record).as_bytes() == id => {
+                    came.push((id, answer.record))
+                }
+                Status::Ok => {
+                    core.blame(peer);
+                    return Err(odd(peer, "sent another record than was asked for"));
+                }
+                other => self.lacking.push((id, other)),
+            }
+        }
+        Ok(Some(came))
+    }
+
+    /// One message's answers, not yet checked.
+    async fn ask(
+        &self,
+        core: &Core,
+        net: &Net,
+        peer: PeerId,
+        ids: &[[u8; 32]],
+        patience: &Patience<'_>,
+    ) -> Result<Vec<wire::RecordAnswer>, ApiError> {
+        if let (true, [id]) = (self.singly, ids) {
+            let (status, record) = match record(core, net, peer, (self.vault, self.kind), id, patience).await
+            {
+                Ok(record) => (Status::Ok, record),
+                Err(error) if error.kind() == Code::ChunkNotFound => (Status::NotFound, Vec::new()),
+                Err(error) if error.kind() == Code::StorageCorrupted => (Status::Corrupt, Vec::new()),
+                Err(error) => return Err(error),
+            };
+            return Ok(vec![wire::RecordAnswer { status: status.into(), record }]);
+        }
+        let query = wire::RecordsQuery {
+            vault: self.vault.as_bytes().to_vec(),
+            kind: self.kind.into(),
+            ids: ids.iter().map(|id| id.to_vec()).collect(),
+        };
+        match patience.with(core, peer, || ask(net, peer, Ask::Batch(query.clone()))).await? {
+            Some(Answer::Batch(batch)) => Ok(batch.records),
+            _ => Err(odd(peer, "answered something else")),
+        }
     }
 }
 
@@ -110,11 +287,13 @@ pub(super) async fn look_at_head(
     vault: VaultId,
     want: HeadId,
 ) -> Result<Head, ApiError> {
-    let bytes = record(net, peer, vault, RecordKind::RecordHead, want.as_bytes()).await?;
+    let what = (vault, RecordKind::RecordHead);
+    let bytes = record(core, net, peer, what, want.as_bytes(), &Patience::SHORT).await?;
     core.blocking(move |core| engine::accept_head(&core.store, vault, want, &bytes).map_err(failed)).await
 }
 
-/// Fetches a head, its pack lists and its snapshot records; stores the records first and the head last.
+/// Fetches a head, its pack lists and its snapshot records; stores the records first and the head last. What came before an
+/// error stays, and is not asked for again.
 pub(super) async fn pull_head(
     core: &Arc<Core>,
     net: &Net,
@@ -122,7 +301,55 @@ pub(super) async fn pull_head(
     vault: VaultId,
     want: HeadId,
 ) -> Result<(Head, HeadNews), ApiError> {
-    let bytes = record(net, peer, vault, RecordKind::RecordHead, want.as_bytes()).await?;
+    pull_head_patiently(core, net, peer, vault, want, &Patience::SHORT).await
+}
+
+/// The same with as much patience as is given.
+pub(super) async fn pull_head_patiently(
+    core: &Arc<Core>,
+    net: &Net,
+    peer: PeerId,
+    vault: VaultId,
+    want: HeadId,
+    patience: &Patience<'_>,
+) -> Result<(Head, HeadNews), ApiError> {
+    let (head, bytes, lacking) = pull_records(core, net, peer, vault, want, patience).await?;
+    lacking.complete(peer)?;
+    adopt(core, head, bytes).await
+}
+
+/// The same where some snapshot records are nowhere: how many lack.
+pub(super) async fn pull_head_without(
+    core: &Arc<Core>,
+    net: &Net,
+    peer: PeerId,
+    vault: VaultId,
+    want: HeadId,
+    patience: &Patience<'_>,
+) -> Result<usize, ApiError> {
+    let (head, bytes, lacking) = pull_records(core, net, peer, vault, want, patience).await?;
+    adopt(core, head, bytes).await.map(|_| lacking.lacking.len())
+}
+
+async fn adopt(core: &Arc<Core>, head: Head, bytes: Vec<u8>) -> Result<(Head, HeadNews), ApiError> {
+    core.blocking(move |core| {
+        let news = engine::adopt_head(&core.store, &head, &bytes).map_err(failed)?;
+        Ok((head, news))
+    })
+    .await
+}
+
+/// Fetches a head, and stores its pack lists and those of its snapshot records that the peer has.
+async fn pull_records(
+    core: &Arc<Core>,
+    net: &Net,
+    peer: PeerId,
+    vault: VaultId,
+    want: HeadId,
+    patience: &Patience<'_>,
+) -> Result<(Head, Vec<u8>, Errand), ApiError> {
+    let what = (vault, RecordKind::RecordHead);
+    let bytes = record(core, net, peer, what, want.as_bytes(), patience).await?;
     let (head, needs, bytes) = core
         .blocking(move |core| {
             let head = engine::accept_head(&core.store, vault, want, &bytes).map_err(failed)?;
@@ -130,17 +357,27 @@ pub(super) async fn pull_head(
             Ok((head, needs, bytes))
         })
         .await?;
-    for id in needs.lists {
-        let bytes = record(net, peer, vault, RecordKind::RecordList, id.as_bytes()).await?;
-        core.blocking(move |core| engine::store_list(&core.store, id, &bytes).map_err(failed)).await?;
+    let lists = needs.lists.iter().map(|id| *id.as_bytes());
+    let mut lists = Errand::new(vault, RecordKind::RecordList, lists);
+    while let Some(came) = lists.next(core, net, peer, patience).await? {
+        let keep = move |core: &Arc<Core>| {
+            came.iter().try_for_each(|(id, bytes)| {
+                engine::store_list(&core.store, ListId::new(*id), bytes).map_err(failed)
+            })
+        };
+        core.blocking(keep).await?;
     }
-    for id in needs.snapshots {
-        let bytes = record(net, peer, vault, RecordKind::RecordSnapshot, id.as_bytes()).await?;
-        core.blocking(move |core| engine::store_snapshot(&core.store, id, &bytes).map_err(failed)).await?;
+    lists.complete(peer)?;
+    let (count, mut told) = (needs.snapshots.len(), Instant::now());
+    let snapshots = needs.snapshots.iter().map(|id| *id.as_bytes());
+    let mut snapshots = Errand::new(vault, RecordKind::RecordSnapshot, snapshots);
+    while let Some(came) = snapshots.next(core, net, peer, patience).await? {
+        let records = came.into_iter().map(|(id, bytes)| (SnapshotId::new(id), bytes)).collect::<Vec<_>>();
+        core.blocking(move |core| engine::store_snapshots(&core.store, &records).map_err(failed)).await?;
+        if told.elapsed() >= TELL_EVERY {
+            patience.tell(&format!("{} of {count} snapshot records are here", count - snapshots.left()));
+            told = Instant::now();
+        }
     }
-    core.blocking(move |core| {
-        let news = engine::adopt_head(&core.store, &head, &bytes).map_err(failed)?;
-        Ok((head, news))
-    })
-    .await
+    Ok((head, bytes, snapshots))
 }

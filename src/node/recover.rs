@@ -7,24 +7,28 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use serde::Serialize;
+use tokio::time::timeout;
 
 use super::core::{Core, log_failure};
 use super::devices;
 use super::door::prove;
 use super::error::{failed, panicked};
 use super::inviting;
+use super::making::as_new_device;
 use super::owning::index_listed;
-use super::records::{ask, heads_at, heads_of, pull_head, refused};
+use super::records::{Patience, ask, heads_at, pull_head_patiently, pull_head_without, refused};
 use super::ticket::Ticket;
 use super::{Mode, Node};
 use crate::api::{ApiError, Identity, Joined, Role};
-use crate::base::{Clock, Code, Epoch, Moment, PackId, PeerId, SystemClock, VaultId, limit, random_bytes};
+use crate::base::{
+    Category, Clock, Code, Epoch, Moment, PackId, PeerId, SystemClock, VaultId, limit, random_bytes,
+};
 use crate::config::Settings;
 use crate::crypto::{AdminKey, KdfCost, Passphrase, Phrase};
 use crate::engine::{self, Carried, VaultView};
 use crate::net::{Net, parse_peer_address};
 use crate::snapshot::{HeadSummary, PeerAddress, open_device_name, sign_revocation};
-use crate::store::{PeerEntry, Store};
+use crate::store::{PeerEntry, Purpose, Store};
 use crate::wire::{self, Status, door_request, sync_request::Ask, sync_response::Answer};
 
 /// What makes a node a device of a vault.
@@ -66,10 +70,14 @@ pub struct RecoverSummary {
     pub identity: Identity,
     /// Snapshots that can be restored.
     pub snapshots: u64,
+    /// Snapshots whose records are at no holder that was reached.
+    pub damaged: u64,
     /// Heads found, one for each device.
     pub heads: u64,
     /// Packs known.
     pub packs: u64,
+    /// Packs whose directories could not be read yet; the daemon goes on with them when holders come.
+    pub unread: u64,
     /// Holders that admitted this node.
     pub holders: Vec<PeerId>,
     /// Names of the vault's devices.
@@ -88,27 +96,32 @@ pub struct DeviceJoined {
 }
 
 /// Makes a node in `settings.repository_path` that is a new device of the phrase's vault, with everything but the data,
-/// which comes from holders when it is read.
+/// which comes from holders when it is read. One that was cut off goes on where it was. `ready` is called last, before the
+/// node is whole.
 ///
 /// # Errors
-/// A directory in use, a holder that cannot be reached or does not know the vault. What was made is removed then, so
-/// that the same command can be given again.
+/// A directory in use, a holder that cannot be reached or does not know the vault. See [`as_new_device`] for what stays then.
 pub async fn recover(
     settings: Settings,
     request: RecoverRequest,
     progress: impl Fn(&str) + Send + Sync,
+    ready: impl FnOnce(),
 ) -> Result<RecoverSummary, ApiError> {
     let RecoverRequest { newcomer, peer, heir_of, at } = request;
     let (peer, address) = parse_peer_address(&peer).map_err(failed)?;
     newcomer.check()?;
-    as_new_node(settings, async |core| {
-        progress("knocking at the holder's door");
-        let admin = newcomer.phrase.root().admin();
-        knock(core, core.net()?, &admin, peer, &[address]).await?;
-        let found = find_vault(core, &admin, peer, at, &progress).await?;
-        settle(core, newcomer, Wish { heir_of, all: at.is_some() }, found, &progress).await
-    })
-    .await
+    let admin = newcomer.phrase.root().admin();
+    let vault = admin.vault();
+    let then = at.map_or_else(String::new, |at| format!(" at {}", at.as_millis()));
+    let purpose = Purpose { command: "recover".to_owned(), detail: format!("{vault}{then}") };
+    let work = async |core: &Arc<Core>| {
+        let patience = Patience::endless(&progress);
+        let named = PeerAddress { peer, addresses: vec![address] };
+        let first = first_holder(core, &admin, named, &patience).await?;
+        let found = find_vault(core, &admin, first, at, &patience).await?;
+        settle(core, newcomer, Wish { heir_of, all: at.is_some() }, found, &patience).await
+    };
+    as_new_device(settings, purpose, vault, work, ready).await
 }
 
 /// The same for a machine that another device of the vault invited; the two are peers afterwards.
@@ -120,55 +133,29 @@ pub async fn join_device(
     newcomer: Newcomer,
     ticket: &Ticket,
     progress: impl Fn(&str) + Send + Sync,
+    ready: impl FnOnce(),
 ) -> Result<DeviceJoined, ApiError> {
     let admin = newcomer.phrase.root().admin();
+    let vault = admin.vault();
     if ticket.role != Role::Device {
         return Err(ApiError::new(Code::UsageInvalid, "this ticket is not for another device of a vault"));
     }
-    if ticket.vault != Some(admin.vault()) {
+    if ticket.vault != Some(vault) {
         let text = "this is another vault's phrase: it does not belong to the ticket";
         return Err(ApiError::new(Code::InvalidKey, text)
             .with_hint("give the 24 words of the vault on the machine that made the ticket"));
     }
     newcomer.check()?;
-    as_new_node(settings, async |core| {
-        progress("redeeming the ticket");
-        let joined = inviting::redeem(core, ticket).await?;
-        let found = find_vault(core, &admin, ticket.peer, None, &progress).await?;
-        let found = settle(core, newcomer, Wish::default(), found, &progress).await?;
+    let purpose = Purpose { command: "join".to_owned(), detail: vault.to_string() };
+    let work = async |core: &Arc<Core>| {
+        let patience = Patience::endless(&progress);
+        patience.tell("redeeming the ticket");
+        let joined = inviting::redeem(core, ticket, &patience).await?;
+        let found = find_vault(core, &admin, ticket.peer, None, &patience).await?;
+        let found = settle(core, newcomer, Wish::default(), found, &patience).await?;
         Ok(DeviceJoined { joined, found })
-    })
-    .await
-}
-
-/// Makes a node, has `work` make a device of it, and removes it again when that fails.
-async fn as_new_node<T>(
-    settings: Settings,
-    work: impl AsyncFnOnce(&Arc<Core>) -> Result<T, ApiError>,
-) -> Result<T, ApiError> {
-    let dir = settings.repository_path.clone();
-    let made = {
-        let dir = dir.clone();
-        tokio::task::spawn_blocking(move || -> Result<(), ApiError> {
-            let store = Store::create(&dir).map_err(failed)?;
-            engine::make_node(&store).map_err(failed)?;
-            Ok(())
-        })
-        .await
     };
-    made.map_err(panicked)??;
-    let node = Node::open(settings, None, Mode::Online).await?;
-    let result = work(&node.core).await;
-    log_failure(node.shutdown().await, "shutting down");
-    drop(node);
-    if result.is_err() {
-        // Only what this command made: the directory was empty or absent before.
-        let removed = tokio::task::spawn_blocking(move || remove_made(&dir)).await;
-        if !matches!(removed, Ok(Ok(()))) {
-            tracing::warn!(target: "recover", "what was made could not be removed");
-        }
-    }
-    result
+    as_new_device(settings, purpose, vault, work, ready).await
 }
 
 /// `recover --drill`.
@@ -218,24 +205,37 @@ async fn knock_as_drill(
 ) -> Result<(), ApiError> {
     let node = Node::open(settings, None, Mode::Online).await?;
     let proved = match node.core.net() {
-        Ok(net) => prove_to(net, admin, peer, &[address], true).await,
+        Ok(net) => {
+            let addresses = [address];
+            Patience::SHORT.with(&node.core, peer, || prove_to(net, admin, peer, &addresses, true)).await
+        }
         Err(error) => Err(error),
     };
     log_failure(node.shutdown().await, "shutting down");
     proved.map(|_| ())
 }
 
-fn remove_made(dir: &std::path::Path) -> std::io::Result<()> {
-    for entry in std::fs::read_dir(dir)? {
-        let entry = entry?;
-        let keep = ["config.yaml", "lost+found"].iter().any(|name| entry.file_name() == *name);
-        match (keep, entry.file_type()?.is_dir()) {
-            (true, _) => {}
-            (false, true) => std::fs::remove_dir_all(entry.path())?,
-            (false, false) => std::fs::remove_file(entry.path())?,
+/// Has a holder let this node in: the one that is named, or, when that cannot be reached, one that an earlier try met.
+async fn first_holder(
+    core: &Arc<Core>,
+    admin: &AdminKey,
+    named: PeerAddress,
+    patience: &Patience<'_>,
+) -> Result<PeerId, ApiError> {
+    let met = core.holder_addresses();
+    patience.tell("knocking at the holder's door");
+    let error = match knock_patiently(core, admin, &named, patience).await {
+        Ok(()) => return Ok(named.peer),
+        Err(error) => error,
+    };
+    for other in met.iter().filter(|other| other.peer != named.peer) {
+        let (gone, next) = (named.peer.short(), other.peer.short());
+        patience.tell(&format!("holder {gone} was not reached; asking {next}, which an earlier try met"));
+        if knock_patiently(core, admin, other, patience).await.is_ok() {
+            return Ok(other.peer);
         }
     }
-    Ok(())
+    Err(error)
 }
 
 /// Meets the other holders that the first one knows, and takes over heads and records; who let this node in.
@@ -244,36 +244,60 @@ async fn find_vault(
     admin: &AdminKey,
     first: PeerId,
     at: Option<Moment>,
-    progress: &(impl Fn(&str) + Send + Sync),
+    patience: &Patience<'_>,
 ) -> Result<Vec<PeerId>, ApiError> {
     let net = core.net()?.clone();
     let vault = admin.vault();
-    progress("fetching heads and snapshot records");
-    let known = heads_of(core, &net, first, vault).await?.holders;
+    let known = patience.with(core, first, || heads_at(core, &net, first, vault, None)).await?.holders;
+    let others: Vec<PeerAddress> =
+        known.into_iter().filter(|other| other.peer != first && other.peer != net.peer_id()).collect();
     let mut holders = vec![first];
-    let others: Vec<&PeerAddress> =
-        known.iter().filter(|other| other.peer != first && other.peer != net.peer_id()).collect();
-    if !others.is_empty() {
-        progress("meeting the other holders that it knows");
+    holders.extend(meet(core, admin, others, patience).await?);
+    patience.tell("fetching heads and snapshot records");
+    fetch_heads(core, &net, &holders, vault, at, patience).await?;
+    Ok(holders)
+}
+
+/// Knocks at the doors of all these holders; those that opened. One holder is enough to go on, so nobody waits long for one
+/// that is away: its door opens to this device's certificate when it is back.
+async fn meet(
+    core: &Arc<Core>,
+    admin: &AdminKey,
+    holders: Vec<PeerAddress>,
+    patience: &Patience<'_>,
+) -> Result<Vec<PeerId>, ApiError> {
+    if holders.is_empty() {
+        return Ok(Vec::new());
     }
-    let met = others
-        .into_iter()
-        .map(async |other| (other, knock(core, &net, admin, other.peer, &other.addresses).await));
-    // Best effort: one holder is enough to go on.
-    let mut met = pin!(futures::stream::iter(met).buffered(limit::DIALS_MAX));
-    while let Some((other, met)) = met.next().await {
-        match met {
-            Ok(()) => holders.push(other.peer),
+    let names = |holders: &[&PeerAddress]| {
+        holders.iter().map(|holder| holder.peer.short()).collect::<Vec<_>>().join(", ")
+    };
+    let mut waited: Vec<&PeerAddress> = holders.iter().collect();
+    patience.tell(&format!("meeting the other holders that it knows: {}", names(&waited)));
+    let knocks = holders.iter().map(async |holder| {
+        let knocked = knock_patiently(core, admin, holder, patience).await;
+        (holder, knocked)
+    });
+    let mut knocks = pin!(futures::stream::iter(knocks).buffer_unordered(limit::DIALS_MAX));
+    let (mut met, mut absent) = (Vec::new(), Vec::new());
+    while let Ok(Some((holder, knocked))) = timeout(limit::HOLDER_WAIT, knocks.next()).await {
+        waited.retain(|other| other.peer != holder.peer);
+        match knocked {
+            Ok(()) => met.push(holder.peer),
             Err(error) => {
-                progress(&format!("holder {} was not reached; going on without it", other.peer.short()));
-                tracing::info!(target: "recover", peer = %other.peer.short(), %error, "a holder was not reached");
-                // Its door opens to this device's certificate when it is back.
-                devices::allow_holder(core, other, false).await?;
+                tracing::info!(target: "recover", peer = %holder.peer.short(), %error, "a holder was not reached");
+                absent.push(holder);
             }
         }
     }
-    fetch_heads(core, &net, &holders, vault, at).await?;
-    Ok(holders)
+    absent.extend(waited);
+    if !absent.is_empty() {
+        patience.tell(&format!("going on without holders that were not reached: {}", names(&absent)));
+    }
+    for holder in absent {
+        devices::allow_holder(core, holder, false).await?;
+    }
+    Ok(met)
 }
 
 /// What a new device is to carry on, as [`Carried`] with the lost device's name or id.
@@ -289,46 +313,103 @@ async fn settle(
     newcomer: Newcomer,
     wish: Wish,
     holders: Vec<PeerId>,
-    progress: &(impl Fn(&str) + Send + Sync),
+    patience: &Patience<'_>,
 ) -> Result<RecoverSummary, ApiError> {
     let net = core.net()?.clone();
-    progress("enrolling this machine");
+    patience.tell("enrolling this machine");
     enrol(core, newcomer, wish).await?;
     let open = core.vault()?;
     let vault = open.id();
-    progress("reading the directories of the vault's packs");
-    let packs = index_listed(core, &net, vault).await?;
-    progress("asking holders what they hold");
+    patience.tell("reading the directories of the vault's packs");
+    let unread = read_directories(core, &net, vault, patience).await?;
+    patience.tell("asking holders what they hold");
     for holder in &holders {
-        log_failure(ask_receipts(core, &net, *holder, vault).await, "asking for receipts");
+        let asked = ask_receipts(core, &net, *holder, vault, patience).await;
+        log_failure(asked, "asking for receipts");
         // A device that this one is heir of was revoked just now.
         super::acl::tell(core.clone(), *holder).await;
     }
-    let view = core
-        .blocking(move |_| {
+    let (view, packs) = core
+        .blocking(move |core| {
             let view = VaultView::load(&open).map_err(failed)?;
-            Ok(view)
+            Ok((view, core.store.pack_counts().map_err(failed)?.own_packs))
         })
         .await?;
     Ok(RecoverSummary {
         identity: Identity { vault_id: Some(vault), ..super::status::identity(core) },
         snapshots: view.snapshots.len() as u64,
         heads: view.heads.len() as u64,
+        damaged: view.broken.len() as u64,
         packs,
+        unread,
         holders,
         devices: view.heads.iter().map(|head| view.device_name(head.device())).collect(),
     })
 }
 
+/// Reads the directories of all packs that the vault's heads list, for as long as that gets on; how many it did not get.
+async fn read_directories(
+    core: &Arc<Core>,
+    net: &Net,
+    vault: VaultId,
+    patience: &Patience<'_>,
+) -> Result<u64, ApiError> {
+    let mut before = u64::MAX;
+    loop {
+        let failure = match index_listed(core, net, vault).await {
+            Err(error) if is_ours(&error) => return Err(error),
+            read => read.err(),
+        };
+        let unread = core.blocking(move |core| unread_packs(core, vault)).await?;
+        if unread == 0 {
+            return Ok(0);
+        }
+        if unread >= before {
+            let why = failure.map(|error| format!(": {}", error.message)).unwrap_or_default();
+            patience.tell(&format!("the directories of {unread} packs could not be read yet{why}"));
+            return Ok(unread);
+        }
+        before = unread;
+    }
+}
+
+/// Packs that heads list and that are not in the index. Blocking.
+fn unread_packs(core: &Arc<Core>, vault: VaultId) -> Result<u64, ApiError> {
+    let mut unread = HashSet::new();
+    for head in engine::newest_heads(&core.store, vault).map_err(failed)? {
+        for (id, _) in engine::head_packs(&core.store, &head).map_err(failed)? {
+            if core.store.pack_by_id(id).map_err(failed)?.is_none() {
+                unread.insert(id);
+            }
+        }
+    }
+    Ok(unread.len() as u64)
+}
+
+/// Whether the fault lies with this machine, so that it makes no sense to go on.
+fn is_ours(error: &ApiError) -> bool {
+    matches!(error.kind().category(), Category::Storage | Category::Resource)
+        && !matches!(error.kind(), Code::ChunkNotFound | Code::StorageCorrupted)
+}
+
+/// Knocks for as long as the door is only said to be busy.
+async fn knock_patiently(
+    core: &Arc<Core>,
+    admin: &AdminKey,
+    holder: &PeerAddress,
+    patience: &Patience<'_>,
+) -> Result<(), ApiError> {
+    patience.with(core, holder.peer, || knock(core, admin, holder.peer, &holder.addresses)).await
+}
+
 /// Proves the vault to a holder and makes it a member here.
 async fn knock(
     core: &Arc<Core>,
-    net: &Net,
     admin: &AdminKey,
     holder: PeerId,
     addresses: &[String],
 ) -> Result<(), ApiError> {
-    if !prove_to(net, admin, holder, addresses, false).await? {
+    if !prove_to(core.net()?, admin, holder, addresses, false).await? {
         return Err(refused(holder, Status::Refused));
     }
     let entry = PeerEntry {
@@ -373,22 +454,30 @@ async fn fetch_heads(
     holders: &[PeerId],
     vault: VaultId,
     at: Option<Moment>,
+    patience: &Patience<'_>,
 ) -> Result<(), ApiError> {
-    let mut best: Vec<(PeerId, HeadSummary)> = Vec::new();
+    let ask = holders.iter().map(async |holder| {
+        let known = patience.with(core, *holder, || heads_at(core, net, *holder, vault, at)).await;
+        (*holder, known)
+    });
+    let mut told = pin!(futures::stream::iter(ask).buffer_unordered(limit::DIALS_MAX));
+    let mut best: Vec<(HeadSummary, Vec<PeerId>)> = Vec::new();
     let mut failure = None;
-    for holder in holders {
-        let known = match heads_at(core, net, *holder, vault, at).await {
+    while let Some((holder, known)) = told.next().await {
+        let known = match known {
             Ok(known) => known,
             Err(error) => {
+                patience.tell(&format!("{} tells nothing: {}", holder.short(), error.message));
                 failure = Some(error);
                 continue;
             }
         };
-        devices::take(core, *holder, Some(vault), known.revocations).await;
+        devices::take(core, holder, Some(vault), known.revocations).await;
         for head in known.heads {
             // Holders may know different branches of one device's chain: all are taken over.
-            if !best.iter().any(|(_, known)| known.id == head.id) {
-                best.push((*holder, head));
+            match best.iter_mut().find(|(known, _)| known.id == head.id) {
+                None => best.push((head, vec![holder])),
+                Some((_, holders)) => holders.push(holder),
             }
         }
     }
@@ -399,40 +488,84 @@ async fn fetch_heads(
     }
     // One holder may not know yet what another one says of a device.
     let revoked = core.blocking(move |core| engine::revocations(&core.store, vault).map_err(failed)).await?;
-    best.retain(|(_, head)| revoked.admits(head.device, head.seq, head.id));
+    best.retain(|(head, _)| revoked.admits(head.device, head.seq, head.id));
     // What a later one carries on need not be fetched.
-    best.sort_by_key(|(_, head)| std::cmp::Reverse(head.seq));
-    for (holder, head) in best {
+    best.sort_by_key(|(head, _)| std::cmp::Reverse(head.seq));
+    for (head, named_by) in best {
         if core.blocking(move |core| engine::is_known(&core.store, vault, &head).map_err(failed)).await? {
             continue;
         }
-        pull_head(core, net, holder, vault, head.id).await?;
+        // Who does not name it may have some of its records.
+        let others = holders.iter().filter(|holder| !named_by.contains(holder));
+        let asked: Vec<PeerId> = named_by.iter().chain(others).copied().collect();
+        fetch_head(core, net, &asked, vault, head, patience).await?;
     }
     Ok(())
+}
+
+/// Takes over one head: what one holder does not have comes from the next. Snapshots whose records none of them has do not
+/// keep the others from coming back.
+async fn fetch_head(
+    core: &Arc<Core>,
+    net: &Net,
+    holders: &[PeerId],
+    vault: VaultId,
+    head: HeadSummary,
+    patience: &Patience<'_>,
+) -> Result<(), ApiError> {
+    let mut failure = None;
+    for holder in holders {
+        match pull_head_patiently(core, net, *holder, vault, head.id, patience).await {
+            Ok(_) => return Ok(()),
+            Err(error) if is_ours(&error) => return Err(error),
+            Err(error) => {
+                patience.tell(&format!("not all of a head came from {}: {}", holder.short(), error.message));
+                failure.get_or_insert(error);
+            }
+        }
+    }
+    let error = failure.expect("one holder let this node in");
+    for holder in holders {
+        if let Ok(lacking) = pull_head_without(core, net, *holder, vault, head.id, patience).await {
+            patience
+                .tell(&format!("{lacking} snapshot records are at none of the holders that were reached"));
+            return Ok(());
+        }
+    }
+    Err(error)
 }
 
 /// Makes this node a device and signs its first head.
 async fn enrol(core: &Arc<Core>, newcomer: Newcomer, wish: Wish) -> Result<(), ApiError> {
     core.blocking(move |core| {
-        let name = free_name(core, &newcomer)?;
-        engine::enrol_device(
-            &core.store,
-            &newcomer.phrase,
-            core.key.peer_id(),
-            &name,
-            &newcomer.passphrase,
-            KdfCost::DEFAULT,
-            SystemClock.now(),
-        )
-        .map_err(failed)?;
+        let mine = newcomer.phrase.root().admin().vault();
+        // An earlier try may have got so far. With another passphrase its keys are of no use.
+        let is_enrolled = core.store.read_vault_id().map_err(failed)? == Some(mine)
+            && engine::unlock(&core.store, &newcomer.passphrase).is_ok();
+        if !is_enrolled {
+            core.store.remove_vault().map_err(failed)?;
+            let name = free_name(core, &newcomer)?;
+            engine::enrol_device(
+                &core.store,
+                &newcomer.phrase,
+                core.key.peer_id(),
+                &name,
+                &newcomer.passphrase,
+                KdfCost::DEFAULT,
+                SystemClock.now(),
+            )
+            .map_err(failed)?;
+        }
         core.unlock_new(&newcomer.passphrase)?;
         let vault = core.vault()?;
         let view = VaultView::load(&vault).map_err(failed)?;
         let heir_of = wish.heir_of.map(|name| devices::find(core, &name)).transpose()?;
-        // What was there at an earlier time stays listed, whatever the newer heads say that come with the next contact.
-        let carried = Carried { heir_of, all: wish.all };
-        let holders: Vec<PeerAddress> = core.holder_addresses();
-        engine::publish_first_head(&vault, carried, &holders).map_err(failed)?;
+        if !view.heads.iter().any(|head| head.device() == vault.device()) {
+            // What was there at an earlier time stays listed, whatever the newer heads say that come with the next contact.
+            let carried = Carried { heir_of, all: wish.all };
+            let holders: Vec<PeerAddress> = core.holder_addresses();
+            engine::publish_first_head(&vault, carried, &holders).map_err(failed)?;
+        }
         let admin = newcomer.phrase.root().admin();
         let lost = view.heads.iter().filter(|head| Some(head.device()) == heir_of);
         if let Some(lost) = lost.max_by_key(|head| head.draft.seq) {
@@ -465,6 +598,7 @@ pub(super) async fn ask_receipts(
     net: &Net,
     holder: PeerId,
     vault: VaultId,
+    patience: &Patience<'_>,
 ) -> Result<(), ApiError> {
     let heads = core.blocking(move |core| engine::newest_heads(&core.store, vault).map_err(failed)).await?;
     for head in heads {
@@ -480,7 +614,9 @@ pub(super) async fn ask_receipts(
                 head: id.as_bytes().to_vec(),
                 packs: part.iter().map(|pack| pack.as_bytes().to_vec()).collect(),
             };
-            if let Some(Answer::Receipt(signed)) = ask(net, holder, Ask::Receipts(query)).await? {
+            let answer =
+                patience.with(core, holder, || ask(net, holder, Ask::Receipts(query.clone()))).await?;
+            if let Some(Answer::Receipt(signed)) = answer {
                 core.blocking(move |core| {
                     engine::record_receipt(&core.store, vault, holder, &signed).map_err(failed)
                 })

@@ -1,18 +1,18 @@
 //! Answers to peers. Everything that touches the disk runs on a blocking thread.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, Weak};
 
 use super::core::Core;
 use super::error::failed;
 use super::{acl, devices, door, holding, reach, releasing};
 use crate::api::{ApiError, Happening};
-use crate::base::{Code, HeadId, ListId, Moment, PackId, PeerId, SnapshotId, VaultId, limit};
+use crate::base::{Code, DeviceId, HeadId, ListId, Moment, PackId, PeerId, SnapshotId, VaultId, limit};
 use crate::engine;
 use crate::net::{BoxFuture, Net, Server};
 use crate::pack::{CellRange, Outboard};
 use crate::snapshot::{Head, PeerAddress, sign_receipt};
-use crate::store::StoreError;
+use crate::store::{Store, StoreError};
 use crate::wire::{self, RecordKind, Status, sync_request::Ask, sync_response::Answer};
 
 /// Outboards kept in memory: 8 KiB each.
@@ -87,6 +87,10 @@ async fn sync(core: Arc<Core>, from: PeerId, request: wire::SyncRequest) -> wire
         None => return status(Status::Unsupported),
         Some(Ask::Heads(query)) => core.blocking(move |core| heads(core, from, &query)).await,
         Some(Ask::Record(query)) => core.blocking(move |core| record(core, &query)).await,
+        Some(Ask::Batch(query)) => {
+            core.blocking(move |core| batch(&core.store, &query).map(|batch| Some(Answer::Batch(batch))))
+                .await
+        }
         Some(Ask::Offer(offer)) => holding::answer_offer(&core, from, offer).await,
         Some(Ask::Receipt(signed)) => core.blocking(move |core| receipt(core, from, &signed)).await,
         Some(Ask::Records(records)) => {
@@ -183,35 +187,70 @@ pub(super) fn notice_twins(core: &Core, peer: PeerId, run: u64) {
 }
 
 fn record(core: &Arc<Core>, query: &wire::RecordQuery) -> Answered {
-    let vault = VaultId::try_from(query.vault.as_slice()).map_err(malformed)?;
-    let id = query.id.as_slice();
-    let store = &core.store;
-    let bytes = match query.kind() {
-        RecordKind::RecordHead => {
-            let id = HeadId::try_from(id).map_err(malformed)?;
-            let mut found = None;
+    let shelf = Shelf::of(&core.store, &query.vault, query.kind())?;
+    Ok(Some(Answer::Record(shelf.take(&query.id)?)))
+}
+
+/// As many of the records as the answer has room for, in the order that they were asked for.
+fn batch(store: &Store, query: &wire::RecordsQuery) -> Result<wire::RecordBatch, ApiError> {
+    let shelf = Shelf::of(store, &query.vault, query.kind())?;
+    let mut left = limit::RECORD_BATCH_BYTES_MAX;
+    let mut records = Vec::new();
+    for id in query.ids.iter().take(limit::RECORDS_ASKED_MAX) {
+        let (status, record) = match shelf.take(id) {
+            Ok(record) => (Status::Ok, record),
+            Err(error) if error.kind() == Code::ChunkNotFound => (Status::NotFound, Vec::new()),
+            Err(error) if error.kind() == Code::StorageCorrupted => (Status::Corrupt, Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let Some(rest) = left.checked_sub(record.len() + limit::RECORD_FRAME_BYTES) else { break };
+        left = rest;
+        records.push(wire::RecordAnswer { status: status.into(), record });
+    }
+    Ok(wire::RecordBatch { records })
+}
+
+/// The records of one kind.
+struct Shelf<'a> {
+    store: &'a Store,
+    vault: VaultId,
+    kind: RecordKind,
+    /// Where the vault's heads lie, when they are what is asked for.
+    heads: HashMap<HeadId, (DeviceId, u64)>,
+}
+
+impl<'a> Shelf<'a> {
+    fn of(store: &'a Store, vault: &[u8], kind: RecordKind) -> Result<Self, ApiError> {
+        let vault = VaultId::try_from(vault).map_err(malformed)?;
+        let mut heads = HashMap::new();
+        if kind == RecordKind::RecordHead {
             for device in store.head_devices(vault).map_err(failed)? {
                 let names = store.head_names(vault, device).map_err(failed)?;
-                if let Some((seq, _)) = names.into_iter().find(|(_, head)| *head == id) {
-                    found = store.read_head(vault, device, seq, id).map_err(failed)?;
-                }
+                heads.extend(names.into_iter().map(|(seq, id)| (id, (device, seq))));
             }
-            found
         }
-        RecordKind::RecordList => {
-            store.read_list(ListId::try_from(id).map_err(malformed)?).map_err(failed)?
-        }
-        RecordKind::RecordSnapshot => {
-            store.read_snapshot(SnapshotId::try_from(id).map_err(malformed)?).map_err(failed)?
-        }
-        RecordKind::RecordUnspecified => return Err(malformed("unknown kind of record")),
-    };
-    let bytes = bytes.ok_or_else(not_here)?;
-    // Rot is never passed on: every record's name is its hash.
-    if blake3::hash(&bytes).as_bytes().as_slice() != id {
-        return Err(ApiError::new(Code::StorageCorrupted, "a record is damaged"));
+        Ok(Self { store, vault, kind, heads })
     }
-    Ok(Some(Answer::Record(bytes)))
+
+    fn take(&self, id: &[u8]) -> Result<Vec<u8>, ApiError> {
+        let store = self.store;
+        let bytes = match self.kind {
+            RecordKind::RecordHead => {
+                let id = HeadId::try_from(id).map_err(malformed)?;
+                let (device, seq) = *self.heads.get(&id).ok_or_else(not_here)?;
+                store.read_head(self.vault, device, seq, id)
+            }
+            RecordKind::RecordList => store.read_list(ListId::try_from(id).map_err(malformed)?),
+            RecordKind::RecordSnapshot => store.read_snapshot(SnapshotId::try_from(id).map_err(malformed)?),
+            RecordKind::RecordUnspecified => return Err(malformed("unknown kind of record")),
+        };
+        let bytes = bytes.map_err(failed)?.ok_or_else(not_here)?;
+        // Rot is never passed on: every record's name is its hash.
+        if blake3::hash(&bytes).as_bytes().as_slice() != id {
+            return Err(ApiError::new(Code::StorageCorrupted, "a record is damaged"));
+        }
+        Ok(bytes)
+    }
 }
 
 fn receipt(core: &Arc<Core>, from: PeerId, signed: &wire::Signed) -> Answered {
@@ -387,4 +426,52 @@ fn outboard(
     }
     kept.push_back((pack, outboard.clone()));
     Ok(outboard)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Recovery once asked for one record a message: at a thousand of them a holder's rate limit refused it.
+    #[test]
+    fn a_thousand_records_take_a_handful_of_answers() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::create(&dir.path().join("store")).unwrap();
+        let record = |n: usize| {
+            let mut bytes = vec![0; limit::RECORD_BYTES];
+            bytes[..8].copy_from_slice(&n.to_le_bytes());
+            (SnapshotId::new(*blake3::hash(&bytes).as_bytes()), bytes)
+        };
+        let records: Vec<(SnapshotId, Vec<u8>)> = (0..1000).map(record).collect();
+        // One is damaged, one is not there.
+        let kept: Vec<(SnapshotId, Vec<u8>)> =
+            records.iter().filter(|(id, _)| *id != records[7].0).cloned().collect();
+        store.publish_snapshots(&kept).unwrap();
+        store.publish_snapshot(records[300].0, &records[301].1).unwrap();
+
+        let mut left: Vec<Vec<u8>> = records.iter().map(|(id, _)| id.as_bytes().to_vec()).collect();
+        let (mut answers, mut came, mut lacking) = (0, Vec::new(), Vec::new());
+        while !left.is_empty() {
+            let query = wire::RecordsQuery {
+                vault: vec![1; 32],
+                kind: RecordKind::RecordSnapshot.into(),
+                ids: left.iter().take(limit::RECORDS_ASKED_MAX).cloned().collect(),
+            };
+            let batch = batch(&store, &query).unwrap();
+            assert!(prost::Message::encoded_len(&batch) <= limit::RECORD_BATCH_BYTES_MAX);
+            for (id, answer) in left.drain(..batch.records.len()).zip(batch.records) {
+                match answer.status() {
+                    Status::Ok => came.push((SnapshotId::try_from(id.as_slice()).unwrap(), answer.record)),
+                    other => lacking.push((id, other)),
+                }
+            }
+            answers += 1;
+        }
+        assert_eq!(answers, 4);
+        let sound = |n: &usize| *n != 7 && *n != 300;
+        let expected: Vec<_> = (0..1000).filter(sound).map(|n| records[n].clone()).collect();
+        assert!(came == expected);
+        let expected = [(7, Status::NotFound), (300, Status::Corrupt)];
+        assert_eq!(lacking, expected.map(|(n, status)| (records[n].0.as_bytes().to_vec(), status)));
+    }
 }

@@ -1,17 +1,22 @@
 //! Making a node, and making its index anew.
 
+use std::sync::Arc;
+
 use crate::api::{ApiError, Identity, RebuildSummary};
 use crate::base::{Clock, Code, SystemClock};
 use crate::config::Settings;
 use crate::crypto::{KdfCost, Passphrase, Phrase};
 use crate::engine::{self, Monitor, Vault};
-use crate::store::{Store, StoreError};
+use crate::store::{Purpose, Store};
 
 use super::core::vault_options;
 use super::error::failed;
+use super::making;
 
 /// `init`.
 pub struct InitRequest {
+    /// Which command makes it: `init`, or `join`.
+    pub command: &'static str,
     /// Only store for others: no vault, no passphrase.
     pub storage_only: bool,
     /// The vault's phrase; a fresh one when absent.
@@ -22,28 +27,30 @@ pub struct InitRequest {
     pub device_name: String,
 }
 
-/// What `init` made.
-pub struct InitSummary {
+/// What `init` made: whole once it is finished.
+#[must_use]
+pub struct NewNode {
     /// Who the node is now.
     pub identity: Identity,
     /// The phrase, when it is fresh: to be shown once.
     pub phrase: Option<Phrase>,
+    /// An earlier try was cut off; the phrase that it may have shown is that of no vault.
+    pub is_anew: bool,
+    store: Arc<Store>,
 }
 
-/// Whether `settings.repository_path` is free for a new node: before anything is asked that a person has to type.
-///
-/// # Errors
-/// There is a node.
-pub fn check_free(settings: &Settings) -> Result<(), ApiError> {
-    let dir = &settings.repository_path;
-    if Store::is_at(dir) { Err(failed(StoreError::Exists(dir.clone()))) } else { Ok(()) }
+impl NewNode {
+    /// Makes the node whole: when its phrase is kept, and not before. Until then the same command makes it anew. Blocking.
+    pub fn finish(self) -> Result<(), ApiError> {
+        self.store.finish().map_err(failed)
+    }
 }
 
 /// Makes a node in `settings.repository_path`. Blocking.
 ///
 /// # Errors
 /// A directory that holds a node or anything else; a missing or empty passphrase.
-pub fn init(settings: &Settings, request: InitRequest) -> Result<InitSummary, ApiError> {
+pub fn init(settings: &Settings, request: InitRequest) -> Result<NewNode, ApiError> {
     let passphrase = match (&request.passphrase, request.storage_only) {
         (_, true) => None,
         (Some(passphrase), false) if !passphrase.is_empty() => Some(passphrase),
@@ -53,10 +60,13 @@ pub fn init(settings: &Settings, request: InitRequest) -> Result<InitSummary, Ap
         }
     };
     let options = vault_options(settings)?;
-    let store = std::sync::Arc::new(Store::create(&settings.repository_path).map_err(failed)?);
+    let dir = &settings.repository_path;
+    let is_anew = Store::unfinished(dir).map_err(failed)?.is_some();
+    let store = Arc::new(making::begin_anew(dir, &Purpose::of(request.command))?);
     let key = engine::make_node(&store).map_err(failed)?;
-    let mut identity = Identity { peer_id: key.peer_id(), addresses: Vec::new(), vault_id: None };
-    let Some(passphrase) = passphrase else { return Ok(InitSummary { identity, phrase: None }) };
+    let identity = Identity { peer_id: key.peer_id(), addresses: Vec::new(), vault_id: None };
+    let mut made = NewNode { identity, phrase: None, is_anew, store: store.clone() };
+    let Some(passphrase) = passphrase else { return Ok(made) };
     let clock = SystemClock;
     let (phrase, fresh) = match request.phrase {
         Some(phrase) => (phrase, false),
@@ -72,10 +82,11 @@ pub fn init(settings: &Settings, request: InitRequest) -> Result<InitSummary, Ap
         clock.now(),
     )
     .map_err(failed)?;
-    identity.vault_id = Some(keyring.vault.vault);
-    let vault = Vault::new(store, keyring, std::sync::Arc::new(clock), options);
+    made.identity.vault_id = Some(keyring.vault.vault);
+    let vault = Vault::new(store, keyring, Arc::new(clock), options);
     engine::publish_next_head(&vault, &[], &[]).map_err(failed)?;
-    Ok(InitSummary { identity, phrase: fresh.then_some(phrase) })
+    made.phrase = fresh.then_some(phrase);
+    Ok(made)
 }
 
 /// Makes the index of `settings.repository_path` anew. Blocking; reads every own pack.
@@ -96,7 +107,7 @@ pub fn rebuild_index(
             (Some(_), None) => return Err(super::error::locked(true)),
         }
     };
-    let store = std::sync::Arc::new(Store::rebuild(dir).map_err(failed)?);
+    let store = Arc::new(Store::rebuild(dir).map_err(failed)?);
     let monitor = Monitor::default();
     let keys = keyring.as_ref().map(|keyring| &keyring.vault);
     let found = engine::rebuild_index(&store, keys, &monitor).map_err(failed)?;
@@ -109,7 +120,7 @@ pub fn rebuild_index(
         snapshots: 0,
     };
     if let Some(keyring) = keyring {
-        let vault = Vault::new(store, keyring, std::sync::Arc::new(SystemClock), vault_options(settings)?);
+        let vault = Vault::new(store, keyring, Arc::new(SystemClock), vault_options(settings)?);
         engine::renew_kept(&vault).map_err(failed)?;
         summary.snapshots = engine::renew_snapshot_packs(&vault).map_err(failed)?;
     }

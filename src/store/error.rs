@@ -11,6 +11,14 @@ pub enum StoreError {
     /// No store in that directory.
     #[error("there is no ShadowVault node in {}", .0.display())]
     NotHere(PathBuf),
+    /// One is being made there, or its making was cut off.
+    #[error("`shadowvault {command}` was cut off in {}: what is there is not whole yet", path.display())]
+    Unfinished {
+        /// Where.
+        path: PathBuf,
+        /// The command that makes it.
+        command: String,
+    },
     /// There is one already.
     #[error("there is already a ShadowVault node in {}", .0.display())]
     Exists(PathBuf),
@@ -86,6 +94,7 @@ impl Coded for StoreError {
     fn code(&self) -> Code {
         match self {
             Self::NotHere(_) => Code::VaultNotFound,
+            Self::Unfinished { .. } => Code::VaultUnfinished,
             Self::Exists(_) | Self::Foreign(_) => Code::VaultExists,
             Self::Busy(_) => Code::StorageBusy,
             Self::TooNew(_) => Code::StorageTooNew,
@@ -101,6 +110,9 @@ impl Coded for StoreError {
         let text = match self {
             Self::NotHere(_) => {
                 "`shadowvault init` makes one; --repo or SHADOWVAULT_REPO_PATH names another directory"
+            }
+            Self::Unfinished { .. } => {
+                "run the same command again: it goes on where it was; or name another directory with --repo"
             }
             Self::Exists(_) => "to start anew, name another directory with --repo",
             Self::Foreign(_) => "name an empty or new directory with --repo",

@@ -17,6 +17,9 @@ use crate::base::{Moment, limit, random_bytes};
 const DIRECTORIES: [&str; 9] =
     ["packs", "heads", "lists", "snapshots", "members", "members/receipts", "keys", "quarantine", "tmp"];
 
+/// Files that are written together before they are flushed; each is open until then.
+const FILES_AT_ONCE: usize = 32;
+
 pub(super) struct Files {
     root: PathBuf,
     /// Set by the first failed flush: after it the kernel may have dropped dirty pages, so nothing is certain.
@@ -70,8 +73,9 @@ fn make_dir(path: &Path) -> Result<(), StoreError> {
 }
 
 impl Files {
-    /// Makes the directories of a new store in `root`.
-    pub(super) fn prepare(root: &Path) -> Result<Self, StoreError> {
+    /// Makes the place of a new store in `root`: enough for its first file. Refuses what others put there, unless it was begun
+    /// before, which the file `begun` says.
+    pub(super) fn prepare(root: &Path, begun: &str) -> Result<Self, StoreError> {
         make_dir(root)?;
         let own = ["lock", "index.redb", "config.yaml", "control.sock"];
         let foreign = std::fs::read_dir(root)
@@ -82,38 +86,49 @@ impl Files {
                 let name = name.to_string_lossy();
                 !own.contains(&name.as_ref()) && !DIRECTORIES.contains(&name.as_ref()) && name != "lost+found"
             });
-        if foreign {
+        if foreign && !root.join(begun).exists() {
             return Err(StoreError::Foreign(root.to_owned()));
         }
-        for name in DIRECTORIES {
-            make_dir(&root.join(name))?;
-        }
-        for byte in 0..=255u8 {
-            make_dir(&root.join(format!("packs/{byte:02x}")))?;
-        }
         let files = Self::at(root);
-        for name in ["packs", "members", ""] {
-            files.sync_dir(&root.join(name))?;
-        }
+        make_dir(&root.join("tmp"))?;
         if let Some(parent) = root.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             files.sync_dir(parent)?;
         }
         Ok(files)
     }
 
+    /// Makes the directories of a new store, and clears what an earlier try left.
+    pub(super) fn furnish(&self) -> Result<(), StoreError> {
+        for name in DIRECTORIES {
+            make_dir(&self.root.join(name))?;
+        }
+        for byte in 0..=255u8 {
+            make_dir(&self.root.join(format!("packs/{byte:02x}")))?;
+        }
+        for name in ["packs", "members", ""] {
+            self.sync_dir(&self.root.join(name))?;
+        }
+        self.clear_tmp()
+    }
+
     /// Opens a store's directories and clears what a crash left in `tmp/`.
     pub(super) fn open(root: &Path) -> Result<Self, StoreError> {
         let files = Self::at(root);
-        let unavailable = |source| StoreError::Unavailable { path: root.to_owned(), source };
         for name in DIRECTORIES {
             // A directory that went missing is made again: its files, if any were lost, are found by verify.
             make_dir(&root.join(name))?;
         }
-        for entry in std::fs::read_dir(root.join("tmp")).map_err(unavailable)? {
+        files.clear_tmp()?;
+        Ok(files)
+    }
+
+    fn clear_tmp(&self) -> Result<(), StoreError> {
+        let unavailable = |source| StoreError::Unavailable { path: self.root.clone(), source };
+        for entry in std::fs::read_dir(self.root.join("tmp")).map_err(unavailable)? {
             let path = entry.map_err(unavailable)?.path();
             std::fs::remove_file(path).map_err(|e| StoreError::io("clearing tmp/", e))?;
         }
-        Ok(files)
+        Ok(())
     }
 
     fn at(root: &Path) -> Self {
@@ -182,7 +197,29 @@ impl Files {
         })
     }
 
+    /// The same for many files of one directory, which is flushed once for all. Some are in place when it fails.
+    pub(super) fn publish_all(&self, dir: &str, files: &[(String, &[u8])]) -> Result<(), StoreError> {
+        for part in files.chunks(FILES_AT_ONCE) {
+            // All are written before the first is flushed: that one carries most of the others with it.
+            let written = part.iter().map(|(_, bytes)| self.write_draft(&[bytes]));
+            let drafts = written.collect::<Result<Vec<Draft>, _>>()?;
+            for (draft, (name, _)) in drafts.into_iter().zip(part) {
+                self.flush(&draft)?;
+                self.put(&draft.keep(), dir, name)?;
+            }
+        }
+        self.sync_dir(&self.root.join(dir))
+    }
+
     fn write_tmp(&self, parts: &[&[u8]], flush: bool) -> Result<PathBuf, StoreError> {
+        let draft = self.write_draft(parts)?;
+        if flush {
+            self.flush(&draft)?;
+        }
+        Ok(draft.keep())
+    }
+
+    fn write_draft(&self, parts: &[&[u8]]) -> Result<Draft, StoreError> {
         let bytes: usize = parts.iter().map(|part| part.len()).sum();
         if let (true, Some(reserve)) = (bytes <= limit::HEAD_BYTES_MAX, &self.reserve) {
             reserve.make_room(bytes as u64 + limit::SMALL_FILE_ROOM_BYTES);
@@ -193,10 +230,7 @@ impl Files {
             draft.write_at(part, offset).map_err(|e| self.refused("writing a file", e))?;
             offset += part.len() as u64;
         }
-        if flush {
-            self.flush(&draft)?;
-        }
-        Ok(draft.keep())
+        Ok(draft)
     }
 
     /// A new file in `tmp/`, deleted again unless it is published.

@@ -8,6 +8,7 @@
 mod error;
 mod files;
 mod index;
+mod making;
 mod packs;
 mod peers;
 mod quarantine;
@@ -24,6 +25,7 @@ use rustix::fs::FlockOperation;
 
 pub use error::StoreError;
 pub use index::{Borrowed, IndexedPack, NewPack, PackCounts};
+pub use making::Purpose;
 pub use packs::{PackDraft, PackFile};
 pub use peers::{PeerBook, PeerEntry, PendingPeer};
 pub use quarantine::Quarantined;
@@ -36,7 +38,6 @@ pub use trace::{Event, record};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
-use crate::base::random_bytes;
 use files::Files;
 use index::Index;
 use records::Chains;
@@ -71,27 +72,10 @@ impl Store {
         dir.join(MARKER).exists()
     }
 
-    /// Makes a new store in `dir`, which may exist but not hold one.
-    ///
-    /// # Errors
-    /// [`StoreError::Exists`] when there is a store, or anything else but an empty directory.
-    pub fn create(dir: &Path) -> Result<Self, StoreError> {
-        if Self::is_at(dir) {
-            return Err(StoreError::Exists(dir.to_owned()));
-        }
-        let files = Files::prepare(dir)?;
-        let lock = lock(dir)?;
-        let token = hex::encode(random_bytes::<16>());
-        let index = Index::create(&dir.join(INDEX), &token)?;
-        // The marker comes last: a directory without it was never a store.
-        files.publish("", MARKER, &[format!("{MARKER_TEXT}\n{token}\n").as_bytes()])?;
-        Self::assemble(files, index, lock)
-    }
-
     /// Opens the store in `dir`.
     ///
     /// # Errors
-    /// [`StoreError::NotHere`] when there is none, [`StoreError::Busy`] when another process has it open,
+    /// [`StoreError::NotHere`] when there is none, [`StoreError::Unfinished`] when it is not whole yet, [`StoreError::Busy`] when another process has it open,
     /// [`StoreError::IndexDamaged`] when redb's file is missing, foreign or damaged: then [`Store::rebuild`] helps.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
         let (files, token, lock) = Self::open_files(dir)?;
@@ -136,6 +120,9 @@ impl Store {
         let marker = match std::fs::read_to_string(dir.join(MARKER)) {
             Ok(text) => text,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                if let Some((_, purpose)) = making::read_making(dir)? {
+                    return Err(purpose.cut_off_in(dir));
+                }
                 // Packs without a marker are not "no store": something went away.
                 return Err(if dir.join("packs").is_dir() {
                     StoreError::MarkerLost(dir.to_owned())

@@ -426,7 +426,7 @@ pub struct Slice {
 /// /shadowvault/sync/1
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SyncRequest {
-    #[prost(oneof = "sync_request::Ask", tags = "1, 2, 3, 4, 5, 6, 7, 12, 20")]
+    #[prost(oneof = "sync_request::Ask", tags = "1, 2, 3, 4, 5, 6, 7, 8, 12, 20")]
     pub ask: ::core::option::Option<sync_request::Ask>,
 }
 /// Nested message and enum types in `SyncRequest`.
@@ -450,6 +450,8 @@ pub mod sync_request {
         /// a holder tells the owner what rotted on its disk
         #[prost(message, tag = "7")]
         Damage(super::DamageNotice),
+        #[prost(message, tag = "8")]
+        Batch(super::RecordsQuery),
         /// a HoldRelease, from anyone who has it
         #[prost(message, tag = "12")]
         Release(super::Signed),
@@ -524,7 +526,7 @@ pub struct Revocation {
 pub struct SyncResponse {
     #[prost(enumeration = "Status", tag = "1")]
     pub status: i32,
-    #[prost(oneof = "sync_response::Answer", tags = "2, 3, 4, 5, 20")]
+    #[prost(oneof = "sync_response::Answer", tags = "2, 3, 4, 5, 6, 20")]
     pub answer: ::core::option::Option<sync_response::Answer>,
 }
 /// Nested message and enum types in `SyncResponse`.
@@ -539,6 +541,8 @@ pub mod sync_response {
         Offer(super::OfferAnswer),
         #[prost(message, tag = "5")]
         Receipt(super::Signed),
+        #[prost(message, tag = "6")]
+        Batch(super::RecordBatch),
         #[prost(message, tag = "20")]
         CalledBack(super::CalledBack),
     }
@@ -579,6 +583,30 @@ pub struct RecordQuery {
     pub kind: i32,
     #[prost(bytes = "vec", tag = "3")]
     pub id: ::prost::alloc::vec::Vec<u8>,
+}
+/// Many records of one kind at once. Costs as many requests as its answer may have cells of 64 KiB.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RecordsQuery {
+    #[prost(bytes = "vec", tag = "1")]
+    pub vault: ::prost::alloc::vec::Vec<u8>,
+    #[prost(enumeration = "RecordKind", tag = "2")]
+    pub kind: i32,
+    /// at most 256
+    #[prost(bytes = "vec", repeated, tag = "3")]
+    pub ids: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+}
+/// In the order of the ids. Fewer than were asked for when the answer is full: the rest is asked for again.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RecordBatch {
+    #[prost(message, repeated, tag = "1")]
+    pub records: ::prost::alloc::vec::Vec<RecordAnswer>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RecordAnswer {
+    #[prost(enumeration = "Status", tag = "1")]
+    pub status: i32,
+    #[prost(bytes = "vec", tag = "2")]
+    pub record: ::prost::alloc::vec::Vec<u8>,
 }
 /// The owner offers its newest head, and packs that this holder should keep.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -31,4 +31,5 @@ mod source;
 mod together;
 mod tree;
 mod trust;
+mod unfinished;
 mod vanished;
