@@ -16,6 +16,9 @@ use crate::wire::{self, RecordKind, Status, sync_request::Ask, sync_response::An
 
 /// How often a connection that broke is made anew for one request before that counts as an answer.
 const BROKEN_MAX: u32 = 3;
+/// How often something is asked of a peer that two machines pass for, until that counts as an answer: each time the other of
+/// its connections may be taken.
+pub(super) const TWIN_TRIES: u32 = 6;
 /// How often is said that something takes its time.
 const TELL_EVERY: Duration = Duration::from_secs(2);
 
@@ -125,7 +128,7 @@ impl<'a> Patience<'a> {
         peer: PeerId,
         mut work: impl FnMut() -> F,
     ) -> Result<T, ApiError> {
-        let (began, mut told, mut broken) = (Instant::now(), Instant::now(), 0);
+        let (began, mut told, mut broken, mut absent) = (Instant::now(), Instant::now(), 0, 0);
         let mut pause = limit::BUSY_PAUSE;
         loop {
             let error = match work().await {
@@ -135,6 +138,11 @@ impl<'a> Patience<'a> {
                 }
                 Err(error) if is_broken(&error) && broken < BROKEN_MAX => {
                     broken += 1;
+                    error
+                }
+                // The other machine that passes for this peer may have answered.
+                Err(error) if error.kind() == Code::ChunkNotFound && has_twin(core, peer) && absent < TWIN_TRIES => {
+                    absent += 1;
                     error
                 }
                 other => return other,
@@ -152,6 +160,11 @@ impl<'a> Patience<'a> {
             }
         }
     }
+}
+
+/// Whether two machines pass for this peer: what one of them does not have, the other may.
+pub(super) fn has_twin(core: &Core, peer: PeerId) -> bool {
+    core.twins.has_twin(peer, core.now())
 }
 
 /// A connection that went away; the next request makes another one.
@@ -187,12 +200,14 @@ pub(super) struct Errand {
     most: usize,
     /// The peer is of a version that knows no batches.
     singly: bool,
+    /// How often the other one of two machines may have been asked.
+    absent: u32,
 }
 
 impl Errand {
     pub(super) fn new(vault: VaultId, kind: RecordKind, ids: impl IntoIterator<Item = [u8; 32]>) -> Self {
         let (left, most) = (ids.into_iter().collect(), limit::RECORDS_ASKED_MAX);
-        Self { vault, kind, left, lacking: Vec::new(), most, singly: false }
+        Self { vault, kind, left, lacking: Vec::new(), most, singly: false, absent: 0 }
     }
 
     /// How many are still to be asked for.
@@ -232,6 +247,7 @@ impl Errand {
             return Err(odd(peer, "answered something else"));
         }
         self.left.drain(..answers.len());
+        let is_in_doubt = has_twin(core, peer) && self.absent < TWIN_TRIES;
         let mut came = Vec::with_capacity(answers.len());
         for (id, answer) in asked.into_iter().zip(answers) {
             match answer.status() {
@@ -242,9 +258,11 @@ impl Errand {
                     core.blame(peer);
                     return Err(odd(peer, "sent another record than was asked for"));
                 }
+                Status::NotFound if is_in_doubt => self.left.push_back(id),
                 other => self.lacking.push((id, other)),
             }
         }
+        self.absent += u32::from(came.is_empty());
         Ok(Some(came))
     }
 
