@@ -12,12 +12,12 @@ use tracing::Instrument;
 use super::core::{Core, log_failure};
 use super::error::failed;
 use super::mending;
-use super::records::{ask, pull_head};
+use super::records::{self, ask, pull_head};
 use super::resources::Promise;
 use super::source::Mesh;
 use super::status;
 use crate::api::ApiError;
-use crate::base::{Code, HeadId, PackId, PeerId, VaultId, limit};
+use crate::base::{Code, HeadId, PackId, PeerId, VaultId, limit, random_bytes};
 use crate::engine::{
     self, Damage, EngineError, Lending, Monitor, OWNERS_MAX, PULLS_MAX, Serving, Wish, WishKey, Wishes,
 };
@@ -335,7 +335,21 @@ fn pull(
     let source = Mesh::new(core.clone(), net, Some(owner));
     let monitor = Monitor::default();
     let mut bytes = spare.take();
-    let (outboard, _) = engine::pull_pack(&source, id, size.bytes(), &mut bytes, &monitor).map_err(failed)?;
+    let mut tries = 0..records::TWIN_TRIES;
+    let (outboard, _) = loop {
+        match engine::pull_pack(&source, id, size.bytes(), &mut bytes, &monitor).map_err(failed) {
+            // The other machine that passes for the owner may have answered.
+            Err(error)
+                if error.kind() == Code::ChunkNotFound
+                    && records::has_twin(core, owner)
+                    && tries.next().is_some() =>
+            {
+                // Connections take turns: two packs that are asked for in step would never change theirs.
+                std::thread::sleep(limit::BUSY_PAUSE * u32::from(random_bytes::<1>()[0]) / 64);
+            }
+            other => break other?,
+        }
+    };
     if core.vault_id() == Some(vault) {
         engine::keep_for_device(&*core.vault()?, id, &bytes, &outboard).map_err(failed)?;
     } else {

@@ -133,6 +133,10 @@ async fn round(core: &Arc<Core>, vault: VaultId) -> Result<(), ApiError> {
     if let Ok(open) = core.vault() {
         log_failure(sharing::list_borrowed(core, &open).await, "listing packs of other devices");
     }
+    if core.twins.told_by(core.now()).is_some() {
+        // What became of offers may have been told to the other machine that has this node's identity.
+        peers.iter().for_each(|peer| core.owning.forget_offers(*peer));
+    }
     let copies = core.settings().replication.copies;
     let wanting = core.owning.tell(|ledger, now| ledger.wanting(now, copies));
     let (confirmed, wanted) =

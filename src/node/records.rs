@@ -141,7 +141,9 @@ impl<'a> Patience<'a> {
                     error
                 }
                 // The other machine that passes for this peer may have answered.
-                Err(error) if error.kind() == Code::ChunkNotFound && has_twin(core, peer) && absent < TWIN_TRIES => {
+                Err(error)
+                    if error.kind() == Code::ChunkNotFound && has_twin(core, peer) && absent < TWIN_TRIES =>
+                {
                     absent += 1;
                     error
                 }

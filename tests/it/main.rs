@@ -7,6 +7,7 @@ mod damage;
 mod devices;
 mod fidelity;
 mod forgetting;
+mod history;
 mod joining;
 mod local;
 mod mesh;
