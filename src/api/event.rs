@@ -106,6 +106,9 @@ pub enum Happening {
         peer: PeerId,
         /// Packs that count as lost there.
         packs: u64,
+        /// Records that are lost there.
+        #[serde(default)]
+        records: u64,
     },
     /// A holder found damage on its own disk.
     HolderDamage {
@@ -115,6 +118,9 @@ pub enum Happening {
         mended: u32,
         /// Packs that it could not mend; they get other copies.
         lost: u64,
+        /// Heads of which it has not all records any more; it is offered them again.
+        #[serde(default)]
+        heads: u64,
     },
     /// A device of a vault that is kept here counts no more.
     DeviceRevoked {

@@ -40,7 +40,10 @@ pub struct ForgetRequest {
     pub dry_run: bool,
     /// Then collect garbage.
     pub gc: bool,
-    /// Named snapshots go even when they are the newest complete ones of their sets, and rules may free much at one time.
+    /// The named snapshots are lost: their records cannot be read and are not to be had. Others are refused.
+    pub lost: bool,
+    /// Named snapshots go even when they are the newest complete ones of their sets, lost ones for good, and rules may free much
+    /// at one time.
     pub confirmed: bool,
     /// Asked by the schedule: an odd clock makes it wait for a person.
     pub scheduled: bool,
@@ -71,6 +74,12 @@ pub struct ForgetReport {
     pub freed_bytes: u64,
     /// Bytes of packs that all snapshots needed before.
     pub live_bytes: u64,
+    /// With `lost`: holders that were asked for the records and do not have them, by name or id.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub asked: Vec<String>,
+    /// With `lost`: holders that could not be asked; one of them may have the records.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub not_asked: Vec<String>,
     /// With `gc`: what that did.
     pub gc: Option<GcReport>,
 }

@@ -151,6 +151,8 @@ pub struct RepairRequest {
     pub snapshot: Option<String>,
     /// Only these packs, without looking for other damage; all when empty.
     pub packs: Vec<PackId>,
+    /// Only records (heads, pack lists, snapshot records), besides `packs`.
+    pub records: bool,
     /// Instead put the file of this pack (an id or its beginning) back that a repair replaced last.
     pub undo: Option<String>,
     /// Only tell what would be done.

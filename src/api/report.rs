@@ -73,12 +73,14 @@ pub struct ReplicationStatus {
     pub seconds_left: Option<u64>,
 }
 
-/// Damaged packs that wait to be mended.
+/// Damaged packs and records that wait to be mended.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RepairQueueStatus {
-    /// How many.
+    /// How many packs.
     pub waiting: u64,
+    /// Whether records (heads, pack lists, snapshot records) wait as well.
+    pub records: bool,
     /// When the first of them was found, RFC 3339.
     pub since: Option<String>,
     /// When the next one is tried, RFC 3339.
@@ -265,6 +267,9 @@ pub struct SnapshotInfo {
     pub pinned: bool,
     /// Name of the device that made it.
     pub device: String,
+    /// Why its record cannot be read; nothing but its id is known then, and all other fields say nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damaged: Option<String>,
     /// Its id as the backup told it, when its tags were changed since.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub original: Option<SnapshotId>,
@@ -439,6 +444,12 @@ pub struct VerifySnapshotReport {
     pub missing_chunks: Vec<ChunkId>,
     /// There, but damaged.
     pub corrupted_chunks: Vec<ChunkId>,
+    /// With holders only, so that nothing was read of them.
+    #[serde(default)]
+    pub unread_chunks: u64,
+    /// Why its record cannot be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damaged: Option<String>,
     /// The record is signed by a certified device.
     pub signature_valid: bool,
     /// Nothing is wrong with it.
@@ -495,6 +506,12 @@ pub struct AuditReport {
     pub unknown: u64,
     /// Packs that count as lost there, and get copies elsewhere.
     pub packs_lost: u64,
+    /// Records (heads, pack lists, snapshot records) that it was asked for and that came and were right.
+    #[serde(default)]
+    pub records_ok: u64,
+    /// Those that were wrong or are not there: what it confirmed of their heads counts no more.
+    #[serde(default)]
+    pub records_lost: u64,
     /// When it last lost any, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lost_at: Option<String>,
@@ -537,6 +554,24 @@ pub struct VerifyReport {
     pub bytes_checked: u64,
     /// Packs that are damaged or missing here (own and kept for others).
     pub damaged_packs: Vec<PackId>,
+    /// Heads, pieces of pack lists and snapshot records that are damaged or missing here, a line each.
+    #[serde(default)]
+    pub damaged_records: Vec<String>,
+    /// Packs that this vault's snapshots need, that are with holders only and of which nothing was read.
+    #[serde(default)]
+    pub unread_packs: u64,
+    /// Their bytes.
+    #[serde(default)]
+    pub unread_bytes: u64,
+    /// Of those, packs of which no holder is connected.
+    #[serde(default)]
+    pub unreachable_packs: u64,
+    /// Their bytes.
+    #[serde(default)]
+    pub unreachable_bytes: u64,
+    /// Every pack here was read and every snapshot looked at.
+    #[serde(default)]
+    pub complete: bool,
     /// Seconds.
     pub total_duration: f64,
     /// When it ended, RFC 3339.
@@ -595,6 +630,10 @@ pub struct RepairReport {
     pub repaired_packs: u64,
     /// Packs for which no source was found.
     pub unrepaired_packs: Vec<PackId>,
+    /// Heads, pieces of pack lists and snapshot records that are sound again.
+    pub repaired_records: u64,
+    /// Those that nobody had, a line each.
+    pub unrepaired_records: Vec<String>,
     /// Chunks that were read again from the files they came from, as no peer had them.
     pub regained_chunks: u64,
     /// Damaged packs that were set aside: all that is needed of them is in new packs.

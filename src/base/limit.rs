@@ -633,6 +633,11 @@ pub const VOID_RECEIPTS_MAX: usize = 65_536;
 pub const AUDIT_DEADLINE: Duration = Duration::from_secs(20);
 /// Slices under way to one holder.
 pub const AUDIT_IN_FLIGHT: usize = 4;
+/// Records (heads, pack lists, snapshot records) that each holder is asked for in a round: 48 rounds a day reach each of
+/// 100 records about twice a day.
+pub const AUDIT_RECORDS_ROUND: usize = 4;
+/// Records that each holder is asked for when a person audits.
+pub const AUDIT_RECORDS_NOW: usize = 100;
 /// A holder that lost something gets nothing new for so long, where others can take it.
 pub const AUDIT_PROBATION: Duration = Duration::from_secs(24 * 3600);
 

@@ -32,6 +32,9 @@ pub(super) struct ForgetArgs {
     /// By the rules of the configuration (retention, storage.retention_days)
     #[arg(long, conflicts_with = "keep")]
     configured: bool,
+    /// Give these up for good: their records are damaged and no holder has them; others are refused
+    #[arg(long, requires = "snapshots")]
+    lost: bool,
     /// Only show what would go and why the rest stays
     #[arg(long)]
     dry_run: bool,
@@ -117,9 +120,13 @@ pub(super) async fn run(args: ForgetArgs, session: &Session<'_>) -> Result<u8, A
         configured: args.configured,
         dry_run: args.dry_run,
         gc: args.gc,
+        lost: args.lost,
         confirmed: session.globals.yes,
         scheduled: false,
     };
+    if request.lost {
+        return give_up(request, session).await;
+    }
     let done = conduct(request.clone(), session).await;
     let question = match &done {
         // A machine has to say so with `--yes`.
@@ -140,6 +147,50 @@ async fn conduct(request: ForgetRequest, session: &Session<'_>) -> Result<u8, Ap
         _ => String::new(),
     })
     .await
+}
+
+/// Shows what giving snapshots up means, asks, and does it.
+async fn give_up(request: ForgetRequest, session: &Session<'_>) -> Result<u8, ApiError> {
+    let is_machine = session.globals.json;
+    if !request.dry_run && !request.confirmed {
+        if is_machine {
+            let text = "snapshots would be given up for good; nothing was forgotten";
+            return Err(ApiError::new(Code::ConfirmationNeeded, text).with_hint("--yes does it"));
+        }
+        let look = ForgetRequest { dry_run: true, gc: false, ..request.clone() };
+        let code = conduct_lost(look, session).await?;
+        let agreed = session.agreed("Give them up for good?")? == Some(true);
+        if code != 0 || !agreed {
+            let text = "nothing was forgotten";
+            return Err(ApiError::new(Code::ConfirmationNeeded, text).with_hint("--yes does it"));
+        }
+    }
+    let confirmed = !request.dry_run;
+    conduct_lost(ForgetRequest { confirmed, ..request }, session).await
+}
+
+async fn conduct_lost(request: ForgetRequest, session: &Session<'_>) -> Result<u8, ApiError> {
+    job::conduct(session, Mode::Online, JobRequest::Forget(request), |job, paint| match &job.outcome {
+        Some(JobOutcome::Forget(report)) => render_lost(report) + &render(report, paint),
+        _ => String::new(),
+    })
+    .await
+}
+
+/// Who was asked for what is given up, and what that means.
+fn render_lost(report: &ForgetReport) -> String {
+    let names = |names: &[String]| escape(&names.join(", ")).into_owned();
+    let mut text = match report.asked.as_slice() {
+        [] => "no holder could be asked for the records\n".to_owned(),
+        asked => format!("asked for the records, and without them: {}\n", names(asked)),
+    };
+    if !report.not_asked.is_empty() {
+        text += &format!(
+            "not asked, as they are not connected, and one may have them: {}\n",
+            names(&report.not_asked)
+        );
+    }
+    text + "what only they need is deleted by the next collections, here and, after their hold, at holders: that is final\n"
 }
 
 /// Signs a release of what holders keep beyond the newest heads, and hands it to the node.

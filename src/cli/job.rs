@@ -201,7 +201,7 @@ pub(super) fn is_sound(report: &VerifyReport) -> bool {
             (all.snapshots.iter().all(|s| s.success), all.snapshots.iter().all(|s| s.signature_valid))
         }
     };
-    let clean = success && report.damaged_packs.is_empty();
+    let clean = success && report.damaged_packs.is_empty() && report.damaged_records.is_empty();
     // No peer mends a signature; and a repair that did nothing mended nothing.
     let mended = report.repair.as_ref().is_some_and(|repair| is_mended(repair) && did_something(repair));
     (clean || (signed && mended)) && holders_proved(report)
@@ -209,19 +209,22 @@ pub(super) fn is_sound(report: &VerifyReport) -> bool {
 
 /// No holder failed an audit.
 pub(super) fn holders_proved(report: &VerifyReport) -> bool {
-    report.audits.iter().all(|audit| audit.packs_lost == 0)
+    report.audits.iter().all(|audit| audit.packs_lost + audit.records_lost == 0)
 }
 
 /// A repair that changed something.
 pub(super) fn did_something(repair: &RepairReport) -> bool {
     repair.repaired_chunks > 0
+        || repair.repaired_records > 0
         || repair.repaired_packs > 0
         || repair.regained_chunks > 0
         || !repair.replaced_packs.is_empty()
 }
 
 pub(super) fn is_mended(report: &RepairReport) -> bool {
-    report.unrepaired_chunks == 0 && report.unrepaired_packs.is_empty()
+    report.unrepaired_chunks == 0
+        && report.unrepaired_packs.is_empty()
+        && report.unrepaired_records.is_empty()
 }
 
 /// The last JSON line of a job. What a verification's repair did stands at the top as well.
@@ -259,6 +262,8 @@ mod tests {
             verified_chunks: 1,
             missing_chunks: vec![],
             corrupted_chunks: vec![],
+            unread_chunks: 0,
+            damaged: None,
             signature_valid,
             success,
             damaged_files: vec![],
@@ -269,6 +274,12 @@ mod tests {
             packs_checked: 1,
             bytes_checked: 1,
             damaged_packs: vec![],
+            damaged_records: vec![],
+            unread_packs: 0,
+            unread_bytes: 0,
+            unreachable_packs: 0,
+            unreachable_bytes: 0,
+            complete: true,
             total_duration: 0.0,
             time: String::new(),
             coverage: None,

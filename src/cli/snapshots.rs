@@ -2,10 +2,10 @@
 
 use clap::Args;
 
-use super::output::{Paint, Table, local_time};
+use super::output::{Paint, Table, count, escape, local_time};
 use super::session::{Keys, Session};
 use crate::api::{ApiError, SnapshotInfo, SnapshotQuery};
-use crate::base::ByteSize;
+use crate::base::{ByteSize, Code};
 use crate::node::Mode;
 
 #[derive(Args)]
@@ -30,12 +30,31 @@ pub(super) async fn run(args: SnapshotsArgs, session: &Session<'_>) -> Result<u8
     let result = handle.service().snapshots(query).await;
     let list = handle.close(result).await?;
     session.output.show(&list, |list, paint| render(list, paint));
-    Ok(0)
+    match list.iter().filter(|one| one.damaged.is_some()).count() {
+        0 => Ok(0),
+        damaged => Err(unreadable(damaged as u64)),
+    }
+}
+
+fn unreadable(damaged: u64) -> ApiError {
+    let hint = "`shadowvault repair` gets records from holders; if none has one, `shadowvault forget ID --lost` takes that snapshot out";
+    ApiError::new(Code::SnapshotCorrupted, format!("{} cannot be read", count(damaged, "snapshot")))
+        .with_hint(hint)
 }
 
 fn render(list: &[SnapshotInfo], paint: Paint) -> String {
     if list.is_empty() {
         return "no snapshots; `shadowvault backup PATH` makes one\n".to_owned();
+    }
+    let (damaged, list): (Vec<_>, Vec<_>) = list.iter().partition(|one| one.damaged.is_some());
+    let mut text = String::new();
+    for one in damaged {
+        let why = one.damaged.as_deref().unwrap_or_default();
+        let state = paint.bad("damaged");
+        text += &format!("{}  {state}: {} (of device {})\n", one.short_id, escape(why), escape(&one.device));
+    }
+    if list.is_empty() {
+        return text;
     }
     let mut table = Table::new(&["ID", "TIME", "HOST", "PATHS", "TAGS", ">FILES", ">SIZE", ">COPIES"]);
     for one in list {
@@ -56,7 +75,7 @@ fn render(list: &[SnapshotInfo], paint: Paint) -> String {
             format!("{}/{}", one.copies, one.copies_wanted),
         ]);
     }
-    table.render(paint)
+    text + &table.render(paint)
 }
 
 #[cfg(test)]
@@ -81,12 +100,18 @@ mod tests {
             complete: false,
             pinned: false,
             device: "d".into(),
+            damaged: None,
             original: None,
         };
         let expected = "\
             ID        TIME        HOST            PATHS               TAGS  FILES     SIZE  COPIES\n\
             12121212  not a time  evil\\u{1b}host  /a /b (incomplete)  x,y       7  1.5 KiB     1/2\n";
-        assert_eq!(render(&[one], Paint(false)), expected);
+        assert_eq!(render(std::slice::from_ref(&one), Paint(false)), expected);
+        let why = Some("its record is missing".to_owned());
+        let broken = SnapshotInfo { damaged: why, device: "desk".into(), ..one.clone() };
+        let line = "12121212  damaged: its record is missing (of device desk)\n";
+        assert_eq!(render(std::slice::from_ref(&broken), Paint(false)), line);
+        assert_eq!(render(&[broken, one], Paint(false)), format!("{line}{expected}"));
         assert!(render(&[], Paint(false)).contains("shadowvault backup"));
     }
 }

@@ -106,10 +106,12 @@ pub(super) async fn repair(args: RepairArgs, session: &Session<'_>) -> Result<u8
 fn render(report: &VerifyReport, scrub: bool, paint: Paint) -> String {
     let mut text = match (is_sound(report), &report.repair) {
         (true, Some(repair)) if job::did_something(repair) => paint.good("mended"),
-        (true, _) => paint.good("all sound"),
-        (false, _) if report.damaged_packs.is_empty() && !job::holders_proved(report) => {
-            paint.bad("lost on a holder")
+        (true, _) if report.unreachable_packs > 0 => {
+            paint.warning("no damage found, but not everything was read")
         }
+        (true, _) if report.unread_packs > 0 => paint.good("sound, as far as it is on this machine"),
+        (true, _) => paint.good("all sound"),
+        (false, _) if is_clean_here(report) && !job::holders_proved(report) => paint.bad("lost on a holder"),
         (false, _) => paint.bad("damaged"),
     } + "\n";
     match &report.result {
@@ -119,6 +121,11 @@ fn render(report: &VerifyReport, scrub: bool, paint: Paint) -> String {
         VerifyOutcomeShape::All(all) => {
             let (valid, total) = (all.valid_snapshots, count(all.total_snapshots, "snapshot"));
             text += &format!("  {valid} of {total} sound ({:.1}%)\n", all.health_percentage);
+            let open = all.total_snapshots - all.valid_snapshots - all.invalid_snapshots;
+            if open > 0 {
+                let line = format!("{} could not be read in whole", count(open, "snapshot"));
+                text += &format!("  {}\n", paint.warning(&line));
+            }
             for one in all.snapshots.iter().filter(|one| !one.success) {
                 text += &render_one(one, paint);
             }
@@ -126,6 +133,16 @@ fn render(report: &VerifyReport, scrub: bool, paint: Paint) -> String {
     }
     let (packs, bytes) = (count(report.packs_checked, "pack"), ByteSize(report.bytes_checked));
     text += &format!("  {packs} with {bytes} checked in {}\n", span(report.total_duration));
+    if report.unread_packs > 0 {
+        let (packs, bytes) = (count(report.unread_packs, "pack"), ByteSize(report.unread_bytes));
+        text += &format!("  {packs} with {bytes} not read: with holders only");
+        if report.unreachable_packs > 0 {
+            let (packs, bytes) =
+                (count(report.unreachable_packs, "pack"), ByteSize(report.unreachable_bytes));
+            text += &paint.bad(&format!("; no holder of {packs} with {bytes} is connected"));
+        }
+        text.push('\n');
+    }
     if let Some(round) = &report.coverage {
         text += &covered(round);
     }
@@ -136,18 +153,43 @@ fn render(report: &VerifyReport, scrub: bool, paint: Paint) -> String {
         text += &format!("  damaged or missing: pack {pack}\n");
     }
     text += &more(report.damaged_packs.len(), "damaged pack");
+    for record in report.damaged_records.iter().take(NAMED_MAX) {
+        text += &format!("  {}\n", escape(record));
+    }
+    text += &more(report.damaged_records.len(), "damaged record");
     if let Some(repair) = &report.repair {
         text += &render_repair(repair, false, paint);
     }
     text
 }
 
+/// Nothing on this machine is damaged.
+fn is_clean_here(report: &VerifyReport) -> bool {
+    let success = match &report.result {
+        VerifyOutcomeShape::One(one) => one.success,
+        VerifyOutcomeShape::All(all) => all.invalid_snapshots == 0,
+    };
+    success && report.damaged_packs.is_empty() && report.damaged_records.is_empty()
+}
+
 fn render_one(one: &VerifySnapshotReport, paint: Paint) -> String {
     let short: String = one.snapshot_id.chars().take(8).collect();
+    if let Some(why) = &one.damaged {
+        let (short, state) = (escape(&short), paint.bad("cannot be read"));
+        return format!(
+            "  snapshot {short} {state}: {} (`shadowvault repair`; if no holder has it, `shadowvault forget {short} --lost`)\n",
+            escape(why)
+        );
+    }
     let state = if one.success { paint.good("sound") } else { paint.bad("damaged") };
     let (sound, total) = (one.verified_chunks, count(one.total_chunks, "chunk"));
     let mut text = format!("  snapshot {} {state}: {sound} of {total} sound", escape(&short));
-    for (number, what) in [(one.missing_chunks.len(), "missing"), (one.corrupted_chunks.len(), "damaged")] {
+    let rest = [
+        (one.missing_chunks.len() as u64, "missing"),
+        (one.corrupted_chunks.len() as u64, "damaged"),
+        (one.unread_chunks, "with holders only"),
+    ];
+    for (number, what) in rest {
         if number > 0 {
             write!(text, ", {number} {what}").expect("writing to a string works");
         }
@@ -180,6 +222,11 @@ pub(super) fn render_audit(audit: &AuditReport, paint: Paint) -> String {
     if audit.wrong > 0 {
         let lost = format!(", {} WRONG: {} lost there", audit.wrong, count(audit.packs_lost, "pack"));
         text += &paint.bad(&lost);
+    }
+    match (audit.records_ok, audit.records_lost) {
+        (0, 0) => {}
+        (ok, 0) => text += &format!("; {} right", count(ok, "record")),
+        (_, lost) => text += &paint.bad(&format!("; {} lost there", count(lost, "record"))),
     }
     text
 }
@@ -222,6 +269,9 @@ fn render_repair(report: &RepairReport, dry_run: bool, paint: Paint) -> String {
     } else {
         text += &format!("  mended {packs} and {chunks}, {} fetched\n", ByteSize(report.bytes_fetched));
     }
+    if report.repaired_records > 0 {
+        text += &format!("  mended {}\n", count(report.repaired_records, "record"));
+    }
     if report.regained_chunks > 0 || !report.replaced_packs.is_empty() {
         let (chunks, packs) = (count(report.regained_chunks, "chunk"), report.replaced_packs.len() as u64);
         text += &format!("  {chunks} read again from files; {} replaced\n", count(packs, "pack"));
@@ -231,7 +281,11 @@ fn render_repair(report: &RepairReport, dry_run: bool, paint: Paint) -> String {
     }
     if !job::is_mended(report) {
         let (packs, chunks) = (report.unrepaired_packs.len() as u64, report.unrepaired_chunks);
-        let lost = format!("no sound copy found of {} and {}", count(packs, "pack"), count(chunks, "chunk"));
+        let mut lost =
+            format!("no sound copy found of {} and {}", count(packs, "pack"), count(chunks, "chunk"));
+        if !report.unrepaired_records.is_empty() {
+            lost += &format!(", and of {}", count(report.unrepaired_records.len() as u64, "record"));
+        }
         text += &format!("  {}\n", paint.bad(&lost));
     }
     text
@@ -258,6 +312,8 @@ mod tests {
             verified_chunks: if success { 3 } else { 2 },
             missing_chunks: if success { vec![] } else { vec![ChunkId::new([1; 32])] },
             corrupted_chunks: vec![],
+            unread_chunks: 0,
+            damaged: None,
             signature_valid: true,
             success,
             damaged_files: vec![],
@@ -274,6 +330,12 @@ mod tests {
             packs_checked: 1,
             bytes_checked: 1024,
             damaged_packs: vec![],
+            damaged_records: vec![],
+            unread_packs: 0,
+            unread_bytes: 0,
+            unreachable_packs: 0,
+            unreachable_bytes: 0,
+            complete: false,
             total_duration: 2.0,
             time: String::new(),
             coverage: None,

@@ -5,7 +5,7 @@
 use std::collections::{BTreeSet, BinaryHeap, HashSet};
 
 use super::pull::{FetchFailure, PulledSlice};
-use crate::base::{Moment, PackId, limit};
+use crate::base::{HeadId, Moment, PackId, limit};
 use crate::pack::{CellRange, cell_count, verify_slice};
 
 /// What one answer, or the want of it, proves.
@@ -224,6 +224,12 @@ pub struct AuditTally {
     pub lost: BTreeSet<PackId>,
     /// Packs more that the holder says itself that it does not have.
     pub unconfirmed: u64,
+    /// Records that came and were right.
+    pub records_ok: u64,
+    /// Records that were wrong, or that the holder does not have.
+    pub records_lost: u64,
+    /// Heads that it confirmed and of which it lost records.
+    pub unsound_heads: BTreeSet<HeadId>,
 }
 
 impl AuditTally {

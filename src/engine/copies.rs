@@ -11,7 +11,7 @@ use super::pull::PackSource;
 use super::reader::ChunkReader;
 use super::tree::for_each_reference;
 use super::vault::Vault;
-use crate::base::{DeviceId, HeadId, Moment, PackId, PeerId, SnapshotId, VaultId};
+use crate::base::{DeviceId, HeadId, Moment, PackId, PeerId, SnapshotId, VaultId, limit};
 use crate::snapshot::{Head, Receipt, ReceiptError, SignedHead, Snapshot};
 use crate::store::{PackNumber, Store, StoreError};
 use crate::wire;
@@ -45,6 +45,21 @@ fn confirms_a_head(store: &Store, receipt: &Receipt) -> Result<bool, EngineError
     let known = store.head_receipts()?;
     let confirmed = known.iter().any(|(holder, _, _, head)| *holder == receipt.holder && *head == id);
     Ok(!confirmed && find_head(store, receipt.vault, id)?.is_some())
+}
+
+/// What a holder said of a head's records is not so: it counts for none of that head's snapshots until it says so again.
+/// Whether it counted.
+pub fn void_head_receipt(store: &Store, holder: PeerId, head: HeadId) -> Result<bool, EngineError> {
+    let mut last = Moment::from_millis(0);
+    store.for_each_stored_receipt(|bytes| {
+        let signed = wire::decode::<wire::Signed>(bytes, limit::RECEIPT_BYTES_MAX + limit::SIGNED_BYTES);
+        if let Some(receipt) = signed.ok().and_then(|signed| Receipt::verify(&signed).ok())
+            && (receipt.holder, receipt.head) == (holder, Some(head))
+        {
+            last = last.max(receipt.time);
+        }
+    })?;
+    Ok(store.drop_head_receipt(holder, head, last)?)
 }
 
 /// Enters a verified receipt into the index.

@@ -80,6 +80,20 @@ pub enum EngineError {
         /// What is called alike.
         near: Vec<String>,
     },
+    /// A snapshot that a head lists and whose record is missing or damaged here.
+    #[error("snapshot {} cannot be read: {why}", .id.short())]
+    SnapshotBroken {
+        /// Which.
+        id: SnapshotId,
+        /// What is wrong with its record.
+        why: String,
+    },
+    /// A snapshot whose record cannot be read may be the one that is meant.
+    #[error("which snapshot is the latest is not known: the record of {} cannot be read", shorts(.0))]
+    LatestUncertain(Vec<SnapshotId>),
+    /// A snapshot that is not lost.
+    #[error("snapshot {} is not lost: its record can be read", .0.short())]
+    NotLost(SnapshotId),
     /// A reference that means several snapshots.
     #[error("{reference:?} is ambiguous, it could be{}", listed(":", candidates))]
     SnapshotAmbiguous {
@@ -116,6 +130,14 @@ pub enum EngineError {
     /// Something that tells what is needed cannot be read, so nothing may be deleted.
     #[error("nothing is deleted: {0}")]
     RootUnreadable(String),
+    /// A snapshot's record cannot be read, so nothing may be deleted.
+    #[error("nothing is deleted: what snapshot {} needs is not known: {why}", .id.short())]
+    RootBroken {
+        /// Which.
+        id: SnapshotId,
+        /// What is wrong with its record.
+        why: String,
+    },
     /// A path that is not in the snapshot.
     #[error("{} is not in that snapshot", .0.display())]
     NotInSnapshot(PathBuf),
@@ -155,6 +177,21 @@ impl EngineError {
     }
 }
 
+/// Their first digits, a few of them.
+fn shorts(ids: &[SnapshotId]) -> String {
+    let shown: Vec<String> = ids.iter().take(limit::CANDIDATES_NAMED_MAX).map(SnapshotId::short).collect();
+    let more = if ids.len() > shown.len() { ", …" } else { "" };
+    format!("{}{more}", shown.join(", "))
+}
+
+/// What helps with a snapshot whose record cannot be read.
+fn lost_hint(id: &SnapshotId) -> String {
+    let id = id.short();
+    format!(
+        "`shadowvault repair` gets its record from a holder; if none has it, `shadowvault forget {id} --lost` takes the snapshot out"
+    )
+}
+
 /// The first lines under a heading; nothing when there are none.
 fn listed(heading: &str, lines: &[String]) -> String {
     if lines.is_empty() {
@@ -189,8 +226,9 @@ impl Coded for EngineError {
             Self::NotInSnapshot(_) => Code::PathNotFound,
             Self::NotDumpable(_) | Self::Pattern { .. } | Self::NotAnExport(_) => Code::UsageInvalid,
             Self::NotOwn { .. } | Self::Pinned(_) | Self::NewestComplete(_) => Code::PermissionDenied,
-            Self::TooDeep => Code::SnapshotCorrupted,
-            Self::HeadsLost | Self::RootUnreadable(_) => Code::StorageCorrupted,
+            Self::TooDeep | Self::SnapshotBroken { .. } | Self::LatestUncertain(_) => Code::SnapshotCorrupted,
+            Self::NotLost(_) => Code::UsageInvalid,
+            Self::HeadsLost | Self::RootUnreadable(_) | Self::RootBroken { .. } => Code::StorageCorrupted,
             Self::DeviceRevoked => Code::DeviceRevoked,
             Self::InputBroken(_) | Self::Scratch(_) => Code::IoFailed,
             Self::Cancelled => Code::Cancelled,
@@ -223,6 +261,12 @@ impl Coded for EngineError {
             Self::NotOwn { .. } => Some("run this on that device".to_owned()),
             Self::Pinned(id) => Some(format!("`shadowvault unpin {}` lets it go", id.short())),
             Self::NewestComplete(_) => Some("make a newer backup first, or add --yes if it is to go".to_owned()),
+            Self::SnapshotBroken { id, .. } => Some(lost_hint(id)),
+            Self::RootBroken { id, .. } => Some(format!("{}; then `shadowvault gc` works again", lost_hint(id))),
+            Self::LatestUncertain(_) => Some(
+                "`shadowvault repair` gets records from holders; or name a snapshot by its id (`shadowvault snapshots`)".to_owned(),
+            ),
+            Self::NotLost(id) => Some(format!("`shadowvault forget {}`, without --lost, forgets it", id.short())),
             Self::RootUnreadable(_) => {
                 Some("mend it with `shadowvault repair`, then run `shadowvault gc` again".to_owned())
             }

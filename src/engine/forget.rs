@@ -9,10 +9,11 @@ use jiff::tz::TimeZone;
 
 use super::error::EngineError;
 use super::heads::{VaultView, next_head, store_head};
+use super::holder::readable;
 use super::vault::Vault;
 use crate::base::{ChunkId, DeviceId, Moment, SnapshotId};
 use crate::policy::{self, Candidate, Reason, Rules};
-use crate::snapshot::{PeerAddress, Snapshot};
+use crate::snapshot::{Head, PeerAddress, Snapshot, open_record};
 use crate::store::PackNumber;
 
 /// What `forget` would do, oldest snapshot first.
@@ -125,6 +126,25 @@ pub fn plan_named(
     })
 }
 
+/// A plan that gives up exactly `named`, snapshots whose records cannot be read.
+///
+/// # Errors
+/// One that can be read, or that this device's head does not list.
+pub fn plan_lost(vault: &Vault, view: &VaultView, named: &[SnapshotId]) -> Result<ForgetPlan, EngineError> {
+    for id in named {
+        if view.snapshots.iter().any(|snapshot| snapshot.id == *id) {
+            return Err(EngineError::NotLost(*id));
+        }
+        let lists = |head: &&Head| head.draft.snapshots.contains(id);
+        if !view.heads.iter().filter(lists).any(|head| head.device() == vault.device()) {
+            let other = view.heads.iter().find(lists).ok_or_else(|| EngineError::unknown(id.short()))?;
+            return Err(EngineError::NotOwn { id: *id, device: view.device_name(other.device()) });
+        }
+    }
+    let keep = own(vault, view).into_iter().map(|snapshot| (snapshot.id, Vec::new())).collect();
+    Ok(ForgetPlan { keep, forget: named.to_vec() })
+}
+
 /// What forgetting these would free. Snapshots whose packs are not known count as needing nothing.
 pub fn forget_effect(
     vault: &Vault,
@@ -132,9 +152,10 @@ pub fn forget_effect(
     forget: &[SnapshotId],
 ) -> Result<ForgetEffect, EngineError> {
     let (mut all, mut left): (HashSet<PackNumber>, HashSet<PackNumber>) = Default::default();
-    for snapshot in &view.snapshots {
-        let packs = vault.store.snapshot_packs(snapshot.id)?.unwrap_or_default();
-        if !forget.contains(&snapshot.id) {
+    let broken = view.broken.iter().map(|(id, _)| *id);
+    for id in view.snapshots.iter().map(|snapshot| snapshot.id).chain(broken) {
+        let packs = vault.store.snapshot_packs(id)?.unwrap_or_default();
+        if !forget.contains(&id) {
             left.extend(&packs);
         }
         all.extend(packs);
@@ -157,7 +178,33 @@ pub fn forget(
     snapshots: &[SnapshotId],
     holders: &[PeerAddress],
 ) -> Result<usize, EngineError> {
+    forget_where(vault, snapshots, holders, |_| Ok(()))
+}
+
+/// The same for snapshots whose records cannot be read, which is looked at once more: one that can is refused, and then
+/// nothing is forgotten.
+pub fn forget_lost(
+    vault: &Vault,
+    snapshots: &[SnapshotId],
+    holders: &[PeerAddress],
+) -> Result<usize, EngineError> {
+    forget_where(vault, snapshots, holders, |id| {
+        let bytes = readable(vault.store.read_snapshot(id))?.unwrap_or_default();
+        match open_record(&bytes, &vault.keyring.vault) {
+            Ok(snapshot) if snapshot.id == id => Err(EngineError::NotLost(id)),
+            _ => Ok(()),
+        }
+    })
+}
+
+fn forget_where(
+    vault: &Vault,
+    snapshots: &[SnapshotId],
+    holders: &[PeerAddress],
+    check: impl Fn(SnapshotId) -> Result<(), EngineError>,
+) -> Result<usize, EngineError> {
     let _chain = vault.head_lock.lock().expect("no panic while held");
+    snapshots.iter().try_for_each(|id| check(*id))?;
     let mut draft = next_head(vault, &[], holders)?;
     let before = draft.snapshots.len();
     draft.snapshots.retain(|id| !snapshots.contains(id));

@@ -134,10 +134,10 @@ pub fn missing_records(store: &Store, head: &Head) -> Result<Needs, EngineError>
     Ok(needs)
 }
 
-/// A file that grew beyond any bound is as good as none.
+/// A file that grew beyond any bound, or whose sectors cannot be read, is as good as none.
 pub(super) fn readable<T>(read: Result<Option<T>, StoreError>) -> Result<Option<T>, StoreError> {
     match read {
-        Err(StoreError::DamagedFile(_)) => Ok(None),
+        Err(error) if error.is_rot() => Ok(None),
         other => other,
     }
 }

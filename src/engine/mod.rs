@@ -31,6 +31,7 @@ mod parent;
 mod pull;
 mod reader;
 mod rebuild;
+mod records;
 mod recover;
 mod reference;
 mod regain;
@@ -57,14 +58,16 @@ pub use borrow::{confirm_borrowed, is_revoked, keep_here, packs_elsewhere, read_
 pub use cache::{Cached, cached_packs, choose_evicted, tree_packs};
 pub use carry::{ImportResult, Room, export, import};
 pub use chain::UnreadableHead;
-pub use copies::{CopyCounts, Place, copy_counts, locked_copy_counts, record_receipt};
+pub use copies::{CopyCounts, Place, copy_counts, locked_copy_counts, record_receipt, void_head_receipt};
 pub use diff::{Change, DiffTotals, Difference, SideTotals, diff};
 pub use drill::{DrillOptions, DrillResult, restore_drill};
 pub use dump::{DumpKind, dump};
 pub use enrol::{enrol_device, make_node, unlock};
 pub use error::EngineError;
 pub use find::{FindOptions, Pattern, Search};
-pub use forget::{ForgetEffect, ForgetPlan, forget, forget_effect, plan_forget, plan_named};
+pub use forget::{
+    ForgetEffect, ForgetPlan, forget, forget_effect, forget_lost, plan_forget, plan_lost, plan_named,
+};
 pub use gather::{Errand, Gathering};
 pub use gc::{GcOptions, GcResult, Waiting, collect, gc_memory_wanted, waiting};
 pub use heads::{
@@ -83,8 +86,12 @@ pub use pull::{FetchFailure, Given, PackSource, PulledSlice, Sources, pull_pack}
 pub use rebuild::{
     Rebuilt, adopt_unindexed, rebuild_index, renew_kept, renew_snapshot_packs, verify_known_receipts,
 };
+pub use records::{
+    RecordDamage, RecordFault, RecordRepair, RecordSource, damaged_records, is_record, lost_snapshots,
+    named_by, records_to_ask, renew_own_lists, repair_records,
+};
 pub use recover::index_remote_pack;
-pub use reference::resolve;
+pub use reference::{resolve, resolve_listed};
 pub use regain::{RegainResult, note_damage, plan_regain, regain};
 pub use repair::{Damage, RepairPlan, RepairResult, plan_repair, run_repair, undo_repair};
 pub use restore::{RestoreAction, RestoreChange, RestoreOptions, RestoreResult, restore};

@@ -127,7 +127,7 @@ fn commit(
 /// Enters all stored receipts again; returns what could not be read.
 pub fn verify_known_receipts(store: &Store) -> Result<Vec<String>, EngineError> {
     let (mut receipts, mut problems) = (Vec::new(), Vec::new());
-    let mut void: HashMap<PeerId, BTreeMap<PackId, Moment>> = HashMap::new();
+    let mut void: HashMap<PeerId, BTreeMap<[u8; 32], Moment>> = HashMap::new();
     store.for_each_stored_receipt(|bytes| {
         let signed = wire::decode::<wire::Signed>(bytes, limit::RECEIPT_BYTES_MAX + 1024);
         match signed.map_err(EngineError::from_wire).and_then(|signed| Ok(Receipt::verify(&signed)?)) {
@@ -141,7 +141,9 @@ pub fn verify_known_receipts(store: &Store) -> Result<Vec<String>, EngineError> 
             Entry::Vacant(place) => place.insert(store.void_receipts_of(receipt.holder)?),
         };
         // What was found lost since does not come back with the receipt.
-        receipt.packs.retain(|pack| void.get(pack).is_none_or(|until| receipt.time > *until));
+        let counts = |id: &[u8; 32]| void.get(id).is_none_or(|until| receipt.time > *until);
+        receipt.packs.retain(|pack| counts(pack.as_bytes()));
+        receipt.head = receipt.head.filter(|head| counts(head.as_bytes()));
         enter_receipt(store, &receipt)?;
     }
     Ok(problems)

@@ -8,25 +8,24 @@ use crossbeam_channel::bounded;
 
 use super::borrow::{packs_elsewhere, referred_elsewhere};
 use super::budget::{VERIFY_BYTES, verify_workers};
-use super::chain::read_head;
 use super::error::EngineError;
-use super::heads::{VaultView, newest_heads};
-use super::holder::missing_records;
+use super::heads::VaultView;
 use super::hurt::{HurtFiles, hurt_files};
 use super::monitor::Monitor;
 use super::reader::ChunkReader;
+use super::records::{RecordDamage, damaged_records};
 use super::repair::Damage;
 use super::seen::DistinctChunks;
 use super::tree::for_each_reference;
 use super::vault::Vault;
-use crate::base::{ChunkId, Epoch, PackId, SnapshotId, VaultId, limit};
+use crate::base::{ChunkId, Epoch, PackId, SnapshotId, limit};
 use crate::crypto::{Kind, Opener, VaultKeys};
 use crate::pack::{
     HEADER_BYTES, Outboard, OutboardBuilder, PackEntry, TRAILER_BYTES, locate_directory, open_directory,
 };
 use crate::policy::Subset;
 use crate::snapshot::Snapshot;
-use crate::store::{Borrowed, PackFile, PackNumber, PackRow, Store, StoreError};
+use crate::store::{Borrowed, PackFile, PackNumber, PackRow, RecordName, Store, StoreError};
 
 /// What to verify.
 #[derive(Debug, Clone, Default)]
@@ -60,6 +59,8 @@ pub struct SnapshotFinding {
     pub missing: Vec<ChunkId>,
     /// Chunks that are there but damaged.
     pub corrupt: Vec<ChunkId>,
+    /// Chunks in packs that holders keep and this machine does not: nothing was read of them. An estimate as `total` is.
+    pub elsewhere: u64,
     /// Its record is signed by a certified device.
     pub signed: bool,
     /// Files that need what is missing or damaged.
@@ -96,8 +97,8 @@ pub struct VerifyResult {
     pub bad_chunks: u64,
     /// Each snapshot.
     pub snapshots: Vec<SnapshotFinding>,
-    /// Heads, pack lists and foreign snapshot records that are missing or damaged, one line each.
-    pub records: Vec<String>,
+    /// Heads, pieces of pack lists and snapshot records that are missing or damaged, own and kept for others.
+    pub records: Vec<RecordDamage>,
 }
 
 impl VerifyResult {
@@ -175,7 +176,10 @@ pub fn verify(
     if options.packs.is_some() {
         return Ok(result);
     }
-    result.records = check_records(store, vault.map(Vault::id))?;
+    result.records = damaged_records(store, monitor)?;
+    if let Some(only) = options.snapshot {
+        result.records.retain(|damage| damage.record == RecordName::Snapshot(only));
+    }
     let (Some(vault), Some(view)) = (vault, view) else { return Ok(result) };
     monitor.enter("verifying snapshots");
     for snapshot in &view.snapshots {
@@ -193,6 +197,7 @@ pub fn verify(
             total: 0,
             missing,
             corrupt,
+            elsewhere: 0,
             signed: false,
             hurt,
             broken,
@@ -510,29 +515,6 @@ fn lost_chunks(
     Ok(())
 }
 
-/// What is wrong with heads, and with pack lists and foreign snapshot records that the newest heads need. Own
-/// snapshot records are each snapshot's own finding.
-fn check_records(store: &Store, own: Option<VaultId>) -> Result<Vec<String>, EngineError> {
-    let mut problems = Vec::new();
-    for vault in store.head_vaults()? {
-        for device in store.head_devices(vault)? {
-            for name in store.head_names(vault, device)? {
-                if let Err(problem) = read_head(store, vault, device, name)? {
-                    problems.push(format!("head {} of device {}: {problem}", name.0, device.short()));
-                }
-            }
-        }
-        for head in newest_heads(store, vault)? {
-            let missing = missing_records(store, &head)?;
-            let is_own = own == Some(vault);
-            problems.extend(missing.lists.iter().map(|id| format!("pack list {id} is missing or damaged")));
-            let records = missing.snapshots.iter().filter(|_| !is_own);
-            problems.extend(records.map(|id| format!("snapshot record {id} is missing or damaged")));
-        }
-    }
-    Ok(problems)
-}
-
 /// First and last cell of a chunk.
 pub(super) fn cells_of(offset: u32, length: u32) -> (usize, usize) {
     let cell = crate::base::limit::CELL_BYTES;
@@ -552,6 +534,7 @@ fn check_snapshot(
         vault,
         known,
         chunks: DistinctChunks::default(),
+        unread: DistinctChunks::default(),
         waiting: Vec::new(),
         failure: None,
         missing: BTreeSet::new(),
@@ -567,7 +550,7 @@ fn check_snapshot(
         unread.push(id);
     })?;
     found.settle();
-    let References { chunks, failure, missing, mut corrupt, .. } = found;
+    let References { chunks, unread: not_read, failure, missing, mut corrupt, .. } = found;
     if let Some(error) = failure {
         return Err(error.into());
     }
@@ -582,6 +565,7 @@ fn check_snapshot(
         total: chunks.count(),
         missing: missing.into_iter().collect(),
         corrupt: corrupt.into_iter().collect(),
+        elsewhere: not_read.count(),
         signed: view.is_certified(snapshot.device),
         hurt,
         broken: None,
@@ -603,6 +587,8 @@ struct References<'a> {
     vault: &'a Vault,
     known: Known<'a>,
     chunks: DistinctChunks,
+    /// Those in packs of which nothing was read.
+    unread: DistinctChunks,
     waiting: Vec<ChunkId>,
     failure: Option<StoreError>,
     missing: BTreeSet<ChunkId>,
@@ -629,6 +615,9 @@ impl References<'_> {
         };
         for (id, place) in ids.iter().zip(places) {
             let place = place.filter(|place| !self.known.aside.contains(&place.pack));
+            if place.is_some_and(|place| self.known.elsewhere.contains(&place.pack)) {
+                self.unread.insert(*id);
+            }
             match (place, self.known.bad.get(id)) {
                 (None, _) | (_, Some(State::Missing)) => self.missing.insert(*id),
                 (_, Some(State::Corrupt)) => self.corrupt.insert(*id),

@@ -1,7 +1,8 @@
 //! Audits of this vault's holders: random slices of what they receipted, asked for round after round.
 //!
-//! [`Choice`] says what to ask for and [`Pick::judge`] what an answer proves; here it is asked, and
-//! what is proven to be lost loses its receipt, so that the owner's loop finds it another place. Nobody is expelled.
+//! Each is also asked for some of the records of the heads that it confirmed. [`Choice`] says what to ask for and
+//! [`Pick::judge`] what an answer proves; here it is asked, and what is proven to be lost loses its receipt, so that the
+//! owner's loop finds it another place. Nobody is expelled.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
@@ -11,14 +12,15 @@ use futures::StreamExt;
 use super::core::{Core, log_failure};
 use super::error::failed;
 use super::fellows;
+use super::keepers;
 use super::records;
 use super::source;
 use crate::api::{ApiError, AuditReport, Happening};
-use crate::base::{Moment, PackId, PeerId, VaultId, limit, meter, random_bytes};
+use crate::base::{HeadId, Moment, PackId, PeerId, VaultId, limit, meter, random_bytes};
 use crate::engine::{self, AuditOutcome, AuditTally, Choice, Doubts, FetchFailure, Pick, pick_slices};
 use crate::net::Net;
 use crate::snapshot::Receipt;
-use crate::store::PackNumber;
+use crate::store::{PackNumber, RecordName};
 use crate::wire::{self, sync_request::Ask, sync_response::Answer};
 
 const FILE: &str = "audits.json";
@@ -90,7 +92,7 @@ pub(super) async fn run_loop(core: Arc<Core>) {
         }
         let round = tokio::select! {
             () = core.stop.cancelled() => return,
-            round = audit(&core, limit::AUDIT_SLICES_ROUND) => round,
+            round = audit(&core, limit::AUDIT_SLICES_ROUND, limit::AUDIT_RECORDS_ROUND) => round,
         };
         log_failure(round, "auditing holders");
         let round = tokio::select! {
@@ -102,13 +104,17 @@ pub(super) async fn run_loop(core: Arc<Core>) {
 }
 
 /// Asks every holder for `slices` slices; those that fail are asked for one of each of their packs.
-pub(super) async fn audit(core: &Arc<Core>, slices: usize) -> Result<Vec<AuditReport>, ApiError> {
+pub(super) async fn audit(
+    core: &Arc<Core>,
+    slices: usize,
+    records: usize,
+) -> Result<Vec<AuditReport>, ApiError> {
     core.net()?;
     let Some(vault) = core.vault_id() else { return Ok(Vec::new()) };
     let _turn = core.auditing.turn.lock().await;
     let seed = u64::from_le_bytes(random_bytes());
     let suspects = std::mem::take(&mut *core.auditing.suspects.lock().expect("no panic while held"));
-    let chosen = core.blocking(move |core| choose(core, slices, seed, &suspects)).await?;
+    let chosen = core.blocking(move |core| choose(core, slices, records, seed, &suspects)).await?;
     let tallies = examine_all(core, vault, chosen).await;
     core.blocking(move |core| conclude(core, tallies)).await
 }
@@ -122,7 +128,9 @@ pub(super) async fn prove(
     let Some(vault) = core.vault_id() else { return Ok(BTreeSet::new()) };
     let _turn = core.auditing.turn.lock().await;
     let seed = u64::from_le_bytes(random_bytes());
-    let each = packs.into_iter().map(|(holder, packs)| (holder, pick_slices(&packs, packs.len(), seed)));
+    let each = packs.into_iter().map(|(holder, packs)| {
+        (holder, Chosen { picks: pick_slices(&packs, packs.len(), seed), records: Vec::new() })
+    });
     let tallies = examine_all(core, vault, each.collect()).await;
     let proven = tallies.iter().flat_map(|(holder, tally)| tally.proven.iter().map(|pack| (*holder, *pack)));
     let proven = proven.collect();
@@ -134,24 +142,33 @@ pub(super) async fn prove(
 async fn examine_all(
     core: &Arc<Core>,
     vault: VaultId,
-    chosen: HashMap<PeerId, Vec<Pick>>,
+    chosen: HashMap<PeerId, Chosen>,
 ) -> Vec<(PeerId, AuditTally)> {
     core.auditing.under_way.lock().expect("no panic while held").extend(chosen.keys());
     let _marked = Marked { auditing: &core.auditing };
-    let audits = chosen.into_iter().map(|(holder, picks)| async move {
-        let tally = examine(core, holder, vault, picks).await;
+    let audits = chosen.into_iter().map(|(holder, chosen)| async move {
+        let tally = examine(core, holder, vault, chosen).await;
         (holder, tally)
     });
     futures::future::join_all(audits).await
 }
 
-/// What each member is asked for, of the own packs that it has receipted.
+/// What a holder is asked for.
+#[derive(Default)]
+struct Chosen {
+    picks: Vec<Pick>,
+    /// Records, each with the head that the holder confirmed them for.
+    records: Vec<(HeadId, RecordName)>,
+}
+
+/// What each member is asked for, of the own packs that it has receipted and of the heads that it has confirmed.
 fn choose(
     core: &Arc<Core>,
     slices: usize,
+    records: usize,
     seed: u64,
     suspects: &BTreeSet<(PeerId, PackId)>,
-) -> Result<HashMap<PeerId, Vec<Pick>>, ApiError> {
+) -> Result<HashMap<PeerId, Chosen>, ApiError> {
     let mut chosen: HashMap<PeerId, Choice> = HashMap::new();
     core.store
         .for_each_held(|row, holder| {
@@ -161,11 +178,25 @@ fn choose(
             }
         })
         .map_err(failed)?;
-    Ok(chosen.into_iter().map(|(holder, choice)| (holder, choice.picks())).collect())
+    let picks =
+        |(holder, choice): (PeerId, Choice)| (holder, Chosen { picks: choice.picks(), records: Vec::new() });
+    let mut chosen: HashMap<PeerId, Chosen> = chosen.into_iter().map(picks).collect();
+    // A replaced head's records may be gone from a holder for good reasons.
+    let newest = core.vault_id().map_or(Ok(Vec::new()), |vault| engine::newest_heads(&core.store, vault));
+    let newest = newest.map_err(failed)?;
+    for (holder, _, _, id) in core.store.head_receipts().map_err(failed)? {
+        if core.members.allows(&holder) {
+            let Some(head) = newest.iter().find(|head| head.id == id) else { continue };
+            let named = engine::records_to_ask(head, records, seed);
+            chosen.entry(holder).or_default().records.extend(named.into_iter().map(|name| (id, name)));
+        }
+    }
+    Ok(chosen)
 }
 
 /// Audits one holder.
-async fn examine(core: &Arc<Core>, holder: PeerId, vault: VaultId, picks: Vec<Pick>) -> AuditTally {
+async fn examine(core: &Arc<Core>, holder: PeerId, vault: VaultId, chosen: Chosen) -> AuditTally {
+    let Chosen { picks, records } = chosen;
     let mut tally = AuditTally::default();
     let net = match core.net() {
         Ok(net) if core.connected().contains(&holder) => net.clone(),
@@ -175,6 +206,17 @@ async fn examine(core: &Arc<Core>, holder: PeerId, vault: VaultId, picks: Vec<Pi
         }
     };
     ask_for(&net, holder, &picks, &mut tally).await;
+    for (head, name) in records {
+        match keepers::audit(core, &net, holder, vault, &name).await {
+            AuditOutcome::Ok => tally.records_ok += 1,
+            AuditOutcome::Wrong => {
+                tally.records_lost += 1;
+                tally.unsound_heads.insert(head);
+            }
+            // That proves nothing, and the next record would wait as long.
+            _ => break,
+        }
+    }
     if !tally.lost.is_empty() {
         let rest = examine_rest(core, &net, holder, vault, &mut tally).await;
         log_failure(rest, "asking a holder what else it lost");
@@ -252,18 +294,26 @@ fn conclude(core: &Arc<Core>, tallies: Vec<(PeerId, AuditTally)>) -> Result<Vec<
     for (holder, tally) in tallies {
         let lost: Vec<PackId> = tally.lost.iter().copied().collect();
         let mut report = report_of(core, holder, &tally);
+        for head in &tally.unsound_heads {
+            engine::void_head_receipt(&core.store, holder, *head).map_err(failed)?;
+        }
+        let (packs, records) = (tally.packs_lost(), tally.records_lost);
+        if packs + records > 0 {
+            core.tell(Happening::AuditFailed { peer: holder, packs, records });
+            tracing::warn!(target: "audit", peer = %holder.short(), packs, records, "a holder lost what it had confirmed; it gets other copies");
+        }
         if tally.packs_lost() == 0 {
             report.lost_at = core.auditing.reports().get(&holder).and_then(|last| last.lost_at.clone());
         } else {
             core.store.drop_pack_receipts(holder, &lost).map_err(failed)?;
-            core.tell(Happening::AuditFailed { peer: holder, packs: tally.packs_lost() });
-            tracing::warn!(target: "audit", peer = %holder.short(), packs = tally.packs_lost(), "a holder lost packs; they get other copies");
         }
         for outcome in OUTCOMES {
             meter::AUDITS.add(outcome.name(), tally.of(outcome));
         }
+        meter::AUDITS.add(AuditOutcome::Ok.name(), tally.records_ok);
+        meter::AUDITS.add(AuditOutcome::Wrong.name(), tally.records_lost);
         // One that was away has proven nothing: what it proved before still stands.
-        if report.offline < report.slices {
+        if report.offline < report.slices || report.records_ok + report.records_lost > 0 {
             core.auditing.reports.lock().expect("no panic while held").insert(holder, report.clone());
         }
         out.push(report);
@@ -297,6 +347,8 @@ fn report_of(core: &Core, peer: PeerId, tally: &AuditTally) -> AuditReport {
         timeout: tally.of(AuditOutcome::Timeout),
         unknown: tally.of(AuditOutcome::Unknown),
         packs_lost: tally.packs_lost(),
+        records_ok: tally.records_ok,
+        records_lost: tally.records_lost,
         lost_at: (tally.packs_lost() > 0).then(|| time.clone()),
         time,
     }

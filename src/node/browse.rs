@@ -17,8 +17,8 @@ use crate::api::{
 };
 use crate::base::{Code, SnapshotId, encode_path, limit, tag_fault};
 use crate::engine::{
-    self, Change, DumpKind, FindOptions, Monitor, PackSource, Pattern, Search, SideTotals, Spot, Sums,
-    TagEdit, Vault, VaultView,
+    self, Change, DumpKind, EngineError, FindOptions, Monitor, PackSource, Pattern, Search, SideTotals, Spot,
+    Sums, TagEdit, Vault, VaultView,
 };
 use crate::snapshot::Snapshot;
 use crate::wire::NodeType;
@@ -75,6 +75,7 @@ pub(super) async fn find(core: &Arc<Core>, query: FindQuery) -> Result<Batches<F
     let streamed = flow(core, Goods::Entries, move |core, _| {
         let options = find_options(&query)?;
         let (reading, view) = open(core, source)?;
+        let unread = view.broken.first().filter(|_| query.snapshots.is_empty()).cloned();
         let snapshots = chosen(view, &query)?;
         Ok((
             (),
@@ -91,7 +92,9 @@ pub(super) async fn find(core: &Arc<Core>, query: FindQuery) -> Result<Batches<F
                     };
                     search.run(snapshot, each).map_err(failed)?;
                 }
-                search.finish().map_err(failed)
+                search.finish().map_err(failed)?;
+                // What could not be searched is told at the end.
+                unread.map_or(Ok(()), |(id, why)| Err(failed(EngineError::SnapshotBroken { id, why })))
             }),
         ))
     });

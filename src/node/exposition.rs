@@ -152,6 +152,17 @@ fn seconds(time: Option<Moment>) -> f64 {
     time.map_or(0.0, |time| time.as_millis() as f64 / 1000.0)
 }
 
+/// Missing and damaged chunks, as the last verification of everything found them; one of a part may only find more.
+static LOST: Mutex<(usize, usize)> = Mutex::new((0, 0));
+
+/// Tells how many chunks are missing, and how many are damaged; `complete`: all of them.
+pub(super) fn note_lost((missing, corrupt): (usize, usize), complete: bool) {
+    let mut lost = LOST.lock().unwrap_or_else(PoisonError::into_inner);
+    *lost = if complete { (missing, corrupt) } else { (lost.0.max(missing), lost.1.max(corrupt)) };
+    meter::CHUNKS_MISSING.set(lost.0 as f64);
+    meter::CHUNKS_CORRUPT.set(lost.1 as f64);
+}
+
 /// Counts how a job ended.
 pub(super) fn job_ended(info: &JobInfo, now: Moment) {
     let took = info.progress.seconds_elapsed;
@@ -179,11 +190,11 @@ pub(super) fn job_ended(info: &JobInfo, now: Moment) {
                 VerifyOutcomeShape::One(one) => count(one),
                 VerifyOutcomeShape::All(all) => all.snapshots.iter().map(count).sum(),
             };
-            let (missing, corrupt) = (lost(|s| s.missing_chunks.len()), lost(|s| s.corrupted_chunks.len()));
-            let sound = done.damaged_packs.is_empty() && info.error.is_none();
+            let found = (lost(|s| s.missing_chunks.len()), lost(|s| s.corrupted_chunks.len()));
+            let damaged = info.error.as_ref().is_some_and(|error| error.kind() != Code::Incomplete);
+            let sound = done.damaged_packs.is_empty() && !damaged;
             meter::VERIFY_RUNS.add(if sound { "sound" } else { "damaged" }, 1);
-            meter::CHUNKS_MISSING.set(missing as f64);
-            meter::CHUNKS_CORRUPT.set(corrupt as f64);
+            note_lost(found, done.complete);
             done.repair.iter().for_each(repaired);
         }
         (Some(JobOutcome::Repair(done)), _) => repaired(done),

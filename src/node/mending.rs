@@ -1,4 +1,4 @@
-//! The queue of damaged packs that wait to be mended: kept on disk, tried by itself.
+//! The queue of damaged packs and records that wait to be mended: kept on disk, tried by itself.
 //!
 //! What a check finds enters before it is mended and leaves once it is, so that a node that dies in between goes on with
 //! it. [`RepairQueue`] decides what is due; a try is noted before it begins.
@@ -10,10 +10,11 @@ use tokio::sync::Notify;
 
 use super::core::{Core, log_failure};
 use super::error::failed;
+use super::keepers::RecordMesh;
 use super::source::Mesh;
 use crate::api::{ApiError, JobRequest, RepairQueueStatus, RepairRequest};
 use crate::base::{Moment, PackId, limit};
-use crate::engine::{self, Damage, Monitor, RepairPlan, RepairResult};
+use crate::engine::{self, Damage, Monitor, RecordDamage, RecordRepair, RepairPlan, RepairResult};
 use crate::policy::RepairQueue;
 
 /// A small state file. Losing it loses no data: checks find the damage again.
@@ -57,6 +58,30 @@ pub(super) fn note(core: &Core, damages: &[Damage], all: bool) {
     });
 }
 
+/// Records are damaged here, as a check of all found, or none is. Blocking.
+pub(super) fn note_records(core: &Core, damaged: bool) {
+    edit(core, |queue| queue.note_records(damaged, core.now()));
+}
+
+/// Gets records again from members. They wait in the queue until all are sound. Blocking.
+pub(super) fn carry_out_records(
+    core: &Arc<Core>,
+    damages: Vec<RecordDamage>,
+    monitor: &Monitor,
+) -> Result<RecordRepair, ApiError> {
+    if damages.is_empty() {
+        return Ok(RecordRepair::default());
+    }
+    note_records(core, true);
+    match RecordMesh::new(core) {
+        Some(source) => engine::repair_records(&core.store, damages, &source, monitor).map_err(failed),
+        None => {
+            let failed = damages.into_iter().map(|damage| (damage, "there is no network".to_owned()));
+            Ok(RecordRepair { failed: failed.collect(), ..RecordRepair::default() })
+        }
+    }
+}
+
 /// Repairs packs from peers. They wait in the queue until they are sound: a node that dies in between goes on with it.
 /// Blocking.
 pub(super) fn carry_out(
@@ -76,21 +101,32 @@ pub(super) fn status(core: &Core) -> RepairQueueStatus {
     let queue = queue(core);
     RepairQueueStatus {
         waiting: queue.len() as u64,
+        records: queue.has_records(),
         since: queue.since().map(Moment::to_rfc3339),
         next_try: queue.next().map(Moment::to_rfc3339),
     }
 }
 
-/// Mends what is due, until the node stops.
+/// Mends what is due, until the node stops. What rotted while it did not run is looked for first, as far as that is cheap.
 pub(super) async fn run_loop(core: Arc<Core>) {
+    let looked = core.blocking(|core| {
+        let damages = engine::damaged_records(&core.store, &Monitor::default()).map_err(failed)?;
+        edit(core, |queue| {
+            queue.note_records(!damages.is_empty(), core.now());
+            // Whoever is connected already came before this was known.
+            queue.hurry(core.now());
+        });
+        Ok(())
+    });
+    log_failure(looked.await, "looking at records");
     loop {
         let due = core.blocking(|core| {
-            let due = edit(core, |queue| queue.take_due(core.now()));
+            let due = edit(core, |queue| (queue.take_due(core.now()), queue.take_records(core.now())));
             Ok((due, queue(core).next().map(|next| next.since(core.now()))))
         });
-        let Ok((due, calm)) = due.await else { return };
-        if !due.is_empty() {
-            mend(&core, due).await;
+        let Ok(((packs, records), calm)) = due.await else { return };
+        if records || !packs.is_empty() {
+            mend(&core, packs, records).await;
             continue;
         }
         tokio::select! {
@@ -102,10 +138,10 @@ pub(super) async fn run_loop(core: Arc<Core>) {
     }
 }
 
-async fn mend(core: &Arc<Core>, packs: Vec<PackId>) {
-    tracing::info!(target: "repair", packs = packs.len(), "mending what was found damaged");
-    let ended = match core.start_job(JobRequest::Repair(RepairRequest { packs, ..RepairRequest::default() }))
-    {
+async fn mend(core: &Arc<Core>, packs: Vec<PackId>, records: bool) {
+    tracing::info!(target: "repair", packs = packs.len(), records, "mending what was found damaged");
+    let request = RepairRequest { packs, records, ..RepairRequest::default() };
+    let ended = match core.start_job(JobRequest::Repair(request)) {
         Ok(job) => core.jobs.ended(job).await,
         Err(error) => Err(error),
     };
@@ -125,6 +161,11 @@ impl Core {
             Ok(())
         });
         log_failure(hurried.await, "hurrying repairs");
+    }
+
+    /// A record here turned out to be missing or damaged: all are looked at and mended in a while. Blocking.
+    pub(super) fn doubt_records(&self) {
+        edit(self, |queue| queue.note_records(true, self.now()));
     }
 
     /// A pack here turned out to be damaged: it is looked at and mended in a while. Blocking.

@@ -175,7 +175,7 @@ fn is_broken(error: &ApiError) -> bool {
 }
 
 /// One record of a peer, not yet checked.
-async fn record(
+pub(super) async fn record(
     core: &Core,
     net: &Net,
     peer: PeerId,

@@ -86,9 +86,9 @@ async fn sync(core: Arc<Core>, from: PeerId, request: wire::SyncRequest) -> wire
     let answered = match request.ask {
         None => return status(Status::Unsupported),
         Some(Ask::Heads(query)) => core.blocking(move |core| heads(core, from, &query)).await,
-        Some(Ask::Record(query)) => core.blocking(move |core| record(core, &query)).await,
+        Some(Ask::Record(query)) => core.blocking(move |core| record(core, from, &query)).await,
         Some(Ask::Batch(query)) => {
-            core.blocking(move |core| batch(&core.store, &query).map(|batch| Some(Answer::Batch(batch))))
+            core.blocking(move |core| batch_for(core, from, &query).map(|batch| Some(Answer::Batch(batch))))
                 .await
         }
         Some(Ask::Offer(offer)) => holding::answer_offer(&core, from, offer).await,
@@ -186,9 +186,40 @@ pub(super) fn notice_twins(core: &Core, peer: PeerId, run: u64) {
     }
 }
 
-fn record(core: &Arc<Core>, query: &wire::RecordQuery) -> Answered {
+fn record(core: &Arc<Core>, from: PeerId, query: &wire::RecordQuery) -> Answered {
+    wait_for_audit(core, from, &query.vault)?;
     let shelf = Shelf::of(&core.store, &query.vault, query.kind())?;
-    Ok(Some(Answer::Record(shelf.take(&query.id)?)))
+    let record = shelf.take(&query.id).inspect_err(|error| doubt_damaged(core, error.kind()))?;
+    Ok(Some(Answer::Record(record)))
+}
+
+fn batch_for(
+    core: &Arc<Core>,
+    from: PeerId,
+    query: &wire::RecordsQuery,
+) -> Result<wire::RecordBatch, ApiError> {
+    wait_for_audit(core, from, &query.vault)?;
+    let batch = batch(&core.store, query)?;
+    if batch.records.iter().any(|one| one.status() == Status::Corrupt) {
+        doubt_damaged(core, Code::StorageCorrupted);
+    }
+    Ok(batch)
+}
+
+/// Who is to prove that it has records of this node's vault does not get them here meanwhile.
+fn wait_for_audit(core: &Core, from: PeerId, vault: &[u8]) -> Result<(), ApiError> {
+    let is_own = core.vault_id().is_some_and(|own| own.as_bytes() == vault);
+    match is_own && core.auditing.is_under_way(&from) {
+        true => Err(ApiError::new(Code::PeerBusy, "being audited")),
+        false => Ok(()),
+    }
+}
+
+/// Rot that was come upon is mended in a while.
+fn doubt_damaged(core: &Core, code: Code) {
+    if code == Code::StorageCorrupted {
+        core.doubt_records();
+    }
 }
 
 /// As many of the records as the answer has room for, in the order that they were asked for.
@@ -311,13 +342,18 @@ fn damage(core: &Arc<Core>, from: PeerId, notice: &wire::DamageNotice) -> Answer
         core.changed.notify_one();
     }
     doubt(core, notice)?;
-    if packs.is_empty() && notice.mended == 0 {
+    let mut heads = 0;
+    for id in notice.heads.iter().take(limit::VAULT_DEVICES_MAX) {
+        let id = HeadId::try_from(id.as_slice()).map_err(malformed)?;
+        heads += u64::from(engine::void_head_receipt(&core.store, from, id).map_err(failed)?);
+    }
+    if packs.is_empty() && notice.mended == 0 && heads == 0 {
         return Ok(None);
     }
     core.store.drop_pack_receipts(from, &packs).map_err(failed)?;
     let (mended, lost) = (notice.mended, packs.len() as u64);
-    core.tell(Happening::HolderDamage { peer: from, mended, lost });
-    tracing::warn!(target: "audit", peer = %from.short(), mended, lost, "a holder found damage on its disk");
+    core.tell(Happening::HolderDamage { peer: from, mended, lost, heads });
+    tracing::warn!(target: "audit", peer = %from.short(), mended, lost, heads, "a holder found damage on its disk");
     core.changed.notify_one();
     Ok(None)
 }

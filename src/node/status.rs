@@ -7,12 +7,12 @@ use std::time::Duration;
 use super::Mode;
 use super::core::Core;
 use super::error::failed;
-use super::{chains, devices, mending, reach, schedule, verified};
+use super::{chains, devices, elsewhere, mending, reach, schedule, verified};
 use crate::api::{
     ApiError, EntryInfo, Health, Identity, PeerInfo, ReplicationStatus, SnapshotInfo, SnapshotQuery, Status,
     StorageStatus, Verdict,
 };
-use crate::base::{ByteSize, ChunkId, Code, Moment, PeerId, SnapshotId, encode_path};
+use crate::base::{ByteSize, ChunkId, Code, Moment, PeerId, SnapshotId, encode_path, limit};
 use crate::engine::{self, CopyCounts, EngineError, TreeEntry, Vault, VaultView};
 use crate::net::{Net, Transport};
 use crate::snapshot::Snapshot;
@@ -37,6 +37,9 @@ pub(super) async fn health(core: &Arc<Core>) -> Health {
             return Ok("failed");
         }
         std::fs::metadata(core.store.dir()).map_err(|_| ApiError::new(Code::StorageUnavailable, "gone"))?;
+        if !mending::queue(core).is_empty() {
+            return Ok("damaged");
+        }
         Ok(if core.store.room() > 0 { "ok" } else { "full" })
     });
     let (database, storage) = tokio::join!(database, storage);
@@ -56,7 +59,7 @@ pub(super) async fn health(core: &Arc<Core>) -> Health {
         "shutting_down"
     } else if has("failed") || has("not answering") {
         "failed"
-    } else if has("full") || has("unreachable") {
+    } else if has("full") || has("damaged") || has("unreachable") {
         "degraded"
     } else {
         "ok"
@@ -78,7 +81,7 @@ async fn look(
 pub(super) fn status(core: &Arc<Core>) -> Result<Status, ApiError> {
     let counts = core.store.pack_counts().map_err(failed)?;
     let jobs = core.jobs.all().into_iter().filter(|job| !job.state.is_final()).collect();
-    let elsewhere = elsewhere(core)?;
+    let elsewhere = packs_elsewhere(core)?;
     let mut status = Status {
         verdict: Verdict::Ok,
         problems: Vec::new(),
@@ -153,7 +156,7 @@ pub(super) fn status(core: &Arc<Core>) -> Result<Status, ApiError> {
 }
 
 /// Packs of the vault that are with holders only, and their bytes.
-fn elsewhere(core: &Core) -> Result<(u64, u64), ApiError> {
+fn packs_elsewhere(core: &Core) -> Result<(u64, u64), ApiError> {
     let (mut packs, mut bytes) = (0, 0);
     for (row, _) in engine::packs_elsewhere(&core.store).map_err(failed)?.into_values() {
         (packs, bytes) = (packs + 1, bytes + row.bytes);
@@ -165,8 +168,24 @@ fn vault_status(core: &Arc<Core>, vault: &Vault, status: &mut Status) -> Result<
     let view = VaultView::load(vault).map_err(failed)?;
     let copies = engine::copy_counts(vault, &view, core.counted()).map_err(failed)?;
     status.last_snapshot = view.snapshots.last().map(|s| info(&view, &copies, status.copies_wanted, s));
-    for (id, why) in &view.broken {
-        status.problems.push(format!("snapshot {}: {why} (`shadowvault repair`)", id.short()));
+    if !view.broken.is_empty() {
+        core.doubt_records();
+    }
+    for (id, why) in view.broken.iter().take(limit::CANDIDATES_NAMED_MAX) {
+        let id = id.short();
+        status.problems.push(format!(
+            "snapshot {id} cannot be read: {why} (`shadowvault repair` gets it from a holder; if none has it, `shadowvault forget {id} --lost`)"
+        ));
+    }
+    if let Some(more) = view.broken.len().checked_sub(limit::CANDIDATES_NAMED_MAX).filter(|more| *more > 0) {
+        status.problems.push(format!("and {more} more snapshots cannot be read (`shadowvault snapshots`)"));
+    }
+    let unread = elsewhere::unread(core)?;
+    if core.mode == Mode::Daemon && unread.unreachable.0 > 0 {
+        let (packs, bytes) = (unread.unreachable.0, ByteSize(unread.unreachable.1));
+        status.problems.push(format!(
+            "{bytes} in {packs} packs are with holders only, none of whom is connected: they cannot be restored now (`shadowvault peers`)"
+        ));
     }
     let unsafe_ones =
         view.snapshots.iter().filter(|snapshot| copies.of_snapshot(snapshot.id) < status.copies_wanted);
@@ -206,8 +225,13 @@ fn count_copies(
         let help = if known < wanted { "`shadowvault invite`" } else { "`shadowvault peers`" };
         let snapshots = if unsafe_count == 1 { "snapshot has" } else { "snapshots have" };
         let copies = if wanted == 1 { "copy" } else { "copies" };
+        let open = match status.under_replicated_bytes {
+            // Their packs have them; the heads and records that lead to these have not.
+            0 => "their records have to go out".to_owned(),
+            _ => format!("{bytes} to go"),
+        };
         status.problems.push(format!(
-            "{unsafe_count} {snapshots} fewer than {wanted} {copies}, {bytes} to go; {connected} of {known} peers connected ({help})"
+            "{unsafe_count} {snapshots} fewer than {wanted} {copies}, {open}; {connected} of {known} peers connected ({help})"
         ));
     }
     if !status.problems.is_empty() {
@@ -327,9 +351,14 @@ fn last_verified(core: &Arc<Core>, status: &mut Status) -> Result<(), ApiError> 
 
 /// Damaged packs that could not be mended yet.
 fn waiting_for_repair(status: &mut Status) {
-    let (Some(since), packs) = (&status.repairs.since, status.repairs.waiting) else { return };
+    let Some(since) = &status.repairs.since else { return };
+    let what = match (status.repairs.waiting, status.repairs.records) {
+        (packs, false) => format!("{packs} damaged packs"),
+        (0, true) => "damaged records".to_owned(),
+        (packs, true) => format!("{packs} damaged packs and damaged records"),
+    };
     let line = format!(
-        "{packs} damaged packs wait to be mended, since {since} (`shadowvault repair` tries now, `shadowvault peers` shows who may help)"
+        "{what} wait to be mended, since {since} (`shadowvault repair` tries now, `shadowvault peers` shows who may help)"
     );
     status.problems.push(line);
     if status.verdict == Verdict::Ok {
@@ -488,7 +517,35 @@ pub(super) fn snapshots(
     if let Some(latest) = query.latest {
         chosen.drain(..chosen.len().saturating_sub(latest));
     }
-    Ok(chosen)
+    if !view.broken.is_empty() {
+        core.doubt_records();
+    }
+    // Nothing tells whether they are of that host, tag or path, or how old they are: they come first, whatever is asked for.
+    let broken = view.broken.iter().map(|(id, why)| unreadable(view, *id, why, wanted));
+    Ok(broken.chain(chosen).collect())
+}
+
+/// What is known of a snapshot whose record cannot be read.
+fn unreadable(view: &VaultView, id: SnapshotId, why: &str, copies_wanted: u32) -> SnapshotInfo {
+    let listing = view.heads.iter().find(|head| head.draft.snapshots.contains(&id));
+    SnapshotInfo {
+        id,
+        short_id: id.short(),
+        time: String::new(),
+        hostname: String::new(),
+        paths: Vec::new(),
+        tags: Vec::new(),
+        parent: None,
+        files: 0,
+        bytes: 0,
+        copies: 0,
+        copies_wanted,
+        complete: false,
+        pinned: false,
+        device: listing.map(|head| view.device_name(head.device())).unwrap_or_default(),
+        damaged: Some(why.to_owned()),
+        original: None,
+    }
 }
 
 /// The one snapshot that a reference names.
@@ -529,6 +586,7 @@ fn info(view: &VaultView, copies: &CopyCounts, wanted: u32, snapshot: &Snapshot)
         complete: snapshot.is_complete(),
         pinned: snapshot.info.pinned,
         device: view.device_name(snapshot.device),
+        damaged: None,
         original: snapshot.original,
     }
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::core::{Core, log_failure};
 use super::error::failed;
+use super::exposition;
 use crate::api::{ApiError, Coverage, DrillReport, VerifyOutcomeShape, VerifyReport, VerifySnapshotReport};
 use crate::base::{Code, Moment, limit};
 use crate::policy::Round;
@@ -42,6 +43,7 @@ pub(super) fn note(core: &Arc<Core>, sound: bool) {
 
 /// What the last verification found is mended since.
 pub(super) fn note_mended(core: &Arc<Core>) {
+    exposition::note_lost((0, 0), true);
     if let Ok(Some(last)) = last(core) {
         let verified = Verified { sound: true, ..last };
         log_failure(core.store.publish_state(LAST, &verified).map_err(failed), "noting a repair");
@@ -101,6 +103,7 @@ pub(super) fn coverage(round: &Round, all: u64) -> Coverage {
 pub(super) fn keep_report(core: &Arc<Core>, report: &VerifyReport) {
     let mut kept = report.clone();
     kept.damaged_packs.truncate(limit::REPORT_NAMED_MAX);
+    kept.damaged_records.truncate(limit::REPORT_NAMED_MAX);
     shorten(&mut kept.result, limit::REPORT_NAMED_MAX);
     if is_long(&kept) {
         shorten(&mut kept.result, 0);

@@ -1,4 +1,4 @@
-//! Which damaged packs are tried again, and when.
+//! Which damaged packs and records are tried again, and when.
 
 use std::collections::BTreeMap;
 
@@ -13,6 +13,9 @@ use crate::base::{Moment, PackId, limit};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RepairQueue {
     packs: BTreeMap<PackId, Waiting>,
+    /// Records are small: they are looked at and tried all together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    records: Option<Waiting>,
 }
 
 #[derive(Copy, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,9 +29,31 @@ struct Waiting {
 }
 
 impl Waiting {
+    fn new(now: Moment) -> Self {
+        Self { since: now, tried: now, tries: 0 }
+    }
+
     fn due(&self, pack: &PackId) -> Moment {
         let (seed, _) = pack.as_bytes().split_first_chunk::<8>().expect("an id has 32 bytes");
-        self.tried.after(pause_after(self.tries, u64::from_le_bytes(*seed)))
+        self.next(u64::from_le_bytes(*seed))
+    }
+
+    fn next(&self, seed: u64) -> Moment {
+        self.tried.after(pause_after(self.tries, seed))
+    }
+
+    /// Whether it is its turn; then it counts as tried from now on.
+    fn take(&mut self, due: Moment, now: Moment) -> bool {
+        // Or the clock was set back.
+        let is_due = due <= now || self.tried > now;
+        if is_due {
+            (self.tried, self.tries) = (now, self.tries.saturating_add(1));
+        }
+        is_due
+    }
+
+    fn hurry(&mut self, long_ago: Moment) {
+        (self.tried, self.tries) = (self.tried.min(long_ago), self.tries.min(1));
     }
 }
 
@@ -39,7 +64,7 @@ impl RepairQueue {
             if self.packs.len() >= limit::REPAIRS_WAITING_MAX && !self.packs.contains_key(&pack) {
                 continue;
             }
-            self.packs.entry(pack).or_insert(Waiting { since: now, tried: now, tries: 0 });
+            self.packs.entry(pack).or_insert(Waiting::new(now));
         }
     }
 
@@ -55,13 +80,26 @@ impl RepairQueue {
         self.packs.retain(|pack, _| damaged(pack));
     }
 
+    /// Records are damaged, or none is any more.
+    pub fn note_records(&mut self, damaged: bool, now: Moment) {
+        self.records = if damaged { self.records.or(Some(Waiting::new(now))) } else { None };
+    }
+
+    /// Whether records wait.
+    pub fn has_records(&self) -> bool {
+        self.records.is_some()
+    }
+
+    /// Whether records are to be tried now; they count as tried from now on.
+    pub fn take_records(&mut self, now: Moment) -> bool {
+        self.records.as_mut().is_some_and(|waiting| waiting.take(waiting.next(0), now))
+    }
+
     /// What is to be tried now; each counts as tried from now on.
     pub fn take_due(&mut self, now: Moment) -> Vec<PackId> {
         let mut due = Vec::new();
         for (pack, waiting) in &mut self.packs {
-            // Or the clock was set back.
-            if waiting.due(pack) <= now || waiting.tried > now {
-                (waiting.tried, waiting.tries) = (now, waiting.tries.saturating_add(1));
+            if waiting.take(waiting.due(pack), now) {
                 due.push(*pack);
             }
         }
@@ -71,29 +109,28 @@ impl RepairQueue {
     /// Somebody came who may have what is needed: all are tried soon, however often they were tried before.
     pub fn hurry(&mut self, now: Moment) {
         let long_ago = now.before(pause_after(1, 0).saturating_sub(limit::REPAIR_AFTER_ARRIVAL));
-        for waiting in self.packs.values_mut() {
-            (waiting.tried, waiting.tries) = (waiting.tried.min(long_ago), waiting.tries.min(1));
-        }
+        self.packs.values_mut().chain(&mut self.records).for_each(|waiting| waiting.hurry(long_ago));
     }
 
     /// When the next one is due.
     pub fn next(&self) -> Option<Moment> {
-        self.packs.iter().map(|(pack, waiting)| waiting.due(pack)).min()
+        let records = self.records.map(|waiting| waiting.next(0));
+        self.packs.iter().map(|(pack, waiting)| waiting.due(pack)).chain(records).min()
     }
 
     /// Since when the longest has been waiting.
     pub fn since(&self) -> Option<Moment> {
-        self.packs.values().map(|waiting| waiting.since).min()
+        self.packs.values().chain(&self.records).map(|waiting| waiting.since).min()
     }
 
-    /// How many wait.
+    /// How many packs wait.
     pub fn len(&self) -> usize {
         self.packs.len()
     }
 
-    /// Whether none waits.
+    /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.packs.is_empty()
+        self.packs.is_empty() && self.records.is_none()
     }
 
     /// Whether any of these has not been tried often.
@@ -135,6 +172,22 @@ mod tests {
         queue.enter([pack(1), pack(2)], at(0));
         queue.keep(|waiting| *waiting == pack(2));
         assert_eq!(queue.take_due(at(60)), [pack(2)]);
+    }
+
+    #[test]
+    fn records_wait_together_and_are_tried_like_packs() {
+        let mut queue = RepairQueue::default();
+        queue.note_records(true, at(0));
+        assert!(!queue.is_empty() && queue.has_records() && !queue.take_records(at(59)));
+        assert!(queue.take_records(at(60)) && !queue.take_records(at(60)));
+        // Found again: no sooner for that. Somebody came: soon.
+        queue.note_records(true, at(100));
+        assert_eq!((queue.since(), queue.next()), (Some(at(0)), Some(at(120))));
+        queue.take_records(at(120));
+        queue.hurry(at(130));
+        assert!(queue.next().unwrap() < at(180));
+        queue.note_records(false, at(140));
+        assert!(queue.is_empty() && queue.next().is_none());
     }
 
     #[test]

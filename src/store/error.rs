@@ -90,6 +90,17 @@ impl StoreError {
     }
 }
 
+impl StoreError {
+    /// The file is there and cannot be read as what it is, now or ever: an absurd length, sectors that are gone.
+    pub fn is_rot(&self) -> bool {
+        match self {
+            Self::DamagedFile(_) => true,
+            Self::Io { source, .. } => source.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()),
+            _ => false,
+        }
+    }
+}
+
 impl Coded for StoreError {
     fn code(&self) -> Code {
         match self {

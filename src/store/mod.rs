@@ -29,7 +29,7 @@ pub use making::Purpose;
 pub use packs::{PackDraft, PackFile};
 pub use peers::{PeerBook, PeerEntry, PendingPeer};
 pub use quarantine::Quarantined;
-pub use records::ChainStamp;
+pub use records::{ChainStamp, RecordName};
 pub use retire::{AtWork, MarkStart, Retired};
 pub use rows::{ChunkPlace, PackNumber, PackRow};
 #[cfg(test)]

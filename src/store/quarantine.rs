@@ -1,4 +1,4 @@
-//! Damaged pack files that a repair put aside: kept for a while, looked at, put back.
+//! Damaged files that a repair put aside: kept for a while; those of packs are looked at and put back.
 //!
 //! They do not count for the limit of what packs may take; on a full disk they are the first to go.
 
@@ -11,7 +11,7 @@ use super::packs::fan_out;
 use crate::base::{Moment, PackId, limit, meter, random_bytes};
 use crate::pack::Outboard;
 
-const DIRECTORY: &str = "quarantine";
+pub(super) const DIRECTORY: &str = "quarantine";
 
 /// A file in quarantine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +28,13 @@ pub struct Quarantined {
 /// A name that no other file in quarantine has.
 fn name_aside(id: PackId) -> String {
     format!("{id}.{}", hex::encode(random_bytes::<4>()))
+}
+
+/// Whether a file in quarantine was put there by a repair: `ID.XXXXXXXX`, before it the kind of a record.
+fn is_ours(name: &str) -> bool {
+    let Some((id, _)) = name.split_once('.') else { return false };
+    let id = ["head-", "list-", "snapshot-"].iter().find_map(|kind| id.strip_prefix(kind)).unwrap_or(id);
+    id.parse::<PackId>().is_ok()
 }
 
 impl Store {
@@ -60,24 +67,30 @@ impl Store {
         Ok(())
     }
 
-    /// What is in quarantine, the newest first. Files with other names are passed over.
+    /// Packs in quarantine, the newest first.
     pub fn quarantined(&self) -> Result<Vec<Quarantined>, StoreError> {
         let mut all = Vec::new();
         for name in self.files.names(DIRECTORY)? {
             let Some(pack) = name.split('.').next().and_then(|id| id.parse().ok()) else { continue };
-            // The change of its name is the last change of the file itself.
-            match std::fs::symlink_metadata(self.files.path(DIRECTORY, &name)) {
-                Ok(file) => {
-                    let ms = file.ctime().saturating_mul(1000).saturating_add(file.ctime_nsec() / 1_000_000);
-                    let since = Moment::from_millis(u64::try_from(ms).unwrap_or(0));
-                    all.push(Quarantined { pack, bytes: file.len(), since, name });
-                }
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                Err(e) => return Err(StoreError::io("examining a file in quarantine", e)),
+            if let Some((bytes, since)) = self.put_aside(&name)? {
+                all.push(Quarantined { pack, bytes, since, name });
             }
         }
         all.sort_by(|a, b| b.since.cmp(&a.since).then_with(|| a.name.cmp(&b.name)));
         Ok(all)
+    }
+
+    /// How long a file in quarantine is and since when it is there; `None` when it is gone.
+    fn put_aside(&self, name: &str) -> Result<Option<(u64, Moment)>, StoreError> {
+        // The change of its name is the last change of the file itself.
+        match std::fs::symlink_metadata(self.files.path(DIRECTORY, name)) {
+            Ok(file) => {
+                let ms = file.ctime().saturating_mul(1000).saturating_add(file.ctime_nsec() / 1_000_000);
+                Ok(Some((file.len(), Moment::from_millis(u64::try_from(ms).unwrap_or(0)))))
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(StoreError::io("examining a file in quarantine", e)),
+        }
     }
 
     /// A file in quarantine as it is; at most a pack's length.
@@ -98,13 +111,17 @@ impl Store {
         Ok(())
     }
 
-    /// Deletes what was put aside before a moment: how many files, and their bytes.
+    /// Deletes what was put aside before a moment, packs and records: how many files, and their bytes. What else lies there is
+    /// left alone.
     pub fn clear_quarantine(&self, before: Moment) -> Result<(u64, u64), StoreError> {
         let mut gone = (0, 0);
-        for one in self.quarantined()?.into_iter().filter(|one| one.since <= before) {
+        for name in self.files.names(DIRECTORY)?.into_iter().filter(|name| is_ours(name)) {
+            let Some((bytes, _)) = self.put_aside(&name)?.filter(|(_, since)| *since <= before) else {
+                continue;
+            };
             // A crash may bring them back, which hurts nobody.
-            self.files.remove_lazily(DIRECTORY, &one.name)?;
-            gone = (gone.0 + 1, gone.1 + one.bytes);
+            self.files.remove_lazily(DIRECTORY, &name)?;
+            gone = (gone.0 + 1, gone.1 + bytes);
         }
         Ok(gone)
     }

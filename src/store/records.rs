@@ -1,6 +1,7 @@
 //! Small files: heads, pack lists, snapshot records, receipts, keys. Bytes in, bytes out.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,14 +10,71 @@ use serde::de::DeserializeOwned;
 
 use super::Store;
 use super::error::StoreError;
-use crate::base::{
-    DeviceId, HeadId, ListId, Moment, PackId, PeerId, SnapshotId, VaultId, limit, random_bytes,
-};
+use super::quarantine::DIRECTORY as QUARANTINE;
+use crate::base::{DeviceId, HeadId, ListId, Moment, PeerId, SnapshotId, VaultId, limit, random_bytes};
 
 /// Where it stands which receipts are void.
 const VOID: &str = "members/void";
-/// One row there: a pack and a time.
+/// One row there: a pack's or a head's id, and a time.
 const VOID_BYTES: usize = 40;
+
+/// A small file of a vault that is named by the plain BLAKE3 of its bytes: whoever has it can give it, and nobody can give
+/// another in its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum RecordName {
+    /// A signed head.
+    Head {
+        /// Of which vault.
+        vault: VaultId,
+        /// Of which device.
+        device: DeviceId,
+        /// Its position in the chain.
+        seq: u64,
+        /// Its hash.
+        id: HeadId,
+    },
+    /// A piece of a pack list.
+    List(ListId),
+    /// A sealed snapshot record.
+    Snapshot(SnapshotId),
+}
+
+impl RecordName {
+    /// The hash that its bytes must have.
+    pub fn hash(&self) -> &[u8; 32] {
+        match self {
+            Self::Head { id, .. } => id.as_bytes(),
+            Self::List(id) => id.as_bytes(),
+            Self::Snapshot(id) => id.as_bytes(),
+        }
+    }
+
+    /// Directory, file and the most bytes that it may have.
+    fn place(&self) -> (String, String, usize) {
+        match self {
+            Self::Head { vault, device, seq, id } => {
+                (head_dir(*vault, *device), format!("{seq:016x}-{id}"), limit::HEAD_BYTES_MAX)
+            }
+            Self::List(id) => ("lists".to_owned(), id.to_string(), limit::LIST_BYTES_MAX),
+            Self::Snapshot(id) => ("snapshots".to_owned(), id.to_string(), limit::RECORD_BYTES),
+        }
+    }
+
+    /// What kind it is, in the names of files in quarantine.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Head { .. } => "head",
+            Self::List(_) => "list",
+            Self::Snapshot(_) => "snapshot",
+        }
+    }
+}
+
+impl fmt::Display for RecordName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.kind(), hex::encode(&self.hash()[..4]))
+    }
+}
 
 fn head_dir(vault: VaultId, device: DeviceId) -> String {
     format!("heads/{vault}/{device}")
@@ -187,6 +245,35 @@ impl Store {
         Ok(self.files.names("snapshots")?.iter().filter_map(|name| name.parse().ok()).collect())
     }
 
+    /// A record's bytes as they are on disk; `None` when it is not here.
+    ///
+    /// # Errors
+    /// [`StoreError::DamagedFile`] when it is longer than any may be.
+    pub fn read_record(&self, record: &RecordName) -> Result<Option<Vec<u8>>, StoreError> {
+        let (dir, name, most) = record.place();
+        self.files.read(&dir, &name, most)
+    }
+
+    /// Durably puts a record whose hash was checked in the place of a damaged or missing one; the damaged file is kept in
+    /// quarantine. At every moment, and after any error, either the old or the new file is in place.
+    pub fn replace_record(&self, record: &RecordName, bytes: &[u8]) -> Result<(), StoreError> {
+        let (dir, name, _) = record.place();
+        let aside =
+            format!("{}-{}.{}", record.kind(), hex::encode(record.hash()), hex::encode(random_bytes::<4>()));
+        self.files.ensure_dir(&dir)?;
+        let linked = self.files.link((&dir, &name), (QUARANTINE, &aside))?;
+        let placed = self.files.publish(&dir, &name, &[bytes]).inspect_err(|_| {
+            if linked {
+                // The damaged file is still in its place; a second name for each attempt helps nobody.
+                let _ = self.files.remove(QUARANTINE, &aside);
+            }
+        });
+        if let RecordName::Head { vault, device, .. } = record {
+            self.chains.changed(*vault, *device);
+        }
+        placed
+    }
+
     /// Durably keeps a signed receipt of `holder`.
     pub fn publish_receipt(&self, holder: PeerId, bytes: &[u8]) -> Result<(), StoreError> {
         let dir = format!("members/receipts/{holder}");
@@ -208,34 +295,38 @@ impl Store {
         Ok(())
     }
 
-    /// Durably notes that what `holder` said of these packs until then, by its own clock, is not so any more.
-    pub(super) fn void_receipts(&self, holder: PeerId, packs: &[(PackId, Moment)]) -> Result<(), StoreError> {
+    /// Durably notes that what `holder` said of these packs and heads until then, by its own clock, is not so any more.
+    pub(super) fn void_receipts(
+        &self,
+        holder: PeerId,
+        names: impl IntoIterator<Item = ([u8; 32], Moment)>,
+    ) -> Result<(), StoreError> {
         let mut void = self.void_receipts_of(holder)?;
-        for (pack, time) in packs {
-            let until = void.entry(*pack).or_insert(*time);
-            *until = (*until).max(*time);
+        for (name, time) in names {
+            let until = void.entry(name).or_insert(time);
+            *until = (*until).max(time);
         }
         if void.len() > limit::VOID_RECEIPTS_MAX {
             // Without receipts an index that is made anew counts nothing of that holder before it is asked again.
             return self.remove_receipt_files(holder);
         }
         let mut bytes = Vec::with_capacity(void.len() * VOID_BYTES);
-        for (pack, until) in void {
-            bytes.extend_from_slice(pack.as_bytes());
+        for (name, until) in void {
+            bytes.extend_from_slice(&name);
             bytes.extend_from_slice(&until.as_millis().to_le_bytes());
         }
         self.files.ensure_dir(VOID)?;
         self.files.publish(VOID, &holder.to_string(), &[&bytes])
     }
 
-    /// Packs of which the holder's receipts are void, and until when.
-    pub fn void_receipts_of(&self, holder: PeerId) -> Result<BTreeMap<PackId, Moment>, StoreError> {
+    /// Ids of packs and heads of which the holder's receipts are void, and until when.
+    pub fn void_receipts_of(&self, holder: PeerId) -> Result<BTreeMap<[u8; 32], Moment>, StoreError> {
         let most = limit::VOID_RECEIPTS_MAX * VOID_BYTES;
         let bytes = self.files.read(VOID, &holder.to_string(), most)?.unwrap_or_default();
         let (rows, _) = bytes.as_chunks::<VOID_BYTES>();
         let row = |row: &[u8; VOID_BYTES]| {
             let (id, time) = row.split_first_chunk::<32>()?;
-            Some((PackId::new(*id), Moment::from_millis(u64::from_le_bytes(time.try_into().ok()?))))
+            Some((*id, Moment::from_millis(u64::from_le_bytes(time.try_into().ok()?))))
         };
         Ok(rows.iter().filter_map(row).collect())
     }

@@ -689,6 +689,9 @@ pub struct DamageNotice {
     /// and packs that it did not give a right slice of
     #[prost(bytes = "vec", repeated, tag = "6")]
     pub doubted: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// not all their records are sound on that disk: confirmations of them count no more
+    #[prost(bytes = "vec", repeated, tag = "7")]
+    pub heads: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
 }
 /// /shadowvault/door/1: all that a stranger reaches.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -155,3 +155,27 @@ fn when_everything_is_to_be_here_again_what_was_given_up_comes_back() {
     owner.run(&["verify"]).exits(0);
     assert_eq!(restores(&owner, &source, "one"), 0);
 }
+
+/// With the only holder away `verify` said "all sound", 100 %, after reading a fifth.
+#[test]
+fn what_no_holder_can_be_asked_for_is_not_called_sound() {
+    let owner = owner(1);
+    let [mut holder] = holders(&owner);
+    let source = owner.path("source");
+    noise(&source);
+    owner.replicate(&source);
+    shrunk(&owner, &[&holder]);
+    let report = owner.run(&["verify"]).exits(0).json();
+    assert!(report["unread_packs"].as_u64() > Some(0) && report["unreachable_packs"] == 0, "{report}");
+    holder.terminate();
+    until("it is gone", &[&owner], || (owner.run(&["verify", "--quick"]).code == 3).then_some(()));
+    let report = owner.run(&["verify"]).exits(3).json();
+    assert_eq!(
+        (&report["valid_snapshots"], &report["invalid_snapshots"]),
+        (&0.into(), &0.into()),
+        "{report}"
+    );
+    assert!(report["unreachable_bytes"].as_u64() > Some(0), "{report}");
+    let said = owner.status()["problems"].to_string();
+    assert!(said.contains("none of whom is connected"), "{said}");
+}

@@ -191,15 +191,22 @@ fn without_any_sound_head_nothing_is_taken_for_an_empty_vault() {
 #[test]
 fn a_damaged_snapshot_record_is_told_and_the_others_stay() {
     let (node, source) = backed_up();
+    let sound = node.snapshots()[0]["id"].as_str().unwrap().to_owned();
     flip(&newest(node.files("snapshots/")));
-    assert_eq!(node.snapshots().len(), 1);
+    let listed = node.run(&["snapshots"]).exits(5).json();
+    let damaged: Vec<bool> =
+        listed.as_array().unwrap().iter().map(|one| one["damaged"].is_string()).collect();
+    assert_eq!(damaged, [true, false], "{listed}");
     let report = node.run(&["verify"]).exits(5).json();
     assert_eq!(
         (&report["valid_snapshots"], &report["invalid_snapshots"]),
         (&1.into(), &1.into()),
         "{report}"
     );
-    restore(&node, &source, &node.path("target")).exits(0);
+    // The older one is not taken for the latest; by its name it comes back.
+    restore(&node, &source, &node.path("target")).exits(5);
+    let reference = format!("{}:{}", &sound[..8], text(&source));
+    node.run(&["restore", &reference, "--target", text(&node.path("target"))]).exits(0);
     fs::remove_file(source.join("late")).unwrap();
     tree::assert_only_right_bytes(&source, &node.path("target"));
 }

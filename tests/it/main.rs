@@ -18,6 +18,7 @@ mod ports;
 mod progress;
 mod reading;
 mod rebuild;
+mod records;
 mod recovery;
 mod refusal;
 mod repair;

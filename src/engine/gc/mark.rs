@@ -57,13 +57,19 @@ pub(super) fn roots(vault: &Vault) -> Result<Roots, EngineError> {
         if snapshots.contains_key(listed) {
             continue;
         }
-        let bytes = readable(store.read_snapshot(*listed))?.unwrap_or_default();
+        let Some(bytes) = readable(store.read_snapshot(*listed))? else {
+            let why = "its record is missing or damaged".to_owned();
+            return Err(EngineError::RootBroken { id: *listed, why });
+        };
         match open_record(&bytes, &vault.keyring.vault) {
             Ok(snapshot) if snapshot.id == *listed => {
                 snapshots.insert(*listed, snapshot);
             }
-            Ok(_) => return unreadable(format!("the record of snapshot {} is another one", listed.short())),
-            Err(error) => return unreadable(format!("the record of snapshot {}: {error}", listed.short())),
+            Ok(_) => {
+                let why = "its record is another one".to_owned();
+                return Err(EngineError::RootBroken { id: *listed, why });
+            }
+            Err(error) => return Err(EngineError::RootBroken { id: *listed, why: error.to_string() }),
         }
     }
     Ok(Roots { heads, snapshots: snapshots.into_values().collect() })

@@ -20,6 +20,7 @@ pub(super) mod lines;
 mod mesh;
 mod reading;
 mod rebuilding;
+mod records;
 mod regaining;
 mod restoring;
 mod round_trip;

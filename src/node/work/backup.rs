@@ -225,12 +225,12 @@ fn summary(
 
 /// Why a backup is less than was asked for.
 fn unreadable(summary: &BackupSummary) -> Option<ApiError> {
-    let (one, only) = match summary.unreadable {
+    let (one, verb) = match summary.unreadable {
         0 => return None,
         1 => ("1 entry".to_owned(), "is"),
         count => (format!("{count} entries"), "are"),
     };
-    let missing = if summary.dry_run { "would not be" } else { only };
+    let missing = if summary.dry_run { "would not be".to_owned() } else { format!("{verb} not") };
     Some(ApiError::new(Code::Incomplete, format!("{one} could not be read and {missing} in the snapshot")))
 }
 

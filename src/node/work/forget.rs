@@ -13,11 +13,16 @@ use crate::api::{
 };
 use crate::base::{ByteSize, Code, HeadId, Moment, PeerId, SnapshotId, limit};
 use crate::config::Settings;
-use crate::engine::{self, ForgetPlan, GcOptions, GcResult, Monitor, PackSource, Vault, VaultView};
+use crate::engine::{
+    self, ForgetPlan, GcOptions, GcResult, Monitor, PackSource, RecordDamage, Vault, VaultView,
+};
 use crate::node::core::{Core, log_failure};
 use crate::node::error::failed;
 use crate::node::jobs::Ended;
+use crate::node::keepers::RecordMesh;
+use crate::node::mending;
 use crate::policy::{ClockNews, Rules, judge_clock};
+use crate::store::RecordName;
 
 const FILE: &str = "gc.json";
 const CLOCK: &str = "clock.json";
@@ -83,6 +88,9 @@ fn check(request: &ForgetRequest) -> Result<(), ApiError> {
         let text = "name snapshots, or give rules, or use the configured ones: not several of these";
         return Err(ApiError::new(Code::UsageInvalid, text));
     }
+    if request.lost && request.snapshots.is_empty() {
+        return Err(ApiError::new(Code::UsageInvalid, "lost snapshots are named one by one"));
+    }
     if request.rules.keep_tags.iter().any(String::is_empty) {
         return Err(ApiError::new(Code::UsageInvalid, "a tag to keep is not empty"));
     }
@@ -99,10 +107,14 @@ pub(super) async fn forget(
     if request.scheduled && core.vault().is_err() {
         return Ok((JobOutcome::Forget(ForgetReport::default()), None));
     }
+    let asked = match request.lost {
+        true => look_for(core, &request, monitor.clone()).await?,
+        false => Vec::new(),
+    };
     let then_gc = request.gc.then(|| GcRequest { dry_run: request.dry_run, ..GcRequest::default() });
     let mut report = {
         let monitor = monitor.clone();
-        core.blocking(move |core| forget_now(core, &request, &monitor)).await?
+        core.blocking(move |core| forget_now(core, &request, asked, &monitor)).await?
     };
     if !report.dry_run && !report.forgotten.is_empty() {
         core.changed.notify_one();
@@ -117,9 +129,68 @@ pub(super) async fn forget(
     Ok((JobOutcome::Forget(report), None))
 }
 
+/// Before a snapshot is given up: whether a holder has its record after all. What comes is kept; returns who does not have it.
+async fn look_for(
+    core: &Arc<Core>,
+    request: &ForgetRequest,
+    monitor: Arc<Monitor>,
+) -> Result<Vec<PeerId>, ApiError> {
+    let references = request.snapshots.clone();
+    core.blocking(move |core| {
+        monitor.enter("asking holders");
+        let vault = core.vault()?;
+        let view = VaultView::load(&vault).map_err(failed)?;
+        let named = resolve_all(&view, &references)?;
+        let damages = engine::damaged_records(&core.store, &monitor).map_err(failed)?;
+        let is_named =
+            |damage: &RecordDamage| matches!(damage.record, RecordName::Snapshot(id) if named.contains(&id));
+        let Some(source) = RecordMesh::new(core) else { return Ok(Vec::new()) };
+        let named = damages.into_iter().filter(is_named).collect();
+        engine::repair_records(&core.store, named, &source, &monitor).map_err(failed)?;
+        Ok(source.answering(vault.id()))
+    })
+    .await
+}
+
+/// Snapshots by their references, also such whose records cannot be read; none twice.
+fn resolve_all(view: &VaultView, references: &[String]) -> Result<Vec<SnapshotId>, ApiError> {
+    let mut named: Vec<SnapshotId> = Vec::new();
+    for reference in references {
+        let id = engine::resolve_listed(view, reference).map_err(failed)?;
+        if !named.contains(&id) {
+            named.push(id);
+        }
+    }
+    Ok(named)
+}
+
+/// Those who were asked for records, and others that hold something of the vault and were not, as people call them.
+fn holders_asked(
+    core: &Core,
+    vault: &Vault,
+    asked: &[PeerId],
+) -> Result<(Vec<String>, Vec<String>), ApiError> {
+    let mut holders: BTreeSet<PeerId> = BTreeSet::new();
+    for (holder, ..) in core.store.head_receipts().map_err(failed)? {
+        holders.insert(holder);
+    }
+    let heads = engine::newest_heads(&core.store, vault.id()).map_err(failed)?;
+    holders.extend(heads.iter().map(|head| head.certificate.peer));
+    holders.extend(heads.iter().flat_map(|head| head.draft.holders.iter().map(|holder| holder.peer)));
+    let away = |peer: &PeerId| *peer != core.key.peer_id() && !asked.contains(peer);
+    let book = core.book().clone();
+    let name = |peer: &PeerId| {
+        let known = book.find(*peer).and_then(|entry| entry.name.clone());
+        known.unwrap_or_else(|| peer.to_string())
+    };
+    let not_asked = holders.iter().filter(|peer| away(peer)).map(name).collect();
+    Ok((asked.iter().map(name).collect(), not_asked))
+}
+
 fn forget_now(
     core: &Arc<Core>,
     request: &ForgetRequest,
+    asked: Vec<PeerId>,
     monitor: &Monitor,
 ) -> Result<ForgetReport, ApiError> {
     monitor.enter("choosing snapshots");
@@ -142,8 +213,23 @@ fn forget_now(
         let hint = format!("look with `shadowvault forget{same} --dry-run`; with --yes it is done");
         return Err(ApiError::new(Code::ConfirmationNeeded, text).with_hint(hint));
     }
+    let (asked, not_asked) = match request.lost {
+        true => holders_asked(core, &vault, &asked)?,
+        false => Default::default(),
+    };
+    if request.lost && !request.dry_run && !request.confirmed {
+        let text =
+            format!("{} snapshots would be given up for good; nothing was forgotten", plan.forget.len());
+        return Err(ApiError::new(Code::ConfirmationNeeded, text)
+            .with_hint("look with --dry-run what that means; --yes does it"));
+    }
     if !request.dry_run && !plan.forget.is_empty() {
-        engine::forget(&vault, &plan.forget, &core.holder_addresses()).map_err(failed)?;
+        let forget = if request.lost { engine::forget_lost } else { engine::forget };
+        forget(&vault, &plan.forget, &core.holder_addresses()).map_err(failed)?;
+        if request.lost {
+            let left = engine::damaged_records(&core.store, monitor).map_err(failed)?;
+            mending::note_records(core, !left.is_empty());
+        }
         tracing::info!(target: "forget", forgotten = plan.forget.len(), kept = plan.keep.len(), "snapshots forgotten");
     }
     let kept: Vec<Kept> = plan
@@ -161,6 +247,8 @@ fn forget_now(
         kept,
         freed_bytes: effect.freed_bytes,
         live_bytes: effect.live_bytes,
+        asked,
+        not_asked,
         gc: None,
     })
 }
@@ -174,6 +262,10 @@ fn plan(
     if request.snapshots.is_empty() {
         let rules = if request.configured { configured(&core.settings()) } else { asked(&request.rules) };
         return Ok(engine::plan_forget(vault, view, &rules, core.now(), &TimeZone::system()));
+    }
+    if request.lost {
+        let named = resolve_all(view, &request.snapshots)?;
+        return engine::plan_lost(vault, view, &named).map_err(failed);
     }
     let mut named: Vec<SnapshotId> = Vec::new();
     for reference in &request.snapshots {

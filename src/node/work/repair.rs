@@ -1,19 +1,19 @@
 //! Repairs: what a check found is mended from peers, then from the files; what nobody could give waits in the queue.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use super::know_listed_packs;
 use super::scrub::{Found, tell_owners};
 use super::verify::examine;
 use crate::api::{ApiError, JobOutcome, RepairReport, RepairRequest};
-use crate::base::{Code, Moment, PackId, limit};
-use crate::engine::{self, Damage, Monitor, VerifyOptions, VerifyResult};
+use crate::base::{Code, Moment, PackId, PeerId, limit};
+use crate::engine::{self, Damage, Monitor, RecordDamage, VerifyOptions, VerifyResult};
 use crate::node::core::{Core, log_failure};
 use crate::node::error::{failed, no_network};
 use crate::node::jobs::Ended;
 use crate::node::source::Mesh;
-use crate::node::{mending, verified};
+use crate::node::{exposition, mending, verified};
 use crate::store::Quarantined;
 
 /// How source files are called among the sources of a repair.
@@ -90,6 +90,7 @@ pub(super) fn mend(
 ) -> Result<RepairReport, ApiError> {
     let plan = engine::plan_repair(found.damages.clone());
     let mut report = RepairReport { plan: plan.lines(), ..Default::default() };
+    mend_records(core, &found.records, monitor, &mut report)?;
     if plan.items.is_empty() {
         return Ok(report);
     }
@@ -107,13 +108,51 @@ pub(super) fn mend(
     monitor.enter("repairing");
     let done = mending::carry_out(core, &plan, source, monitor)?;
     report.repaired_packs = done.repaired.len() as u64;
-    report.bytes_fetched = done.given.values().sum();
-    report.sources = done.given.iter().map(|(peer, bytes)| (peer.to_string(), *bytes)).collect();
+    note_given(&mut report, &done.given);
     for (pack, tried) in done.failed {
         report.plan.push(format!("pack {} could not be repaired: {tried}", pack.short()));
         report.unrepaired_packs.push(pack);
     }
     Ok(report)
+}
+
+fn note_given(report: &mut RepairReport, given: &BTreeMap<PeerId, u64>) {
+    for (peer, bytes) in given {
+        report.bytes_fetched += bytes;
+        *report.sources.entry(peer.to_string()).or_default() += bytes;
+    }
+}
+
+/// Gets damaged and missing records from whoever has them. Pieces of the own pack list that nobody has are written anew.
+fn mend_records(
+    core: &Arc<Core>,
+    found: &[RecordDamage],
+    monitor: &Monitor,
+    report: &mut RepairReport,
+) -> Result<(), ApiError> {
+    if found.is_empty() {
+        return Ok(());
+    }
+    monitor.enter("getting records");
+    let done = mending::carry_out_records(core, found.to_vec(), monitor)?;
+    report.repaired_records += done.repaired.len() as u64;
+    report.plan.extend(done.repaired.iter().map(|damage| format!("{damage}: it came from a peer")));
+    report.plan.extend(done.failed.iter().map(|(damage, tried)| format!("{damage}: {tried}")));
+    note_given(report, &done.given);
+    if let (false, Ok(vault)) = (done.failed.is_empty(), core.vault()) {
+        match engine::renew_own_lists(&vault, &core.holder_addresses()) {
+            Ok(true) => report.plan.push("this device's pack list was written anew".to_owned()),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::warn!(target: "repair", %error, "the pack list could not be written anew");
+            }
+        }
+    }
+    core.changed.notify_one();
+    let left = engine::damaged_records(&core.store, monitor).map_err(failed)?;
+    report.unrepaired_records = left.iter().map(ToString::to_string).collect();
+    mending::note_records(core, !left.is_empty());
+    Ok(())
 }
 
 /// Chunk counts before and after.
@@ -139,15 +178,17 @@ pub(super) async fn repair(
         return Err(ApiError::new(Code::UsageInvalid, text).with_hint("name none: then all are looked at"));
     }
     know_listed_packs(core).await;
-    if !request.packs.is_empty() {
-        return try_again(core, request.packs, monitor, memory).await;
+    if request.records || !request.packs.is_empty() {
+        return try_again(core, request.packs, request.records, monitor, memory).await;
     }
     let source = core.source();
     core.blocking(move |core| {
         let options = VerifyOptions { memory_bytes: memory, ..VerifyOptions::default() };
         let (found, _) = examine(core, request.snapshot.as_deref(), options.clone(), &monitor)?;
         if request.dry_run {
-            let mut plan = engine::plan_repair(found.damages.clone()).lines();
+            let mut plan: Vec<String> =
+                found.records.iter().map(|damage| format!("{damage}: get it from a peer")).collect();
+            plan.extend(engine::plan_repair(found.damages.clone()).lines());
             if let Ok(vault) = core.vault() {
                 plan.extend(engine::plan_regain(&vault, &found, &monitor).map_err(failed)?);
             }
@@ -159,8 +200,17 @@ pub(super) async fn repair(
         let reference = request.snapshot.as_deref();
         let again = look_again(core, reference, options, &found, &mut report, &monitor)?;
         note_damage(core, &again.damages, reference.is_none())?;
+        if again.records.is_empty() {
+            report.unrepaired_records.clear();
+        }
+        if reference.is_none() {
+            mending::note_records(core, !again.records.is_empty());
+        }
         let report = counted(report, &found, &again);
         verified::note(core, again.is_sound());
+        if again.is_sound() && reference.is_none() && core.vault().is_ok() {
+            exposition::note_lost((0, 0), true);
+        }
         let error = (!again.is_sound()).then(|| left_damaged(again.damages.len(), &report));
         Ok((JobOutcome::Repair(report), error))
     })
@@ -170,15 +220,39 @@ pub(super) async fn repair(
 fn left_damaged(packs: usize, report: &RepairReport) -> ApiError {
     let hint =
         if report.refused { CONFIRM } else { "`shadowvault peers` shows which holders can be reached" };
-    ApiError::new(Code::StorageCorrupted, format!("{packs} packs are still damaged or missing"))
-        .with_hint(hint)
+    let records = report.unrepaired_records.len();
+    let text = match (packs, records, report.unrepaired_chunks) {
+        (0, 0, chunks) => format!("{chunks} chunks are still damaged or missing"),
+        (packs, 0, _) => format!("{packs} packs are still damaged or missing"),
+        (0, records, _) => format!("{records} records are still damaged or missing"),
+        (packs, records, _) => format!("{packs} packs and {records} records are still damaged or missing"),
+    };
+    ApiError::new(Code::StorageCorrupted, text).with_hint(hint)
 }
 
-/// Tries once more to mend packs that were found damaged: from peers and, as long as that is not yet hopeless, from files.
-async fn try_again(core: &Arc<Core>, packs: Vec<PackId>, monitor: Arc<Monitor>, memory: usize) -> Ended {
+/// Tries once more to mend records and packs that were found damaged: from peers and, as long as that is not yet hopeless,
+/// packs from files.
+async fn try_again(
+    core: &Arc<Core>,
+    packs: Vec<PackId>,
+    records: bool,
+    monitor: Arc<Monitor>,
+    memory: usize,
+) -> Ended {
     let source = core.source();
     let (ended, mended) = core
         .blocking(move |core| {
+            let mut tried = RepairReport::default();
+            if records {
+                let found = engine::damaged_records(&core.store, &monitor).map_err(failed)?;
+                mending::note_records(core, !found.is_empty());
+                mend_records(core, &found, &monitor, &mut tried)?;
+            }
+            if packs.is_empty() {
+                settle(core, &monitor)?;
+                let error = (!tried.unrepaired_records.is_empty()).then(|| left_damaged(0, &tried));
+                return Ok(((JobOutcome::Repair(tried), error), Vec::new()));
+            }
             let all = VerifyOptions { memory_bytes: memory, ..VerifyOptions::default() };
             let these = VerifyOptions { packs: Some(packs.clone()), ..all.clone() };
             let (found, _) = examine(core, None, these.clone(), &monitor)?;
@@ -194,14 +268,28 @@ async fn try_again(core: &Arc<Core>, packs: Vec<PackId>, monitor: Arc<Monitor>, 
             mending::edit(core, |queue| queue.leave(packs.iter().filter(|pack| !lost.contains(pack))));
             settle(core, &monitor)?;
             let mended = packs_of(&found.damages).filter(|pack| !lost.contains(pack)).collect();
-            let report = counted(report, &found, &left);
-            let error = (!lost.is_empty()).then(|| left_damaged(lost.len(), &report));
+            let report = with_records(counted(report, &found, &left), tried);
+            let is_left = !lost.is_empty() || !report.unrepaired_records.is_empty();
+            let error = is_left.then(|| left_damaged(lost.len(), &report));
             Ok(((JobOutcome::Repair(report), error), mended))
         })
         .await?;
-    let found = Found { damaged: mended, lost: Vec::new() };
+    let found = Found { damaged: mended, lost: Vec::new(), records };
     log_failure(tell_owners(core, found).await, "telling owners of damage");
     Ok(ended)
+}
+
+/// What came of packs, with what came of records.
+fn with_records(packs: RepairReport, records: RepairReport) -> RepairReport {
+    let mut both = packs;
+    both.repaired_records += records.repaired_records;
+    both.unrepaired_records = records.unrepaired_records;
+    both.bytes_fetched += records.bytes_fetched;
+    both.plan.splice(0..0, records.plan);
+    for (peer, bytes) in records.sources {
+        *both.sources.entry(peer).or_default() += bytes;
+    }
+    both
 }
 
 /// Once nothing waits to be mended any more, the last verification's word on damage may be out of date.

@@ -54,7 +54,7 @@ impl Store {
         if held.is_empty() {
             return Ok(());
         }
-        self.void_receipts(holder, &held)?;
+        self.void_receipts(holder, held.iter().map(|(pack, time)| (*pack.as_bytes(), *time)))?;
         self.index.write(|tx| {
             let numbers = tx.open_table(PACK_NUMBERS).map_err(wrong)?;
             let mut receipts = tx.open_table(RECEIPTS).map_err(wrong)?;
@@ -65,6 +65,27 @@ impl Store {
             }
             Ok(())
         })
+    }
+
+    /// Forgets that `holder` has all records of that head, also for an index that is made anew; whether it was known to.
+    ///
+    /// `signed`: when it last said so, by its own clock.
+    pub fn drop_head_receipt(
+        &self,
+        holder: PeerId,
+        head: HeadId,
+        signed: Moment,
+    ) -> Result<bool, StoreError> {
+        let mut of =
+            self.head_receipts()?.into_iter().filter(|(who, _, _, id)| (*who, *id) == (holder, head));
+        let Some((_, device, ..)) = of.next() else { return Ok(false) };
+        self.void_receipts(holder, [(*head.as_bytes(), signed)])?;
+        self.index.write(|tx| {
+            let mut table = tx.open_table(HEAD_RECEIPTS).map_err(wrong)?;
+            table.remove((holder.as_bytes(), device.as_bytes())).map_err(wrong)?;
+            Ok(())
+        })?;
+        Ok(true)
     }
 
     /// Calls `each` with every own pack and each of its holders. Holds one row at a time.
