@@ -13,7 +13,7 @@ TOOL_COMMANDS := rsync setfattr setfacl ip tc nft
 PROMTOOL_PACKAGE := prometheus
 
 .DEFAULT_GOAL := help
-.PHONY: build test test-integration test-long test-forgetting test-mesh test-crashes test-full bench bench-peers bench-forget bench-chunks bench-memory bench-mesh bench-checks lint demo drill install clean help tools
+.PHONY: build test test-integration test-long test-forgetting test-history test-mesh test-crashes test-full bench bench-peers bench-forget bench-chunks bench-memory bench-mesh bench-checks lint demo drill install clean help tools
 
 build: ## Build the program
 	$(CARGO) build --release --locked
@@ -40,6 +40,10 @@ test-long: ## Thousands of random histories; SEED=n CASES=n choose; TMPDIR=/dev/
 test-forgetting: ## 100,000 random histories of devices and holders, some hours; SEED=n CASES=n choose
 	CASES=$(or $(CASES),100000) $(if $(SEED),SEED=$(SEED)) $(CARGO) test --release --locked --lib \
 		engine::tests::fleet -- --nocapture whatever_is_done_in_whatever_order
+
+test-history: ## Random histories of one device whose disk is put back, copied and spoilt; SEED=n CASES=n choose
+	CASES=$(or $(CASES),5000) $(if $(SEED),SEED=$(SEED)) $(CARGO) test --release --locked --lib \
+		engine::tests::branches -- --nocapture whatever_becomes
 
 test-mesh: ## Random faults of up to 100 nodes in virtual time; SEED=n CASES=n choose
 	CASES=$(or $(CASES),500) $(if $(SEED),SEED=$(SEED)) $(CARGO) test --release --locked --lib \

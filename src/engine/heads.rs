@@ -450,16 +450,14 @@ pub fn join_branches(
     let _chain = vault.head_lock.lock().expect("no panic while held");
     let revoked = revocations(&vault.store, vault.id())?;
     let mine = tips(&vault.store, vault.id(), vault.device(), &revoked)?;
-    let names = admitted_names(&vault.store, vault.id(), vault.device(), &revoked)?;
     let named: HashSet<HeadId> =
         mine.heads.iter().flat_map(|head| head.carries_on().chain([head.id])).collect();
-    let is_open = |(_, id): &&HeadName| {
-        // Only what is carried on here may be called so.
-        !named.contains(id)
-            && names.iter().any(|(_, known)| known == id)
-            && !mine.unreadable.iter().any(|head| head.id == *id)
-    };
-    let unnamed: Vec<HeadName> = with_holders.iter().filter(is_open).copied().collect();
+    let mut unnamed = Vec::new();
+    for name in with_holders.iter().filter(|(_, id)| !named.contains(id)) {
+        // Only what is carried on here may be called so; its file need not be here any more.
+        let tips = tips_with(&vault.store, vault.id(), vault.device(), &revoked, (*name, &[]))?;
+        unnamed.extend((!tips.contains(name)).then_some(*name));
+    }
     if mine.heads.len() < 2 && unnamed.is_empty() {
         return Ok(None);
     }

@@ -1,5 +1,6 @@
 //! What the engine promises, told by tests over a real store in a temporary directory.
 
+mod branches;
 mod chains;
 mod crash;
 mod damage;
