@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::error::EngineError;
-use super::heads::newest_heads;
+use super::heads::{head_packs, newest_heads};
 use super::monitor::Monitor;
 use super::pull::PackSource;
 use super::reader::heal_pack;
@@ -73,18 +73,40 @@ pub fn keep_here(
     heal_pack(vault, source, monitor, row.id, row.bytes)
 }
 
-/// Reads the directories of packs again that hold chunks which were found elsewhere until that went: two devices may have
-/// stored the same content. From this disk or from `source`; what cannot be read, or on a full disk not be entered, stays for
-/// the next time.
+/// Packs of other devices that nobody is known to keep: no holder has promised this device to, and no other device lists
+/// them any more. While what lists them cannot be read, nothing is one.
+fn packs_adrift(vault: &Vault) -> Result<HashSet<PackNumber>, EngineError> {
+    let mut adrift = HashMap::new();
+    for number in vault.store.unconfirmed_packs() {
+        adrift.extend(vault.store.pack_by_number(number)?.map(|row| (row.id, number)));
+    }
+    if adrift.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let heads = newest_heads(&vault.store, vault.id())?;
+    for head in heads.iter().filter(|head| head.device() != vault.device()) {
+        let Ok(listed) = head_packs(&vault.store, head) else { return Ok(HashSet::new()) };
+        for (id, _) in listed {
+            adrift.remove(&id);
+        }
+    }
+    Ok(adrift.into_values().collect())
+}
+
+/// Reads the directories of packs again that hold chunks which were found elsewhere until that went, or until nobody was
+/// known to keep it any more: two devices may have stored the same content. From this disk or from `source`; what cannot be
+/// read, or on a full disk not be entered, stays for the next time.
 pub fn read_again(
     vault: &Vault,
     source: Option<&dyn PackSource>,
     monitor: &Monitor,
 ) -> Result<(), EngineError> {
+    let adrift = packs_adrift(vault)?;
+    vault.store.seek_elsewhere(&adrift)?;
     for row in vault.store.packs_to_read_again()? {
         monitor.go_on()?;
         let Some(pack) = directory_of(vault, source, &row, monitor) else { continue };
-        match vault.store.enter_again(&[pack]) {
+        match vault.store.enter_again(&[pack], &adrift) {
             // It must not keep a collection from making room.
             Err(error) if error.code() == Code::StorageFull => return Ok(()),
             entered => entered?,

@@ -590,7 +590,7 @@ mod tests {
         assert_eq!(store.lookup(chunk(0)).unwrap().unwrap().pack, PackNumber(0));
         delete(0);
         assert_eq!((store.lookup(chunk(0)).unwrap(), to_read()), (None, vec![1]));
-        store.enter_again(&[second()]).unwrap();
+        store.enter_again(&[second()], &HashSet::new()).unwrap();
         assert_eq!(store.lookup(chunk(0)).unwrap().unwrap().pack, PackNumber(1));
         assert_eq!(to_read(), Vec::<u32>::new());
         // Its chunks move, it goes, and so does where they are: nothing is left to be read.

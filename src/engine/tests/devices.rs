@@ -151,6 +151,35 @@ fn what_another_device_stored_anew_is_found_where_it_is_now() {
     assert_eq!(second.store().borrowed().unwrap().len(), first.packs().len());
 }
 
+/// They were looked for in a pack that its device had let go and that nobody had promised to keep, for as long as a third
+/// device needed them: it took the pack for needed, whose holders had long dropped it.
+#[test]
+fn what_two_others_stored_is_found_with_the_one_that_still_lists_it() {
+    let first = Fixture::new();
+    let (second, third) = (twin(&first), twin(&first));
+    for fixture in [&first, &second] {
+        fixture.write("a", &noise(1, 500_000));
+        fixture.backup();
+        tell(third.store(), fixture);
+        index(&third, fixture);
+    }
+    forget(&second.vault, &own_head(&second).draft.snapshots, &[]).unwrap();
+    collect(&second.vault, gc_options(true), &[], None, &Monitor::default()).unwrap();
+    assert_eq!(second.packs(), []);
+    tell(third.store(), &second);
+    let source = Holders::of(&first, &[Manner::Honest]);
+    let collected = || {
+        collect(&third.vault, gc_options(true), &[], Some(&source), &Monitor::default()).unwrap();
+        third.store().borrowed().unwrap().len()
+    };
+    assert_eq!(collected(), first.packs().len(), "what the second device had is not taken for needed");
+    let (target, _, monitor) =
+        third.restore_path(&third.view().snapshots[0], &first.src(), "out", Some(&source));
+    assert_eq!(monitor.problems().1, []);
+    assert_eq!(std::fs::read(target.join("a")).unwrap(), noise(1, 500_000));
+    assert_eq!(collected(), first.packs().len());
+}
+
 /// Its chunks were found in what this device had stored itself, and were in no pack that it knew of once that was gone.
 #[test]
 fn what_two_devices_stored_is_found_with_one_when_the_other_lets_it_go() {

@@ -224,6 +224,35 @@ impl Index {
         Ok(doomed)
     }
 
+    /// Notes that packs with chunks which are found in those of `packs` are to be read again.
+    pub(super) fn unshadow(&self, packs: &HashSet<PackNumber>) -> Result<(), StoreError> {
+        let shadowed = self.read(|tx| {
+            let table = tx.open_table(SHADOWS).map_err(wrong)?;
+            let mut pairs = Vec::new();
+            for pack in packs {
+                for row in table.range((pack.0, 0)..=(pack.0, u32::MAX)).map_err(wrong)? {
+                    let pair = row.map_err(wrong)?.0.value();
+                    pairs.extend((!packs.contains(&PackNumber(pair.1))).then_some(pair));
+                }
+            }
+            Ok(pairs)
+        })?;
+        if shadowed.is_empty() {
+            return Ok(());
+        }
+        self.write(|tx| {
+            let mut table = tx.open_table(SHADOWS).map_err(wrong)?;
+            let rows = tx.open_table(PACKS).map_err(wrong)?;
+            for pair in shadowed {
+                table.remove(pair).map_err(wrong)?;
+                if rows.get(pair.1).map_err(wrong)?.is_some() {
+                    table.insert((NOWHERE, pair.1), ()).map_err(wrong)?;
+                }
+            }
+            Ok(())
+        })
+    }
+
     /// Packs with chunks that were found elsewhere, until that went: they are entered again from their directories.
     pub(in crate::store) fn unshadowed(&self) -> Result<Vec<PackNumber>, StoreError> {
         self.read(|tx| {

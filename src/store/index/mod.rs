@@ -390,9 +390,14 @@ impl Store {
         Ok(rows)
     }
 
-    /// Enters chunks of known packs that are found nowhere else.
-    pub fn enter_again(&self, packs: &[NewPack]) -> Result<(), StoreError> {
-        self.enter_packs(packs, |_| false, |_| false, false).map(drop)
+    /// Has packs that share chunks with those of `packs`, and are none of them, read again.
+    pub fn seek_elsewhere(&self, packs: &HashSet<PackNumber>) -> Result<(), StoreError> {
+        self.index.unshadow(packs)
+    }
+
+    /// Enters chunks of known packs that are found nowhere else, or only in packs of `from`.
+    pub fn enter_again(&self, packs: &[NewPack], from: &HashSet<PackNumber>) -> Result<(), StoreError> {
+        self.enter_packs(packs, |pack| from.contains(&pack), |_| false, false).map(drop)
     }
 
     /// Enters packs; chunks in packs that give way are found in these, and whoever needs such a pack of which both are needed
