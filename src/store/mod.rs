@@ -37,7 +37,9 @@ pub use trace::{Event, record};
 
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
+use crate::base::limit;
 use files::Files;
 use index::Index;
 use records::Chains;
@@ -173,10 +175,16 @@ fn lock(dir: &Path) -> Result<std::fs::File, StoreError> {
         .mode(0o600)
         .open(&path)
         .map_err(|e| StoreError::io("opening the lock file", e))?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(StoreError::Busy(dir.to_owned())),
-        Err(e) => Err(StoreError::io("locking the store", e.into())),
+    let began = Instant::now();
+    loop {
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(rustix::io::Errno::WOULDBLOCK) if began.elapsed() >= limit::LOCK_PATIENCE => {
+                return Err(StoreError::Busy(dir.to_owned()));
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(limit::LOCK_STEP),
+            Err(e) => return Err(StoreError::io("locking the store", e.into())),
+        }
     }
 }
 

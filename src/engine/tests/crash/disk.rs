@@ -16,6 +16,11 @@ const SECTOR_BYTES: usize = 512;
 /// After so many events the kernel has written out what nobody flushed.
 const WRITTEN_BACK_AFTER: usize = 400;
 
+/// Files that a store changes in their place; and the one that it locks. A lock is the file's, not the name's: with one
+/// file for all states, a child that another test was just starting in this process still had the lock of the state before,
+/// for as long as it took to run its own program.
+const OWN: [&str; 3] = ["index.redb", "reserve", "lock"];
+
 /// A small generator, so that a seed tells everything.
 pub(super) struct Dice(pub(super) u64);
 
@@ -344,8 +349,8 @@ impl State {
     }
 
     /// Puts the files that lay in `root` into `to`. Contents come from `pool` where they are there, and are put there: a
-    /// store replaces its files, so that several may share one; only `copied` it changes in their place.
-    pub(super) fn lay(&self, root: &Path, to: &Path, pool: &Path, copied: &str) {
+    /// store replaces its files, so that several may share one; only [`OWN`] are each state's own.
+    pub(super) fn lay(&self, root: &Path, to: &Path, pool: &Path) {
         let mut made: HashSet<PathBuf> = HashSet::new();
         for (path, content) in &self.files {
             let path = to.join(path.strip_prefix(root).unwrap());
@@ -353,7 +358,7 @@ impl State {
             if made.insert(dir.to_owned()) {
                 std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).unwrap();
             }
-            if path.file_name().is_some_and(|name| name == copied) {
+            if path.file_name().is_some_and(|name| OWN.iter().any(|own| name == *own)) {
                 std::fs::write(path, content.bytes.as_slice()).unwrap();
                 continue;
             }

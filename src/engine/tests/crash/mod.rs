@@ -3,7 +3,7 @@
 //! not ([`disk`]); the store must open, and every snapshot that was acknowledged and not forgotten must be whole. Of some
 //! of these states the program goes on to work, is recorded once more, and the power goes again.
 //!
-//! States are counted once each, by their content. One that fails is kept, and its place is told.
+//! States are counted once each, by their content. One that fails is kept; whatever fails, its place and the seed are told.
 
 mod disk;
 
@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::fixture::{Fixture, Holders, Manner, gc_options, noise, passphrase, scratch, vault_options};
+use crate::base::seeded::Seeded;
 use crate::base::{SnapshotId, random_bytes};
 use crate::engine::{
     Monitor, Vault, VaultOptions, VaultView, VerifyOptions, VerifyResult, backup, collect, forget,
@@ -241,12 +242,25 @@ impl Trial {
 
     fn run(&mut self) {
         let mut dice = Dice(self.seed);
-        while self.seen.len() < self.wanted {
-            let history = History::record(&mut dice);
+        for number in 0.. {
+            if self.seen.len() >= self.wanted {
+                return;
+            }
+            // The salts and keys of a history follow from the seed as well.
+            let _seeded = Seeded::new(self.seed.wrapping_add(number));
+            let history = self.telling(&format!("history {number}"), || History::record(&mut dice));
             std::fs::create_dir(self.path("pool")).unwrap();
             self.try_history(&history, &mut dice);
             std::fs::remove_dir_all(self.path("pool")).unwrap();
         }
+    }
+
+    /// Does `work`; when it fails, says where and with which seed.
+    fn telling<T>(&self, what: &str, work: impl FnOnce() -> T) -> T {
+        catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+            eprintln!("{what}, after {} states of seed {}", self.seen.len(), self.seed);
+            resume_unwind(panic)
+        })
     }
 
     fn try_history(&mut self, history: &History, dice: &mut Dice) {
@@ -317,16 +331,34 @@ impl Trial {
             return false;
         }
         let dir = self.path("state");
-        state.lay(root, &dir, &self.path("pool"), "index.redb");
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| check(&dir, promise, fixture, works_on))) {
-            let kept = tempfile::tempdir().unwrap().keep();
-            state.lay(root, &kept.join("store"), &kept, "index.redb");
-            eprintln!("{what}, state {} of seed {}: kept in {}", self.seen.len(), self.seed, kept.display());
-            resume_unwind(panic);
-        }
+        self.telling(what, || {
+            state.lay(root, &dir, &self.path("pool"));
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| check(&dir, promise, fixture, works_on))) {
+                let kept = tempfile::tempdir().unwrap().keep();
+                state.lay(root, &kept.join("store"), &kept);
+                eprintln!("kept in {}", kept.display());
+                resume_unwind(panic);
+            }
+        });
         std::fs::remove_dir_all(&dir).unwrap();
         true
     }
+}
+
+/// One file was the lock of all: a child that another test was starting in this process had it for a moment longer, and the
+/// next state did not open.
+#[test]
+fn what_two_power_cuts_left_opens_side_by_side() {
+    let dir = scratch();
+    let (store, pool) = (dir.path().join("store"), dir.path().join("pool"));
+    drop(Store::create(&store).unwrap());
+    std::fs::create_dir(&pool).unwrap();
+    let state = Disk::of(&store).states(1, &mut Dice(1)).remove(0);
+    let _both = ["one", "other"].map(|name| {
+        let place = dir.path().join(name);
+        state.lay(&store, &place, &pool);
+        Store::open(&place).unwrap()
+    });
 }
 
 /// `STATES` and `SEED` from the environment (`make test-crashes`), else some states from a seed that nobody chose.
