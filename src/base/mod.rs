@@ -9,6 +9,8 @@ mod label;
 pub mod limit;
 pub mod meter;
 mod path;
+#[cfg(test)]
+pub(crate) mod seeded;
 mod time;
 mod unit;
 

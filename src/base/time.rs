@@ -1,7 +1,8 @@
 //! Wall-clock moments and the one seam through which the crate reads the time.
 
 use std::fmt;
-use std::time::{Duration, SystemTime};
+use std::sync::LazyLock;
+use std::time::{Duration, Instant, SystemTime};
 
 /// A wall-clock instant: milliseconds since 1970-01-01 UTC.
 #[derive(
@@ -60,6 +61,9 @@ impl fmt::Display for Moment {
 pub trait Clock: Send + Sync {
     /// The present moment.
     fn now(&self) -> Moment;
+
+    /// Time since some moment that stays the same while the program runs, by a clock that nobody can set.
+    fn running(&self) -> Duration;
 }
 
 /// The operating system's wall clock.
@@ -70,6 +74,11 @@ impl Clock for SystemClock {
     fn now(&self) -> Moment {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Moment(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn running(&self) -> Duration {
+        static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+        BEGAN.elapsed()
     }
 }
 

@@ -20,7 +20,7 @@ use std::collections::HashSet;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::bounded;
 use prost::Message;
@@ -109,6 +109,17 @@ pub fn backup(
     take(vault, options, Input { events: Box::new(walk), stream: None }, monitor)
 }
 
+/// Backs up what `entries` tell of, as a walk of `options.paths` would.
+#[cfg(test)]
+pub(super) fn backup_entries(
+    vault: &Vault,
+    options: &BackupOptions,
+    entries: Box<dyn Entries>,
+    monitor: &Monitor,
+) -> Result<BackupResult, EngineError> {
+    take(vault, options, Input { events: entries, stream: None }, monitor)
+}
+
 /// Backs up one file, `/NAME` in the snapshot, whose content is `stream`; of `options.paths` nothing is read.
 ///
 /// # Errors
@@ -155,7 +166,7 @@ fn take(
     input: Input,
     monitor: &Monitor,
 ) -> Result<BackupResult, EngineError> {
-    let (started, began) = (vault.clock.now(), Instant::now());
+    let (started, began) = (vault.clock.now(), vault.clock.running());
     // Until its snapshot is in a head, nothing tells but this that it needs what it finds.
     let _at_work = vault.store.enter();
     if is_revoked(vault)? {
@@ -173,7 +184,8 @@ fn take(
     let mut counts = assembled.counts;
     counts.data_added = done.added;
     counts.data_added_packed = done.packed;
-    counts.duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    counts.duration_ms =
+        u64::try_from(vault.clock.running().saturating_sub(began).as_millis()).unwrap_or(u64::MAX);
     let info = wire::Snapshot {
         version: 1,
         device: vault.device().as_bytes().to_vec(),

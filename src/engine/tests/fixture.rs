@@ -1,6 +1,7 @@
 //! A store with an enrolled vault, short verbs over it, holders made of copies, and a watchdog.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,6 +30,10 @@ pub(super) struct Ticking(AtomicU64);
 impl Clock for Ticking {
     fn now(&self) -> Moment {
         Moment::from_millis(1_700_000_000_000 + 1000 * self.0.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn running(&self) -> Duration {
+        Duration::from_secs(self.0.load(Ordering::Relaxed))
     }
 }
 
@@ -61,6 +66,45 @@ pub(super) fn vault_options() -> VaultOptions {
 /// Somewhere fast: nothing there has to survive, and a disk would have to flush all of it.
 pub(super) fn scratch() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
+/// A directory as [`scratch`] makes them, with the same path in every run: what a history leaves has paths in it. Whoever
+/// wants one that is taken, in this process or another, waits.
+pub(super) struct Place {
+    path: PathBuf,
+    /// Its lock ends with it.
+    _lock: File,
+}
+
+impl Place {
+    pub(super) fn named(name: &str) -> Self {
+        let shared = Path::new("/dev/shm");
+        let above = if shared.is_dir() { shared.to_owned() } else { std::env::temp_dir() };
+        let path = above.join(format!("shadowvault-{name}"));
+        loop {
+            std::fs::create_dir_all(&path).unwrap();
+            let Ok(lock) = File::open(&path) else { continue };
+            lock.lock().unwrap();
+            // Who had it before has taken it away.
+            let inode = lock.metadata().unwrap().ino();
+            if std::fs::metadata(&path).is_ok_and(|now| now.ino() == inode) {
+                // What a run left that was killed.
+                let left = std::fs::read_dir(&path).unwrap();
+                left.for_each(|entry| std::fs::remove_dir_all(entry.unwrap().path()).unwrap());
+                return Self { path, _lock: lock };
+            }
+        }
+    }
+
+    pub(super) fn dir(&self, name: &str) -> tempfile::TempDir {
+        tempfile::Builder::new().prefix(name).rand_bytes(0).tempdir_in(&self.path).unwrap()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.path);
+    }
 }
 
 /// A store, its vault, and a directory to back up.

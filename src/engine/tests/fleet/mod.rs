@@ -6,16 +6,36 @@
 //! copies at the same time is no promise's fault.
 //!
 //! At the end all meet until nothing changes: then nobody has a pack that no snapshot needs.
+//!
+//! A history is a seed and steps, and whoever has it has the run: keys, salts, times and paths follow from it, and so does
+//! every byte in the stores. One that failed is printed as it stands in [`known`], where it stays.
 
+mod holder;
+mod known;
 mod promises;
+mod source;
 mod world;
 
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use proptest::prelude::*;
-use proptest::test_runner::RngSeed;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::{RngSeed, TestError, TestRunner};
 
 use super::fixture::watched;
 use crate::base::random_bytes;
 use world::Fleet;
+
+/// What happened, from the beginning to the end.
+#[derive(Clone, Debug)]
+struct History {
+    /// What is drawn at random follows from it.
+    seed: u64,
+    devices: usize,
+    holders: usize,
+    steps: Vec<Step>,
+}
 
 /// What happens. Devices, holders, packs and snapshots are named by any number.
 #[derive(Clone, Debug)]
@@ -23,7 +43,7 @@ enum Step {
     /// Writes files with these contents, 0 removes one, and backs up.
     Backup {
         device: u8,
-        edits: Vec<(u8, u8)>,
+        edits: Edits,
     },
     Forget {
         device: u8,
@@ -68,13 +88,23 @@ enum Step {
     },
 }
 
+/// Names of files, and the content that each gets.
+#[derive(Clone)]
+struct Edits(Vec<(u8, u8)>);
+
+impl std::fmt::Debug for Edits {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Edits(vec!{:?})", self.0)
+    }
+}
+
 /// What a collection deletes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Due {
     /// What has waited for an hour, which nothing here has.
     Nothing,
     /// What has waited for some looks at the clock.
-    Some,
+    Old,
     All,
 }
 
@@ -91,12 +121,12 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let one = any::<u8>;
     // Few contents, so that devices have the same ones.
     let edits = prop::collection::vec((0u8..5, 0u8..7), 0..4);
-    let due = prop_oneof![1 => Just(Due::Nothing), 1 => Just(Due::Some), 3 => Just(Due::All)];
+    let due = prop_oneof![1 => Just(Due::Nothing), 1 => Just(Due::Old), 3 => Just(Due::All)];
     let how = prop_oneof![Just(Damage::Gone), Just(Damage::Cut), Just(Damage::Flipped), Just(Damage::Zeroed)];
     let rarely = || prop::bool::weighted(0.3);
     let most = prop_oneof![3 => Just(u8::MAX), 1 => 0u8..3];
     let step = prop_oneof![
-        6 => (one(), edits).prop_map(|(device, edits)| Step::Backup { device, edits }),
+        6 => (one(), edits).prop_map(|(device, edits)| Step::Backup { device, edits: Edits(edits) }),
         4 => (one(), one()).prop_map(|(device, which)| Step::Forget { device, which }),
         4 => (one(), due).prop_map(|(device, due)| Step::Gc { device, due }),
         8 => (one(), one(), most).prop_map(|(device, holder, most)| Step::Meet { device, holder, most }),
@@ -110,33 +140,110 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 8..32)
 }
 
-fn run_steps(devices: usize, holders: usize, steps: &[Step]) {
-    let mut fleet = Fleet::new(devices, holders);
-    for step in steps {
-        fleet.step(step);
-        fleet.check();
+fn histories() -> impl Strategy<Value = History> {
+    let devices = prop_oneof![3 => Just(2usize), 2 => Just(3), 1 => Just(4)];
+    (any::<u64>().no_shrink(), devices, 1usize..4, steps())
+        .prop_map(|(seed, devices, holders, steps)| History { seed, devices, holders, steps })
+}
+
+impl History {
+    fn run(self) {
+        watched(move || {
+            let mut fleet = Fleet::new(self.seed, self.devices, self.holders);
+            for step in &self.steps {
+                fleet.step(step);
+                fleet.check();
+            }
+            fleet.end();
+        });
     }
-    fleet.end();
+
+    /// What is in all stores after each step.
+    fn traces(self) -> Vec<String> {
+        watched(move || {
+            let mut fleet = Fleet::new(self.seed, self.devices, self.holders);
+            let mut traces = vec![fleet.trace()];
+            for step in &self.steps {
+                fleet.step(step);
+                traces.push(fleet.trace());
+            }
+            fleet.end();
+            traces.push(fleet.trace());
+            traces
+        })
+    }
+}
+
+/// Histories that one random generator makes one after the other. So few that a failure is soon made again.
+const LOT: u32 = 20;
+
+/// Runs a lot; on a failure, what to write down.
+fn run_lot(seed: u64, cases: u32) -> Result<(), String> {
+    let config = ProptestConfig {
+        cases,
+        rng_seed: RngSeed::Fixed(seed),
+        max_shrink_iters: 200,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
+    let ran = TestRunner::new(config).run(&histories(), |history| {
+        history.run();
+        Ok(())
+    });
+    match ran {
+        Ok(()) => Ok(()),
+        Err(TestError::Fail(why, history)) => Err(format!("{why}\n{history:?}")),
+        Err(TestError::Abort(why)) => Err(why.to_string()),
+    }
 }
 
 /// `CASES` and `SEED` from the environment (`make test-forgetting`), else 500 cases from a seed that nobody chose.
-fn config() -> ProptestConfig {
+#[test]
+fn whatever_is_done_in_whatever_order_live_snapshots_restore_and_garbage_goes() {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
     let seed = number("SEED").unwrap_or_else(|| u64::from_le_bytes(random_bytes()));
     let cases = number("CASES").map_or(500, |cases| cases as u32);
-    eprintln!("again with: make test-forgetting SEED={seed} CASES={cases}");
-    let rng_seed = RngSeed::Fixed(seed);
-    ProptestConfig { cases, rng_seed, max_shrink_iters: 200, ..ProptestConfig::default() }
+    let (next, failures) = (AtomicU32::new(0), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                loop {
+                    let lot = next.fetch_add(1, Ordering::Relaxed);
+                    let before = lot.saturating_mul(LOT);
+                    if before >= cases || !failures.lock().unwrap().is_empty() {
+                        return;
+                    }
+                    let ran = run_lot(seed.wrapping_add(u64::from(lot)), LOT.min(cases - before));
+                    failures.lock().unwrap().extend(ran.err());
+                }
+            });
+        }
+    });
+    let failures = failures.into_inner().unwrap();
+    assert!(
+        failures.is_empty(),
+        "make test-forgetting SEED={seed} CASES={cases}; each of these belongs into known.rs:\n{}",
+        failures.join("\n\n")
+    );
 }
 
-proptest! {
-    #![proptest_config(config())]
-    #[test]
-    fn whatever_is_done_in_whatever_order_live_snapshots_restore_and_garbage_goes(
-        devices in prop_oneof![3 => Just(2usize), 2 => Just(3), 1 => Just(4)],
-        holders in 1usize..4,
-        steps in steps(),
-    ) {
-        watched(move || run_steps(devices, holders, &steps));
+/// Random lanes, salts and clocks let a history fail in one run and pass in the next.
+#[test]
+fn a_history_leaves_the_same_bytes_in_every_run() {
+    let mut runner =
+        TestRunner::new(ProptestConfig { rng_seed: RngSeed::Fixed(1), ..ProptestConfig::default() });
+    let made = (0..6).map(|_| histories().new_tree(&mut runner).unwrap().current());
+    for history in known::histories().into_iter().chain(made) {
+        let (first, second) = (history.clone().traces(), history.clone().traces());
+        let differs = first.iter().zip(&second).position(|(first, second)| first != second);
+        if let Some(at) = differs {
+            panic!("{history:?}\nafter step {at}: {}", difference(&first[at], &second[at]));
+        }
     }
+}
+
+/// The first line that one has and the other has not.
+fn difference(first: &str, second: &str) -> String {
+    let lines = first.lines().zip(second.lines());
+    lines.filter(|(one, other)| one != other).map(|(one, other)| format!("{one} | {other}")).take(5).collect()
 }

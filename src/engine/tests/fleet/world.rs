@@ -2,37 +2,30 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::path::Path;
 use std::time::Duration;
 
+use super::holder::{Everywhere, HOLD_DAYS, Holder, listed_by, pack_path, sound_bytes};
+use super::source::{Files, Source};
 use super::{Damage, Due, Step};
-use crate::base::{ChunkId, HeadId, Moment, PackId, PeerId, limit};
-use crate::crypto::NodeKey;
+use crate::base::seeded::Seeded;
+use crate::base::{ChunkId, HeadId, Moment, PackId};
+use crate::crypto::Kind;
+use crate::engine::backup::backup_entries;
 use crate::engine::reader::ChunkReader;
 use crate::engine::tests::devices::{own_head, pass_on, twin_at};
-use crate::engine::tests::fixture::{Fixture, GRACE, gc_options, holder, noise, scratch, vault_options};
-use crate::engine::tests::lines::{Line, run};
+use crate::engine::tests::fixture::{Fixture, GRACE, Place, gc_options, holder, vault_options};
 use crate::engine::tree::for_each_reference;
 use crate::engine::{
-    BackupResult, EngineError, FetchFailure, Gathering, GcOptions, Monitor, PackSource, PulledSlice, Sources,
-    VaultOptions, adopt_unindexed, collect, complete_head, confirm_borrowed, copy_counts, drop_expired,
-    forget, forward_packs, head_packs, held_packs, index_remote_pack, keep_here, newest_heads, note_damage,
-    plan_repair, publish_next_head, read_again, rebuild_index, record_receipt, referred_elsewhere, regain,
-    renew_kept, run_repair,
+    BackupResult, EngineError, GcOptions, Monitor, VaultOptions, adopt_unindexed, collect, complete_head,
+    confirm_borrowed, copy_counts, drop_expired, forget, forward_packs, head_packs, held_packs,
+    index_remote_pack, keep_here, newest_heads, note_damage, plan_repair, publish_next_head, read_again,
+    rebuild_index, record_receipt, referred_elsewhere, regain, renew_kept, run_repair,
 };
-use crate::pack::{Outboard, read_pack};
-use crate::snapshot::{Head, sign_receipt};
+use crate::pack::read_pack;
+use crate::snapshot::sign_receipt;
 use crate::store::{Borrowed, PackNumber, Store};
-
-/// How long holders keep what no newest head needs.
-pub(super) const HOLD_DAYS: u64 = 30;
-
-/// Names of files, and which content each has.
-pub(super) type Files = BTreeMap<u8, u8>;
-
-pub(super) fn content(of: u8) -> Vec<u8> {
-    noise(u64::from(of), 20_000 * usize::from(of))
-}
 
 /// A snapshot that nobody forgot.
 pub(super) struct Live {
@@ -40,92 +33,18 @@ pub(super) struct Live {
     /// What it must give back.
     pub(super) files: Files,
     /// All that it needs.
-    pub(super) chunks: HashSet<ChunkId>,
+    pub(super) chunks: BTreeMap<ChunkId, Kind>,
     /// Holders have confirmed all of it.
     pub(super) is_safe: bool,
 }
 
-/// Keeps packs of others.
-pub(super) struct Holder {
-    dir: tempfile::TempDir,
-    pub(super) store: Store,
-    key: NodeKey,
-    /// Days that it has seen pass.
-    day: u64,
-    /// Packs of replaced heads, and until which day each is held at least.
-    pub(super) held: BTreeMap<PackId, u64>,
-}
-
-impl Holder {
-    fn new() -> Self {
-        let dir = scratch();
-        let store = Store::create(&dir.path().join("store")).unwrap();
-        Self { dir, store, key: NodeKey::generate(), day: 0, held: BTreeMap::new() }
-    }
-
-    fn reopened(self, index_lost: bool) -> Self {
-        let Self { dir, store, key, day, held } = self;
-        let path = store.dir().to_owned();
-        drop(store);
-        let store = if index_lost { Store::rebuild(&path).unwrap() } else { Store::open(&path).unwrap() };
-        if index_lost {
-            rebuild_index(&store, None, &Monitor::default()).unwrap();
-        }
-        Self { dir, store, key, day, held }
-    }
-
-    pub(super) fn has(&self, pack: PackId) -> bool {
-        pack_path(self.store.dir(), pack).exists()
-    }
-
-    /// A head is about to be replaced: what it lists and is here stays for the hold.
-    fn replaces(&mut self, head: &Head) {
-        let listed = listed_by(&self.store, head);
-        let here: Vec<PackId> = listed.into_iter().filter(|pack| self.has(*pack)).collect();
-        self.held.extend(here.into_iter().map(|pack| (pack, self.day + HOLD_DAYS)));
-    }
-}
-
-fn pack_path(store: &Path, id: PackId) -> PathBuf {
-    store.join(format!("packs/{:02x}/{id}", id.as_bytes()[0]))
-}
-
-/// A pack's bytes, if they are sound.
-fn sound_bytes(store: &Path, id: PackId) -> Option<(Vec<u8>, Outboard)> {
-    let bytes = std::fs::read(pack_path(store, id)).ok()?;
-    let (found, outboard) = Outboard::of(&bytes);
-    (found == id).then_some((bytes, outboard))
-}
-
-/// Packs from wherever they are, sound or not.
-pub(super) struct Everywhere(Vec<(PeerId, PathBuf)>);
-
-impl PackSource for Everywhere {
-    fn sources(&self, pack: PackId) -> Sources {
-        let has = self.0.iter().filter(|(_, store)| pack_path(store, pack).exists());
-        Sources { sure: has.map(|(peer, _)| *peer).collect(), ..Sources::default() }
-    }
-
-    fn gather(&self, pack: PackId, gathering: &mut Gathering<'_>) {
-        let mut lines: Vec<Line> =
-            self.0.iter().map(|(peer, _)| Line::new(*peer, 10 << 20, Duration::ZERO)).collect();
-        run(gathering, &mut lines, |errand| {
-            let (_, store) = self.0.iter().find(|(peer, _)| *peer == errand.holder).unwrap();
-            let bytes = std::fs::read(pack_path(store, pack)).map_err(|_| FetchFailure::NotFound)?;
-            let (from, range) = (errand.range.first * limit::CELL_BYTES, errand.range);
-            let part = bytes.get(from..(range.end * limit::CELL_BYTES).min(bytes.len()));
-            let data = part.filter(|part| !part.is_empty()).ok_or(FetchFailure::Corrupt)?.to_vec();
-            Ok(PulledSlice { data: data.into(), proof: Outboard::of(&bytes).1.proof(range) })
-        });
-    }
-}
-
 /// Everybody, and the model.
 pub(super) struct Fleet {
+    _seeded: Seeded,
     pub(super) devices: Vec<Fixture>,
     pub(super) holders: Vec<Holder>,
-    /// What each device's source directory has.
-    sources: Vec<Files>,
+    /// What each device backs up.
+    sources: Vec<Source>,
     /// Snapshots of each device that nobody forgot.
     pub(super) live: Vec<Vec<Live>>,
     /// What is in each pack that there ever was.
@@ -134,25 +53,31 @@ pub(super) struct Fleet {
     pub(super) unnoticed: HashSet<(usize, usize, PackId)>,
     /// The time of holders, in milliseconds.
     time: u64,
+    /// Where all of it lies; last, as it goes last.
+    _place: Place,
 }
 
 impl Fleet {
-    pub(super) fn new(devices: usize, holders: usize) -> Self {
-        let dir = scratch();
+    /// Everything here, to the last byte, follows from these numbers and the steps that come.
+    pub(super) fn new(seed: u64, devices: usize, holders: usize) -> Self {
+        let (seeded, place) = (Seeded::new(seed), Place::named(&format!("fleet-{seed:016x}")));
+        let dir = place.dir("device-0");
         let store = dir.path().join("store");
         let first = Fixture::at(dir, &store, VaultOptions { workers: 1, ..vault_options() });
         let mut all = vec![first];
         while all.len() < devices {
-            all.push(twin_at(scratch(), &all[0]));
+            all.push(twin_at(place.dir(&format!("device-{}", all.len())), &all[0]));
         }
         Self {
+            _seeded: seeded,
+            sources: all.iter().map(|fixture| Source::new(fixture.src())).collect(),
             devices: all,
-            holders: (0..holders).map(|_| Holder::new()).collect(),
-            sources: vec![Files::new(); devices],
+            holders: (0..holders).map(|at| Holder::at(place.dir(&format!("holder-{at}")))).collect(),
             live: (0..devices).map(|_| Vec::new()).collect(),
             packs: HashMap::new(),
             unnoticed: HashSet::new(),
             time: 1,
+            _place: place,
         }
     }
 
@@ -196,7 +121,7 @@ impl Fleet {
 
     pub(super) fn step(&mut self, step: &Step) {
         match *step {
-            Step::Backup { device, ref edits } => self.backup(self.device(device), edits),
+            Step::Backup { device, ref edits } => self.backup(self.device(device), &edits.0),
             Step::Forget { device, which } => self.forget(self.device(device), which),
             Step::Gc { device, due } => self.gc(self.device(device), due),
             Step::Meet { device, holder, most } => {
@@ -216,27 +141,18 @@ impl Fleet {
     }
 
     fn backup(&mut self, device: usize, edits: &[(u8, u8)]) {
-        let (fixture, files) = (&self.devices[device], &mut self.sources[device]);
-        for (name, of) in edits.iter().copied() {
-            if of == 0 {
-                std::fs::remove_file(fixture.src().join(name.to_string())).ok();
-                files.remove(&name);
-            } else {
-                fixture.write(&name.to_string(), &content(of));
-                files.insert(name, of);
-            }
-        }
-        fixture.let_the_clock_tick();
-        let done = fixture.backup();
-        let (files, monitor) = (files.clone(), Monitor::default());
-        let (mut chunks, source) = (HashSet::new(), self.everywhere());
+        let (fixture, tree) = (&self.devices[device], &mut self.sources[device]);
+        edits.iter().for_each(|(name, of)| tree.write(*name, *of));
+        let (files, monitor) = (tree.files().clone(), Monitor::default());
+        let done = backup_entries(&fixture.vault, &fixture.options(), tree.entries(), &monitor).unwrap();
+        let (mut chunks, source) = (BTreeMap::new(), self.everywhere());
         let mut reader = ChunkReader::new(&fixture.vault, Some(&source), &monitor);
         for_each_reference(
             &mut reader,
             &fixture.snapshot(&done),
             &monitor,
-            &mut |_, id| {
-                chunks.insert(id);
+            &mut |kind, id| {
+                chunks.insert(id, kind);
             },
             &mut |_, error| panic!("{error}"),
         )
@@ -273,7 +189,7 @@ impl Fleet {
         let is_misled = self.unnoticed.iter().any(|(_, by, _)| *by == device);
         for one in &mut self.live[device] {
             if counts.of_snapshot(one.done.snapshot) > 0 {
-                one.is_safe = one.chunks.is_subset(&copies);
+                one.is_safe = one.chunks.keys().all(|id| copies.contains(id));
                 assert!(one.is_safe || is_misled, "{} was said to have a copy", one.done.snapshot);
             }
         }
@@ -288,7 +204,7 @@ impl Fleet {
     }
 
     pub(super) fn gc(&mut self, device: usize, due: Due) {
-        let grace = if due == Due::Some { Duration::from_secs(3) } else { GRACE };
+        let grace = if due == Due::Old { Duration::from_secs(3) } else { GRACE };
         let options = GcOptions { grace, holder_room: Some(u64::MAX), ..gc_options(due == Due::All) };
         let fixture = &self.devices[device];
         let source = self.everywhere();
@@ -476,7 +392,10 @@ impl Fleet {
         self.holders[holder].held.remove(id);
         self.unnoticed.extend((0..self.devices.len()).map(|device| (holder, device, *id)));
         let copies = self.with_holders();
-        self.live.iter_mut().flatten().for_each(|one| one.is_safe &= one.chunks.is_subset(&copies));
+        self.live
+            .iter_mut()
+            .flatten()
+            .for_each(|one| one.is_safe &= one.chunks.keys().all(|id| copies.contains(id)));
     }
 
     pub(super) fn days(&mut self, days: u64) {
@@ -484,15 +403,24 @@ impl Fleet {
         for fixture in &self.devices {
             let own = Some(fixture.vault.id());
             drop_expired(fixture.store(), own, span(HOLD_DAYS), span(days)).unwrap();
+            age_records(fixture.store(), span(days));
         }
         for at in &mut self.holders {
             drop_expired(&at.store, None, span(HOLD_DAYS), span(days)).unwrap();
+            age_records(&at.store, span(days));
             at.day += days;
             at.held.retain(|_, until| *until > at.day);
         }
     }
 }
 
-pub(super) fn listed_by(store: &Store, head: &Head) -> BTreeSet<PackId> {
-    head_packs(store, head).unwrap().into_iter().map(|(id, _)| id).collect()
+/// A record that no head names goes only once its file is old enough.
+fn age_records(store: &Store, by: Duration) {
+    for dir in ["snapshots", "lists"] {
+        for entry in std::fs::read_dir(store.dir().join(dir)).unwrap() {
+            let file = File::options().write(true).open(entry.unwrap().path()).unwrap();
+            let written = file.metadata().unwrap().modified().unwrap();
+            file.set_modified(written - by).unwrap();
+        }
+    }
 }

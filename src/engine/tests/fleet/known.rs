@@ -1,0 +1,53 @@
+//! Histories that once failed, as the model prints them. Each stays.
+
+use super::Damage::{Flipped, Zeroed};
+use super::Due::{All, Old};
+use super::Step::{Backup, Crash, Damage, Days, Forget, Gc, HolderCrash, Lose, Meet, Repair};
+use super::{Edits, History};
+
+pub(super) fn histories() -> Vec<History> {
+    vec![sought_where_nobody_keeps_it(0)]
+}
+
+/// Two devices stored the same content. The first let its own go and sought it there all the same when it heard of the
+/// snapshot of the other, which its holder had: in a pack that the holder had dropped by then.
+fn sought_where_nobody_keeps_it(seed: u64) -> History {
+    History {
+        seed,
+        devices: 2,
+        holders: 2,
+        steps: vec![
+            Backup { device: 221, edits: Edits(vec![(0, 5), (1, 1)]) },
+            Gc { device: 132, due: All },
+            Meet { device: 22, holder: 118, most: 255 },
+            Backup { device: 158, edits: Edits(vec![(0, 6), (4, 3), (2, 6)]) },
+            HolderCrash { holder: 4, index_lost: false },
+            Crash { device: 94, index_lost: false },
+            Gc { device: 5, due: Old },
+            Days { days: 12 },
+            Backup { device: 2, edits: Edits(vec![(3, 1), (0, 5), (0, 1)]) },
+            Forget { device: 75, which: 120 },
+            Forget { device: 144, which: 228 },
+            Forget { device: 65, which: 237 },
+            Forget { device: 76, which: 196 },
+            Meet { device: 64, holder: 209, most: 255 },
+            HolderCrash { holder: 244, index_lost: false },
+            Gc { device: 212, due: All },
+            HolderCrash { holder: 76, index_lost: false },
+            Meet { device: 55, holder: 117, most: 255 },
+            HolderCrash { holder: 117, index_lost: false },
+            Lose { holder: 251, which: 208 },
+            Repair { device: 138 },
+            Damage { device: 187, which: 114, how: Zeroed },
+            Damage { device: 4, which: 9, how: Flipped },
+            Backup { device: 19, edits: Edits(vec![]) },
+            Gc { device: 204, due: All },
+        ],
+    }
+}
+
+/// As the order of packs was, it failed or not.
+#[test]
+fn what_another_device_stored_as_well_is_sought_where_somebody_keeps_it() {
+    (0..12).for_each(|seed| sought_where_nobody_keeps_it(seed).run());
+}
