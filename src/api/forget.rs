@@ -74,6 +74,9 @@ pub struct ForgetReport {
     pub freed_bytes: u64,
     /// Bytes of packs that all snapshots needed before.
     pub live_bytes: u64,
+    /// With `lost`: heads that cannot be read and are waited for no more, or would be.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub heads: Vec<HeadId>,
     /// With `lost`: holders that were asked for the records and do not have them, by name or id.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub asked: Vec<String>,

@@ -190,6 +190,10 @@ fn render_lost(report: &ForgetReport) -> String {
             names(&report.not_asked)
         );
     }
+    for head in &report.heads {
+        let id = head.to_string();
+        text += &format!("head {}: nobody has it; what of its snapshots is here stays listed\n", &id[..12]);
+    }
     text + "what only they need is deleted by the next collections, here and, after their hold, at holders: that is final\n"
 }
 

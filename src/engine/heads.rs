@@ -16,7 +16,7 @@ use crate::snapshot::{
     Head, HeadDraft, HeadName, HeadSummary, ListRef, PackList, PackSize, PeerAddress, SignedHead, Snapshot,
     open_device_name, open_record, plan_lists,
 };
-use crate::store::Store;
+use crate::store::{RecordName, Store};
 
 /// The heads of `vault` that count: of each device the tips of its chain, one or, where it forked, several. One that cannot be
 /// read is passed over with a warning, and what it alone carries on counts ([`unreadable_heads`] tells). Of a revoked device
@@ -163,6 +163,8 @@ pub enum HeadNews {
     Adopted,
     /// The device's chain has several branches, this is the tip of one: all count.
     Forked,
+    /// Its file was here, and damaged: it can be read again.
+    Mended,
 }
 
 /// Stores a verified head of anyone's vault if it is news. Its records must be stored before.
@@ -188,7 +190,14 @@ pub fn adopt_head(store: &Store, head: &Head, bytes: &[u8]) -> Result<HeadNews, 
     if tips.len() > limit::HEAD_BRANCHES_MAX {
         return Err(HolderError::TooManyBranches(device).into());
     }
-    store.publish_head(vault, device, name.0, name.1, bytes)?;
+    if is_here {
+        store.replace_record(&RecordName::Head { vault, device, seq: name.0, id: name.1 }, bytes)?;
+    } else {
+        store.publish_head(vault, device, name.0, name.1, bytes)?;
+    }
+    if is_here {
+        return Ok(HeadNews::Mended);
+    }
     if tips.len() == 1 {
         return Ok(HeadNews::Adopted);
     }
@@ -466,6 +475,27 @@ pub fn join_branches(
     draft.supersedes.splice(0..0, unnamed);
     draft.supersedes.truncate(limit::HEAD_SUPERSEDES_MAX);
     Ok(Some(store_head(vault, draft)?))
+}
+
+/// Gives up a head that cannot be read and that nobody has any more, so that what it may have listed is no longer waited for.
+/// One of this device is carried on by a new head, which lists whatever is here that it may have listed; of another
+/// device only the file is set aside, and the head comes back should someone have it.
+///
+/// # Errors
+/// [`EngineError::RecordMissing`] when there is no such unreadable head.
+pub fn give_up_head(vault: &Vault, id: HeadId, holders: &[PeerAddress]) -> Result<(), EngineError> {
+    let _chain = vault.head_lock.lock().expect("no panic while held");
+    let lost = unreadable_heads(&vault.store, vault.id())?.into_iter().find(|head| head.id == id);
+    let lost =
+        lost.ok_or_else(|| EngineError::RecordMissing(format!("an unreadable head {}", id.short())))?;
+    if lost.device == vault.device() {
+        let mut draft = next_head(vault, &[], holders)?;
+        draft.supersedes.insert(0, (lost.seq, id));
+        draft.supersedes.truncate(limit::HEAD_SUPERSEDES_MAX);
+        store_head(vault, draft)?;
+    }
+    let file = RecordName::Head { vault: vault.id(), device: lost.device, seq: lost.seq, id };
+    Ok(vault.store.set_aside_record(&file)?)
 }
 
 /// Signs a head in the middle of a backup: no new snapshot, but all packs so far.

@@ -9,7 +9,7 @@ use super::vault::Vault;
 use crate::base::{ByteSize, Code, Coded, DeviceId, HeadId, ListId, PackId, SnapshotId, VaultId, limit};
 use crate::pack::{Outboard, read_pack};
 use crate::snapshot::{Head, HeadError, PackList, PackSize, SignedHead};
-use crate::store::{Borrowed, NewPack, Store, StoreError};
+use crate::store::{Borrowed, NewPack, RecordName, Store, StoreError};
 
 /// Why a holder does not take something.
 #[derive(Debug, thiserror::Error)]
@@ -152,7 +152,7 @@ pub fn store_list(store: &Store, id: ListId, bytes: &[u8]) -> Result<(), EngineE
         return Err(EngineError::RecordMissing(format!("pack list {id}")));
     }
     PackList::decode(bytes)?;
-    Ok(store.publish_list(id, bytes)?)
+    Ok(store.replace_record(&RecordName::List(id), bytes)?)
 }
 
 /// Stores a snapshot record that a peer sent; only its hash and length can be checked without a key.
@@ -162,10 +162,19 @@ pub fn store_snapshot(store: &Store, id: SnapshotId, bytes: &[u8]) -> Result<(),
 
 /// The same for many: when one is not what it is called, none is stored.
 pub fn store_snapshots(store: &Store, records: &[(SnapshotId, Vec<u8>)]) -> Result<(), EngineError> {
-    match records.iter().find(|(id, bytes)| !is_record(*id, bytes)) {
-        Some((id, _)) => Err(EngineError::RecordMissing(format!("snapshot record {id}"))),
-        None => Ok(store.publish_snapshots(records)?),
+    if let Some((id, _)) = records.iter().find(|(id, bytes)| !is_record(*id, bytes)) {
+        return Err(EngineError::RecordMissing(format!("snapshot record {id}")));
     }
+    let mut fresh = Vec::new();
+    for (id, bytes) in records {
+        let name = RecordName::Snapshot(*id);
+        match readable(store.read_record(&name)) {
+            Ok(None) => fresh.push((*id, bytes.clone())),
+            // What is here is damaged, or it would not have been asked for.
+            _ => store.replace_record(&name, bytes)?,
+        }
+    }
+    Ok(store.publish_snapshots(&fresh)?)
 }
 
 /// Of the offered packs, those that a head of the vault lists, with their sizes.

@@ -71,8 +71,9 @@ pub use forget::{
 pub use gather::{Errand, Gathering};
 pub use gc::{GcOptions, GcResult, Waiting, collect, gc_memory_wanted, waiting};
 pub use heads::{
-    Carried, HeadNews, VaultView, adopt_head, any_head, head_packs, heads_at, inherit, is_known,
-    join_branches, newest_heads, next_head, publish_first_head, publish_next_head, unreadable_heads,
+    Carried, HeadNews, VaultView, adopt_head, any_head, give_up_head, head_packs, heads_at, inherit,
+    is_known, join_branches, newest_heads, next_head, publish_first_head, publish_next_head,
+    unreadable_heads,
 };
 pub use hold::{HoldResult, drop_expired, note_release};
 pub use holder::{

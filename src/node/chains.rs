@@ -79,7 +79,9 @@ pub(super) async fn learn_heads(
             continue;
         }
         core.owning.note_heads();
-        if own.as_ref().is_some_and(|own| own.device() == head.device()) {
+        if came == HeadNews::Mended {
+            tracing::info!(target: "replicate", peer = %peer.short(), seq = head.draft.seq, "a damaged head came back");
+        } else if own.as_ref().is_some_and(|own| own.device() == head.device()) {
             let before = own.clone();
             core.blocking(move |core| note_rollback(core, &head, before.as_ref(), peer)).await?;
         } else {
@@ -146,10 +148,11 @@ pub(super) fn describe(core: &Core, vault: VaultId, status: &mut Status) -> Resu
     let mut lines = Vec::new();
     for head in engine::unreadable_heads(&core.store, vault).map_err(failed)? {
         lines.push(format!(
-            "head {} of device {} cannot be read ({}): what it lists is not known here, and nothing is deleted until it comes back from a holder (`shadowvault repair`)",
+            "head {} of device {} cannot be read ({}): what it lists is not known here, and nothing is deleted until it comes back from a holder (`shadowvault repair`; if nobody has it any more, `shadowvault forget --lost {}`)",
             head.seq,
             head.device.short(),
-            head.problem
+            head.problem,
+            head.id.short()
         ));
     }
     let mut devices: Vec<_> =

@@ -68,6 +68,11 @@ impl RecordName {
             Self::Snapshot(_) => "snapshot",
         }
     }
+
+    /// A name that no other file in quarantine has.
+    fn name_aside(&self) -> String {
+        format!("{}-{}.{}", self.kind(), hex::encode(self.hash()), hex::encode(random_bytes::<4>()))
+    }
 }
 
 impl fmt::Display for RecordName {
@@ -258,8 +263,7 @@ impl Store {
     /// quarantine. At every moment, and after any error, either the old or the new file is in place.
     pub fn replace_record(&self, record: &RecordName, bytes: &[u8]) -> Result<(), StoreError> {
         let (dir, name, _) = record.place();
-        let aside =
-            format!("{}-{}.{}", record.kind(), hex::encode(record.hash()), hex::encode(random_bytes::<4>()));
+        let aside = record.name_aside();
         self.files.ensure_dir(&dir)?;
         let linked = self.files.link((&dir, &name), (QUARANTINE, &aside))?;
         let placed = self.files.publish(&dir, &name, &[bytes]).inspect_err(|_| {
@@ -268,10 +272,23 @@ impl Store {
                 let _ = self.files.remove(QUARANTINE, &aside);
             }
         });
+        self.note_changed(record);
+        placed
+    }
+
+    /// Durably moves a damaged record that nobody waits for any more to quarantine.
+    pub fn set_aside_record(&self, record: &RecordName) -> Result<(), StoreError> {
+        let (dir, name, _) = record.place();
+        self.files.link((&dir, &name), (QUARANTINE, &record.name_aside()))?;
+        let removed = self.files.remove(&dir, &name);
+        self.note_changed(record);
+        removed
+    }
+
+    fn note_changed(&self, record: &RecordName) {
         if let RecordName::Head { vault, device, .. } = record {
             self.chains.changed(*vault, *device);
         }
-        placed
     }
 
     /// Durably keeps a signed receipt of `holder`.

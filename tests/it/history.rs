@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use super::mesh::{holders, owner};
-use super::node::{Node, connected, text, until};
+use super::node::{Node, connected, flip, text, until};
 use super::tree::{self, assert_same};
 
 fn copy(from: &Path, to: &Path) {
@@ -127,6 +127,36 @@ fn a_newest_head_that_rotted_is_not_signed_over() {
     story.all_come_back(&story.owner);
     story.owner.run(&["verify"]).exits(0);
     story.recovers();
+}
+
+#[test]
+fn a_head_that_nobody_has_is_given_up_by_a_person_and_costs_no_snapshot() {
+    let node = Node::init();
+    let mut made = Vec::new();
+    let source = |round: u64| {
+        let source = node.path(&format!("source-{round}"));
+        tree::plain(&source, round, 5, 50_000);
+        source
+    };
+    for round in 0..2 {
+        made.push(node.backup(&source(round)));
+    }
+    let newest =
+        node.files("heads/").into_iter().max_by_key(|file| file.file_name().unwrap().to_owned()).unwrap();
+    flip(&newest);
+    made.push(node.backup(&source(2)));
+    node.run(&["gc", "--now"]).exits(5);
+    let name = newest.file_name().unwrap().to_str().unwrap();
+    let id = name.split_once('-').unwrap().1;
+    let dry = node.run(&["forget", "--lost", &id[..8], "--dry-run"]).exits(0).json();
+    assert_eq!(dry["heads"][0], id, "{dry}");
+    node.run(&["gc", "--now"]).exits(5);
+    node.run(&["forget", "--lost", &id[..8], "-y"]).exits(0);
+    node.run(&["gc", "--now"]).exits(0);
+    let listed: Vec<String> =
+        node.snapshots().iter().map(|one| one["id"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(listed, made);
+    node.run(&["verify"]).exits(0);
 }
 
 /// Each told the holder of what only the other one had: nothing new of either reached it, and what one had made was never joined.

@@ -64,7 +64,8 @@ fn an_owner_is_told_of_a_lost_record_and_gets_it_from_a_holder() {
 
     holder.start();
     owner.start();
-    super::node::connected(&owner, &holder);
+    // Both have other ports now.
+    super::node::pair(&owner, &holder);
     let report = owner.run(&["repair"]).json();
     assert_eq!(report["unrepaired_records"], serde_json::json!([]), "{report}");
     assert_eq!(fs::read(record(&owner, &second)).unwrap(), sound);
@@ -81,7 +82,10 @@ fn lists_and_heads_come_back_by_themselves() {
     let [holder] = holders(&owner);
     let (source, _) = two_snapshots(&owner);
     owner.terminate();
-    let (list, head) = (owner.files("lists/").remove(0), newest_head(&owner));
+    // The older ones are of a head that was replaced.
+    let newest = |file: &PathBuf| fs::metadata(file).unwrap().modified().unwrap();
+    let list = owner.files("lists/").into_iter().max_by_key(newest).unwrap();
+    let head = newest_head(&owner);
     let sound = [fs::read(&list).unwrap(), fs::read(&head).unwrap()];
     flip(&list);
     flip(&head);

@@ -10,8 +10,8 @@ use crate::base::{HeadId, Moment, SnapshotId, limit};
 use crate::crypto::NodeKey;
 use crate::engine::{
     EngineError, HeadNews, Monitor, adopt_head, collect, complete_head, drop_expired, forget, forward_packs,
-    head_packs, heads_at, is_known, join_branches, newest_heads, publish_next_head, record_receipt,
-    unreadable_heads,
+    give_up_head, head_packs, heads_at, is_known, join_branches, newest_heads, publish_next_head,
+    record_receipt, unreadable_heads,
 };
 use crate::pack::Outboard;
 use crate::snapshot::{Head, HeadDraft, SignedHead, sign_receipt};
@@ -229,12 +229,19 @@ fn what_a_head_that_rotted_lists_survives_the_next_backup() {
         if with_holder {
             assert_eq!(pair.hand_over(), HeadNews::Forked);
             assert_eq!(pair.listed_by_holder(), made);
-            assert_eq!((pair.learn(), unreadable(&pair)), (vec![HeadNews::Forked], vec![]));
+            assert_eq!((pair.learn(), unreadable(&pair)), (vec![HeadNews::Mended], vec![]));
             assert!(join_branches(&pair.device.vault, &[], &[]).unwrap().is_some());
             pair.hand_over();
             assert_eq!(pair.listed(), made);
             collect(&pair.device.vault, gc_options(true), &[], None, &Monitor::default()).unwrap();
             assert!(pair.device.verify().is_sound());
+        } else {
+            // Nobody has it: a person says so.
+            assert!(give_up_head(&pair.device.vault, next.id, &[]).is_err(), "that one can be read");
+            let before = pair.listed();
+            give_up_head(&pair.device.vault, lost.id, &[]).unwrap();
+            assert_eq!((pair.listed(), unreadable(&pair)), (before, vec![]));
+            collect(&pair.device.vault, gc_options(true), &[], None, &Monitor::default()).unwrap();
         }
     }
 }
@@ -250,7 +257,7 @@ fn no_chain_begins_anew_over_unreadable_heads() {
     }
     let refused = publish_next_head(&pair.device.vault, &[], &[]);
     assert!(matches!(refused, Err(EngineError::HeadsLost)), "{refused:?}");
-    assert_eq!(pair.learn(), [HeadNews::Adopted]);
+    assert_eq!(pair.learn(), [HeadNews::Mended]);
     assert_eq!(publish_next_head(&pair.device.vault, &[], &[]).unwrap().draft.snapshots.len(), 1);
 }
 

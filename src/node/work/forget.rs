@@ -14,7 +14,8 @@ use crate::api::{
 use crate::base::{ByteSize, Code, HeadId, Moment, PeerId, SnapshotId, limit};
 use crate::config::Settings;
 use crate::engine::{
-    self, ForgetPlan, GcOptions, GcResult, Monitor, PackSource, RecordDamage, Vault, VaultView,
+    self, ForgetPlan, GcOptions, GcResult, Monitor, PackSource, RecordDamage, UnreadableHead, Vault,
+    VaultView,
 };
 use crate::node::core::{Core, log_failure};
 use crate::node::error::failed;
@@ -26,6 +27,8 @@ use crate::store::RecordName;
 
 const FILE: &str = "gc.json";
 const CLOCK: &str = "clock.json";
+/// Hex digits that name a lost head at least; as for snapshots.
+const HEAD_REFERENCE_MIN: usize = 4;
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// What is remembered of the last collection.
@@ -116,7 +119,7 @@ pub(super) async fn forget(
         let monitor = monitor.clone();
         core.blocking(move |core| forget_now(core, &request, asked, &monitor)).await?
     };
-    if !report.dry_run && !report.forgotten.is_empty() {
+    if !report.dry_run && !(report.forgotten.is_empty() && report.heads.is_empty()) {
         core.changed.notify_one();
     }
     if let Some(request) = then_gc {
@@ -140,12 +143,17 @@ async fn look_for(
         monitor.enter("asking holders");
         let vault = core.vault()?;
         let view = VaultView::load(&vault).map_err(failed)?;
-        let named = resolve_all(&view, &references)?;
+        let lost = engine::unreadable_heads(&core.store, vault.id()).map_err(failed)?;
+        let named = resolve_all(&view, &lost, &references)?;
+        let heads = heads_named(lost, &references);
         let damages = engine::damaged_records(&core.store, &monitor).map_err(failed)?;
-        let is_named =
-            |damage: &RecordDamage| matches!(damage.record, RecordName::Snapshot(id) if named.contains(&id));
+        let is_meant = |damage: &RecordDamage| match damage.record {
+            RecordName::Snapshot(id) => named.contains(&id),
+            RecordName::Head { id, .. } => heads.contains(&id),
+            RecordName::List(_) => false,
+        };
         let Some(source) = RecordMesh::new(core) else { return Ok(Vec::new()) };
-        let named = damages.into_iter().filter(is_named).collect();
+        let named = damages.into_iter().filter(is_meant).collect();
         engine::repair_records(&core.store, named, &source, &monitor).map_err(failed)?;
         Ok(source.answering(vault.id()))
     })
@@ -153,9 +161,24 @@ async fn look_for(
 }
 
 /// Snapshots by their references, also such whose records cannot be read; none twice.
-fn resolve_all(view: &VaultView, references: &[String]) -> Result<Vec<SnapshotId>, ApiError> {
+fn heads_named(lost: Vec<UnreadableHead>, references: &[String]) -> Vec<HeadId> {
+    let is_meant = |head: &UnreadableHead| references.iter().any(|reference| is_named(head, reference));
+    lost.into_iter().filter(is_meant).map(|head| head.id).collect()
+}
+
+/// Whether a reference is the beginning of this head's id, as `status` shows it.
+fn is_named(head: &UnreadableHead, reference: &str) -> bool {
+    reference.len() >= HEAD_REFERENCE_MIN && head.id.to_string().starts_with(&reference.to_lowercase())
+}
+
+fn resolve_all(
+    view: &VaultView,
+    lost: &[UnreadableHead],
+    references: &[String],
+) -> Result<Vec<SnapshotId>, ApiError> {
     let mut named: Vec<SnapshotId> = Vec::new();
-    for reference in references {
+    for reference in references.iter().filter(|reference| !lost.iter().any(|head| is_named(head, reference)))
+    {
         let id = engine::resolve_listed(view, reference).map_err(failed)?;
         if !named.contains(&id) {
             named.push(id);
@@ -199,7 +222,12 @@ fn forget_now(
     if request.scheduled {
         watch_clock(core)?;
     }
-    let plan = plan(core, &vault, &view, request)?;
+    let lost = match request.lost {
+        true => engine::unreadable_heads(&core.store, vault.id()).map_err(failed)?,
+        false => Vec::new(),
+    };
+    let plan = plan(core, &vault, &view, &lost, request)?;
+    let heads = heads_named(lost, &request.snapshots);
     let effect = engine::forget_effect(&vault, &view, &plan.forget).map_err(failed)?;
     // Rules count snapshots and know nothing of what is in them: the newest ones may be of a source that was lost.
     let by_rules = request.snapshots.is_empty() && !request.dry_run && !request.confirmed;
@@ -218,10 +246,16 @@ fn forget_now(
         false => Default::default(),
     };
     if request.lost && !request.dry_run && !request.confirmed {
-        let text =
-            format!("{} snapshots would be given up for good; nothing was forgotten", plan.forget.len());
+        let count = plan.forget.len() + heads.len();
+        let text = format!("{count} snapshots or heads would be given up for good; nothing was forgotten");
         return Err(ApiError::new(Code::ConfirmationNeeded, text)
             .with_hint("look with --dry-run what that means; --yes does it"));
+    }
+    if !request.dry_run {
+        for id in &heads {
+            engine::give_up_head(&vault, *id, &core.holder_addresses()).map_err(failed)?;
+            tracing::warn!(target: "forget", head = %id.short(), "an unreadable head is given up");
+        }
     }
     if !request.dry_run && !plan.forget.is_empty() {
         let forget = if request.lost { engine::forget_lost } else { engine::forget };
@@ -247,6 +281,7 @@ fn forget_now(
         kept,
         freed_bytes: effect.freed_bytes,
         live_bytes: effect.live_bytes,
+        heads,
         asked,
         not_asked,
         gc: None,
@@ -257,6 +292,7 @@ fn plan(
     core: &Core,
     vault: &Vault,
     view: &VaultView,
+    lost: &[UnreadableHead],
     request: &ForgetRequest,
 ) -> Result<ForgetPlan, ApiError> {
     if request.snapshots.is_empty() {
@@ -264,7 +300,7 @@ fn plan(
         return Ok(engine::plan_forget(vault, view, &rules, core.now(), &TimeZone::system()));
     }
     if request.lost {
-        let named = resolve_all(view, &request.snapshots)?;
+        let named = resolve_all(view, lost, &request.snapshots)?;
         return engine::plan_lost(vault, view, &named).map_err(failed);
     }
     let mut named: Vec<SnapshotId> = Vec::new();
