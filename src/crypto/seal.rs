@@ -213,13 +213,21 @@ fn decrypt(keys: &EpochKeys, aad: &[u8], sealed: &[u8], out: &mut Vec<u8>) -> Re
 pub struct Sealer {
     compressor: Option<Compressor>,
     check: Opener,
+    /// The memory flips a bit of what was just sealed.
+    #[cfg(test)]
+    trouble: bool,
 }
 
 impl Sealer {
     /// `level`: zstd level, or `None` to store everything as it is.
     pub fn new(level: Option<i32>) -> Result<Self, SealError> {
         let compressor = level.map(Compressor::new).transpose().map_err(SealError::Compress)?;
-        Ok(Self { compressor, check: Opener::new() })
+        Ok(Self {
+            compressor,
+            check: Opener::new(),
+            #[cfg(test)]
+            trouble: false,
+        })
     }
 
     /// Seals `plaintext` with the newest epoch, appends it to `out`, and opens it again before it returns.
@@ -246,6 +254,8 @@ impl Sealer {
         let codec = self.append_payload(plaintext, out)?;
         let subject = Subject { epoch, kind, codec, id: *id.as_bytes(), length: length_u32(plaintext.len()) };
         encrypt_in_place(epoch_keys, salt, &subject.aad(keys.vault), out, start)?;
+        #[cfg(test)]
+        self.suffer(&mut out[start..]);
         // Compared with the original, which says more than its hash and costs less.
         match self.check.decode(keys, &subject, &out[start..]) {
             Ok(opened) if opened == plaintext => {}
@@ -276,8 +286,15 @@ impl Sealer {
         out.extend_from_slice(&self.check.payload);
         let anew = Subject { epoch, ..*subject };
         encrypt_in_place(epoch_keys, salt, &anew.aad(keys.vault), out, start)?;
+        #[cfg(test)]
+        self.suffer(&mut out[start..]);
         self.check.open(keys, &anew, &out[start..]).map_err(SealError::Unsound)?;
         Ok(SealedAs { codec: subject.codec, sealed_length: length_u32(out.len() - start) })
+    }
+
+    #[cfg(test)]
+    fn suffer(&self, sealed: &mut [u8]) {
+        sealed[NONCE_BYTES] ^= u8::from(self.trouble);
     }
 
     /// Appends the compressed form, or the plaintext when that is not longer. Public for `benches/stages.rs`.
@@ -453,6 +470,36 @@ mod tests {
             let (subject, sealed) = seal(&keys, Kind::Data, &plaintext);
             let mut opener = Opener::new();
             prop_assert_eq!(opener.open(&keys, &subject, &sealed).unwrap(), plaintext.as_slice());
+        }
+    }
+
+    /// A bit that memory flips between sealing and writing would be found when the only other copy is gone.
+    #[test]
+    fn what_does_not_open_again_is_never_handed_on() {
+        let keys = Phrase::generate().root().vault_keys(Epoch(0));
+        let (subject, sealed) = seal(&keys, Kind::Data, b"plaintext");
+        let mut sealer = Sealer::new(Some(3)).unwrap();
+        sealer.trouble = true;
+        let (salt, mut out) = (Salt([7; 32]), Vec::new());
+        let id = keys.chunk_id(Kind::Data, b"plaintext");
+        let done = sealer.seal(&keys, &salt, Kind::Data, id, b"plaintext", &mut out);
+        assert!(matches!(done, Err(SealError::Unsound(_))), "{done:?}");
+        let done = sealer.reseal(&keys, &salt, &subject, &sealed, &mut Vec::new());
+        assert!(matches!(done, Err(SealError::Unsound(_))), "{done:?}");
+    }
+
+    /// Whoever has the keys can seal anything under any name; nobody who opens it takes it for that.
+    #[test]
+    fn a_plaintext_under_the_name_of_another_one_is_refused() {
+        let keys = Phrase::generate().root().vault_keys(Epoch(0));
+        for text in [b"as it is".to_vec(), vec![b'a'; 5000]] {
+            let id = keys.chunk_id(Kind::Data, b"another one");
+            let mut out = Vec::new();
+            let mut sealer = Sealer::new(Some(3)).unwrap();
+            let made = sealer.seal(&keys, &Salt([7; 32]), Kind::Data, id, &text, &mut out).unwrap();
+            let (epoch, length) = (keys.newest_epoch(), text.len() as u32);
+            let subject = Subject { epoch, kind: Kind::Data, codec: made.codec, id: *id.as_bytes(), length };
+            assert!(matches!(Opener::new().open(&keys, &subject, &out), Err(OpenError::Id)));
         }
     }
 

@@ -2,10 +2,10 @@
 //!
 //! Packs with trees stay: listings, backups and collections read them all the time, and they are a hundredth of the whole.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::error::EngineError;
-use crate::base::{PeerId, limit};
+use crate::base::{PackId, PeerId, limit};
 use crate::crypto::Kind;
 use crate::store::{PackNumber, PackRow, Store};
 
@@ -35,6 +35,13 @@ pub fn choose_evicted(mut here: Vec<Cached>, most: u64, copies: u32) -> Vec<Cach
         chosen.push(pack);
     }
     chosen
+}
+
+/// Of packs that were chosen, those that at least `copies` of their holders have just proved to have. Only these may go.
+pub fn proven(chosen: &[Cached], proofs: &BTreeSet<(PeerId, PackId)>, copies: u32) -> Vec<PackRow> {
+    let proved =
+        |pack: &Cached| pack.holders.iter().filter(|peer| proofs.contains(&(**peer, pack.row.id))).count();
+    chosen.iter().filter(|pack| proved(pack) >= copies.max(1) as usize).map(|pack| pack.row).collect()
 }
 
 /// Own packs whose files are here, without `kept` ones and those that are damaged, and the holders that count of each.
@@ -106,5 +113,21 @@ mod tests {
         assert_eq!(chosen(&[pack(1, 10, 0), pack(2, 10, 1)], 0, 0), [2], "nobody else has the other one");
         let many: Vec<Cached> = (0..2000).map(|number| pack(number, 1, 1)).collect();
         assert_eq!(choose_evicted(many, 0, 1).len(), limit::EVICTED_AT_ONCE);
+    }
+
+    /// A receipt is a word; the pack may be gone since. What is given up here rests on what was shown just now.
+    #[test]
+    fn only_what_enough_holders_have_just_proved_is_given_up() {
+        let (peer, here) = (|n| PeerId::new([n; 32]), [pack(1, 10, 2), pack(2, 10, 2), pack(3, 10, 3)]);
+        let proof = |holder, at: usize| (peer(holder), here[at].row.id);
+        let gone = |proofs: &[(PeerId, PackId)], copies| {
+            let rows = proven(&here, &proofs.iter().copied().collect(), copies);
+            rows.iter().map(|row| row.number.0).collect::<Vec<_>>()
+        };
+        assert_eq!(gone(&[], 1), [0; 0]);
+        assert_eq!(gone(&[], 0), [0; 0], "without a wished copy one proof is asked for all the same");
+        let proofs = [proof(0, 0), proof(1, 0), proof(0, 1), proof(0, 2), proof(9, 2)];
+        assert_eq!(gone(&proofs, 2), [1], "a stranger's proof is none");
+        assert_eq!(gone(&proofs, 1), [1, 2, 3]);
     }
 }

@@ -137,12 +137,13 @@ impl Ledger {
         self.offered.values().flatten().map(|(peer, _)| *peer).collect()
     }
 
-    /// Begins to look for packs with fewer than `copies` holders.
-    pub fn wanting(&mut self, now: Duration, copies: u32) -> Wanting {
+    /// Begins to look for packs with fewer than `copies` holders, among those that this device's head lists: holders take no
+    /// others, and a backup under way has packs that no head lists yet.
+    pub fn wanting(&mut self, now: Duration, copies: u32, listed: HashSet<PackId>) -> Wanting {
         self.forget_old(now);
         let peers = |peers: &[(PeerId, Duration)]| peers.iter().map(|(peer, _)| *peer).collect();
         let under_way = self.offered.iter().map(|(pack, offers)| (*pack, peers(offers))).collect();
-        Wanting { copies: copies as usize, under_way, found: Vec::new() }
+        Wanting { copies: copies as usize, listed, under_way, found: Vec::new() }
     }
 
     /// What was found: whether anything wants a holder decides how often all are asked for their room.
@@ -209,6 +210,7 @@ impl Ledger {
 /// Looks through the own packs for those with too few copies.
 pub struct Wanting {
     copies: usize,
+    listed: HashSet<PackId>,
     under_way: HashMap<PackId, Vec<PeerId>>,
     found: Vec<Want>,
 }
@@ -216,6 +218,9 @@ pub struct Wanting {
 impl Wanting {
     /// One pack, of that length in bytes, and the holders whose receipts count.
     pub fn meet(&mut self, pack: PackId, bytes: u64, mut holders: Vec<PeerId>) {
+        if !self.listed.contains(&pack) {
+            return;
+        }
         for peer in self.under_way.get(&pack).into_iter().flatten() {
             if !holders.contains(peer) {
                 holders.push(*peer);
@@ -293,9 +298,19 @@ mod tests {
     }
 
     fn wanted(ledger: &mut Ledger, now: Duration, packs: &[PackId], copies: u32) -> Vec<Want> {
-        let mut wanting = ledger.wanting(now, copies);
+        let mut wanting = ledger.wanting(now, copies, packs.iter().copied().collect());
         packs.iter().for_each(|pack| wanting.meet(*pack, 1, Vec::new()));
         wanting.finish()
+    }
+
+    /// A holder pulls what a signed head lists; an offer of anything else is declined, over and over.
+    #[test]
+    fn a_pack_that_no_head_lists_is_offered_to_nobody() {
+        let (mut ledger, packs) = (Ledger::default(), packs(3));
+        let mut wanting = ledger.wanting(T0, 2, packs[..2].iter().copied().collect());
+        packs.iter().for_each(|pack| wanting.meet(*pack, 1, Vec::new()));
+        let found: Vec<PackId> = wanting.finish().into_iter().map(|(pack, ..)| pack).collect();
+        assert_eq!(found, packs[..2]);
     }
 
     #[test]

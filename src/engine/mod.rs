@@ -55,7 +55,7 @@ pub use backup::{
     BackupOptions, BackupResult, Fate, Listener, PreviewResult, backup, backup_stream, preview,
 };
 pub use borrow::{confirm_borrowed, is_revoked, keep_here, packs_elsewhere, read_again, referred_elsewhere};
-pub use cache::{Cached, cached_packs, choose_evicted, tree_packs};
+pub use cache::{Cached, cached_packs, choose_evicted, proven, tree_packs};
 pub use carry::{ImportResult, Room, export, import};
 pub use chain::UnreadableHead;
 pub use copies::{CopyCounts, Place, copy_counts, locked_copy_counts, record_receipt, void_head_receipt};
@@ -94,7 +94,9 @@ pub use records::{
 pub use recover::index_remote_pack;
 pub use reference::{resolve, resolve_listed};
 pub use regain::{RegainResult, note_damage, plan_regain, regain};
-pub use repair::{Damage, RepairPlan, RepairResult, plan_repair, run_repair, undo_repair};
+pub use repair::{
+    Damage, RepairPlan, RepairResult, look_over, plan_repair, read_sound, run_repair, undo_repair,
+};
 pub use restore::{RestoreAction, RestoreChange, RestoreOptions, RestoreResult, restore};
 pub use revocations::{Revocations, keep_revocation, revocations};
 pub use stats::{ChunkSums, Sums, snapshot_sums, vault_sums};

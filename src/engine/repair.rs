@@ -9,8 +9,8 @@ use super::error::EngineError;
 use super::monitor::Monitor;
 use super::pull::{PackSource, pull_cells};
 use crate::base::{ByteSize, PackId, PeerId, limit};
-use crate::pack::{Outboard, cell_count};
-use crate::store::{Quarantined, Store, StoreError};
+use crate::pack::{CellRange, Outboard, cell_count};
+use crate::store::{PackFile, Quarantined, Store, StoreError};
 
 /// What is wrong with a pack's file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,6 +81,41 @@ impl Damage {
     pub fn bytes_wanted(&self) -> u64 {
         (self.cells.len() * limit::CELL_BYTES) as u64
     }
+}
+
+/// Of packs that are here, those whose bytes are what they should be, and what is wrong with the others: what is confirmed
+/// is looked at first.
+pub fn look_over(store: &Store, packs: &[PackId]) -> Result<(Vec<PackId>, Vec<Damage>), EngineError> {
+    let (mut sound, mut damages) = (Vec::new(), Vec::new());
+    for id in packs {
+        let Some(row) = store.pack_by_id(*id)? else { continue };
+        match Damage::examine(store, *id, row.bytes)? {
+            None => sound.push(*id),
+            Some(damage) => damages.push(damage),
+        }
+    }
+    Ok((sound, damages))
+}
+
+/// Reads cells of a pack of `bytes` bytes to give them to somebody else, each compared with the outboard first: rot is never
+/// passed on.
+///
+/// # Errors
+/// [`StoreError::DamagedFile`] when one of them is not what it should be.
+pub fn read_sound(
+    file: &PackFile,
+    pack: PackId,
+    bytes: u64,
+    cells: CellRange,
+    outboard: &Outboard,
+) -> Result<Vec<u8>, StoreError> {
+    let mut data = vec![0u8; usize::try_from(cells.length(bytes)).unwrap_or(0)];
+    file.read_at(cells.offset(), &mut data)?;
+    let mut each = data.chunks(limit::CELL_BYTES).enumerate();
+    if each.all(|(at, cell)| outboard.matches(cells.first + at, cell)) {
+        return Ok(data);
+    }
+    Err(StoreError::DamagedFile(format!("pack {pack}")))
 }
 
 /// What a repair will do, in order.

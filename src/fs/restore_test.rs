@@ -1,13 +1,16 @@
 //! Restores into real directories: exactness, refusal of hostile snapshots, and of what others plant in the way.
 
 use std::fs;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{CWD, FileType, Mode, XattrFlags, mknodat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, XattrFlags, mknodat, openat2};
+use rustix::io::Errno;
 
+use super::directory::open_beneath;
 use super::{
     Begin, FsError, Lost, Outcome, Overwrite, Removal, RestoreOptions, Segment, SkipReason, Target,
     TargetDir, Walk, WalkEvent, WalkOptions, open_file,
@@ -303,6 +306,47 @@ fn restore_through_a_handle_ignores_a_directory_swapped_for_a_symlink() {
         target.root().make_dir(&node(b"dir", NodeType::NodeDirectory)),
         Err(FsError::InTheWay(_))
     ));
+}
+
+/// The look at what is there and the opening of it are two steps, and what is opened by an earlier path has had a look
+/// long ago: only the opening itself can refuse.
+#[test]
+fn opening_a_name_follows_no_link_and_leads_nowhere_else() {
+    let (_keep, base) = place();
+    let (to, outside) = (base.join("to"), base.join("outside"));
+    fs::create_dir_all(to.join("dir/inner")).unwrap();
+    fs::create_dir(&outside).unwrap();
+    fs::write(outside.join("secret"), b"secret").unwrap();
+    fs::write(to.join("file"), b"content").unwrap();
+    for (name, leads) in
+        [("up", "../outside"), ("far", "/"), ("here", "dir"), ("self", "self"), ("text", "file")]
+    {
+        symlink(leads, to.join(name)).unwrap();
+    }
+    let handle = fs::File::open(&to).unwrap();
+    let open = |name: &str, flags| open_beneath(handle.as_fd(), name.as_bytes(), flags);
+    let directory = OFlags::RDONLY | OFlags::DIRECTORY;
+    assert!(open("dir", directory).is_ok() && open("file", OFlags::RDONLY).is_ok());
+    for name in ["up", "far", "here", "self"] {
+        assert!(open(name, directory).is_err(), "{name}");
+        assert!(open(name, OFlags::PATH | OFlags::DIRECTORY).is_err(), "{name}");
+    }
+    assert!(open("text", OFlags::RDWR | OFlags::NONBLOCK).is_err());
+    // One that this restore made was swapped since.
+    let target = Target::open(&to, None, ALL).unwrap();
+    assert!(target.root().reopen(Path::new("dir/inner")).is_ok());
+    fs::rename(to.join("dir"), base.join("elsewhere")).unwrap();
+    symlink("../elsewhere", to.join("dir")).unwrap();
+    assert!(target.root().reopen(Path::new("dir/inner")).is_err());
+    // Where the kernel can, a name that is more than one stays below, too.
+    let whole = openat2(&handle, ".", directory, Mode::empty(), ResolveFlags::BENEATH);
+    if matches!(whole, Err(Errno::NOSYS | Errno::PERM)) {
+        eprintln!("without openat2: not supported here");
+        return;
+    }
+    for name in ["..", "../outside", "/", "../to/file"] {
+        assert_eq!(open(name, OFlags::PATH).err(), Some(Errno::XDEV), "{name}");
+    }
 }
 
 #[test]

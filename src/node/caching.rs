@@ -139,11 +139,7 @@ fn choose(core: &Arc<Core>) -> Result<Vec<Cached>, ApiError> {
 }
 
 fn give_up(core: &Arc<Core>, chosen: &[Cached], proven: &BTreeSet<(PeerId, PackId)>) -> Result<(), ApiError> {
-    let copies = core.settings().replication.copies.max(1) as usize;
-    let has_proved = |pack: &&Cached| {
-        pack.holders.iter().filter(|holder| proven.contains(&(**holder, pack.row.id))).count() >= copies
-    };
-    let rows: Vec<PackRow> = chosen.iter().filter(has_proved).map(|pack| pack.row).collect();
+    let rows = engine::proven(chosen, proven, core.settings().replication.copies);
     let gave_up = !rows.is_empty() && core.store.give_up(&rows).map_err(failed)?;
     core.caching.rest(!gave_up);
     if gave_up {

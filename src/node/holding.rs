@@ -19,7 +19,7 @@ use super::status;
 use crate::api::ApiError;
 use crate::base::{Code, HeadId, PackId, PeerId, VaultId, limit, random_bytes};
 use crate::engine::{
-    self, Damage, EngineError, Lending, Monitor, OWNERS_MAX, PULLS_MAX, Serving, Wish, WishKey, Wishes,
+    self, EngineError, Lending, Monitor, OWNERS_MAX, PULLS_MAX, Serving, Wish, WishKey, Wishes,
 };
 use crate::net::Net;
 use crate::snapshot::{Head, HeadSummary, PackSize, sign_receipt};
@@ -224,14 +224,7 @@ fn sound_or_mended(
     owner: PeerId,
     held: Vec<PackId>,
 ) -> Result<Vec<PackId>, ApiError> {
-    let (mut sound, mut damages) = (Vec::new(), Vec::new());
-    for id in held {
-        let Some(row) = core.store.pack_by_id(id).map_err(failed)? else { continue };
-        match Damage::examine(&core.store, id, row.bytes).map_err(failed)? {
-            None => sound.push(id),
-            Some(damage) => damages.push(damage),
-        }
-    }
+    let (mut sound, damages) = engine::look_over(&core.store, &held).map_err(failed)?;
     if !damages.is_empty() {
         let source = Mesh::new(core.clone(), net, Some(owner));
         let plan = engine::plan_repair(damages);

@@ -13,7 +13,7 @@ use super::source::Mesh;
 use super::{caching, chains, devices, sharing};
 use crate::api::ApiError;
 use crate::base::{Code, PackId, PeerId, VaultId};
-use crate::engine::{self, Candidate, Ledger, Monitor, ROUND_INTERVAL, ROUND_PAUSE, Vault, Want, Wanting};
+use crate::engine::{self, Candidate, Ledger, Monitor, ROUND_INTERVAL, ROUND_PAUSE, Vault, Want};
 use crate::net::Net;
 use crate::snapshot::{Head, PackSize, PeerAddress};
 use crate::store::NewPack;
@@ -138,9 +138,8 @@ async fn round(core: &Arc<Core>, vault: VaultId) -> Result<(), ApiError> {
         peers.iter().for_each(|peer| core.owning.forget_offers(*peer));
     }
     let copies = core.settings().replication.copies;
-    let wanting = core.owning.tell(|ledger, now| ledger.wanting(now, copies));
     let (confirmed, wanted) =
-        core.blocking(move |core| Ok((confirmed_by(core, vault)?, lacking(core, vault, wanting)?))).await?;
+        core.blocking(move |core| Ok((confirmed_by(core, vault)?, lacking(core, vault, copies)?))).await?;
     core.owning.tell(|ledger, _| ledger.note_wanted(&wanted));
     for peer in &peers {
         if core.owning.tell(|ledger, now| ledger.is_to_ask(now, *peer, confirmed.contains(peer))) {
@@ -200,12 +199,12 @@ fn confirmed_by(core: &Arc<Core>, vault: VaultId) -> Result<HashSet<PeerId>, Api
     Ok(all.into_iter().filter(|(_, _, _, head)| Some(*head) == newest).map(|(holder, ..)| holder).collect())
 }
 
-/// Own packs that want holders. Only packs that this device's head lists: holders take no others, and a backup under way
-/// has indexed packs that no head lists yet.
-fn lacking(core: &Arc<Core>, vault: VaultId, mut wanting: Wanting) -> Result<Vec<Want>, ApiError> {
+/// Own packs that want holders.
+fn lacking(core: &Arc<Core>, vault: VaultId, copies: u32) -> Result<Vec<Want>, ApiError> {
     let Some(head) = own_head(core, vault)? else { return Ok(Vec::new()) };
     let listed = engine::head_packs(&core.store, &head).map_err(failed)?;
-    let listed: HashSet<PackId> = listed.into_iter().map(|(id, _)| id).collect();
+    let listed = listed.into_iter().map(|(id, _)| id).collect();
+    let mut wanting = core.owning.tell(|ledger, now| ledger.wanting(now, copies, listed));
     let mut holders: HashMap<_, Vec<PeerId>> = HashMap::new();
     let counted = core.counted();
     core.store
@@ -219,7 +218,7 @@ fn lacking(core: &Arc<Core>, vault: VaultId, mut wanting: Wanting) -> Result<Vec
     let left = sharing::left_to_others(core, vault)?;
     core.store
         .for_each_pack(true, |row| {
-            if listed.contains(&row.id) && !left.contains(&row.id) {
+            if !left.contains(&row.id) {
                 wanting.meet(row.id, row.bytes, holders.remove(&row.number).unwrap_or_default());
             }
             true

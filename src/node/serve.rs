@@ -412,15 +412,7 @@ fn slices(core: &Arc<Core>, pack: PackId, ranges: &[wire::Range]) -> Result<wire
         let cells = cells.ok_or(ServeError::Status(Status::Refused))?;
         let length = cells.length(row.bytes);
         left = left.checked_sub(length).ok_or(ServeError::Status(Status::Refused))?;
-        let mut data = vec![0u8; length as usize];
-        file.read_at(cells.offset(), &mut data)?;
-        let sound = data
-            .chunks(limit::CELL_BYTES)
-            .enumerate()
-            .all(|(at, cell)| outboard.matches(cells.first + at, cell));
-        if !sound {
-            return Err(ServeError::Store(StoreError::DamagedFile(pack.to_string())));
-        }
+        let data = engine::read_sound(&file, pack, row.bytes, cells, &outboard)?;
         response.slices.push(wire::Slice {
             offset: cells.offset(),
             data: data.into(),

@@ -102,3 +102,27 @@ pub fn open_device_name(certificate: &Certificate, keys: &VaultKeys) -> Option<S
     let end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
     Some(String::from_utf8_lossy(&name[..end]).into_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::Phrase;
+
+    /// Whoever could make one could write to the vault.
+    #[test]
+    fn a_certificate_holds_only_as_the_vaults_own_key_signed_it() {
+        let (root, device) = (Phrase::generate().root(), DeviceKeys::generate("d"));
+        let (admin, keys) = (root.admin(), root.vault_keys(Epoch(0)));
+        let (peer, now) = (PeerId::new([1; 32]), Moment::from_millis(1));
+        let signed = issue_certificate(&admin, &keys, &device, peer, now).unwrap();
+        assert_eq!(Certificate::verify(&signed).unwrap().device, device.id());
+        // Another vault's owner signs the same words, and somebody puts another node into them.
+        let stranger = Phrase::generate().root().admin();
+        let forged = crypto::sign(&stranger, Context::Certificate, signed.body.clone());
+        assert!(matches!(Certificate::verify(&forged), Err(HeadError::Signature(_))));
+        let mut altered = signed.clone();
+        let at = altered.body.windows(32).position(|part| part == peer.as_bytes()).unwrap();
+        altered.body[at] ^= 1;
+        assert!(matches!(Certificate::verify(&altered), Err(HeadError::Signature(_))));
+    }
+}

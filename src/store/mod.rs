@@ -5,6 +5,8 @@
 //! rows of packs published since the last commit (found again by [`Store::unindexed_packs`]). Never lost: anything
 //! whose publication returned `Ok`. The index is rebuildable; it is never the only copy of anything.
 
+#[cfg(test)]
+mod durable_test;
 mod error;
 mod files;
 mod index;

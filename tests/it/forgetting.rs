@@ -112,6 +112,30 @@ fn the_configured_rules_forget() {
     );
 }
 
+/// What expires by the clock waits for one more look while the clock is odd.
+#[test]
+fn a_clock_that_jumped_keeps_the_schedule_from_forgetting() {
+    let (node, ids) = node_with(5);
+    let mut node = node.with("retention.keep_last", "4");
+    // When it was last looked at it showed a time that is still to come.
+    fs::write(node.repo().join("members/clock.json"), r#"{"time":4102444800000}"#).unwrap();
+    node.start();
+    let last = |began: &Value| {
+        node.run(&["schedule", "run", "forget"]).exits(0);
+        until("the task has run", &[&node], || {
+            let tasks = node.run(&["schedule", "list"]).exits(0).json();
+            let task = tasks.as_array().unwrap().iter().find(|task| task["id"] == "forget").cloned().unwrap();
+            (task["running"] == false && task["last"]["began"] != *began).then(|| task["last"].clone())
+        })
+    };
+    let refused = last(&Value::Null);
+    assert_eq!(refused["code"], "CLOCK_ODD", "{refused}");
+    assert_eq!(live(&node), ids);
+    let done = last(&refused["began"]);
+    assert_eq!(done["success"], true, "{done}");
+    assert_eq!(live(&node), ids[1..]);
+}
+
 #[test]
 fn garbage_is_collected_by_its_rhythm() {
     let (node, ids) = node_with(3);

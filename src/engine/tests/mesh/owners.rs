@@ -116,7 +116,8 @@ impl World {
         self.truth_of_counted(owner, &counted);
         let (now, copies) = (self.uptime(), self.shape.copies);
         let of = &mut self.owners[owner];
-        let mut wanting = of.ledger.wanting(now, copies);
+        let listed = of.packs.clone().map(|pack| self.packs[pack]).collect();
+        let mut wanting = of.ledger.wanting(now, copies, listed);
         for pack in of.packs.clone() {
             let holders = of.receipts.get(&pack).into_iter().flatten().filter(|holder| counted[**holder]);
             let holders = holders.map(|holder| self.holders[*holder].peer).collect();
