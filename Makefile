@@ -13,7 +13,7 @@ TOOL_COMMANDS := rsync setfattr setfacl ip tc nft
 PROMTOOL_PACKAGE := prometheus
 
 .DEFAULT_GOAL := help
-.PHONY: build test test-integration test-long test-forgetting test-history test-mesh test-crashes test-full bench bench-peers bench-forget bench-chunks bench-memory bench-mesh bench-checks lint demo drill install clean help tools
+.PHONY: build test sabotage test-kills test-integration test-long test-forgetting test-history test-mesh test-crashes test-full bench bench-peers bench-forget bench-chunks bench-memory bench-mesh bench-checks lint demo drill install clean help tools
 
 build: ## Build the program
 	$(CARGO) build --release --locked
@@ -55,6 +55,12 @@ test-crashes: ## A million disks as a power cut may leave them, some hours; SEED
 
 test-full: ## Backup, pull, gc and index work with every 256 KiB left of a full disk; needs the right to mount
 	STEPS=all $(CARGO) test --release --locked --lib engine::tests::full -- --nocapture
+
+sabotage: ## Wake deliberate faults in a copy, one by one: each must be noticed by a test; leaves its table in docs/RELIABILITY.md
+	benches/fill.py docs/RELIABILITY.md SABOTAGE scripts/sabotage.py
+
+test-kills: build ## Kill daemons and commands at random moments of all they do, some hours; SEED=n ROUNDS=n KINDS="gc join…" choose; leaves its table in docs/RELIABILITY.md
+	SHADOWVAULT=$(abspath $(BINARY)) benches/fill.py docs/RELIABILITY.md KILLS scripts/kill_matrix.py $(or $(SEED),1) $(or $(ROUNDS),30) $(KINDS)
 
 # Each leaves what it printed in docs/BENCHMARKS.md.
 bench: ## Time each stage of a backup beside the library it stands on

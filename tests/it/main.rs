@@ -24,6 +24,7 @@ mod refusal;
 mod repair;
 mod restoring;
 mod running;
+mod sabotage;
 mod schedule;
 mod selecting;
 mod settings;
