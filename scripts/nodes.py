@@ -54,6 +54,7 @@ class Node:
         self.env |= {
             "XDG_CONFIG_HOME": os.path.join(work, "config"),
             "XDG_RUNTIME_DIR": work,
+            "XDG_STATE_HOME": os.path.join(work, "state"),
             "SHADOWVAULT_PASSPHRASE_FILE": secret,
             "SHADOWVAULT_LISTEN_PORT": "0",
             "SHADOWVAULT_METRICS_PORT": "0",

@@ -148,6 +148,15 @@ pub enum Happening {
     },
     /// The vault's keys were opened.
     Unlocked,
+    /// A write to the data directory failed, or its index is damaged: nothing more is accepted, and the node ends.
+    StoreFailed {
+        /// The code of what happened.
+        code: String,
+    },
+    /// The data directory is out of reach: unmounted, or its disk does not answer.
+    StoreUnavailable,
+    /// The data directory is back.
+    StoreAvailable,
     /// The node is stopping.
     ShuttingDown,
 }

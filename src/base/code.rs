@@ -190,6 +190,15 @@ codes! {
     Internal "INTERNAL" Resource Never 500 1;
 }
 
+impl Code {
+    /// Of a write that the system refused: for want of space or quota, or else.
+    pub fn of_refused_write(error: &std::io::Error) -> Self {
+        use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+        let is_full = matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge);
+        if is_full { Self::StorageFull } else { Self::IoFailed }
+    }
+}
+
 /// An error that has a stable code.
 pub trait Coded: std::error::Error {
     /// The code.

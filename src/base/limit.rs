@@ -190,6 +190,11 @@ pub const CHECKPOINT_EVERY: Duration = Duration::from_secs(300);
 
 // ---- Store -----------------------------------------------------------------------------------------------
 
+/// An index up to this length in bytes is checked whenever it is opened: some 50 ms for 16 MiB, a third of what deriving a
+/// key takes.
+pub const INDEX_CHECKED_BYTES: u64 = 16 * MIB as u64;
+/// The same when a daemon opens it: some seconds.
+pub const INDEX_CHECKED_LONG_BYTES: u64 = 1024 * MIB as u64;
 /// redb's page cache. The default is 1 GiB, which would break the memory budget.
 pub const INDEX_CACHE_BYTES: usize = 16 * MIB;
 /// Index rows waiting for a commit; 20,000 rows a commit run at 93,000 rows/s.
@@ -428,6 +433,16 @@ pub const API_TOKEN_BYTES_MIN: usize = 16;
 pub const API_TOKEN_BYTES_MAX: usize = 4096;
 /// A passphrase or recovery phrase in bytes, as read from a file, a command or a variable.
 pub const PASSPHRASE_BYTES_MAX: usize = 4 * KIB;
+/// Data directories that are remembered on one machine; who has more hears of the newest.
+pub const PLACES_MAX: usize = 32;
+/// The file of those in bytes: paths have up to 4 KiB.
+pub const PLACES_BYTES_MAX: u64 = 128 * 1024;
+/// Between two looks whether the data directory is there: a person who pulled the wrong cable sees it at once.
+pub const DISK_LOOK: Duration = Duration::from_secs(5);
+/// A disk that has not answered such a look by then counts as out of reach; one that wakes up needs up to ten seconds.
+pub const DISK_PATIENCE: Duration = Duration::from_secs(15);
+/// How long `status` waits for the disk before it tells what is in memory.
+pub const STATUS_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a node may take to stop.
 pub const SHUTDOWN: Duration = Duration::from_secs(10);
 // ---- Jobs and events of a node -----------------------------------------------------------------------------

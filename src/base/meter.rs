@@ -181,6 +181,8 @@ metrics_table! {
         RATE_LIMITED "rate_limited_total" "scope" ["peer" "ip"] "Requests refused because one asked too often.";
         SCHEDULER_RUNS "scheduler_runs_total" "outcome" ["success" "incomplete" "retry" "failure"]
             "Runs of scheduled tasks by how they ended.";
+        STORE_FAILURES "store_failures_total" "kind" ["write" "index" "away"]
+            "Times that the data directory failed a write, that its index turned out damaged, or that it went out of reach.";
         CONFIG_RELOADS "config_reloads_total" "outcome" ["success" "failure"] "Reloads of the configuration.";
     }
     gauges {

@@ -56,6 +56,10 @@ pub(super) async fn run(session: &Session<'_>) -> Result<u8, ApiError> {
     let deadline = signals.stop.borrow().unwrap_or_else(Instant::now) + limit::SHUTDOWN;
     let stopped = timeout_at(deadline, node.shutdown()).await;
     drop(service);
+    // However it was told to stop: whoever watches over it must see that it could not go on.
+    if let Some(error) = node.failure() {
+        return Err(error);
+    }
     stopped.unwrap_or_else(|_| {
         let message = format!("the node did not stop within {} s", limit::SHUTDOWN.as_secs());
         Err(ApiError::new(Code::Internal, message).with_hint("what was committed is safe"))
@@ -64,12 +68,13 @@ pub(super) async fn run(session: &Session<'_>) -> Result<u8, ApiError> {
     Ok(0)
 }
 
-/// Reloads when asked to, and passes changed settings on, until a signal says to stop.
+/// Reloads when asked to, and passes changed settings on, until a signal says to stop or the node cannot go on.
 async fn attend(node: &Arc<Node>, levels: &Levels, clients: &Clients, signals: &mut Signals) {
     let mut settings = node.settings();
     loop {
         tokio::select! {
             _ = signals.stop.wait_for(Option::is_some) => return,
+            () = node.failed() => return,
             Some(()) = signals.reload.recv() => {
                 // The node logs how it went, and keeps the old settings if it went wrong.
                 node.reload().await.ok();

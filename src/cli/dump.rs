@@ -73,7 +73,9 @@ async fn copy(mut dump: Dump, mut write: impl FnMut(&[u8]) -> Result<(), ApiErro
 /// A regular file is replaced when all is there, so that a part never looks like the whole; anything else that is
 /// there already (a device, a pipe) is written to as it is.
 async fn into_file(dump: Dump, path: &Path) -> Result<u64, ApiError> {
-    let failed = |error: io::Error| ApiError::new(Code::IoFailed, format!("{}: {error}", path.display()));
+    let failed = |error: io::Error| {
+        ApiError::new(Code::of_refused_write(&error), format!("{}: {error}", path.display()))
+    };
     if fs::metadata(path).is_ok_and(|there| !there.is_file()) {
         let mut file = OpenOptions::new().write(true).open(path).map_err(failed)?;
         return copy(dump, |bytes| file.write_all(bytes).map_err(failed)).await;

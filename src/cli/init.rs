@@ -253,7 +253,10 @@ impl PhraseFile {
     /// A new file, or what an earlier `init` with these settings left of it.
     fn create(path: &Path, settings: &Settings) -> Result<Self, ApiError> {
         let failed = |error: io::Error| {
-            ApiError::new(Code::IoFailed, format!("creating the phrase file {}: {error}", path.display()))
+            ApiError::new(
+                Code::of_refused_write(&error),
+                format!("creating the phrase file {}: {error}", path.display()),
+            )
         };
         match create_private(path) {
             Ok(file) => Ok(Self { path: path.to_owned(), file, phrase: None }),

@@ -22,6 +22,7 @@ mod input;
 mod job;
 mod jobs;
 mod join;
+mod limits;
 mod logging;
 mod ls;
 mod output;
@@ -62,6 +63,8 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Err(refusal) => return refuse(&refusal, arguments.iter().any(|argument| argument == "--json")),
     };
     let output = Output::new(&cli.globals);
+    quiet_index_checks();
+    limits::settle();
     let result = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -73,6 +76,16 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             result
         });
     ExitCode::from(output.end(result))
+}
+
+/// A damaged index fails checks inside redb by panics that are caught and told as what they are.
+fn quiet_index_checks() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !crate::store::is_guarded() {
+            usual(panic);
+        }
+    }));
 }
 
 /// Help and version, which are "errors" of clap that succeed, and arguments that make no sense.

@@ -113,14 +113,9 @@ pub(super) fn render_found(summary: &RecoverSummary) -> String {
 
 pub(super) async fn rebuild_index(session: &Session<'_>) -> Result<u8, ApiError> {
     let settings = session.load()?.settings;
-    if !settings.repository_path.exists() {
-        let shown = settings.repository_path.display().to_string();
-        return Err(ApiError::new(Code::VaultNotFound, format!("there is nothing at {shown}"))
-            .with_hint("name the data directory with --repo or in the configuration"));
-    }
     // Without keys it makes what a holder needs; a prompt would be wrong on a storage-only node.
     let passphrase = session.passphrases().given()?.map(Text::into_passphrase);
-    let work = tokio::task::spawn_blocking(move || node::rebuild_index(&settings, passphrase)).await;
+    let work = tokio::task::spawn_blocking(move || node::rebuild_index(&settings, passphrase.as_ref())).await;
     let summary =
         work.unwrap_or_else(|_| Err(ApiError::new(Code::Internal, "rebuilding the index panicked")))?;
     session.output.show(&summary, render_rebuilt);

@@ -230,7 +230,8 @@ impl Coded for EngineError {
             Self::NotLost(_) => Code::UsageInvalid,
             Self::HeadsLost | Self::RootUnreadable(_) | Self::RootBroken { .. } => Code::StorageCorrupted,
             Self::DeviceRevoked => Code::DeviceRevoked,
-            Self::InputBroken(_) | Self::Scratch(_) => Code::IoFailed,
+            Self::InputBroken(_) => Code::IoFailed,
+            Self::Scratch(error) => Code::of_refused_write(error),
             Self::Cancelled => Code::Cancelled,
             Self::Stopped => Code::Internal,
         }

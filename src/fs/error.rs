@@ -117,7 +117,7 @@ impl Coded for FsError {
 /// The code of an error of the operating system. A full quota counts as a full disk.
 fn code_of(error: &io::Error) -> Code {
     match Errno::from_io_error(error) {
-        Some(Errno::NOSPC | Errno::DQUOT) => Code::StorageFull,
+        Some(Errno::NOSPC | Errno::DQUOT | Errno::FBIG) => Code::StorageFull,
         Some(Errno::ACCESS | Errno::PERM | Errno::ROFS) => Code::PermissionDenied,
         _ => Code::IoFailed,
     }

@@ -28,13 +28,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// Binds the control socket: mode 0600, in a directory that is made with 0700 if it is missing.
 ///
 /// A socket that nobody listens on is replaced. [`Code::StorageBusy`] when a daemon answers on it,
-/// [`Code::PermissionDenied`] when others could replace it, [`Code::IoFailed`] for the rest.
+/// [`Code::PermissionDenied`] when others could replace it, [`Code::StorageFull`] where there is no room for it,
+/// [`Code::IoFailed`] for the rest.
 /// Must be called within a Tokio runtime.
 pub fn bind(path: &Path) -> Result<UnixListener, ApiError> {
     let failed = |source: io::Error| {
         let code = match source.kind() {
             io::ErrorKind::PermissionDenied => Code::PermissionDenied,
-            _ => Code::IoFailed,
+            _ => Code::of_refused_write(&source),
         };
         ApiError::new(code, format!("binding the control socket {}: {source}", path.display()))
     };

@@ -51,6 +51,9 @@ pub enum NetError {
     /// The peer has too much to do, or this node asked too much of it.
     #[error("{0} is busy")]
     Busy(PeerId),
+    /// The peer cannot reach its own disk, so it can tell nothing about what it has: as if it were away.
+    #[error("{0} cannot reach its disk at present")]
+    Unavailable(PeerId),
     /// The connection ended before the answer came.
     #[error("the connection to {peer} broke: {reason}")]
     Broken {
@@ -106,7 +109,7 @@ impl Coded for NetError {
         match self {
             Self::Myself(_) => Code::UsageInvalid,
             Self::NoAddress(_) => Code::PeerNotFound,
-            Self::Unreachable { .. } => Code::NetworkUnreachable,
+            Self::Unreachable { .. } | Self::Unavailable(_) => Code::NetworkUnreachable,
             Self::NotAdmitted(_) | Self::NotMember(_) => Code::Unauthorized,
             Self::OtherVersion(_) => Code::PeerIncompatible,
             Self::Timeout { .. } => Code::NetworkTimeout,
@@ -134,6 +137,7 @@ impl Coded for NetError {
             Self::Unreachable { .. } => {
                 "check that the daemon runs there and that its port is open in the firewall".to_owned()
             }
+            Self::Unavailable(_) => "look at `shadowvault status` on that machine: is its disk mounted?".to_owned(),
             Self::NotAdmitted(_) => {
                 "add this node there: run `shadowvault id` here and `shadowvault peers add` there".to_owned()
             }

@@ -396,10 +396,11 @@ impl Net {
             Err(_) => return Err(NetError::Timeout { peer, after }),
         };
         meter::MESSAGES_RECEIVED.add(1);
-        if P::status(&response) == i32::from(Status::Busy) {
-            return Err(NetError::Busy(peer));
+        match Status::try_from(P::status(&response)) {
+            Ok(Status::Busy) => Err(NetError::Busy(peer)),
+            Ok(Status::Unavailable) => Err(NetError::Unavailable(peer)),
+            _ => Ok(response),
         }
-        Ok(response)
     }
 
     /// Whether there is a connection with the rights that this node would give a new one.

@@ -18,6 +18,7 @@ use super::caching::Caching;
 use super::chains::OwnChain;
 use super::clocks::Clocks;
 use super::devices::{self, Knocks};
+use super::disk::{self, Disk};
 use super::door::Doors;
 use super::ending::{Hook, Hooks};
 use super::error::{failed, locked, no_network, panicked};
@@ -38,11 +39,11 @@ use super::sharing::Sharing;
 use super::source::Pulling;
 use super::twins::Twins;
 use super::upkeep::OnHold;
-use super::{Mode, auditing, releasing};
+use super::{Mode, auditing, places, releasing, setup};
 use crate::api::{ApiError, Happening};
 use crate::base::{Clock, Code, Moment, PeerId, SystemClock, VaultId, limit, meter};
 use crate::chunker::ChunkSizes;
-use crate::config::Settings;
+use crate::config::{LocalCopy, Settings};
 use crate::crypto::{NodeKey, Passphrase, Secret};
 use crate::engine::{self, Vault, VaultOptions};
 use crate::net::{Limits, Members, Net, NetConfig, NetEvent};
@@ -68,6 +69,7 @@ impl Priority {
 pub(super) struct Core {
     pub(super) settings: watch::Sender<Arc<Settings>>,
     pub(super) store: Arc<Store>,
+    pub(super) disk: Disk,
     pub(super) key: NodeKey,
     pub(super) clock: Arc<dyn Clock>,
     vault_id: OnceLock<VaultId>,
@@ -129,7 +131,8 @@ impl Core {
         passphrase: Option<Passphrase>,
         mode: Mode,
     ) -> Result<Arc<Self>, ApiError> {
-        let store = Arc::new(open_store(&settings, mode).map_err(failed)?);
+        let store = Arc::new(open_store(&settings, passphrase.as_ref(), mode)?);
+        places::remember(store.dir());
         Self::over(store, settings, passphrase, mode)
     }
 
@@ -154,6 +157,7 @@ impl Core {
         let core = Arc::new(Self {
             key: NodeKey::from_seed(&Secret::new(seed)),
             store,
+            disk: Disk::default(),
             clock: Arc::new(SystemClock),
             vault_id: OnceLock::new(),
             vault: RwLock::new(None),
@@ -208,6 +212,7 @@ impl Core {
         }
         core.store.limit_disk(core.settings().storage.disk_limit);
         if mode == Mode::Daemon {
+            disk::attend(&core);
             exposition::start();
             core.load_jobs();
             auditing::load(&core);
@@ -284,6 +289,7 @@ impl Core {
         self.tasks.spawn(self.clone().own_loop());
         self.tasks.spawn(devices::knock_loop(self.clone()));
         if mode == Mode::Daemon {
+            self.tasks.spawn(disk::run_loop(self.clone()));
             self.tasks.spawn(self.clone().hold_loop());
             self.tasks.spawn(self.clone().hold_upkeep());
             self.tasks.spawn(schedule::run_loop(self.clone()));
@@ -548,17 +554,41 @@ impl Core {
     }
 }
 
-/// Opens the store. A daemon waits for a short command that has it open; two daemons still part clearly.
-fn open_store(settings: &Settings, mode: Mode) -> Result<Store, StoreError> {
-    let began = Instant::now();
-    loop {
-        match Store::open(&settings.repository_path) {
-            Err(StoreError::Busy(_)) if mode == Mode::Daemon && began.elapsed() < LOCK_PATIENCE => {
-                std::thread::sleep(Duration::from_millis(100));
-            }
-            other => return other,
-        }
+/// Opens the store. A daemon waits for a short command that has it open (two daemons still part clearly), checks its index,
+/// and makes a damaged one anew where it has all keys that this takes.
+fn open_store(settings: &Settings, passphrase: Option<&Passphrase>, mode: Mode) -> Result<Store, ApiError> {
+    if mode != Mode::Daemon {
+        return Store::open(&settings.repository_path).map_err(not_opened);
     }
+    let patient = || {
+        let began = Instant::now();
+        loop {
+            match Store::open_for_long(&settings.repository_path) {
+                Err(StoreError::Busy(_)) if began.elapsed() < LOCK_PATIENCE => {
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                other => return other,
+            }
+        }
+    };
+    let opened = patient();
+    let Err(StoreError::IndexDamaged(why)) = opened else { return opened.map_err(not_opened) };
+    tracing::error!(target: "store", why, "the index is damaged");
+    // What is with holders only stands in the index alone: a person decides to make that one anew.
+    let is_at_hand = settings.storage.local_copy != LocalCopy::Cache;
+    let rebuilt = if is_at_hand { setup::rebuild_at_hand(settings, passphrase)? } else { None };
+    let Some(rebuilt) = rebuilt else { return Err(failed(StoreError::IndexDamaged(why))) };
+    let (packs, chunks, unreadable) = (rebuilt.packs, rebuilt.chunks, rebuilt.unreadable.len());
+    tracing::warn!(target: "store", packs, chunks, unreadable, "the index was made anew from the files");
+    patient().map_err(failed)
+}
+
+/// A store that could not be opened; one that is out of reach is told from none.
+pub(super) fn not_opened(error: StoreError) -> ApiError {
+    failed(match error {
+        StoreError::NotHere(dir) => places::not_here(dir),
+        other => other,
+    })
 }
 
 pub(super) fn log_failure<T>(result: Result<T, ApiError>, doing: &'static str) {

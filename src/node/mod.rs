@@ -11,6 +11,7 @@ mod chains;
 mod clocks;
 mod core;
 mod devices;
+mod disk;
 mod door;
 mod elsewhere;
 mod ending;
@@ -27,6 +28,7 @@ mod making;
 mod mending;
 mod owning;
 mod peering;
+mod places;
 mod presence;
 mod reach;
 mod records;
@@ -130,6 +132,16 @@ impl Node {
             time: limit::SHUTDOWN_REST,
             run: Box::pin(requests),
         });
+    }
+
+    /// Waits until the node cannot go on: its store failed, or another one is in its place.
+    pub async fn failed(&self) {
+        self.core.disk.ended().await;
+    }
+
+    /// Why it cannot go on, if that is so.
+    pub fn failure(&self) -> Option<ApiError> {
+        self.core.disk.end().cloned()
     }
 
     /// Refuses new work, stops jobs and tasks, then requests, then the network. What was committed stays; nothing needs mending at the next start.

@@ -83,6 +83,10 @@ fn fetch_status(status: Status) -> wire::FetchResponse {
 }
 
 async fn sync(core: Arc<Core>, from: PeerId, request: wire::SyncRequest) -> wire::SyncResponse {
+    // Of a directory that is out of reach, or that cannot be relied on, nothing is told and nothing is taken for it.
+    if core.blocking(|core| core.store.available().map_err(failed)).await.is_err() {
+        return status(Status::Unavailable);
+    }
     let answered = match request.ask {
         None => return status(Status::Unsupported),
         Some(Ask::Heads(query)) => core.blocking(move |core| heads(core, from, &query)).await,
@@ -111,7 +115,10 @@ async fn sync(core: Arc<Core>, from: PeerId, request: wire::SyncRequest) -> wire
         Ok(answer) => wire::SyncResponse { status: Status::Ok.into(), answer },
         Err(error) => {
             tracing::debug!(target: "serve", peer = %from.short(), code = error.code, %error, "refused a request");
+            // It may have gone meanwhile, and what was found then means nothing.
+            let there = core.blocking(|core| core.store.available().map_err(failed)).await;
             status(match error.kind() {
+                _ if there.is_err() => Status::Unavailable,
                 Code::ChunkNotFound | Code::VaultNotFound => Status::NotFound,
                 Code::StorageCorrupted => Status::Corrupt,
                 Code::StorageFull => Status::Full,
@@ -370,9 +377,14 @@ fn fetch(core: &Arc<Core>, from: PeerId, request: &wire::FetchRequest) -> wire::
     }
     match slices(core, pack, &request.ranges) {
         Ok(response) => response,
+        Err(ServeError::Status(Status::NotFound) | ServeError::Store(_))
+            if core.store.available().is_err() =>
+        {
+            fetch_status(Status::Unavailable)
+        }
         Err(ServeError::Status(status)) => fetch_status(status),
         Err(ServeError::Store(StoreError::MissingPack(_))) => fetch_status(Status::NotFound),
-        Err(ServeError::Store(StoreError::DamagedFile(_) | StoreError::Io { .. })) => {
+        Err(ServeError::Store(error)) if is_rot(&error) => {
             tracing::warn!(target: "serve", pack = %pack.short(), "a pack here is damaged");
             core.doubt(pack);
             fetch_status(Status::Corrupt)
@@ -381,6 +393,16 @@ fn fetch(core: &Arc<Core>, from: PeerId, request: &wire::FetchRequest) -> wire::
             tracing::error!(target: "serve", %error, "reading a pack failed");
             fetch_status(Status::Busy)
         }
+    }
+}
+
+/// Whether an error means that the bytes of a pack are damaged here. A disk that cannot read them has lost them; want of
+/// handles or memory says nothing about them.
+fn is_rot(error: &StoreError) -> bool {
+    match error {
+        StoreError::DamagedFile(_) => true,
+        StoreError::Io { source, .. } => source.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()),
+        _ => false,
     }
 }
 

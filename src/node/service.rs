@@ -8,7 +8,8 @@ use super::error::failed;
 use super::source::Mesh;
 use super::work::{self, explain, gc_status};
 use super::{
-    Node, acl, browse, devices, exposition, inviting, peering, releasing, reload, schedule, status, verified,
+    Node, acl, browse, devices, disk, exposition, inviting, peering, releasing, reload, schedule, status,
+    verified,
 };
 use crate::api::{
     AddPeer, AddSchedule, ApiError, Batches, ConfigRow, DeviceInfo, DiffItem, DiffQuery, Dump, EditSchedule,
@@ -27,7 +28,7 @@ impl Service for Node {
     }
 
     fn status(&self) -> Reply<'_, Status> {
-        Box::pin(self.core.blocking(status::status))
+        Box::pin(disk::status(&self.core))
     }
 
     fn health(&self) -> Reply<'_, Health> {

@@ -9,7 +9,7 @@ use crate::crypto::{KdfCost, Passphrase, Phrase};
 use crate::engine::{self, Monitor, Vault};
 use crate::store::{Purpose, Store};
 
-use super::core::vault_options;
+use super::core::{not_opened, vault_options};
 use super::error::failed;
 use super::making;
 
@@ -89,21 +89,22 @@ pub fn init(settings: &Settings, request: InitRequest) -> Result<NewNode, ApiErr
     Ok(made)
 }
 
-/// Makes the index of `settings.repository_path` anew. Blocking; reads every own pack.
+/// Makes the index of `settings.repository_path` anew. Blocking; reads every own pack. The old one stays in place until
+/// the new one is whole, whatever ends this before.
 ///
 /// # Errors
-/// A node with a vault needs its passphrase; the old index is kept until then.
+/// A node with a vault needs its passphrase.
 pub fn rebuild_index(
     settings: &Settings,
-    passphrase: Option<Passphrase>,
+    passphrase: Option<&Passphrase>,
 ) -> Result<RebuildSummary, ApiError> {
     let dir = &settings.repository_path;
-    // Keys are tried before the old index is moved: a wrong passphrase changes nothing.
+    // Keys are tried before anything is read.
     let keyring = {
-        let store = Store::rebuild_probe(dir).map_err(failed)?;
+        let store = Store::rebuild_probe(dir).map_err(not_opened)?;
         match (store.read_vault_id().map_err(failed)?, passphrase) {
             (None, _) => None,
-            (Some(_), Some(passphrase)) => Some(engine::unlock(&store, &passphrase).map_err(failed)?),
+            (Some(_), Some(passphrase)) => Some(engine::unlock(&store, passphrase).map_err(failed)?),
             (Some(_), None) => return Err(super::error::locked(true)),
         }
     };
@@ -120,9 +121,22 @@ pub fn rebuild_index(
         snapshots: 0,
     };
     if let Some(keyring) = keyring {
-        let vault = Vault::new(store, keyring, Arc::new(SystemClock), vault_options(settings)?);
+        let clock = Arc::new(SystemClock);
+        let vault = Vault::new(store.clone(), keyring, clock, vault_options(settings)?);
         engine::renew_kept(&vault).map_err(failed)?;
         summary.snapshots = engine::renew_snapshot_packs(&vault).map_err(failed)?;
     }
+    store.publish_index().map_err(failed)?;
     Ok(summary)
+}
+
+/// Makes the index anew if nothing has to be asked for that: `None` when the vault's keys are locked.
+pub(super) fn rebuild_at_hand(
+    settings: &Settings,
+    passphrase: Option<&Passphrase>,
+) -> Result<Option<RebuildSummary>, ApiError> {
+    match rebuild_index(settings, passphrase) {
+        Err(error) if error.kind() == Code::VaultLocked => Ok(None),
+        rebuilt => rebuilt.map(Some),
+    }
 }

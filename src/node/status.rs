@@ -9,13 +9,14 @@ use super::core::Core;
 use super::error::failed;
 use super::{chains, devices, elsewhere, mending, reach, schedule, verified};
 use crate::api::{
-    ApiError, EntryInfo, Health, Identity, PeerInfo, ReplicationStatus, SnapshotInfo, SnapshotQuery, Status,
-    StorageStatus, Verdict,
+    ApiError, Coverage, EntryInfo, Health, Identity, PeerInfo, ReplicationStatus, SnapshotInfo,
+    SnapshotQuery, Status, StorageStatus, Verdict,
 };
-use crate::base::{ByteSize, ChunkId, Code, Moment, PeerId, SnapshotId, encode_path, limit};
+use crate::base::{ByteSize, ChunkId, Moment, PeerId, SnapshotId, encode_path, limit};
 use crate::engine::{self, CopyCounts, EngineError, TreeEntry, Vault, VaultView};
 use crate::net::{Net, Transport};
 use crate::snapshot::Snapshot;
+use crate::store::StoreError;
 use crate::wire::{Node, NodeType, Time};
 
 pub(super) fn identity(core: &Arc<Core>) -> Identity {
@@ -32,15 +33,12 @@ const LOOK: Duration = Duration::from_secs(2);
 /// How each part does, looked at now. Answers in bounded time even when the disk does not.
 pub(super) async fn health(core: &Arc<Core>) -> Health {
     let database = look(core, |core| core.store.lookup(ChunkId::new([0; 32])).map(|_| "ok").map_err(failed));
-    let storage = look(core, |core| {
-        if core.store.is_poisoned() {
-            return Ok("failed");
-        }
-        std::fs::metadata(core.store.dir()).map_err(|_| ApiError::new(Code::StorageUnavailable, "gone"))?;
-        if !mending::queue(core).is_empty() {
-            return Ok("damaged");
-        }
-        Ok(if core.store.room() > 0 { "ok" } else { "full" })
+    let storage = look(core, |core| match core.store.available() {
+        Ok(()) if !mending::queue(core).is_empty() => Ok("damaged"),
+        Ok(()) if core.store.room() > 0 => Ok("ok"),
+        Ok(()) => Ok("full"),
+        Err(StoreError::Unavailable { .. }) => Ok("unavailable"),
+        Err(_) => Ok("failed"),
     });
     let (database, storage) = tokio::join!(database, storage);
     let p2p = match core.net() {
@@ -55,10 +53,10 @@ pub(super) async fn health(core: &Arc<Core>) -> Health {
     };
     let parts = [("database", database), ("p2p", p2p), ("storage", storage), ("scheduler", scheduler)];
     let has = |state: &str| parts.iter().any(|(_, found)| *found == state);
-    let status = if core.stop.is_cancelled() {
-        "shutting_down"
-    } else if has("failed") || has("not answering") {
+    let status = if ["failed", "unavailable", "not answering"].into_iter().any(has) {
         "failed"
+    } else if core.stop.is_cancelled() {
+        "shutting_down"
     } else if has("full") || has("damaged") || has("unreachable") {
         "degraded"
     } else {
@@ -78,11 +76,9 @@ async fn look(
     }
 }
 
-pub(super) fn status(core: &Arc<Core>) -> Result<Status, ApiError> {
-    let counts = core.store.pack_counts().map_err(failed)?;
-    let jobs = core.jobs.all().into_iter().filter(|job| !job.state.is_final()).collect();
-    let elsewhere = packs_elsewhere(core)?;
-    let mut status = Status {
+/// A status without anything that has to be read from the disk.
+pub(super) fn unread(core: &Arc<Core>) -> Status {
+    Status {
         verdict: Verdict::Ok,
         problems: Vec::new(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -97,6 +93,20 @@ pub(super) fn status(core: &Arc<Core>) -> Result<Status, ApiError> {
         last_verify: None,
         repairs: mending::status(core),
         drill: None,
+        scrub: Coverage::default(),
+        storage: StorageStatus::default(),
+        peers: Vec::new(),
+        jobs: Vec::new(),
+        reachability: reach::reachability(core),
+        listeners: core.listeners.lock().expect("no panic while held").clone(),
+    }
+}
+
+pub(super) fn status(core: &Arc<Core>) -> Result<Status, ApiError> {
+    core.store.available().map_err(failed)?;
+    let counts = core.store.pack_counts().map_err(failed)?;
+    let elsewhere = packs_elsewhere(core)?;
+    let mut status = Status {
         scrub: verified::coverage(&verified::rounds(core).scrub, counts.bytes()),
         storage: StorageStatus {
             own_packs: counts.own_packs.saturating_sub(elsewhere.0),
@@ -111,9 +121,8 @@ pub(super) fn status(core: &Arc<Core>) -> Result<Status, ApiError> {
             disk_free: core.store.disk_free(),
         },
         peers: peers(core)?,
-        jobs,
-        reachability: reach::reachability(core),
-        listeners: core.listeners.lock().expect("no panic while held").clone(),
+        jobs: core.jobs.all().into_iter().filter(|job| !job.state.is_final()).collect(),
+        ..unread(core)
     };
     if let Ok(vault) = core.vault() {
         vault_status(core, &vault, &mut status)?;

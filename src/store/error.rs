@@ -81,10 +81,8 @@ pub enum StoreError {
 impl StoreError {
     /// Sorts an I/O error into [`StoreError::Full`] or [`StoreError::Io`].
     pub(super) fn io(doing: &'static str, source: io::Error) -> Self {
-        match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
-                Self::Full(doing)
-            }
+        match Code::of_refused_write(&source) {
+            Code::StorageFull => Self::Full(doing),
             _ => Self::Io { doing, source },
         }
     }
@@ -138,6 +136,9 @@ impl Coded for StoreError {
             Self::OverLimit(_) => "raise storage.disk_limit; everything committed so far is kept",
             Self::NotLent => {
                 "raise replication.lend, or free some space; everything committed so far is kept"
+            }
+            Self::Unavailable { .. } => {
+                "is the right disk mounted? if the node was removed on purpose, `shadowvault init` makes another one"
             }
             Self::Poisoned => "check the disk (dmesg), then restart",
             _ => return None,

@@ -5,10 +5,10 @@ use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use super::error::StoreError;
+use super::health::{Failure, Health};
 use super::reserve::Reserve;
 use super::trace::Trace;
 use crate::base::{Moment, limit, random_bytes};
@@ -21,9 +21,7 @@ const DIRECTORIES: [&str; 9] =
 const FILES_AT_ONCE: usize = 32;
 
 pub(super) struct Files {
-    root: PathBuf,
-    /// Set by the first failed flush: after it the kernel may have dropped dirty pages, so nothing is certain.
-    poisoned: AtomicBool,
+    health: Arc<Health>,
     /// Where small files take space on a full disk; not while the store is being made or opened.
     reserve: Option<Arc<Reserve>>,
     trace: Trace,
@@ -43,9 +41,9 @@ impl Draft {
         self.file.write_all_at(bytes, offset)
     }
 
-    /// Its path; from now on somebody else answers for it.
-    fn keep(mut self) -> PathBuf {
-        std::mem::take(&mut self.path)
+    /// It has another name now.
+    fn placed(mut self) {
+        self.path = PathBuf::new();
     }
 }
 
@@ -100,13 +98,13 @@ impl Files {
     /// Makes the directories of a new store, and clears what an earlier try left.
     pub(super) fn furnish(&self) -> Result<(), StoreError> {
         for name in DIRECTORIES {
-            make_dir(&self.root.join(name))?;
+            make_dir(&self.root().join(name))?;
         }
         for byte in 0..=255u8 {
-            make_dir(&self.root.join(format!("packs/{byte:02x}")))?;
+            make_dir(&self.root().join(format!("packs/{byte:02x}")))?;
         }
         for name in ["packs", "members", ""] {
-            self.sync_dir(&self.root.join(name))?;
+            self.sync_dir(&self.root().join(name))?;
         }
         self.clear_tmp()
     }
@@ -123,17 +121,22 @@ impl Files {
     }
 
     fn clear_tmp(&self) -> Result<(), StoreError> {
-        let unavailable = |source| StoreError::Unavailable { path: self.root.clone(), source };
-        for entry in std::fs::read_dir(self.root.join("tmp")).map_err(unavailable)? {
-            let path = entry.map_err(unavailable)?.path();
-            std::fs::remove_file(path).map_err(|e| StoreError::io("clearing tmp/", e))?;
+        let unavailable = |source| StoreError::Unavailable { path: self.root().to_owned(), source };
+        for entry in std::fs::read_dir(self.root().join("tmp")).map_err(unavailable)? {
+            let entry = entry.map_err(unavailable)?;
+            let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            let path = entry.path();
+            let cleared = if is_dir { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+            if let Err(error) = cleared {
+                // Whatever somebody put there, it keeps nobody from their data.
+                tracing::warn!(target: "store", %error, "something in tmp/ could not be removed");
+            }
         }
         Ok(())
     }
 
     fn at(root: &Path) -> Self {
-        let (poisoned, trace) = (AtomicBool::new(false), Trace::current());
-        Self { root: root.to_owned(), poisoned, reserve: None, trace }
+        Self { health: Arc::new(Health::of(root)), reserve: None, trace: Trace::current() }
     }
 
     /// From now on small files find room on a full disk.
@@ -150,27 +153,61 @@ impl Files {
     }
 
     pub(super) fn root(&self) -> &Path {
-        &self.root
+        self.health.root()
+    }
+
+    /// Shared with whatever else writes to the store.
+    pub(super) fn health(&self) -> &Arc<Health> {
+        &self.health
     }
 
     pub(super) fn path(&self, dir: &str, name: &str) -> PathBuf {
-        if dir.is_empty() { self.root.join(name) } else { self.root.join(dir).join(name) }
+        if dir.is_empty() { self.root().join(name) } else { self.root().join(dir).join(name) }
     }
 
-    pub(super) fn sound(&self) -> Result<(), StoreError> {
-        if self.poisoned.load(Ordering::Acquire) { Err(StoreError::Poisoned) } else { Ok(()) }
+    /// Turns the error of looking for a file into `None` when the file is not there, and that of a store whose directory is
+    /// not there into [`StoreError::Unavailable`].
+    pub(super) fn found<T>(
+        &self,
+        doing: &'static str,
+        looked: io::Result<T>,
+    ) -> Result<Option<T>, StoreError> {
+        match looked {
+            Ok(value) => Ok(Some(value)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => self.health.here().map(|()| None),
+            Err(e) => Err(StoreError::io(doing, e)),
+        }
     }
 
-    /// Remembers a failed flush for good.
+    /// Remembers a failed flush for good: after it the kernel may have dropped dirty pages, so nothing is certain.
     pub(super) fn poison(&self, doing: &'static str, error: io::Error) -> StoreError {
-        self.poisoned.store(true, Ordering::Release);
+        self.health.fail(Failure::Write);
         StoreError::io(doing, error)
     }
 
+    /// Flushes the names in a directory that have changed already: whoever cannot even open it does not know what of them
+    /// is durable.
     pub(super) fn sync_dir(&self, dir: &Path) -> Result<(), StoreError> {
         self.trace.sync_dir(dir);
-        let handle = File::open(dir).map_err(|e| StoreError::io("opening a directory to flush it", e))?;
-        handle.sync_all().map_err(|e| self.poison("flushing a directory", e))
+        let flushed = File::open(dir).and_then(|dir| dir.sync_all());
+        flushed.map_err(|e| self.poison("flushing a directory", e))
+    }
+
+    /// Changes names in a directory and flushes it. It is opened before, so that for want of a handle nothing is changed.
+    fn change_names<T>(
+        &self,
+        dir: &str,
+        change: impl FnOnce() -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let path = if dir.is_empty() { self.root().to_owned() } else { self.root().join(dir) };
+        let Some(handle) = self.found("opening a directory to flush it", File::open(&path))? else {
+            // There is nothing in it to change, and putting something there fails by itself.
+            return change();
+        };
+        let value = change()?;
+        self.trace.sync_dir(&path);
+        handle.sync_all().map_err(|e| self.poison("flushing a directory", e))?;
+        Ok(value)
     }
 
     /// Durably puts the file `dir/name` in place, atomically replacing what was there; mode 0600.
@@ -178,45 +215,45 @@ impl Files {
     /// When this returns `Ok`, the file survives a power cut. On an error nothing is changed.
     pub(super) fn publish(&self, dir: &str, name: &str, parts: &[&[u8]]) -> Result<(), StoreError> {
         let tmp = self.write_tmp(parts, true)?;
-        self.put(&tmp, dir, name)?;
-        self.sync_dir(&if dir.is_empty() { self.root.clone() } else { self.root.join(dir) })
+        self.change_names(dir, || self.put(tmp, dir, name))
     }
 
     /// Like [`Files::publish`] but without any flush: for files that can be made again from others.
     pub(super) fn publish_lazily(&self, dir: &str, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
         let tmp = self.write_tmp(&[bytes], false)?;
-        self.put(&tmp, dir, name)
+        self.put(tmp, dir, name)
     }
 
-    fn put(&self, tmp: &Path, dir: &str, name: &str) -> Result<(), StoreError> {
+    fn put(&self, tmp: Draft, dir: &str, name: &str) -> Result<(), StoreError> {
         let place = self.path(dir, name);
-        self.trace.rename(tmp, &place);
-        std::fs::rename(tmp, place).map_err(|e| {
-            let _ = std::fs::remove_file(tmp);
-            StoreError::io("putting a file in place", e)
-        })
+        self.trace.rename(&tmp.path, &place);
+        std::fs::rename(&tmp.path, place).map_err(|e| self.refused("putting a file in place", e))?;
+        tmp.placed();
+        Ok(())
     }
 
     /// The same for many files of one directory, which is flushed once for all. Some are in place when it fails.
     pub(super) fn publish_all(&self, dir: &str, files: &[(String, &[u8])]) -> Result<(), StoreError> {
-        for part in files.chunks(FILES_AT_ONCE) {
-            // All are written before the first is flushed: that one carries most of the others with it.
-            let written = part.iter().map(|(_, bytes)| self.write_draft(&[bytes]));
-            let drafts = written.collect::<Result<Vec<Draft>, _>>()?;
-            for (draft, (name, _)) in drafts.into_iter().zip(part) {
-                self.flush(&draft)?;
-                self.put(&draft.keep(), dir, name)?;
+        self.change_names(dir, || {
+            for part in files.chunks(FILES_AT_ONCE) {
+                // All are written before the first is flushed: that one carries most of the others with it.
+                let written = part.iter().map(|(_, bytes)| self.write_draft(&[bytes]));
+                let drafts = written.collect::<Result<Vec<Draft>, _>>()?;
+                for (draft, (name, _)) in drafts.into_iter().zip(part) {
+                    self.flush(&draft)?;
+                    self.put(draft, dir, name)?;
+                }
             }
-        }
-        self.sync_dir(&self.root.join(dir))
+            Ok(())
+        })
     }
 
-    fn write_tmp(&self, parts: &[&[u8]], flush: bool) -> Result<PathBuf, StoreError> {
+    fn write_tmp(&self, parts: &[&[u8]], flush: bool) -> Result<Draft, StoreError> {
         let draft = self.write_draft(parts)?;
         if flush {
             self.flush(&draft)?;
         }
-        Ok(draft.keep())
+        Ok(draft)
     }
 
     fn write_draft(&self, parts: &[&[u8]]) -> Result<Draft, StoreError> {
@@ -235,7 +272,7 @@ impl Files {
 
     /// A new file in `tmp/`, deleted again unless it is published.
     pub(super) fn draft(&self) -> Result<Draft, StoreError> {
-        self.sound()?;
+        self.health.sound()?;
         let path = self.path("tmp", &hex::encode(random_bytes::<16>()));
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create_new(true).mode(0o600).open(&path);
@@ -245,10 +282,9 @@ impl Files {
 
     /// Durably puts a draft in place, as [`Files::publish`] does.
     pub(super) fn publish_draft(&self, draft: Draft, dir: &str, name: &str) -> Result<(), StoreError> {
-        self.sound()?;
+        self.health.sound()?;
         self.flush(&draft)?;
-        self.put(&draft.keep(), dir, name)?;
-        self.sync_dir(&self.root.join(dir))
+        self.change_names(dir, || self.put(draft, dir, name))
     }
 
     /// Flushes a file that nobody was told of yet.
@@ -263,54 +299,50 @@ impl Files {
 
     /// Moves a file within the store, durably.
     pub(super) fn rename(&self, from: (&str, &str), to: (&str, &str)) -> Result<(), StoreError> {
-        self.sound()?;
+        self.health.sound()?;
         let (old, new) = (self.path(from.0, from.1), self.path(to.0, to.1));
-        self.trace.rename(&old, &new);
-        std::fs::rename(old, new).map_err(|e| StoreError::io("moving a file", e))?;
-        self.sync_dir(&self.root.join(to.0))?;
-        self.sync_dir(&self.root.join(from.0))
+        self.change_names(from.0, || {
+            self.change_names(to.0, || {
+                self.trace.rename(&old, &new);
+                std::fs::rename(old, new).map_err(|e| self.refused("moving a file", e))
+            })
+        })
     }
 
     /// Durably gives a file a second name within the store, or a copy where the file system has no links; `false` when
     /// it is not there.
     pub(super) fn link(&self, from: (&str, &str), to: (&str, &str)) -> Result<bool, StoreError> {
-        self.sound()?;
+        self.health.sound()?;
         let (from, target) = (self.path(from.0, from.1), self.path(to.0, to.1));
         self.trace.link(&from, &target);
-        match std::fs::hard_link(&from, &target).or_else(|error| match error.kind() {
+        let linked = std::fs::hard_link(&from, &target).or_else(|error| match error.kind() {
             io::ErrorKind::NotFound => Err(error),
             _ if is_full(&error) => Err(error),
             _ => std::fs::copy(&from, &target).map(|_| ()),
-        }) {
-            Ok(()) => self.sync_dir(&self.root.join(to.0)).map(|()| true),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(e) => Err(StoreError::io("keeping a damaged file", e)),
+        });
+        if self.found("keeping a damaged file", linked)?.is_none() {
+            return Ok(false);
         }
+        self.sync_dir(&self.root().join(to.0)).map(|()| true)
     }
 
     /// Durably removes a file; one that is not there is no error.
     pub(super) fn remove(&self, dir: &str, name: &str) -> Result<(), StoreError> {
-        if self.remove_lazily(dir, name)? { self.sync_dir(&self.root.join(dir)) } else { Ok(()) }
+        if self.remove_lazily(dir, name)? { self.sync_dir(&self.root().join(dir)) } else { Ok(()) }
     }
 
     /// Removes a file without any flush, so that a crash may bring it back; whether it was there.
     pub(super) fn remove_lazily(&self, dir: &str, name: &str) -> Result<bool, StoreError> {
-        self.sound()?;
+        self.health.sound()?;
         let path = self.path(dir, name);
         self.trace.remove(&path);
-        match std::fs::remove_file(path) {
-            Ok(()) => Ok(true),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(e) => Err(StoreError::io("removing a file", e)),
-        }
+        Ok(self.found("removing a file", std::fs::remove_file(path))?.is_some())
     }
 
     /// Reads a whole file of at most `limit` bytes; `None` when it is not there.
     pub(super) fn read(&self, dir: &str, name: &str, limit: usize) -> Result<Option<Vec<u8>>, StoreError> {
-        let file = match File::open(self.path(dir, name)) {
-            Ok(file) => file,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(StoreError::io("opening a file", e)),
+        let Some(file) = self.found("opening a file", File::open(self.path(dir, name)))? else {
+            return Ok(None);
         };
         let mut bytes = Vec::new();
         file.take(limit as u64 + 1)
@@ -324,10 +356,9 @@ impl Files {
 
     /// Names in a directory, sorted; empty when the directory is not there.
     pub(super) fn names(&self, dir: &str) -> Result<Vec<String>, StoreError> {
-        let entries = match std::fs::read_dir(self.root.join(dir)) {
-            Ok(entries) => entries,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(e) => return Err(StoreError::io("listing a directory", e)),
+        let Some(entries) = self.found("listing a directory", std::fs::read_dir(self.root().join(dir)))?
+        else {
+            return Ok(Vec::new());
         };
         let mut names = Vec::new();
         for entry in entries {
@@ -352,26 +383,24 @@ impl Files {
 
     /// When a file was written; `None` when it is not there.
     pub(super) fn modified(&self, dir: &str, name: &str) -> Result<Option<Moment>, StoreError> {
-        match std::fs::metadata(self.path(dir, name)).and_then(|file| file.modified()) {
-            Ok(time) => {
-                let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-                Ok(Some(Moment::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))))
-            }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(StoreError::io("examining a file", e)),
-        }
+        let looked = std::fs::metadata(self.path(dir, name)).and_then(|file| file.modified());
+        Ok(self.found("examining a file", looked)?.map(|time| {
+            let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            Moment::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+        }))
     }
 
     /// Makes a directory of the store, durably.
     pub(super) fn ensure_dir(&self, dir: &str) -> Result<(), StoreError> {
-        let path = self.root.join(dir);
+        let path = self.root().join(dir);
         if path.is_dir() {
             return Ok(());
         }
+        self.health.sound()?;
         path.ancestors().take_while(|dir| !dir.is_dir()).for_each(|dir| self.trace.make_dir(dir));
         make_dir(&path)?;
         let mut up = path.as_path();
-        while let Some(parent) = up.parent().filter(|parent| parent.starts_with(&self.root)) {
+        while let Some(parent) = up.parent().filter(|parent| parent.starts_with(self.root())) {
             self.sync_dir(parent)?;
             up = parent;
         }

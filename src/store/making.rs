@@ -9,7 +9,7 @@ use super::error::StoreError;
 use super::files::Files;
 use super::index::Index;
 use super::{INDEX, LOCK, MARKER, MARKER_TEXT, Store, lock};
-use crate::base::{VaultId, random_bytes};
+use crate::base::{VaultId, limit, random_bytes};
 
 /// The marker of a store that is not whole yet: that of a whole one, and a line with its [`Purpose`].
 const MAKING: &str = "shadowvault.making";
@@ -76,11 +76,13 @@ impl Store {
         };
         files.furnish()?;
         let path = dir.join(INDEX);
-        let index = match Index::open(&path, &token) {
+        let index = match Index::open(&path, &token, limit::INDEX_CHECKED_BYTES) {
             // It was being made, or what it had can be had again.
             Err(StoreError::IndexDamaged(_)) => Index::create(&path, &token)?,
             other => other?,
         };
+        // Without the mark it was made just before it was cut off: there is nothing yet that it could lack.
+        index.mark_whole()?;
         Self::assemble(files, index, lock)
     }
 

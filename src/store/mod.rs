@@ -9,6 +9,7 @@
 mod durable_test;
 mod error;
 mod files;
+mod health;
 mod index;
 mod making;
 mod packs;
@@ -26,7 +27,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FlockOperation;
 
 pub use error::StoreError;
-pub use index::{Borrowed, IndexedPack, NewPack, PackCounts};
+pub use health::Failure;
+pub use index::{Borrowed, IndexedPack, NewPack, PackCounts, is_guarded};
 pub use making::Purpose;
 pub use packs::{PackDraft, PackFile};
 pub use peers::{PeerBook, PeerEntry, PendingPeer};
@@ -52,6 +54,12 @@ const MARKER: &str = "shadowvault.store";
 const MARKER_TEXT: &str = "ShadowVault store, format 1";
 const LOCK: &str = "lock";
 const INDEX: &str = "index.redb";
+/// In `tmp/`: an index that is being made anew.
+const NEW_INDEX: &str = "index.redb";
+/// Is there when the index turned out damaged while it was used, until it is made anew.
+const DAMAGED: &str = "index.damaged";
+/// Where earlier versions kept the index before the last rebuild.
+const OLD_INDEX: &str = "index.redb.old";
 
 /// An open data directory. Share it by reference or `Arc`; all methods take `&self` and may block on the disk.
 pub struct Store {
@@ -82,23 +90,58 @@ impl Store {
     /// [`StoreError::NotHere`] when there is none, [`StoreError::Unfinished`] when it is not whole yet, [`StoreError::Busy`] when another process has it open,
     /// [`StoreError::IndexDamaged`] when redb's file is missing, foreign or damaged: then [`Store::rebuild`] helps.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
+        Self::open_checked(dir, limit::INDEX_CHECKED_BYTES)
+    }
+
+    /// The same for who has it open for long: larger indexes are checked as well, and one that turned out damaged in an
+    /// earlier run, and was not made anew since, is not used.
+    ///
+    /// # Errors
+    /// As of [`Store::open`].
+    pub fn open_for_long(dir: &Path) -> Result<Self, StoreError> {
+        if dir.join(DAMAGED).exists() {
+            return Err(StoreError::IndexDamaged("it turned out so before".to_owned()));
+        }
+        Self::open_checked(dir, limit::INDEX_CHECKED_LONG_BYTES)
+    }
+
+    fn open_checked(dir: &Path, check_bytes: u64) -> Result<Self, StoreError> {
         let (files, token, lock) = Self::open_files(dir)?;
-        let index = Index::open(&dir.join(INDEX), &token)?;
+        let index = Index::open(&dir.join(INDEX), &token, check_bytes)?;
+        let store = Self::assemble(files, index, lock)?;
+        store.trust_index()?;
+        Ok(store)
+    }
+
+    /// An index that nobody marked as whole is of an earlier version, which made indexes anew in place: it may be half of
+    /// one. It is whole if no such rebuild left its trace, and every pack here has its row.
+    fn trust_index(&self) -> Result<(), StoreError> {
+        if self.index.is_whole()? {
+            return Ok(());
+        }
+        if self.files.path("", OLD_INDEX).exists() || !self.unindexed_packs()?.is_empty() {
+            return Err(StoreError::IndexDamaged("it may not have been finished".to_owned()));
+        }
+        self.index.mark_whole()
+    }
+
+    /// Opens the store in `dir` with a new, empty index beside the one that is in place, which stays as it is.
+    ///
+    /// The caller fills the index from the files and then calls [`Store::publish_index`]; without that it is gone at the
+    /// next start.
+    pub fn rebuild(dir: &Path) -> Result<Self, StoreError> {
+        let (files, token, lock) = Self::open_files(dir)?;
+        let index = Index::create(&files.path("tmp", NEW_INDEX), &token)?;
         Self::assemble(files, index, lock)
     }
 
-    /// Opens the store in `dir` with a new, empty index; the old one is kept as `index.redb.old`.
-    ///
-    /// The caller fills the index from the files.
-    pub fn rebuild(dir: &Path) -> Result<Self, StoreError> {
-        let (files, token, lock) = Self::open_files(dir)?;
-        let path = dir.join(INDEX);
-        if path.exists() {
-            let kept = dir.join("index.redb.old");
-            std::fs::rename(&path, &kept).map_err(|e| StoreError::io("moving the old index aside", e))?;
-        }
-        let index = Index::create(&path, &token)?;
-        Self::assemble(files, index, lock)
+    /// Durably puts the index that [`Store::rebuild`] began in place of the old one: now it has everything that the files
+    /// tell.
+    pub fn publish_index(&self) -> Result<(), StoreError> {
+        self.index.mark_whole()?;
+        self.files.rename(("tmp", NEW_INDEX), ("", INDEX))?;
+        self.files.remove("", DAMAGED)?;
+        self.files.remove("", OLD_INDEX)
     }
 
     /// Opens the store in `dir` for its files only, with a throw-away index in memory: to try keys before anything
@@ -112,7 +155,8 @@ impl Store {
         let index_bytes = std::fs::metadata(files.path("", INDEX)).map_or(0, |file| file.len());
         let reserve = Arc::new(Reserve::of(files.root(), index_bytes));
         files.draw_on(&reserve);
-        index.draw_on(&reserve);
+        index.belong(&reserve, files.health());
+        files.health().settle()?;
         let (retired, doomed) = index.leftovers()?;
         let retiring = Retiring::new(retired, doomed, index.mistrusted()?);
         let (disk_limit, disk_used) = (AtomicU64::new(0), Mutex::default());
@@ -152,9 +196,24 @@ impl Store {
         self.files.root()
     }
 
-    /// Whether a flush to disk failed, so that nothing more is accepted.
-    pub fn is_poisoned(&self) -> bool {
-        self.files.sound().is_err()
+    /// What failed for good, so that nothing more is acknowledged.
+    pub fn failure(&self) -> Option<Failure> {
+        self.files.health().failure().cloned()
+    }
+
+    /// Has `hook` told once when something fails for good. It is called on the thread that meets it, which may hold locks
+    /// of the store.
+    pub fn on_failure(&self, hook: impl Fn(&Failure) + Send + Sync + 'static) {
+        self.files.health().on_failure(Box::new(hook));
+    }
+
+    /// Whether the store can be relied on now: nothing failed for good, and its directory is where it was.
+    ///
+    /// # Errors
+    /// What everything is to be answered with: [`StoreError::Poisoned`], [`StoreError::IndexDamaged`], or
+    /// [`StoreError::Unavailable`].
+    pub fn available(&self) -> Result<(), StoreError> {
+        self.files.health().sound()
     }
 
     /// Free bytes on its file system.
@@ -271,6 +330,127 @@ mod tests {
         drop(Store::open(&at).unwrap());
         std::fs::remove_file(at.join(MARKER)).unwrap();
         assert!(matches!(Store::open(&at), Err(StoreError::MarkerLost(_))));
+    }
+
+    fn index_of(store: &Store, id: PackId) {
+        let new = NewPack { id, bytes: 128 << 10, epoch: Epoch(0), own: true, entries: vec![entry(7)] };
+        store.index_packs(&[new]).unwrap();
+    }
+
+    /// A rebuild that was cut off left an index that opened as whole, and knew nothing.
+    #[test]
+    fn an_index_that_is_being_made_anew_takes_its_place_when_it_is_whole_and_not_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let (id, bytes, outboard) = pack(1);
+        {
+            let store = Store::create(dir.path()).unwrap();
+            store.publish_pack(id, &bytes, &outboard).unwrap();
+            index_of(&store, id);
+        }
+        // Left before it knows anything, and when it knows everything but that.
+        for is_filled in [false, true] {
+            let store = Store::rebuild(dir.path()).unwrap();
+            assert!(store.pack_by_id(id).unwrap().is_none());
+            if is_filled {
+                index_of(&store, id);
+            }
+            drop(store);
+            let store = Store::open(dir.path()).unwrap();
+            assert!(store.lookup(ChunkId::new([7; 32])).unwrap().is_some(), "the old one stands");
+            assert_eq!(std::fs::read_dir(dir.path().join("tmp")).unwrap().count(), 0);
+        }
+        std::fs::write(dir.path().join(INDEX), b"damaged").unwrap();
+        drop(Store::rebuild(dir.path()).unwrap());
+        assert!(
+            matches!(Store::open(dir.path()), Err(StoreError::IndexDamaged(_))),
+            "nor is half a one better"
+        );
+        std::fs::write(dir.path().join(DAMAGED), b"").unwrap();
+        let store = Store::rebuild(dir.path()).unwrap();
+        index_of(&store, id);
+        store.publish_index().unwrap();
+        // It goes on in its new place.
+        store.add_receipts(PeerId::new([1; 32]), &[id], crate::base::Moment::from_millis(5)).unwrap();
+        drop(store);
+        let store = Store::open_for_long(dir.path()).unwrap();
+        assert!(store.lookup(ChunkId::new([7; 32])).unwrap().is_some());
+        assert_eq!(store.holders_of(id).unwrap(), [PeerId::new([1; 32])]);
+    }
+
+    /// An index without the mark is of an earlier version, which made indexes anew in place.
+    #[test]
+    fn an_index_without_the_mark_is_whole_only_if_every_pack_has_its_row() {
+        let dir = tempfile::tempdir().unwrap();
+        let (id, bytes, outboard) = pack(1);
+        let unmarked = |fill: bool, old: bool| {
+            let at = dir.path().join(format!("{fill}{old}"));
+            drop(Store::create(&at).unwrap());
+            let store = Store::rebuild(&at).unwrap();
+            store.publish_pack(id, &bytes, &outboard).unwrap();
+            if fill {
+                index_of(&store, id);
+            }
+            store.files.rename(("tmp", NEW_INDEX), ("", INDEX)).unwrap();
+            drop(store);
+            if old {
+                std::fs::write(at.join(OLD_INDEX), b"").unwrap();
+            }
+            Store::open(&at).and_then(|store| store.index.is_whole())
+        };
+        assert!(unmarked(true, false).unwrap(), "it gets the mark");
+        for (fill, old) in [(false, false), (true, true), (false, true)] {
+            assert!(matches!(unmarked(fill, old), Err(StoreError::IndexDamaged(_))), "{fill} {old}");
+        }
+    }
+
+    /// Zeroed pages made redb panic, or rows point anywhere.
+    #[test]
+    fn an_index_with_a_zeroed_page_is_refused_or_as_good_as_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::create(dir.path()).unwrap();
+        let ids: Vec<PackId> = (0..20u8).map(|fill| PackId::new([fill; 32])).collect();
+        let entries = |n: u8| -> Vec<PackEntry> {
+            let id = |k: u8| ChunkId::new(*blake3::hash(&[n, k]).as_bytes());
+            (0..100).map(|k| PackEntry { id: id(k), ..entry(0) }).collect()
+        };
+        for (n, id) in (0u8..).zip(&ids) {
+            let new = NewPack { id: *id, bytes: 1, epoch: Epoch(0), own: true, entries: entries(n) };
+            store.index_packs(&[new]).unwrap();
+        }
+        let all = |store: &Store| {
+            let mut places = Vec::new();
+            store.for_each_chunk(|id, place| {
+                places.push((id, place.pack));
+                true
+            })?;
+            Ok::<_, StoreError>(places)
+        };
+        let want = all(&store).unwrap();
+        drop(store);
+        let sound = std::fs::read(dir.path().join(INDEX)).unwrap();
+        let mut refused = 0;
+        for page in 0..sound.len() / 4096 {
+            let mut bad = sound.clone();
+            bad[page * 4096..][..4096].fill(0);
+            std::fs::write(dir.path().join(INDEX), &bad).unwrap();
+            match Store::open(dir.path()) {
+                Ok(store) => assert!(all(&store).unwrap() == want, "page {page}"),
+                Err(StoreError::IndexDamaged(_)) => refused += 1,
+                Err(error) => panic!("page {page}: {error}"),
+            }
+        }
+        assert!(refused > 3, "{refused}");
+    }
+
+    /// A directory that somebody made in `tmp/` kept the store from opening.
+    #[test]
+    fn whatever_lies_in_tmp_is_cleared() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Store::create(dir.path()).unwrap());
+        std::fs::create_dir_all(dir.path().join("tmp/some/where")).unwrap();
+        std::fs::write(dir.path().join("tmp/some/where/file"), b"x").unwrap();
+        drop(Store::open(dir.path()).unwrap());
+        assert_eq!(std::fs::read_dir(dir.path().join("tmp")).unwrap().count(), 0);
     }
 
     /// A data directory that others may list must not show them anything.

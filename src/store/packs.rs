@@ -179,25 +179,18 @@ impl Store {
     /// Opens a pack file.
     ///
     /// # Errors
-    /// [`StoreError::MissingPack`] when it is not here.
+    /// [`StoreError::MissingPack`] when it is not here; [`StoreError::Unavailable`] when nobody can tell.
     pub fn open_pack(&self, id: PackId) -> Result<PackFile, StoreError> {
-        match File::open(self.files.path(&fan_out(id), &id.to_string())) {
-            Ok(file) => {
-                let length = file.metadata().map_err(|e| StoreError::io("examining a pack", e))?.len();
-                Ok(PackFile { id, file, length })
-            }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Err(StoreError::MissingPack(id)),
-            Err(e) => Err(StoreError::io("opening a pack", e)),
-        }
+        let opened = File::open(self.files.path(&fan_out(id), &id.to_string()));
+        let file = self.files.found("opening a pack", opened)?.ok_or(StoreError::MissingPack(id))?;
+        let length = file.metadata().map_err(|e| StoreError::io("examining a pack", e))?.len();
+        Ok(PackFile { id, file, length })
     }
 
     /// The length of a pack's file; `None` when it is not here.
     pub fn pack_length(&self, id: PackId) -> Result<Option<u64>, StoreError> {
-        match std::fs::metadata(self.files.path(&fan_out(id), &id.to_string())) {
-            Ok(meta) => Ok(Some(meta.len())),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(StoreError::io("examining a pack", e)),
-        }
+        let looked = std::fs::metadata(self.files.path(&fan_out(id), &id.to_string()));
+        Ok(self.files.found("examining a pack", looked)?.map(|there| there.len()))
     }
 
     /// The outboard beside a pack of `length` bytes; `None` when it is missing or does not lead to the id.
@@ -214,11 +207,8 @@ impl Store {
     /// Whether an outboard of the right length lies beside a pack of `length` bytes; what is in it is not looked at.
     pub fn has_outboard(&self, id: PackId, length: u64) -> Result<bool, StoreError> {
         let path = self.files.path(&fan_out(id), &format!("{id}{OUTBOARD}"));
-        match std::fs::metadata(path) {
-            Ok(there) => Ok(there.len() == length.div_ceil(limit::CELL_BYTES as u64) * 32),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(e) => Err(StoreError::io("examining an outboard", e)),
-        }
+        let there = self.files.found("examining an outboard", std::fs::metadata(path))?;
+        Ok(there.is_some_and(|there| there.len() == length.div_ceil(limit::CELL_BYTES as u64) * 32))
     }
 
     /// Writes a pack's outboard anew.

@@ -2,7 +2,6 @@
 //!
 //! They do not count for the limit of what packs may take; on a full disk they are the first to go.
 
-use std::io;
 use std::os::unix::fs::MetadataExt;
 
 use super::Store;
@@ -83,14 +82,11 @@ impl Store {
     /// How long a file in quarantine is and since when it is there; `None` when it is gone.
     fn put_aside(&self, name: &str) -> Result<Option<(u64, Moment)>, StoreError> {
         // The change of its name is the last change of the file itself.
-        match std::fs::symlink_metadata(self.files.path(DIRECTORY, name)) {
-            Ok(file) => {
-                let ms = file.ctime().saturating_mul(1000).saturating_add(file.ctime_nsec() / 1_000_000);
-                Ok(Some((file.len(), Moment::from_millis(u64::try_from(ms).unwrap_or(0)))))
-            }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(StoreError::io("examining a file in quarantine", e)),
-        }
+        let looked = std::fs::symlink_metadata(self.files.path(DIRECTORY, name));
+        Ok(self.files.found("examining a file in quarantine", looked)?.map(|file| {
+            let ms = file.ctime().saturating_mul(1000).saturating_add(file.ctime_nsec() / 1_000_000);
+            (file.len(), Moment::from_millis(u64::try_from(ms).unwrap_or(0)))
+        }))
     }
 
     /// A file in quarantine as it is; at most a pack's length.

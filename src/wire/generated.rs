@@ -849,6 +849,8 @@ pub enum Status {
     Full = 6,
     /// a newer version than this node speaks
     Unsupported = 7,
+    /// the disk is out of reach: says nothing about what is on it
+    Unavailable = 8,
 }
 impl Status {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -865,6 +867,7 @@ impl Status {
             Self::Refused => "STATUS_REFUSED",
             Self::Full => "STATUS_FULL",
             Self::Unsupported => "STATUS_UNSUPPORTED",
+            Self::Unavailable => "STATUS_UNAVAILABLE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -878,6 +881,7 @@ impl Status {
             "STATUS_REFUSED" => Some(Self::Refused),
             "STATUS_FULL" => Some(Self::Full),
             "STATUS_UNSUPPORTED" => Some(Self::Unsupported),
+            "STATUS_UNAVAILABLE" => Some(Self::Unavailable),
             _ => None,
         }
     }

@@ -5,6 +5,7 @@ mod cache;
 mod carry;
 mod damage;
 mod devices;
+mod disk;
 mod fidelity;
 mod forgetting;
 mod history;

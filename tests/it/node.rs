@@ -214,10 +214,17 @@ impl Node {
 
     /// Starts the daemon and waits until it answers.
     pub fn start(&mut self) -> &mut Self {
+        self.start_under(&[])
+    }
+
+    /// The same, under another program that becomes the daemon.
+    pub fn start_under(&mut self, words: &[&str]) -> &mut Self {
         assert!(self.daemon.is_none(), "it runs already");
         let log = File::options().create(true).append(true).open(self.log()).expect("a log");
         let mut command = self.command();
-        command.arg("daemon").stdout(Stdio::null()).stderr(log);
+        command.arg("daemon");
+        let mut command = under(words, command);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         self.daemon = Some(command.spawn().expect("the program starts"));
         // A command before that would open the store itself, and keep the daemon out.
         let mut daemon = self.daemon.take().expect("it was just started");
@@ -272,6 +279,22 @@ impl Node {
         daemon.kill().ok();
         daemon.wait().ok();
         panic!("the daemon did not end\n{}", self.log_tail());
+    }
+
+    /// Waits until the daemon has ended by itself; its exit code.
+    pub fn ended(&mut self) -> i32 {
+        let mut daemon = self.daemon.take().expect("a daemon runs");
+        let began = Instant::now();
+        while began.elapsed() < PATIENCE {
+            if let Some(status) = daemon.try_wait().expect("a child can be waited for") {
+                let signal = std::os::unix::process::ExitStatusExt::signal(&status);
+                return status.code().unwrap_or(128 + signal.unwrap_or(0));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        daemon.kill().ok();
+        daemon.wait().ok();
+        panic!("the daemon goes on\n{}", self.log_tail());
     }
 
     /// Sends the daemon a signal.
@@ -378,6 +401,18 @@ impl Node {
         out.sort();
         out
     }
+}
+
+/// A command, run by another program that is named first.
+pub fn under(words: &[&str], command: Command) -> Command {
+    let Some((program, arguments)) = words.split_first() else { return command };
+    let mut outer = Command::new(program);
+    outer.args(arguments).arg(command.get_program()).args(command.get_args()).env_clear();
+    outer.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    if let Some(dir) = command.get_current_dir() {
+        outer.current_dir(dir);
+    }
+    outer
 }
 
 impl Drop for Node {

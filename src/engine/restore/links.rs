@@ -80,7 +80,8 @@ pub(super) struct Links<'a> {
     /// Of which no name is to come any more, as far as the snapshot tells.
     spent: VecDeque<(u64, u64)>,
     later: Vec<LaterLink<'a>>,
-    /// First names whose directory may still be kept open.
+    /// First names whose directory may be kept open, and how many of those may still be.
+    open_most: usize,
     open_left: usize,
     told: bool,
 }
@@ -89,9 +90,14 @@ impl<'a> Links<'a> {
     /// `handles`: files that this process may have open, if that is limited.
     pub(super) fn new(root: Arc<TargetDir>, handles: Option<u64>) -> Self {
         let spare = handles.map_or(usize::MAX, |handles| usize::try_from(handles / 8).unwrap_or(usize::MAX));
-        let open_left = limit::RESTORE_LINKS_OPEN_MAX.min(spare);
+        let open_most = limit::RESTORE_LINKS_OPEN_MAX.min(spare);
         let (known, spent, later) = (HashMap::new(), VecDeque::new(), Vec::new());
-        Self { root, known, spent, later, open_left, told: false }
+        Self { root, known, spent, later, open_most, open_left: open_most, told: false }
+    }
+
+    /// Directories that are kept open for links that are still to be made, at most.
+    pub(super) fn kept_open(&self) -> usize {
+        self.open_most - self.open_left + self.later.len()
     }
 
     /// Looks an entry up by its file, and remembers it if it is the first.

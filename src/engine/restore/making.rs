@@ -44,6 +44,8 @@ pub(super) struct OpenDir<'a> {
 
 impl Drop for OpenDir<'_> {
     fn drop(&mut self) {
+        // One too early, by the time that its metadata takes: the handle itself goes right after this.
+        self.shared.handles.closed();
         if let Some(node) = &self.node
             && let Err(error) = self.dir.finish(node)
         {
@@ -129,6 +131,7 @@ impl<'a> Making<'a> {
         chosen: bool,
     ) -> Result<Place<'a>, EngineError> {
         let older = self.surplus.older(&dir, &path)?;
+        self.shared.handles.opened();
         let open = OpenDir { dir, path, turn: Mutex::new(()), node, shared: self.shared, _parent: parent };
         Ok(Place { open: Arc::new(open), older, chosen })
     }
@@ -263,6 +266,12 @@ impl<'a> Visit for Making<'a> {
     ) -> Result<Place<'a>, EngineError> {
         if let Some(older) = &mut parent.older {
             older.know(&node.name);
+        }
+        let held = path.components().count() + self.links.kept_open();
+        if self.shared.handles.is_short(held) {
+            // What waits here to be handed over keeps directories open as well.
+            self.flush()?;
+            self.shared.handles.wait(held, self.shared)?;
         }
         let dir = parent.open.dir.make_dir(node)?;
         count(&self.shared.tally.directories);

@@ -9,6 +9,7 @@ mod ahead;
 mod batch;
 mod content;
 mod estimate;
+mod handles;
 mod links;
 mod making;
 mod preview;
@@ -39,6 +40,7 @@ use crate::wire::NodeType;
 use ahead::{Ahead, pull_all};
 use batch::{Batch, Scribe};
 use content::{Part, Window, write_part};
+use handles::Handles;
 use links::Links;
 use making::Making;
 use surplus::Surplus;
@@ -151,7 +153,7 @@ pub fn restore(
     let mut reader = ChunkReader::new(vault, source, monitor);
     let found = find(&mut reader, snapshot.tree, &options.path)?;
     let tally = Tally::default();
-    let shared = Shared::new(monitor, &tally, options);
+    let shared = Shared::new(monitor, &tally, options, Handles::new(handles));
     let surplus = Surplus::of(&mut reader, snapshot, options, &selector)?;
     let rules = fs::RestoreOptions {
         overwrite: options.overwrite,

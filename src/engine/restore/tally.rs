@@ -4,10 +4,12 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use super::handles::Handles;
 use super::{RestoreAction, RestoreChange, RestoreOptions, RestoreResult};
 use crate::base::{Code, Coded, limit};
 use crate::engine::error::EngineError;
 use crate::engine::monitor::Monitor;
+use crate::store::StoreError;
 use crate::wire;
 
 /// Counters of one restore, for [`RestoreResult`].
@@ -36,19 +38,26 @@ pub(super) struct Shared<'a> {
     pub(super) verify: bool,
     pub(super) dry_run: bool,
     pub(super) memory_bytes: usize,
+    pub(super) handles: Handles,
     changes: Mutex<Vec<RestoreChange>>,
     /// The first error that ends everything (a full disk).
     fatal: Mutex<Option<EngineError>>,
 }
 
 impl<'a> Shared<'a> {
-    pub(super) fn new(monitor: &'a Monitor, tally: &'a Tally, options: &RestoreOptions) -> Self {
+    pub(super) fn new(
+        monitor: &'a Monitor,
+        tally: &'a Tally,
+        options: &RestoreOptions,
+        handles: Handles,
+    ) -> Self {
         Self {
             monitor,
             tally,
             verify: options.verify,
             dry_run: options.dry_run,
             memory_bytes: options.memory_bytes,
+            handles,
             changes: Mutex::default(),
             fatal: Mutex::default(),
         }
@@ -76,7 +85,7 @@ impl<'a> Shared<'a> {
         match error {
             // The cause is told elsewhere.
             EngineError::Stopped => {}
-            error if matches!(error.code(), Code::StorageFull | Code::Cancelled) => {
+            error if is_the_end(&error) => {
                 self.fatal.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
             }
             error => self.failed(path, &error),
@@ -141,6 +150,17 @@ impl<'a> Shared<'a> {
             changes: self.changes.into_inner().unwrap_or_else(PoisonError::into_inner),
         })
     }
+}
+
+/// Whether an error with one entry is one with every other, too.
+fn is_the_end(error: &EngineError) -> bool {
+    let of_store = matches!(
+        error,
+        EngineError::Store(
+            StoreError::IndexDamaged(_) | StoreError::Unavailable { .. } | StoreError::Poisoned
+        )
+    );
+    of_store || matches!(error.code(), Code::StorageFull | Code::Cancelled)
 }
 
 fn describe(error: &(impl std::error::Error + ?Sized)) -> String {

@@ -1,16 +1,17 @@
 //! The redb index: chunks, packs, receipts, what snapshots and foreign vaults need. All tables are here.
 
 mod borrowed;
+mod guard;
 mod leaving;
 mod receipts;
 
 pub use borrowed::Borrowed;
+pub use guard::is_guarded;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::OpenOptions;
 use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -23,11 +24,13 @@ use redb::{
 use crate::base::{ChunkId, Epoch, PackId, SnapshotId, VaultId, limit, meter};
 use crate::pack::PackEntry;
 use crate::store::error::StoreError;
+use crate::store::health::{Failure, Health};
 use crate::store::reserve::Reserve;
 use crate::store::rows::{ChunkPlace, PLACE_BYTES, PackNumber, PackRow};
 #[cfg(test)]
 use crate::store::trace;
 use crate::store::{INDEX, Store};
+use guard::guarded;
 
 /// `token` ties the index to its store's marker; `next_pack` is the next free pack number.
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
@@ -62,6 +65,8 @@ const SHADOWS: TableDefinition<(u32, u32), ()> = TableDefinition::new("shadows")
 const NOWHERE: u32 = u32::MAX;
 /// The key of the next free pack number in [`META`].
 const NEXT_PACK: &str = "next_pack";
+/// The key in [`META`] that is there once everything the files tell has been entered.
+const WHOLE: &str = "whole";
 
 /// Packs and bytes kept for each foreign vault.
 type Usage = HashMap<VaultId, (u64, u64)>;
@@ -69,7 +74,10 @@ type Usage = HashMap<VaultId, (u64, u64)>;
 type Pair = (&'static [u8; 32], &'static [u8; 32]);
 
 pub(super) struct Index {
-    db: Database,
+    /// Always there until the index is dropped.
+    db: Option<Database>,
+    /// Told of everything that means that this index is of no use any more.
+    health: Option<Arc<Health>>,
     /// Once counted; of chunks it knows nothing.
     totals: Mutex<Option<PackCounts>>,
     /// Packs and bytes kept for each foreign vault, once counted.
@@ -94,12 +102,17 @@ impl Drop for Index {
         let entered = *self.entered.get_mut();
         let rows = || self.read(|tx| tx.open_table(CHUNKS).map_err(wrong)?.len().map_err(wrong));
         let worth = |rows: u64| rows <= COMPACT_ROWS_MAX && entered >= rows / 2;
-        if entered < COMPACT_ROWS_MIN || !rows().is_ok_and(worth) {
-            return;
-        }
-        let compacted = guarded(|| self.db.compact().map(drop).map_err(wrong));
-        if let Err(error) = compacted {
-            tracing::warn!(target: "store", %error, "the index could not be made smaller");
+        let is_sound = self.health.as_ref().is_none_or(|health| health.failure().is_none());
+        let worthwhile = is_sound && entered >= COMPACT_ROWS_MIN && rows().is_ok_and(worth);
+        let Some(mut db) = self.db.take() else { return };
+        let closed = guarded(|| {
+            let compacted = if worthwhile { db.compact().map(drop).map_err(wrong) } else { Ok(()) };
+            // Closing a damaged one may fail a check as well.
+            drop(db);
+            compacted
+        });
+        if let Err(error) = closed {
+            tracing::warn!(target: "store", %error, "the index could not be made smaller, or not be closed");
         }
     }
 }
@@ -176,13 +189,8 @@ fn damaged(what: &str) -> StoreError {
     StoreError::IndexDamaged(format!("a row of {what} does not decode"))
 }
 
-/// redb may panic on an altered file; nothing of ours is left half-changed by that, since only a commit changes anything.
-fn guarded<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
-    catch_unwind(AssertUnwindSafe(work))
-        .unwrap_or_else(|_| Err(StoreError::IndexDamaged("reading it failed an internal check".to_owned())))
-}
-
 impl Index {
+    /// An empty index, which is not known to be whole.
     pub(super) fn create(path: &Path, token: &str) -> Result<Self, StoreError> {
         // Made here so that its mode is ours; redb takes an empty file for a new database.
         let made = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
@@ -228,12 +236,18 @@ impl Index {
         })
     }
 
-    pub(super) fn open(path: &Path, token: &str) -> Result<Self, StoreError> {
-        if !path.exists() {
+    /// Opens the index and, if it has at most `check_bytes`, checks every page of it: redb itself takes what it reads for
+    /// what it wrote, and rows of a page that was overwritten would point anywhere.
+    pub(super) fn open(path: &Path, token: &str, check_bytes: u64) -> Result<Self, StoreError> {
+        let Ok(there) = std::fs::metadata(path) else {
             return Err(StoreError::IndexDamaged("index.redb is missing".to_owned()));
-        }
+        };
         guarded(|| {
-            let db = Self::open_file(path)?;
+            let mut db = Self::open_file(path)?;
+            if there.len() <= check_bytes {
+                // What it puts in order without an error (pages that nothing refers to) is sound.
+                db.check_integrity().map_err(wrong)?;
+            }
             let index = Self::of(db);
             let known = index.read(|tx| {
                 let meta = tx.open_table(META).map_err(wrong)?;
@@ -250,12 +264,32 @@ impl Index {
 
     fn of(db: Database) -> Self {
         let (totals, usage, unconfirmed) = (Mutex::default(), Mutex::default(), RwLock::default());
-        Self { db, totals, usage, entered: AtomicU64::new(0), unconfirmed, reserve: None }
+        let (entered, health, reserve) = (AtomicU64::new(0), None, None);
+        Self { db: Some(db), health, totals, usage, entered, unconfirmed, reserve }
     }
 
-    /// From now on commits find room on a full disk: redb takes one that does not for the end of itself.
-    pub(super) fn draw_on(&mut self, reserve: &Arc<Reserve>) {
+    /// From now on commits find room on a full disk: redb takes one that does not for the end of itself. And it is told to
+    /// the rest of the store when that end has come.
+    pub(super) fn belong(&mut self, reserve: &Arc<Reserve>, health: &Arc<Health>) {
         self.reserve = Some(reserve.clone());
+        self.health = Some(health.clone());
+    }
+
+    /// Notes durably that everything the files tell has been entered.
+    pub(super) fn mark_whole(&self) -> Result<(), StoreError> {
+        self.write(|tx| {
+            tx.open_table(META).map_err(wrong)?.insert(WHOLE, [].as_slice()).map_err(wrong)?;
+            Ok(())
+        })
+    }
+
+    /// Whether it is known that everything the files told had been entered once.
+    pub(super) fn is_whole(&self) -> Result<bool, StoreError> {
+        self.read(|tx| Ok(tx.open_table(META).map_err(wrong)?.get(WHOLE).map_err(wrong)?.is_some()))
+    }
+
+    fn db(&self) -> &Database {
+        self.db.as_ref().expect("it is taken when the index is dropped")
     }
 
     fn open_file(path: &Path) -> Result<Database, StoreError> {
@@ -290,7 +324,22 @@ impl Index {
     }
 
     fn read<T>(&self, work: impl FnOnce(&ReadTransaction) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        guarded(|| work(&self.db.begin_read().map_err(wrong)?))
+        self.judged(guarded(|| work(&self.db().begin_read().map_err(wrong)?)))
+    }
+
+    /// Tells the rest of the store when redb is of no use any more: it does not check out, or the system refused it
+    /// something, after which it refuses everything until it is opened again.
+    fn judged<T>(&self, done: Result<T, StoreError>) -> Result<T, StoreError> {
+        if let Some(health) = &self.health {
+            match &done {
+                Err(StoreError::IndexDamaged(why)) => health.fail(Failure::Index(why.clone())),
+                Err(StoreError::Io { .. } | StoreError::Full(_) | StoreError::Poisoned) => {
+                    health.fail(Failure::Write);
+                }
+                _ => {}
+            }
+        }
+        done
     }
 
     /// Commits durably before it returns `Ok`.
@@ -319,14 +368,17 @@ impl Index {
         &self,
         work: impl FnOnce(&WriteTransaction) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        guarded(|| {
-            let mut tx = self.db.begin_write().map_err(wrong)?;
+        if let Some(health) = &self.health {
+            health.sound()?;
+        }
+        self.judged(guarded(|| {
+            let mut tx = self.db().begin_write().map_err(wrong)?;
             tx.set_two_phase_commit(true);
             tx.set_quick_repair(true);
             let value = work(&tx)?;
             tx.commit().map_err(wrong)?;
             Ok(value)
-        })
+        }))
     }
 }
 
