@@ -141,6 +141,13 @@ pub const ABSENT_HOLDER_PAUSE: Duration = Duration::from_secs(60);
 pub const GUESSES_MAX: u32 = 3;
 /// See [`GUESSES_MAX`].
 pub const GUESS_PAUSE: Duration = Duration::from_secs(600);
+/// A holder that says nothing but "later" for so long is given up for a pack: at 1 KiB/s each of four packs that are
+/// pulled at the same time gets a cell in half of it.
+pub const BUSY_PATIENCE: Duration = Duration::from_secs(600);
+/// How often in a row a holder that gave part of a pack may break off, and the first pause before it is asked again.
+pub const BROKEN_TRIES: u32 = 4;
+/// See [`BROKEN_TRIES`].
+pub const BROKEN_PAUSE: Duration = Duration::from_secs(1);
 /// How long an idle connection stays open; members keep theirs by pinging.
 pub const IDLE_CONNECTION: Duration = Duration::from_secs(60);
 /// The first pause before a peer that said "later" is asked again; each is twice the one before, up to [`BUSY_PAUSE_MAX`].
@@ -329,8 +336,14 @@ pub const QUIC_CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 pub const CORK_BYTES: usize = 32 * KIB;
 /// How long `start` waits for its listeners to name their addresses.
 pub const LISTEN_READY: Duration = Duration::from_secs(5);
-/// How long a fetch may wait for its turn under an upload limit before it is told to come again.
-pub const UPLOAD_WAIT: Duration = Duration::from_secs(30);
+/// How long a request may wait for its turn under a limit before it is told to come again.
+pub const TURN_WAIT: Duration = Duration::from_secs(30);
+/// Requests that wait for their turn, in bytes, all together: thousands of fetches, or eight of the longest offers.
+pub const REQUESTS_WAITING_BYTES_MAX: usize = 4 * MIB;
+/// Of those, of one peer: more than its streams can bring, or two of the longest offers.
+pub const REQUESTS_WAITING_PER_PEER_BYTES_MAX: usize = MIB;
+/// What a small request that waits counts for, in bytes: what the longest fetch request takes.
+pub const WAITING_PLACE_BYTES: usize = FETCH_REQUEST_BYTES_MAX;
 /// Names with addresses that mDNS holds at one time. A home or an office has some dozens.
 pub const NEARBY_MAX: usize = 512;
 /// How long the local network is not listened to after it told more than that.
@@ -375,7 +388,7 @@ pub const fn messages_bytes_max(fetches: usize) -> usize {
         + fetches * (FETCH_REQUEST_BYTES_MAX + FETCH_RESPONSE_BYTES_MAX);
     let sync = (SYNC_SERVED_MAX + SYNC_IN_FLIGHT_MAX) * (SYNC_REQUEST_BYTES_MAX + SYNC_RESPONSE_BYTES_MAX);
     let door = 2 * (DOOR_SERVED_MAX + DOOR_IN_FLIGHT_MAX) * DOOR_BYTES_MAX;
-    fetch + sync + door + FINDS_MAX * KAD_BYTES_MAX
+    fetch + sync + door + FINDS_MAX * KAD_BYTES_MAX + REQUESTS_WAITING_BYTES_MAX
 }
 
 /// What TCP connections, those included that still shake hands, may gather in memory at one time, in bytes, with up to

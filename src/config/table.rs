@@ -217,7 +217,7 @@ table! {
         /// How often every pack is read and checked.
         scrub_interval: Duration = Span, "30d", Between(HOUR, 365 * DAY), Live, Built;
         /// Memory for the buffers of backup, restore and repair.
-        memory_limit: u64 = Size, "96MiB", Between(32 * MIB, 1 << 40), Restart, Built;
+        memory_limit: u64 = Size, "96MiB", Between(32 * MIB, 1 << 40), Live, Built;
         /// Disk space that packs, own and kept for others, may take; 0 is no limit.
         disk_limit: u64 = Size, "0", Any, Live, Built;
         /// full keeps own packs here too; cache keeps max_cache_size of them once enough peers have proved to hold the rest.

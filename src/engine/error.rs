@@ -71,6 +71,8 @@ pub enum EngineError {
         pack: PackId,
         /// Who was asked and what came of it.
         tried: String,
+        /// One that may have it said "later" to the end: it is not known to be lost.
+        busy: bool,
     },
     /// No snapshot by that reference.
     #[error("no snapshot matches {reference:?}{}", listed("; these are called alike:", near))]
@@ -219,6 +221,7 @@ impl Coded for EngineError {
             Self::Holder(e) => e.code(),
             Self::Pack { source, .. } => source.code(),
             Self::Key(e) => e.code(),
+            Self::NoSource { busy: true, .. } => Code::PeerBusy,
             Self::ChunkMissing(_) | Self::NoSource { .. } | Self::RecordMissing(_) => Code::ChunkNotFound,
             Self::ChunkDamaged { .. } => Code::ChunkInvalid,
             Self::SnapshotUnknown { .. } => Code::SnapshotNotFound,
@@ -244,6 +247,9 @@ impl Coded for EngineError {
             Self::Key(e) => e.hint(),
             Self::ChunkMissing(_) | Self::ChunkDamaged { .. } => {
                 Some("`shadowvault repair` pulls damaged and missing data from peers".to_owned())
+            }
+            Self::NoSource { busy: true, .. } => {
+                Some("it is not lost: run the same again when that peer has less to do".to_owned())
             }
             Self::NoSource { .. } => Some("`shadowvault peers` shows who can be reached".to_owned()),
             Self::SnapshotUnknown { .. } | Self::SnapshotAmbiguous { .. } => {

@@ -9,15 +9,20 @@
 //!   few at a time when nobody else is left.
 //! - Once every range is asked for, one that takes long is asked of a second holder as well, once: the extra traffic is
 //!   what is under way at the end, and no more.
+//! - Who says that it is busy is asked again after a pause, and so, a few times, is one that broke off; what came stays.
+//!   Others that have the pack take over meanwhile.
 //! - Who answers wrongly or not at all gets no further range of this pack.
+//! - No request is longer than what its holder brings within seconds: [`Stride`].
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::error::EngineError;
 use super::monitor::Monitor;
 use super::pull::{FetchFailure, Given, PulledSlice, Sources};
 use crate::base::{PackId, PeerId, limit};
 use crate::pack::{CellRange, verify_slice};
+use crate::policy::Stride;
 
 /// One range to ask of one holder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,8 +49,52 @@ struct Holder {
     under_way: Vec<(usize, Duration)>,
     /// How long its last answer took.
     took: Option<Duration>,
+    /// How much it is asked for at one time.
+    stride: Stride,
+    /// Until when it is left alone.
+    rests_until: Duration,
+    /// Since when, and how often in a row, it said that it is busy.
+    busy: Option<(Duration, u32)>,
+    /// How often in a row it broke off.
+    broken: u32,
     /// It failed: it gets nothing more.
     out: bool,
+}
+
+impl Holder {
+    /// Whether one that gave nothing this time is worth another question, and when.
+    fn is_to_be_asked_again(&mut self, now: Duration, cells: usize, failure: &FetchFailure) -> bool {
+        let doubled = |pause: Duration, times: u32| pause * (1 << times.min(16));
+        // What was under way together fails together.
+        let is_news = now >= self.rests_until;
+        match failure {
+            FetchFailure::Busy => {
+                let (since, times) = self.busy.unwrap_or((now, 0));
+                if is_news {
+                    self.busy = Some((since, times + 1));
+                    self.rests_until = now + doubled(limit::BUSY_PAUSE, times).min(limit::BUSY_PAUSE_MAX);
+                }
+                now.saturating_sub(since) < limit::BUSY_PATIENCE
+            }
+            FetchFailure::Timeout | FetchFailure::Offline(_) => {
+                if *failure == FetchFailure::Timeout {
+                    self.stride.missed(cells);
+                }
+                if is_news {
+                    self.rests_until = now + doubled(limit::BROKEN_PAUSE, self.broken);
+                    self.broken += 1;
+                }
+                // What it gave shows that it is there. One that gave nothing may have been asked for too much.
+                let most = match (self.took, failure) {
+                    (Some(_), _) => limit::BROKEN_TRIES,
+                    (None, FetchFailure::Timeout) => u32::from(self.stride.cells() < cells),
+                    _ => 0,
+                };
+                self.broken <= most
+            }
+            FetchFailure::NotFound | FetchFailure::Corrupt | FetchFailure::Refused => false,
+        }
+    }
 }
 
 struct Part {
@@ -66,6 +115,8 @@ pub struct Gathering<'a> {
     holders: Vec<Holder>,
     given: Given,
     tried: Vec<String>,
+    /// Somebody who may have what is missing was busy to the end.
+    busy: bool,
     misbehaved: Vec<PeerId>,
     late: Vec<PeerId>,
 }
@@ -89,7 +140,18 @@ impl<'a> Gathering<'a> {
         for (standing, peers) in tiers {
             for peer in peers {
                 if holders.iter().all(|holder| holder.peer != peer) {
-                    holders.push(Holder { peer, standing, under_way: Vec::new(), took: None, out: false });
+                    let stride = sources.strides.get(&peer).copied();
+                    holders.push(Holder {
+                        peer,
+                        standing,
+                        under_way: Vec::new(),
+                        took: None,
+                        stride: stride.unwrap_or_else(|| Stride::new(RANGE_CELLS_MAX)),
+                        rests_until: Duration::ZERO,
+                        busy: None,
+                        broken: 0,
+                        out: false,
+                    });
                 }
             }
         }
@@ -101,6 +163,7 @@ impl<'a> Gathering<'a> {
             holders,
             given: BTreeMap::new(),
             tried: Vec::new(),
+            busy: false,
             misbehaved: Vec::new(),
             late: Vec::new(),
         }
@@ -112,18 +175,32 @@ impl<'a> Gathering<'a> {
             return None;
         }
         let chosen = match self.parts.iter().position(|part| !part.done && part.askers == 0) {
-            Some(at) => self.whom().map(|holder| (holder, at)),
+            Some(at) => self.whom(now).map(|holder| (holder, at)),
             None => self.hedge(now),
         };
         let (holder, at) = chosen?;
+        if self.parts[at].askers == 0 {
+            self.cut(at, self.holders[holder].stride.cells());
+        }
         self.parts[at].hedged = self.parts[at].askers > 0;
         self.parts[at].askers += 1;
         self.holders[holder].under_way.push((at, now));
         Some(Errand { holder: self.holders[holder].peer, range: self.parts[at].range, at })
     }
 
+    /// Makes a range no longer than so many cells; the rest becomes one of its own.
+    fn cut(&mut self, at: usize, cells: usize) {
+        let CellRange { first, end } = self.parts[at].range;
+        let middle = first + cells.max(1);
+        if middle < end {
+            self.parts[at].range.end = middle;
+            let range = CellRange { first: middle, end };
+            self.parts.push(Part { range, done: false, askers: 0, hedged: false });
+        }
+    }
+
     /// Of those that may be asked for more, the one with the least under way.
-    fn whom(&self) -> Option<usize> {
+    fn whom(&self, now: Duration) -> Option<usize> {
         let left = |most: Standing| self.holders.iter().filter(move |h| !h.out && h.standing <= most);
         let several = left(Standing::Maybe).count();
         let tier = if several > 0 { Standing::Maybe } else { Standing::Rest };
@@ -136,13 +213,14 @@ impl<'a> Gathering<'a> {
             Standing::Rest => holder.under_way.is_empty() && probing < limit::GATHER_PROBES_MAX,
         };
         let holders = self.holders.iter().enumerate();
-        let able = holders.filter(|(_, h)| !h.out && h.standing <= tier && has_room(h));
+        let is_free = |h: &Holder| !h.out && h.rests_until <= now;
+        let able = holders.filter(|(_, h)| is_free(h) && h.standing <= tier && has_room(h));
         able.min_by_key(|(_, holder)| holder.under_way.len()).map(|(at, _)| at)
     }
 
     /// A second holder, and a range that takes long, once all are asked for.
     fn hedge(&self, now: Duration) -> Option<(usize, usize)> {
-        let (second, patience) = self.second()?;
+        let (second, patience) = self.second(now)?;
         let due = self.hedgeable().filter(|(_, since)| *since + patience <= now);
         // Of those that one holder has before it, the last one would come last.
         due.max_by_key(|(_, since)| *since).map(|(at, _)| (second, at))
@@ -150,9 +228,12 @@ impl<'a> Gathering<'a> {
 
     /// Who has nothing to do, and after what time it is asked for what another one has not brought. Who has given
     /// something knows how long that takes.
-    fn second(&self) -> Option<(usize, Duration)> {
+    fn second(&self, now: Duration) -> Option<(usize, Duration)> {
         let idle = self.holders.iter().enumerate().filter(|(_, holder)| {
-            !holder.out && holder.under_way.is_empty() && holder.standing <= Standing::Maybe
+            !holder.out
+                && holder.rests_until <= now
+                && holder.under_way.is_empty()
+                && holder.standing <= Standing::Maybe
         });
         let patience = |holder: &Holder| {
             holder.took.map_or(limit::HEDGE_AFTER_UNKNOWN, |took| (took * 2).max(limit::HEDGE_AFTER_MIN))
@@ -172,8 +253,11 @@ impl<'a> Gathering<'a> {
     /// How long to wait for answers before [`Gathering::next`] is to be asked again.
     pub fn wake(&self, now: Duration) -> Duration {
         let first = self.hedgeable().map(|(_, since)| since).min();
-        let due = self.second().and_then(|(_, patience)| Some((first? + patience).saturating_sub(now)));
-        due.unwrap_or(limit::GATHER_LOOK).clamp(Duration::from_millis(1), limit::GATHER_LOOK)
+        let due = self.second(now).and_then(|(_, patience)| Some((first? + patience).saturating_sub(now)));
+        let resting = self.holders.iter().filter(|holder| !holder.out && holder.rests_until > now);
+        let rested = resting.map(|holder| holder.rests_until.saturating_sub(now)).min();
+        let wake = due.into_iter().chain(rested).min();
+        wake.unwrap_or(limit::GATHER_LOOK).clamp(Duration::from_millis(1), limit::GATHER_LOOK)
     }
 
     /// An errand came back.
@@ -188,12 +272,21 @@ impl<'a> Gathering<'a> {
             // Somebody was faster; its bytes are good as well.
             return;
         }
+        let cells = errand.range.end - errand.range.first;
         let failure = match answer {
-            Err(failure) => failure.to_string(),
+            Err(failure) => {
+                if self.holders[who].is_to_be_asked_again(now, cells, &failure) {
+                    return;
+                }
+                self.busy |= failure == FetchFailure::Busy;
+                failure.to_string()
+            }
             Ok(slice) => match self.take(errand, &slice) {
                 Ok(()) => {
-                    let holder = &mut self.holders[who];
-                    (holder.took, holder.standing) = (Some(now.saturating_sub(since)), Standing::Sure);
+                    let (holder, took) = (&mut self.holders[who], now.saturating_sub(since));
+                    (holder.took, holder.standing) = (Some(took), Standing::Sure);
+                    (holder.busy, holder.broken) = (None, 0);
+                    holder.stride.brought(cells, took);
                     self.settle(now, errand, slice.data.len() as u64);
                     return;
                 }
@@ -254,18 +347,30 @@ impl<'a> Gathering<'a> {
         &self.late
     }
 
-    /// What each holder gave; or, when something is missing, who was tried and what came of it.
-    pub(super) fn finish(self) -> Result<Given, String> {
+    /// How much each holder is best asked for at one time; of those that are not to be asked again, too.
+    pub fn strides(&self) -> impl Iterator<Item = (PeerId, Stride)> {
+        self.holders.iter().map(|holder| (holder.peer, holder.stride))
+    }
+
+    /// What each holder gave.
+    ///
+    /// # Errors
+    /// Something is missing: [`EngineError::NoSource`] tells who was tried, what came of it, and whether somebody may have it
+    /// who was busy.
+    pub(super) fn finish(self) -> Result<Given, EngineError> {
         if self.is_whole() {
             return Ok(self.given);
         }
-        if self.tried.is_empty() {
-            Err("no holder is known, or none could be reached a moment ago".to_owned())
-        } else {
-            Err(self.tried.join("; "))
-        }
+        let tried = match self.tried.is_empty() {
+            true => "no holder is known, or none could be reached a moment ago".to_owned(),
+            false => self.tried.join("; "),
+        };
+        Err(EngineError::NoSource { pack: self.pack, tried, busy: self.busy })
     }
 }
+
+/// Cells of the longest range there is.
+const RANGE_CELLS_MAX: usize = limit::FETCH_BYTES_MAX / limit::CELL_BYTES;
 
 /// Ranges under way to each of so many holders: enough to keep a line busy, and the last ones not long.
 fn window(holders: usize) -> usize {

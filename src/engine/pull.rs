@@ -9,6 +9,7 @@ use super::gather::Gathering;
 use super::monitor::Monitor;
 use crate::base::{Code, Coded, PackId, PeerId, limit};
 use crate::pack::{CellRange, Outboard, cell_count};
+use crate::policy::Stride;
 
 /// Cells of a pack as a peer sent them: not yet verified.
 pub struct PulledSlice {
@@ -63,6 +64,8 @@ pub struct Sources {
     pub maybe: Vec<PeerId>,
     /// Asked only when nobody else is left.
     pub rest: Vec<PeerId>,
+    /// How much each of them is asked for at one time, as far as that is known.
+    pub strides: BTreeMap<PeerId, Stride>,
 }
 
 /// Where packs can be pulled from. Implemented by the node over the network; blocking.
@@ -105,9 +108,9 @@ pub(super) fn pull_cells(
     let mut gathering = Gathering::new(pack, ranges_of(cells), source.sources(pack), buffer, monitor);
     source.gather(pack, &mut gathering);
     let given = gathering.finish();
-    given.or_else(|tried| {
+    given.or_else(|error| {
         monitor.go_on()?;
-        Err(EngineError::NoSource { pack, tried })
+        Err(error)
     })
 }
 
@@ -126,7 +129,8 @@ pub fn pull_pack(
     let (id, outboard) = Outboard::of(buffer);
     if id != pack {
         // Slices verify one by one, so this cannot come from a peer.
-        return Err(EngineError::NoSource { pack, tried: "the slices do not make up the pack".to_owned() });
+        let tried = "the slices do not make up the pack".to_owned();
+        return Err(EngineError::NoSource { pack, tried, busy: false });
     }
     Ok((outboard, given))
 }
@@ -137,12 +141,14 @@ mod tests {
     use super::super::tests::lines::{Line, run};
     use super::*;
     use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Duration;
 
     /// Holders that answer as told.
     struct Fake {
         pack: Vec<u8>,
         peers: Vec<(PeerId, Manner)>,
+        asked: AtomicUsize,
         blamed: Mutex<Vec<PeerId>>,
     }
 
@@ -154,6 +160,12 @@ mod tests {
         Silent,
         HalfOnly,
         Absent,
+        /// Says that it is busy more often than not.
+        Busy,
+        /// Never says anything else.
+        AlwaysBusy,
+        /// Breaks off again and again.
+        Broken,
     }
 
     impl PackSource for Fake {
@@ -167,6 +179,7 @@ mod tests {
             let mut lines: Vec<Line> =
                 self.peers.iter().map(|(peer, _)| Line::new(*peer, 10 << 20, Duration::ZERO)).collect();
             run(gathering, &mut lines, |errand: &Errand| {
+                let times = self.asked.fetch_add(1, Ordering::Relaxed);
                 let manner = self.peers.iter().find(|(peer, _)| *peer == errand.holder).unwrap().1;
                 let range = errand.range;
                 let start = range.offset() as usize;
@@ -180,6 +193,12 @@ mod tests {
                     Manner::HalfOnly if start >= self.pack.len() / 2 => return Err(FetchFailure::Timeout),
                     Manner::HalfOnly => {}
                     Manner::Absent => return Err(FetchFailure::NotFound),
+                    Manner::Busy if !times.is_multiple_of(5) => return Err(FetchFailure::Busy),
+                    Manner::AlwaysBusy => return Err(FetchFailure::Busy),
+                    Manner::Broken if times % 20 > 10 => {
+                        return Err(FetchFailure::Offline("gone".to_owned()));
+                    }
+                    Manner::Busy | Manner::Broken => {}
                 }
                 Ok(PulledSlice { data: data.into(), proof })
             });
@@ -192,7 +211,7 @@ mod tests {
         blake3::Hasher::new().finalize_xof().fill(&mut pack);
         let id = Outboard::of(&pack).0;
         let peers = manners.iter().enumerate().map(|(i, m)| (PeerId::new([i as u8; 32]), *m)).collect();
-        (Fake { pack, peers, blamed: Mutex::default() }, id)
+        (Fake { pack, peers, asked: AtomicUsize::default(), blamed: Mutex::default() }, id)
     }
 
     #[test]
@@ -215,6 +234,21 @@ mod tests {
             let (alone, id) = fake(&[bad]);
             assert!(pull_pack(&alone, id, 4 << 20, &mut Vec::new(), &Monitor::default()).is_err());
         }
+    }
+
+    /// What had come was thrown away with the first "later" too many, and the pack counted as missing or damaged.
+    #[test]
+    fn who_is_busy_or_breaks_off_is_asked_again_and_what_came_is_kept() {
+        for manner in [Manner::Busy, Manner::Broken] {
+            let (source, id) = fake(&[manner]);
+            let (_, given) = pull_pack(&source, id, 4 << 20, &mut Vec::new(), &Monitor::default()).unwrap();
+            assert_eq!(given.into_values().sum::<u64>(), 4 << 20, "nothing is asked for twice");
+        }
+        let (source, id) = fake(&[Manner::AlwaysBusy]);
+        let error = pull_pack(&source, id, 4 << 20, &mut Vec::new(), &Monitor::default()).unwrap_err();
+        assert_eq!(error.code(), Code::PeerBusy, "it is not known to be lost: {error}");
+        let (source, id) = fake(&[Manner::AlwaysBusy, Manner::Honest]);
+        pull_pack(&source, id, 4 << 20, &mut Vec::new(), &Monitor::default()).unwrap();
     }
 
     #[test]

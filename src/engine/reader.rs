@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use super::error::EngineError;
 use super::monitor::Monitor;
 use super::pull::PackSource;
-use super::repair::{Damage, plan_repair, run_repair};
+use super::repair::{Damage, repair_pack};
 use super::vault::Vault;
 use crate::base::{ChunkId, Coded, PackId, limit};
 use crate::crypto::{Kind, OVERHEAD_BYTES, OpenError, Opener, Subject};
@@ -243,12 +243,7 @@ pub(super) fn heal_pack(
     let _healing = vault.healing(id);
     let damage = Damage::examine(&vault.store, id, bytes)?;
     let Some(damage) = damage else { return Ok(()) };
-    let plan = plan_repair(vec![damage]);
-    let result = run_repair(&vault.store, &plan, source, monitor)?;
-    match result.failed.into_iter().next() {
-        None => Ok(()),
-        Some((pack, tried)) => Err(EngineError::NoSource { pack, tried }),
-    }
+    repair_pack(&vault.store, &damage, source, monitor).map(drop)
 }
 
 fn is_healable(error: &EngineError) -> bool {

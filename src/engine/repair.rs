@@ -172,14 +172,15 @@ pub fn run_repair(
                     *result.given.entry(peer).or_default() += bytes;
                 }
             }
-            Err(EngineError::NoSource { pack, tried }) => result.failed.push((pack, tried)),
+            Err(EngineError::NoSource { pack, tried, .. }) => result.failed.push((pack, tried)),
             Err(error) => return Err(error),
         }
     }
     Ok(result)
 }
 
-fn repair_pack(
+/// Makes one damaged pack sound again; what each peer gave.
+pub(super) fn repair_pack(
     store: &Store,
     damage: &Damage,
     source: &dyn PackSource,
@@ -202,7 +203,7 @@ fn repair_pack(
     }
     if id != damage.pack {
         let tried = "what was pulled does not make up the pack".to_owned();
-        return Err(EngineError::NoSource { pack: damage.pack, tried });
+        return Err(EngineError::NoSource { pack: damage.pack, tried, busy: false });
     }
     store.replace_pack(damage.pack, &buffer, &outboard)?;
     tracing::info!(target: "repair", pack = %damage.pack.short(), cells = damage.cells.len(), "pack restored");

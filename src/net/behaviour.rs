@@ -23,7 +23,7 @@ use super::cork::Corked;
 use super::gate::{Admission, Gate, Verdict};
 use super::hold::Hold;
 use super::nearby::Nearby;
-use super::{Members, NetConfig, NetError};
+use super::{Limits, Members, NetConfig, NetError};
 use crate::base::limit;
 
 /// The least time that a peer has to answer a ping.
@@ -70,7 +70,7 @@ impl Behaviour {
             ping::Config::new().with_interval(config.heartbeat_interval).with_timeout(ping_answer(config));
         Self {
             limits: connection_limits::Behaviour::new(connection_limits(config)),
-            memory: memory_connection_limits::Behaviour::with_max_bytes(config.memory_bytes_max),
+            memory: memory_bound(&config.limits),
             admission: Admission::new(members, verdict.clone(), config.max_peers),
             hold: Gate::new(Hold, verdict.clone()),
             relay: gated(config.serve_relay, || relay::Behaviour::new(me, relaying()), &verdict),
@@ -86,6 +86,17 @@ impl Behaviour {
             door: protocol(config.connection_timeout),
         }
     }
+}
+
+impl Behaviour {
+    /// Another limit of memory from now on.
+    pub(super) fn bound_memory(&mut self, limits: &Limits) {
+        self.memory = memory_bound(limits);
+    }
+}
+
+fn memory_bound(limits: &Limits) -> memory_connection_limits::Behaviour {
+    memory_connection_limits::Behaviour::with_max_bytes(limits.memory_bytes_max.unwrap_or(usize::MAX))
 }
 
 /// How long a peer may take to answer a ping. A short heartbeat is there to notice silence soon; a slow line still gets five

@@ -359,27 +359,39 @@ impl Node {
             }
         };
         meter::MESSAGES_RECEIVED.add(1);
-        if !self.is_exempt(peer) && !P::allows(&self.meter, &self.shared.members, peer, &request) {
+        let exempt = self.is_exempt(peer);
+        // Identities are free: strangers wait nowhere.
+        let known = P::MEMBERS_ONLY || exempt || self.shared.members.allows(&peer);
+        let admitted = known || self.meter.allows_stranger();
+        let place = self.waiting.enter(peer, request.encoded_len()).filter(|_| admitted);
+        let Some(place) = place else {
             meter::RATE_LIMITED.add("peer", 1);
             return self.reply::<P>(id, channel, P::bare(Status::Busy), None);
-        }
-        let Some(slot) = P::places(&self.served).try_take(peer) else {
-            return self.reply::<P>(id, channel, P::bare(Status::Busy), None);
         };
-        let server = Arc::clone(&self.server);
-        let (after, paces) = (P::timeout(&self.shared.config), self.shared.paces());
+        let (server, served, shared) =
+            (Arc::clone(&self.server), Arc::clone(&self.served), Arc::clone(&self.shared));
+        let (meter, after) = (Arc::clone(&self.meter), P::timeout(&shared.config));
+        let units = P::units(&request);
         self.serving.spawn(async move {
-            let paced = async {
-                match P::payload(&request) {
-                    0 => {}
-                    bytes => timeout(limit::UPLOAD_WAIT.min(after / 2), paces.up.take(bytes)).await.ok()?,
-                }
-                Some(P::serve(&server, peer, request).await)
+            let began = Instant::now();
+            let turn = async {
+                let fares = P::pay(&meter, &shared.paces, peer, exempt, &request).await;
+                (fares, P::places(&served).take(peer).await)
+            };
+            let turn = timeout(limit::TURN_WAIT.min(after / 2), turn).await;
+            drop(place);
+            let Ok((fares, Some(slot))) = turn else {
+                meter::RATE_LIMITED.add("peer", 1);
+                let act: Act = Box::new(move |node| node.reply::<P>(id, channel, P::bare(Status::Busy), None));
+                return Some(act);
             };
             // After that time nobody waits any more: dropping the channel closes the stream.
-            let response = timeout(after, paced).await.ok()?;
-            let mut response = response.unwrap_or_else(|| P::bare(Status::Busy));
-            meter::SERVE_BYTES.add(P::served(&response));
+            let left = after.saturating_sub(began.elapsed());
+            let mut response = timeout(left, P::serve(&server, peer, request)).await.ok()?;
+            let bytes = P::served(&response);
+            meter::SERVE_BYTES.add(bytes);
+            // Looking for what is not here costs as well.
+            fares.keep(if P::IN_BYTES { bytes.max(limit::CELL_BYTES as u64) } else { units });
             let length = response.encoded_len();
             if length > P::RESPONSE.bytes {
                 warn!(target: "net", protocol = P::NAME, length, "an answer of this node is too long to send");

@@ -1,7 +1,7 @@
 //! The handle that the rest of the program holds.
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use libp2p::Multiaddr;
@@ -59,8 +59,6 @@ pub struct NetConfig {
     pub max_concurrent_fetch: usize,
     /// How much peers may ask; [`Net::configure`] changes it.
     pub limits: Limits,
-    /// Over this much memory in use by the process, new connections are refused.
-    pub memory_bytes_max: usize,
 }
 
 impl NetConfig {
@@ -113,18 +111,12 @@ pub(super) struct Shared {
     pub(super) announce: Vec<Multiaddr>,
     /// This node listens at another address.
     pub(super) moved: Notify,
-    paces: RwLock<Arc<Paces>>,
+    pub(super) paces: Paces,
 }
 
 impl Shared {
     pub(super) fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Shared {
-    pub(super) fn paces(&self) -> Arc<Paces> {
-        self.paces.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -148,7 +140,7 @@ impl Net {
         let fetches = config.max_concurrent_fetch;
         let shared = Arc::new(Shared {
             me,
-            paces: RwLock::new(Arc::new(Paces::new(&config.limits))),
+            paces: Paces::new(&config.limits),
             config,
             members,
             outgoing: Places::outgoing(fetches),
@@ -313,9 +305,10 @@ impl Net {
         peer: PeerId,
         request: wire::FetchRequest,
     ) -> Result<wire::FetchResponse, NetError> {
-        self.shared.paces().down.take(fetch_cost(&request)).await;
+        let fare = self.shared.paces.down.take(fetch_cost(&request)).await;
         let began = Instant::now();
         let response = self.ask::<Fetch>(peer, request).await?;
+        fare.keep(response.slices.iter().map(|slice| slice.data.len() as u64).sum());
         meter::CHUNK_FETCH_SECONDS.note(began.elapsed().as_secs_f64());
         meter::CHUNKS_FETCHED.add(response.slices.len() as u64);
         meter::FETCH_BYTES.add(response.slices.iter().map(|slice| slice.data.len() as u64).sum());
@@ -324,9 +317,14 @@ impl Net {
 
     /// Meters otherwise from now on. What peers have used up of the old rates is forgotten.
     pub async fn configure(&self, limits: Limits) {
-        *self.shared.paces.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Paces::new(&limits));
+        self.shared.paces.change(&limits);
         // An error means that the network has stopped.
-        self.act(move |node| node.meter = Meter::new(&limits)).await.ok();
+        self.act(move |node| {
+            node.meter = Arc::new(Meter::new(&limits));
+            node.swarm.behaviour_mut().bound_memory(&limits);
+        })
+        .await
+        .ok();
     }
 
     /// Knocks at a peer's door, whether it knows this node or not. When it answers that this node is admitted

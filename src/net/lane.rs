@@ -12,9 +12,9 @@ use tokio::sync::oneshot;
 
 use super::behaviour::Behaviour;
 use super::codec::{Codec, Door, Fetch, Protocol, Sync};
-use super::meter::Meter;
+use super::meter::{Fare, Meter, Paces};
 use super::slots::{Slot, Slots};
-use super::{Members, NetConfig, NetError};
+use super::{NetConfig, NetError};
 use crate::base::{PeerId, limit};
 use crate::wire::{self, RecordKind, Status};
 
@@ -72,6 +72,42 @@ pub(super) struct Places {
     door: Slots,
 }
 
+/// Places for requests that wait to be answered, by what they take in memory.
+pub(super) struct WaitingRoom(Slots);
+
+impl Default for WaitingRoom {
+    fn default() -> Self {
+        let places = |bytes: usize| bytes / limit::WAITING_PLACE_BYTES;
+        let (all, of_peer) = (limit::REQUESTS_WAITING_BYTES_MAX, limit::REQUESTS_WAITING_PER_PEER_BYTES_MAX);
+        Self(Slots::new(places(all), places(of_peer)))
+    }
+}
+
+impl WaitingRoom {
+    /// Places for a request of that length, now or not at all.
+    pub(super) fn enter(&self, peer: PeerId, bytes: usize) -> Option<Slot> {
+        let places = bytes.div_ceil(limit::WAITING_PLACE_BYTES).max(1);
+        self.0.try_take_many(peer, u32::try_from(places).unwrap_or(u32::MAX))
+    }
+
+    pub(super) fn prune(&self) {
+        self.0.prune();
+    }
+}
+
+/// What a request was charged before it is answered; given back when it is not.
+pub(super) struct Fares {
+    each: Option<Fare>,
+    all: Option<Fare>,
+}
+
+impl Fares {
+    /// It was answered with so many units.
+    pub(super) fn keep(self, units: u64) {
+        self.each.into_iter().chain(self.all).for_each(|fare| fare.keep(units));
+    }
+}
+
 impl Places {
     /// For requests that this node sends.
     pub(super) fn outgoing(fetches: usize) -> Self {
@@ -109,18 +145,41 @@ pub(super) trait Lane: Protocol {
     where
         Self: Sized;
     fn places(all: &Places) -> &Slots;
-    /// Charges the peer's meter.
-    fn allows(meter: &Meter, members: &Members, from: PeerId, request: &Self::Request) -> bool;
+    /// Waits until the peer's own rate, unless it is `exempt`, and that of all let the request pass.
+    fn pay(
+        meter: &Meter,
+        paces: &Paces,
+        from: PeerId,
+        exempt: bool,
+        request: &Self::Request,
+    ) -> impl Future<Output = Fares> + Send {
+        let (units, whole) = (Self::units(request), Self::IN_BYTES);
+        let each = if whole { meter.fetches_of(from) } else { meter.requests_of(from) };
+        let (each, all) = (each.filter(|_| !exempt), whole.then(|| Arc::clone(&paces.up)));
+        async move {
+            let each = match &each {
+                Some(pace) => Some(pace.take(units).await),
+                None => None,
+            };
+            let all = match &all {
+                Some(pace) => Some(pace.take(units).await),
+                None => None,
+            };
+            Fares { each, all }
+        }
+    }
     fn serve(
         server: &Arc<dyn Server>,
         from: PeerId,
         request: Self::Request,
     ) -> BoxFuture<'static, Self::Response>;
-    /// Bytes of packs that the answer carries.
-    fn payload(_: &Self::Request) -> u64 {
-        0
+    /// Whether requests are metered by the bytes of packs that they ask for, and not one by one.
+    const IN_BYTES: bool = false;
+    /// What the request costs if it is answered in full.
+    fn units(_: &Self::Request) -> u64 {
+        1
     }
-    /// Of those, how many an answer has.
+    /// Bytes of packs that an answer carries.
     fn served(_: &Self::Response) -> u64 {
         0
     }
@@ -148,8 +207,8 @@ impl Lane for Sync {
         &all.sync
     }
 
-    fn allows(meter: &Meter, _: &Members, from: PeerId, request: &wire::SyncRequest) -> bool {
-        meter.allows_requests(from, sync_cost(request))
+    fn units(request: &wire::SyncRequest) -> u64 {
+        sync_cost(request).into()
     }
 
     fn serve(
@@ -171,6 +230,7 @@ impl Lane for Sync {
 
 impl Lane for Fetch {
     const MEMBERS_ONLY: bool = true;
+    const IN_BYTES: bool = true;
 
     fn timeout(config: &NetConfig) -> Duration {
         config.fetch_timeout
@@ -188,10 +248,6 @@ impl Lane for Fetch {
         &all.fetch
     }
 
-    fn allows(meter: &Meter, _: &Members, from: PeerId, request: &wire::FetchRequest) -> bool {
-        meter.allows_fetch(from, fetch_cost(request))
-    }
-
     fn serve(
         server: &Arc<dyn Server>,
         from: PeerId,
@@ -200,7 +256,7 @@ impl Lane for Fetch {
         server.fetch(from, request)
     }
 
-    fn payload(request: &wire::FetchRequest) -> u64 {
+    fn units(request: &wire::FetchRequest) -> u64 {
         fetch_cost(request)
     }
 
@@ -234,10 +290,6 @@ impl Lane for Door {
 
     fn places(all: &Places) -> &Slots {
         &all.door
-    }
-
-    fn allows(meter: &Meter, members: &Members, from: PeerId, _: &wire::DoorRequest) -> bool {
-        (members.allows(&from) || meter.allows_stranger()) && meter.allows_requests(from, 1)
     }
 
     fn serve(
@@ -289,9 +341,26 @@ mod tests {
         for (configured, allowed) in [(0, 1), (1, 1), (3, 3), (1000, limit::FETCH_IN_FLIGHT_MAX)] {
             let places = Places::outgoing(configured);
             let peers = (0..=u8::MAX).map(|n| PeerId::new([n; 32]));
-            let taken: Vec<_> = peers.filter_map(|peer| places.fetch.try_take(peer)).collect();
+            let taken: Vec<_> = peers.filter_map(|peer| places.fetch.try_take_many(peer, 1)).collect();
             assert_eq!(taken.len(), allowed, "{configured}");
         }
+    }
+
+    /// Who asks faster than it is served waits, and could have filled the memory with what it asks.
+    #[test]
+    fn what_waits_is_bounded_by_its_bytes_for_each_peer_and_in_all() {
+        let room = WaitingRoom::default();
+        let peer = |n: usize| PeerId::new([n as u8; 32]);
+        let (place, largest) = (limit::WAITING_PLACE_BYTES, limit::SYNC_REQUEST_BYTES_MAX);
+        let of_peer = limit::REQUESTS_WAITING_PER_PEER_BYTES_MAX;
+        let large: Vec<_> = (0..100).map_while(|_| room.enter(peer(0), largest)).collect();
+        assert!(large.len() * largest == of_peer && room.enter(peer(0), 1).is_none());
+        let small: Vec<_> = (0..10_000).map_while(|_| room.enter(peer(1), 1)).collect();
+        assert_eq!(small.len(), of_peer / place);
+        let many: Vec<_> = (2..100).filter_map(|n| room.enter(peer(n), largest)).collect();
+        assert_eq!(many.len() * largest + 2 * of_peer, limit::REQUESTS_WAITING_BYTES_MAX);
+        drop(large);
+        assert!(room.enter(peer(0), largest).is_some());
     }
 
     #[test]

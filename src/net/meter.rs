@@ -1,11 +1,19 @@
-//! How much each peer may ask: requests a second, and bytes a second of chunk fetches.
+//! How much each peer may ask: requests a second, and bytes a second of chunk fetches; and how fast bytes flow in all.
+//!
+//! Whoever is over a rate waits for its turn, in the order of arrival. Who waits is bounded elsewhere: [`super::lane`].
 
+use std::collections::HashMap;
 use std::net::IpAddr;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroU64};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter};
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep};
 
 use crate::base::{PeerId, limit};
+use crate::policy::Flow;
 
 /// How much peers may ask, and how fast bytes may flow; 0 is no limit throughout.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,77 +28,152 @@ pub struct Limits {
     pub upload_bytes_per_second: u64,
     /// Chunk-fetch bytes taken from all peers together.
     pub download_bytes_per_second: u64,
+    /// Over this much memory in use by the process, new connections are refused; `None` is no limit.
+    pub memory_bytes_max: Option<usize>,
     /// Peers connected from these addresses only are not metered one by one. It grants nothing else.
     pub exempt: Vec<IpAddr>,
 }
 
-/// Bytes a second of all peers together, one way. Whoever is over it waits.
-pub(super) struct Pace(Option<(DefaultDirectRateLimiter, NonZeroU32)>);
+/// A rate at which something may pass. Whoever is over it waits, those that came first before the others.
+pub(super) struct Pace {
+    began: Instant,
+    flow: Mutex<Option<Flow>>,
+    /// Held by who is next.
+    turn: tokio::sync::Mutex<()>,
+    /// The rate has changed.
+    changed: Notify,
+}
 
 impl Pace {
-    fn new(bytes_per_second: u64) -> Self {
-        Self(quota(bytes_per_second).map(|(quota, burst)| (RateLimiter::direct(quota), burst)))
+    /// `per_second` units, `burst` at once; 0 is no limit.
+    fn new(per_second: u64, burst: u64) -> Self {
+        let (flow, began) = (Mutex::new(flow(per_second, burst)), Instant::now());
+        Self { began, flow, turn: tokio::sync::Mutex::default(), changed: Notify::new() }
     }
 
-    /// Waits until that many bytes may flow; nothing is charged to one who stops waiting.
-    pub(super) async fn take(&self, bytes: u64) {
-        if let Some((meter, burst)) = &self.0 {
-            // A cost of at most the burst is never refused.
-            meter.until_n_ready(cost(bytes, *burst)).await.ok();
+    /// Waits until something may pass and charges `units` for it. Nothing is charged to one who stops waiting, and what
+    /// [`Fare::keep`] does not keep is given back.
+    pub(super) async fn take(self: &Arc<Self>, units: u64) -> Fare {
+        let _next = self.turn.lock().await;
+        loop {
+            let changed = self.changed.notified();
+            let wait = self.flow().as_ref().map_or(Duration::ZERO, |flow| flow.wait(self.began.elapsed()));
+            if wait.is_zero() {
+                break;
+            }
+            tokio::select! {
+                () = sleep(wait) => {}
+                () = changed => {}
+            }
+        }
+        if let Some(flow) = &mut *self.flow() {
+            flow.charge(self.began.elapsed(), units);
+        }
+        Fare { pace: Arc::clone(self), units }
+    }
+
+    /// Another rate from now on, also for those who wait. What was used up of the old one is forgotten.
+    fn change(&self, per_second: u64, burst: u64) {
+        *self.flow() = flow(per_second, burst);
+        self.changed.notify_waiters();
+    }
+
+    fn is_rested(&self) -> bool {
+        self.flow().as_ref().is_none_or(|flow| flow.is_rested(self.began.elapsed()))
+    }
+
+    fn flow(&self) -> MutexGuard<'_, Option<Flow>> {
+        self.flow.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn flow(per_second: u64, burst: u64) -> Option<Flow> {
+    NonZeroU64::new(per_second).map(|rate| Flow::new(rate, burst))
+}
+
+/// What was charged for something that has not passed yet.
+pub(super) struct Fare {
+    pace: Arc<Pace>,
+    units: u64,
+}
+
+impl Fare {
+    /// So much passed; the rest is given back.
+    pub(super) fn keep(mut self, units: u64) {
+        self.units = self.units.saturating_sub(units);
+    }
+}
+
+impl Drop for Fare {
+    fn drop(&mut self) {
+        if let Some(flow) = &mut *self.pace.flow() {
+            flow.give_back(self.units);
         }
     }
 }
 
-/// Both ways.
+/// Bytes a second of all peers together, both ways.
 pub(super) struct Paces {
-    pub(super) up: Pace,
-    pub(super) down: Pace,
+    pub(super) up: Arc<Pace>,
+    pub(super) down: Arc<Pace>,
 }
 
 impl Paces {
     pub(super) fn new(limits: &Limits) -> Self {
-        Self {
-            up: Pace::new(limits.upload_bytes_per_second),
-            down: Pace::new(limits.download_bytes_per_second),
-        }
+        let pace = |rate| Arc::new(Pace::new(rate, rate));
+        Self { up: pace(limits.upload_bytes_per_second), down: pace(limits.download_bytes_per_second) }
+    }
+
+    pub(super) fn change(&self, limits: &Limits) {
+        self.up.change(limits.upload_bytes_per_second, limits.upload_bytes_per_second);
+        self.down.change(limits.download_bytes_per_second, limits.download_bytes_per_second);
     }
 }
 
-/// In KiB: governor treats more than 10^9 cells a second as no limit at all. The burst is at least one whole answer, or
-/// else the largest request would fail for ever.
-fn quota(bytes_per_second: u64) -> Option<(Quota, NonZeroU32)> {
-    let kib = u32::try_from(bytes_per_second.div_ceil(1024)).unwrap_or(u32::MAX).min(1_000_000_000);
-    let rate = NonZeroU32::new(kib)?;
-    let answer = NonZeroU32::new((limit::FETCH_BYTES_MAX / limit::KIB) as u32).expect("a constant");
-    let burst = rate.max(answer);
-    Some((Quota::per_second(rate).allow_burst(burst), burst))
+/// A rate of each peer.
+struct Each {
+    per_second: u64,
+    burst: u64,
+    peers: Mutex<HashMap<PeerId, Arc<Pace>>>,
 }
 
-/// Bytes in KiB; more than the burst counts as the burst.
-fn cost(bytes: u64, burst: NonZeroU32) -> NonZeroU32 {
-    let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
-    NonZeroU32::new(kib).unwrap_or(NonZeroU32::MIN).min(burst)
+impl Each {
+    fn new(per_second: u64, burst: u64) -> Self {
+        Self { per_second, burst, peers: Mutex::default() }
+    }
+
+    fn of(&self, peer: PeerId) -> Option<Arc<Pace>> {
+        let pace = || Arc::new(Pace::new(self.per_second, self.burst));
+        (self.per_second > 0).then(|| Arc::clone(self.peers().entry(peer).or_insert_with(pace)))
+    }
+
+    /// Forgets peers that are as good as new.
+    fn prune(&self) {
+        self.peers().retain(|_, pace| Arc::strong_count(pace) > 1 || !pace.is_rested());
+    }
+
+    fn peers(&self) -> MutexGuard<'_, HashMap<PeerId, Arc<Pace>>> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-/// Token buckets for all peers. Every check is immediate: over the rate is an answer, not a wait.
+/// The rates of all peers, one by one.
 pub(super) struct Meter {
-    requests: Option<(DefaultKeyedRateLimiter<PeerId>, NonZeroU32)>,
-    fetched: Option<(DefaultKeyedRateLimiter<PeerId>, NonZeroU32)>,
+    requests: Each,
+    fetched: Each,
     strangers: DefaultDirectRateLimiter,
     exempt: Vec<IpAddr>,
 }
 
 impl Meter {
     pub(super) fn new(limits: &Limits) -> Self {
-        let requests = NonZeroU32::new(limits.requests_per_second).map(|rate| {
-            let burst = NonZeroU32::new(limits.burst).unwrap_or(rate);
-            (RateLimiter::keyed(Quota::per_second(rate).allow_burst(burst)), burst)
-        });
-        let fetched =
-            quota(limits.peer_bytes_per_second).map(|(quota, burst)| (RateLimiter::keyed(quota), burst));
         let strangers = NonZeroU32::new(limit::DOOR_REQUESTS_PER_SECOND_MAX).expect("a constant");
-        let exempt = limits.exempt.clone();
-        Self { requests, fetched, strangers: RateLimiter::direct(Quota::per_second(strangers)), exempt }
+        Self {
+            requests: Each::new(limits.requests_per_second.into(), limits.burst.into()),
+            fetched: Each::new(limits.peer_bytes_per_second, limits.peer_bytes_per_second),
+            strangers: RateLimiter::direct(Quota::per_second(strangers)),
+            exempt: limits.exempt.clone(),
+        }
     }
 
     /// Whether requests from that address are not metered.
@@ -98,45 +181,36 @@ impl Meter {
         self.exempt.contains(&address.to_canonical())
     }
 
-    /// Charges `count` requests at once; more than the burst count as the burst.
-    pub(super) fn allows_requests(&self, peer: PeerId, count: u32) -> bool {
-        let Some((meter, burst)) = &self.requests else { return true };
-        let count = NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN).min(*burst);
-        matches!(meter.check_key_n(&peer, count), Ok(Ok(())))
+    /// The pace of requests of one peer, if they have one.
+    pub(super) fn requests_of(&self, peer: PeerId) -> Option<Arc<Pace>> {
+        self.requests.of(peer)
     }
 
-    /// Charges one request of someone who may have any number of identities.
+    /// The pace in bytes of fetches of one peer, if they have one.
+    pub(super) fn fetches_of(&self, peer: PeerId) -> Option<Arc<Pace>> {
+        self.fetched.of(peer)
+    }
+
+    /// Charges one request of someone who may have any number of identities. Nobody waits for that: over the rate is a
+    /// refusal.
     pub(super) fn allows_stranger(&self) -> bool {
         self.strangers.check().is_ok()
     }
 
-    /// Charges a fetch of `bytes`; more than the burst counts as the burst.
-    pub(super) fn allows_fetch(&self, peer: PeerId, bytes: u64) -> bool {
-        let Some((meter, burst)) = &self.fetched else { return true };
-        matches!(meter.check_key_n(&peer, cost(bytes, *burst)), Ok(Ok(())))
-    }
-
-    /// Forgets peers whose buckets are full again. To be called now and then.
+    /// Forgets peers that may ask as if they had never asked. To be called now and then.
     pub(super) fn prune(&self) {
-        if let Some((requests, _)) = &self.requests {
-            requests.retain_recent();
-        }
-        if let Some((fetched, _)) = &self.fetched {
-            fetched.retain_recent();
-        }
+        self.requests.prune();
+        self.fetched.prune();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures::FutureExt;
 
     const A: PeerId = PeerId::new([1; 32]);
     const B: PeerId = PeerId::new([2; 32]);
-
-    fn meter(requests_per_second: u32, burst: u32, peer_bytes_per_second: u64) -> Meter {
-        Meter::new(&Limits { requests_per_second, burst, peer_bytes_per_second, ..Limits::default() })
-    }
 
     #[test]
     fn whitelisted_addresses_are_exempt_however_they_are_written() {
@@ -147,37 +221,56 @@ mod tests {
         assert!(!is_exempt("192.0.2.2") && !is_exempt("2001:db8::1"));
     }
 
-    #[test]
-    fn requests_over_the_burst_are_refused_for_that_peer_only() {
-        let meter = meter(1, 3, 0);
-        let allowed = (0..10).filter(|_| meter.allows_requests(A, 1)).count();
-        assert_eq!(allowed, 3);
-        assert!(meter.allows_requests(B, 1));
+    /// Takes and keeps without waiting; whether that went.
+    fn passes(pace: &Arc<Pace>, units: u64) -> bool {
+        pace.take(units).now_or_never().is_some_and(|fare| {
+            fare.keep(units);
+            true
+        })
     }
 
-    #[test]
-    fn what_counts_as_many_requests_is_charged_so_and_is_never_too_large_for_ever() {
-        let meter = meter(1, 3, 0);
-        assert!(meter.allows_requests(A, 2) && !meter.allows_requests(A, 2) && meter.allows_requests(A, 1));
-        assert!(meter.allows_requests(B, 1000) && !meter.allows_requests(B, 1));
+    #[tokio::test]
+    async fn each_peer_has_its_rate_and_is_forgotten_when_rested() {
+        let (requests_per_second, burst, peer_bytes_per_second) = (1, 3, 1 << 40);
+        let limits = Limits { requests_per_second, burst, peer_bytes_per_second, ..Limits::default() };
+        let meter = Meter::new(&limits);
+        let pace = meter.requests_of(A).unwrap();
+        assert_eq!((0..10).filter(|_| passes(&pace, 1)).count(), 3);
+        assert!(passes(&meter.requests_of(B).unwrap(), 1), "the other one is not concerned");
+        assert!(!passes(&meter.requests_of(A).unwrap(), 1), "it is the same one");
+        drop(pace);
+        meter.fetches_of(A).unwrap();
+        meter.prune();
+        assert_eq!((meter.requests.peers().len(), meter.fetched.peers().len()), (2, 0));
+        let unlimited = Meter::new(&Limits::default());
+        assert!(unlimited.requests_of(A).is_none() && unlimited.fetches_of(A).is_none());
     }
 
-    #[test]
-    fn fetches_are_charged_by_bytes_and_none_is_too_large_for_ever() {
-        let meter = meter(1, 1, 64 * 1024);
-        assert!(meter.allows_fetch(A, 1 << 40), "clamped to the burst");
-        assert!(!meter.allows_fetch(A, 65_536));
-        assert!((0..16).all(|_| meter.allows_fetch(B, 65_536)));
-        assert!(!meter.allows_fetch(B, 65_536));
+    #[tokio::test]
+    async fn what_did_not_pass_is_given_back_and_who_stopped_waiting_paid_nothing() {
+        let pace = Arc::new(Pace::new(1 << 10, 0));
+        drop(pace.take(1 << 30).await);
+        pace.take(1 << 30).await.keep(0);
+        assert!(passes(&pace, 1 << 10));
+        assert!((0..100).all(|_| pace.take(1 << 30).now_or_never().is_none()));
+        assert!(pace.flow().as_ref().unwrap().wait(pace.began.elapsed()) <= Duration::from_secs(1));
     }
 
-    #[test]
-    fn zero_means_unlimited() {
-        let meter = meter(0, 0, 0);
-        assert!((0..10_000).all(|_| meter.allows_requests(A, 32) && meter.allows_fetch(A, 1 << 30)));
-        assert!(
-            Meter::new(&Limits { peer_bytes_per_second: u64::MAX, ..Limits::default() })
-                .allows_fetch(A, 1 << 20)
-        );
+    /// At a limit of one byte a second who waited would have done so for days after it was raised.
+    #[tokio::test]
+    async fn another_rate_counts_for_those_who_wait_and_who_came_first_passes_first() {
+        let pace = Arc::new(Pace::new(1, 0));
+        assert!(passes(&pace, 1 << 20));
+        let order = Mutex::new(Vec::new());
+        let wait = |name: u8| {
+            let (pace, order) = (&pace, &order);
+            async move {
+                pace.take(1).await.keep(1);
+                order.lock().unwrap().push(name);
+            }
+        };
+        let raise = async { pace.change(0, 0) };
+        futures::future::join4(wait(1), wait(2), wait(3), raise).await;
+        assert_eq!(*order.lock().unwrap(), [1, 2, 3]);
     }
 }

@@ -7,7 +7,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::base::PeerId;
 
-/// One place, given back when dropped.
+/// One place or several, given back when dropped.
 #[derive(Debug)]
 pub(super) struct Slot {
     _peer: OwnedSemaphorePermit,
@@ -36,10 +36,10 @@ impl Slots {
         Some(Slot { _peer, _all })
     }
 
-    /// A place now, or none.
-    pub(super) fn try_take(&self, peer: PeerId) -> Option<Slot> {
-        let _peer = self.of(peer).try_acquire_owned().ok()?;
-        let _all = Arc::clone(&self.all).try_acquire_owned().ok()?;
+    /// So many places now, or none.
+    pub(super) fn try_take_many(&self, peer: PeerId, places: u32) -> Option<Slot> {
+        let _peer = self.of(peer).try_acquire_many_owned(places).ok()?;
+        let _all = Arc::clone(&self.all).try_acquire_many_owned(places).ok()?;
         Some(Slot { _peer, _all })
     }
 
@@ -66,15 +66,15 @@ mod tests {
     fn slots_bound_each_peer_and_all_and_come_back() {
         let slots = Slots::new(3, 2);
         let [a, b] = [PeerId::new([1; 32]), PeerId::new([2; 32])];
-        let held = [slots.try_take(a), slots.try_take(a), slots.try_take(b)];
+        let held = [slots.try_take_many(a, 1), slots.try_take_many(a, 1), slots.try_take_many(b, 1)];
         assert!(held.iter().all(Option::is_some));
-        assert!(slots.try_take(b).is_none(), "three in all");
+        assert!(slots.try_take_many(b, 1).is_none(), "three in all");
         drop(held);
-        let _one = slots.try_take(a).unwrap();
-        let _two = slots.try_take(a).unwrap();
-        assert!(slots.try_take(a).is_none(), "two for one peer");
+        let _one = slots.try_take_many(a, 1).unwrap();
+        let _two = slots.try_take_many(a, 1).unwrap();
+        assert!(slots.try_take_many(a, 1).is_none(), "two for one peer");
         slots.prune();
-        assert!(slots.try_take(a).is_none(), "pruning keeps peers that hold a place");
-        slots.try_take(b).unwrap();
+        assert!(slots.try_take_many(a, 1).is_none(), "pruning keeps peers that hold a place");
+        slots.try_take_many(b, 1).unwrap();
     }
 }

@@ -20,7 +20,7 @@ use super::calling::Call;
 use super::dial::{Attempt, root_cause, transport_reason};
 use super::finding::Search;
 use super::handle::Shared;
-use super::lane::{Lane, Lanes, Places, Waiting};
+use super::lane::{Lane, Lanes, Places, Waiting, WaitingRoom};
 use super::meter::Meter;
 use super::peers::{Pace, Record, Table};
 use super::slots::Slot;
@@ -52,8 +52,9 @@ pub(super) struct Node {
     pub(super) door_answered: HashMap<PeerId, Instant>,
     /// Connections that somebody waits to see closed.
     pub(super) partings: Vec<(HashSet<ConnectionId>, oneshot::Sender<()>)>,
-    pub(super) served: Places,
-    pub(super) meter: Meter,
+    pub(super) served: Arc<Places>,
+    pub(super) waiting: WaitingRoom,
+    pub(super) meter: Arc<Meter>,
     pub(super) serving: JoinSet<Option<Act>>,
     pub(super) finds: HashMap<kad::QueryId, Search>,
     pub(super) calls: HashMap<ConnectionId, Call>,
@@ -86,14 +87,15 @@ impl Node {
         Self {
             me: shared.me,
             swarm,
-            meter: Meter::new(&config.limits),
+            meter: Arc::new(Meter::new(&config.limits)),
             dials: HashMap::new(),
             server,
             events,
             lanes: Lanes::default(),
             door_answered: HashMap::new(),
             partings: Vec::new(),
-            served: Places::served(),
+            served: Arc::new(Places::served()),
+            waiting: WaitingRoom::default(),
             serving: JoinSet::new(),
             finds: HashMap::new(),
             calls: HashMap::new(),
@@ -320,6 +322,7 @@ impl Node {
             self.pruned = now;
             self.meter.prune();
             self.served.prune();
+            self.waiting.prune();
             self.shared.outgoing.prune();
             self.table().prune(&self.shared.members);
             self.forget_whereabouts();

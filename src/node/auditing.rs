@@ -255,7 +255,7 @@ pub(super) async fn ask_for(net: &Net, holder: PeerId, picks: &[Pick], tally: &m
     let asked = picks.iter().copied().map(|pick| {
         let net = net.clone();
         async move {
-            let answer = source::ask(&net, holder, pick.pack, pick.range());
+            let answer = source::ask(&net, holder, pick.pack, pick.range(), limit::AUDIT_DEADLINE);
             let answer = tokio::time::timeout(limit::AUDIT_DEADLINE, answer).await;
             (pick, pick.judge(&answer.unwrap_or(Err(FetchFailure::Timeout))))
         }

@@ -632,6 +632,14 @@ pub(super) fn net_limits(settings: &Settings) -> Limits {
         peer_bytes_per_second: if metered { settings.p2p.peer_bytes_per_second } else { 0 },
         upload_bytes_per_second: settings.replication.upload_limit,
         download_bytes_per_second: settings.replication.download_limit,
+        // Twice what the daemon should ever need: the last resort against a flood of connections, not a way to
+        // lock members out while a backup uses its buffers.
+        memory_bytes_max: Some(
+            usize::try_from(settings.storage.memory_limit)
+                .unwrap_or(usize::MAX)
+                .saturating_mul(4)
+                .saturating_add(128 * limit::MIB),
+        ),
         exempt: if security.enable_ip_whitelist { security.whitelisted_ips.clone() } else { Vec::new() },
     }
 }
@@ -656,11 +664,5 @@ pub(super) fn net_config(settings: &Settings, key: &NodeKey, listen: Vec<String>
         fetch_timeout: p2p.chunk_fetch_timeout,
         max_concurrent_fetch: p2p.max_concurrent_fetch as usize,
         limits: net_limits(settings),
-        // Twice what the daemon should ever need: the last resort against a flood of connections, not a way to
-        // lock members out while a backup uses its buffers.
-        memory_bytes_max: usize::try_from(settings.storage.memory_limit)
-            .unwrap_or(usize::MAX)
-            .saturating_mul(4)
-            .saturating_add(128 * limit::MIB),
     }
 }

@@ -307,7 +307,10 @@ impl Core {
         };
         self.save_jobs().await;
         let place: Place = tokio::select! {
-            place = self.resources.job(least) => place,
+            place = self.resources.job(least) => place.map_err(|error| {
+                ApiError::new(Code::ConfigInvalid, error.to_string())
+                    .with_hint("raise storage.memory_limit, or lower snapshot.max_chunk_size")
+            })?,
             () = cancel.cancelled() => return Err(ApiError::new(Code::Cancelled, "cancelled before it began")),
         };
         self.jobs.begin(id);

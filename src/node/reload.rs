@@ -58,6 +58,7 @@ fn read_again(core: &Arc<Core>) -> Result<Reloaded, ApiError> {
     if let Ok(net) = core.net() {
         tokio::runtime::Handle::current().block_on(net.configure(net_limits(&next.settings)));
     }
+    core.resources.resize(next.settings.storage.memory_limit);
     core.store.limit_disk(next.settings.storage.disk_limit);
     core.settings.send_replace(Arc::new(next.settings.clone()));
     schedule::configure(core);

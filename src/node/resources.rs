@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-use crate::base::limit;
+use crate::base::{ByteSize, limit};
 
 /// The limits of one node.
 pub(super) struct Resources {
@@ -22,7 +22,10 @@ impl Resources {
     /// `memory` in bytes.
     pub(super) fn new(memory: u64) -> Self {
         Self {
-            memory: Arc::new(Memory { total: memory, used: Mutex::default(), freed: Notify::new() }),
+            memory: Arc::new(Memory {
+                count: Mutex::new(Count { total: memory, used: 0 }),
+                freed: Notify::new(),
+            }),
             disk: Arc::default(),
             tasks: Arc::new(Semaphore::new(limit::JOBS_RUNNING_MAX)),
         }
@@ -31,12 +34,29 @@ impl Resources {
     /// Waits for a place among the jobs at work, and for memory: an equal share, or `least` bytes where that is more.
     ///
     /// Equal shares, so that nobody who has a place waits for memory: a restore begins at once beside two backups and
-    /// a verification.
-    pub(super) async fn job(&self, least: u64) -> Place {
-        let task = self.tasks.clone().acquire_owned().await.expect("the semaphore is never closed");
-        let share = self.memory.total / limit::JOBS_RUNNING_MAX as u64;
-        let memory = self.memory.clone().take(share.max(least)).await;
-        Place { memory, _task: task }
+    /// a verification. One that waits for more holds no place meanwhile: others pass it.
+    ///
+    /// # Errors
+    /// All memory there is is less than `least`, now or while it waits: [`TooMuch`].
+    pub(super) async fn job(&self, least: u64) -> Result<Place, TooMuch> {
+        loop {
+            let task = self.tasks.clone().acquire_owned().await.expect("the semaphore is never closed");
+            let freed = self.memory.freed.notified();
+            tokio::pin!(freed);
+            // Registered before looking, so that what is given back in between is not missed.
+            freed.as_mut().enable();
+            if let Some(memory) = self.memory.try_take(least)? {
+                return Ok(Place { memory, _task: task });
+            }
+            drop(task);
+            freed.await;
+        }
+    }
+
+    /// From now on there is so much memory, in bytes. What was handed out stays so until it comes back.
+    pub(super) fn resize(&self, memory: u64) {
+        self.memory.count().total = memory;
+        self.memory.freed.notify_waiters();
     }
 }
 
@@ -53,38 +73,47 @@ impl Place {
     }
 }
 
+/// A job that needs more memory than there is in all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("this needs {} of memory and storage.memory_limit is {}", ByteSize(*.needed), ByteSize(*.total))]
+pub(super) struct TooMuch {
+    needed: u64,
+    total: u64,
+}
+
 /// A number of bytes that are handed out.
 pub(super) struct Memory {
-    total: u64,
-    used: Mutex<u64>,
+    count: Mutex<Count>,
     freed: Notify,
+}
+
+struct Count {
+    total: u64,
+    used: u64,
 }
 
 impl Memory {
     /// Bytes handed out now.
     pub(super) fn used(&self) -> u64 {
-        *locked(&self.used)
+        self.count().used
     }
 
-    /// Waits until `bytes` are free and takes them. Whoever needs little may pass one who needs much.
-    async fn take(self: Arc<Self>, bytes: u64) -> Held {
-        loop {
-            let freed = self.freed.notified();
-            tokio::pin!(freed);
-            // Registered before looking, so that what is given back in between is not missed.
-            freed.as_mut().enable();
-            if self.try_take(bytes) {
-                return Held { memory: self.clone(), bytes };
-            }
-            freed.await;
+    /// Takes an equal share, or `least` bytes where that is more; `None` while they are not free.
+    fn try_take(self: &Arc<Self>, least: u64) -> Result<Option<Held>, TooMuch> {
+        let mut count = self.count();
+        if least > count.total {
+            return Err(TooMuch { needed: least, total: count.total });
         }
+        let bytes = least.max(count.total / limit::JOBS_RUNNING_MAX as u64);
+        if bytes > count.total.saturating_sub(count.used) {
+            return Ok(None);
+        }
+        count.used += bytes;
+        Ok(Some(Held { memory: self.clone(), bytes }))
     }
 
-    fn try_take(&self, bytes: u64) -> bool {
-        let mut used = locked(&self.used);
-        let fits = bytes <= self.total.saturating_sub(*used);
-        *used += if fits { bytes } else { 0 };
-        fits
+    fn count(&self) -> MutexGuard<'_, Count> {
+        locked(&self.count)
     }
 }
 
@@ -96,7 +125,7 @@ struct Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        *locked(&self.memory.used) -= self.bytes;
+        self.memory.count().used -= self.bytes;
         self.memory.freed.notify_waiters();
     }
 }
@@ -142,8 +171,8 @@ impl Drop for Promise {
     }
 }
 
-fn locked(number: &Mutex<u64>) -> MutexGuard<'_, u64> {
-    number.lock().unwrap_or_else(PoisonError::into_inner)
+fn locked<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
+    value.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -155,17 +184,17 @@ mod tests {
     #[tokio::test]
     async fn memory_is_shared_and_comes_back() {
         let resources = Resources::new(96);
-        let small = resources.job(0).await;
+        let small = resources.job(0).await.unwrap();
         assert_eq!(small.memory_bytes(), 24);
-        let large = resources.job(60).await;
+        let large = resources.job(60).await.unwrap();
         assert_eq!((large.memory_bytes(), resources.memory.used()), (60, 84));
         let mut second = Box::pin(resources.job(60));
         assert!((&mut second).now_or_never().is_none(), "a second one of that size waits");
         drop(small);
         assert!((&mut second).now_or_never().is_none(), "36 are not enough for it");
-        let small = resources.job(0).now_or_never().expect("a small one may pass");
+        let small = resources.job(0).now_or_never().expect("a small one may pass").unwrap();
         drop((large, small));
-        let second = second.now_or_never().expect("all is free");
+        let second = second.now_or_never().expect("all is free").unwrap();
         assert_eq!(second.memory_bytes(), 60);
         drop(second);
         assert_eq!(resources.memory.used(), 0);
@@ -176,10 +205,31 @@ mod tests {
     async fn as_many_jobs_as_may_work_all_find_memory() {
         let resources = Resources::new(97);
         let jobs: Vec<_> = (0..limit::JOBS_RUNNING_MAX).map(|_| resources.job(20).now_or_never()).collect();
-        assert!(jobs.iter().all(Option::is_some));
+        assert!(jobs.iter().all(|job| matches!(job, Some(Ok(_)))));
         assert!(resources.job(0).now_or_never().is_none(), "one more has no place");
         drop(jobs);
         assert!(resources.job(0).now_or_never().is_some());
+    }
+
+    /// After a reload with larger chunks backups waited for more memory than there was, for ever, and four of them took every
+    /// place that a restore could have.
+    #[tokio::test]
+    async fn who_can_never_have_its_memory_is_told_and_who_waits_bars_nobody() {
+        let resources = Resources::new(100);
+        assert_eq!(resources.job(101).await.err(), Some(TooMuch { needed: 101, total: 100 }));
+        let held = resources.job(80).await.unwrap();
+        let mut waiting: Vec<_> = (0..4).map(|_| Box::pin(resources.job(90))).collect();
+        assert!(waiting.iter_mut().all(|job| job.now_or_never().is_none()));
+        resources.resize(200);
+        assert_eq!(resources.memory.count().total, 200);
+        let restore = resources.job(0).now_or_never().expect("it passes those that wait").unwrap();
+        assert_eq!(restore.memory_bytes(), 50);
+        drop((held, restore));
+        let first = (&mut waiting[0]).now_or_never().expect("there is more now").unwrap();
+        resources.resize(60);
+        assert!((&mut waiting[1]).now_or_never().expect("it waits in vain").is_err());
+        drop(first);
+        assert_eq!(resources.memory.used(), 0);
     }
 
     /// The promise of the configuration: the whole node stays under twice `storage.memory_limit` and 64 MiB.

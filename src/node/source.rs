@@ -3,7 +3,7 @@
 //! [`Gathering`] says whom to ask for what; here it is asked. What was learnt of members on the way (who had nothing, who
 //! was late) says whom to ask for the next pack.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -16,11 +16,8 @@ use crate::base::{PackId, PeerId, limit};
 use crate::engine::{Errand, FetchFailure, Gathering, PackSource, PulledSlice, Sources};
 use crate::net::{Net, NetError};
 use crate::pack::CellRange;
+use crate::policy::Stride;
 use crate::wire::{self, Status};
-
-/// How often a busy peer is asked again, each time after twice the pause.
-const BUSY_TRIES: u32 = 6;
-const BUSY_PAUSE: Duration = Duration::from_millis(100);
 
 /// What pulling taught of members. Lost at the end of the program.
 #[derive(Default)]
@@ -37,6 +34,8 @@ struct Learnt {
     late: Option<Instant>,
     /// When it could not be reached.
     absent: Option<Instant>,
+    /// How much it is asked for at one time.
+    stride: Option<Stride>,
 }
 
 impl Pulling {
@@ -77,6 +76,12 @@ impl Pulling {
         let peers = self.peers.lock().expect("no panic while held");
         let late = peers.get(peer).and_then(|learnt| learnt.late);
         late.is_some_and(|when| when.elapsed() < limit::LATE_HOLDER_PAUSE)
+    }
+
+    /// How much some members are best asked for at one time.
+    fn strides(&self, of: &[&PeerId]) -> BTreeMap<PeerId, Stride> {
+        let peers = self.peers.lock().expect("no panic while held");
+        of.iter().filter_map(|peer| Some((**peer, peers.get(peer)?.stride?))).collect()
     }
 
     /// A member that went has nothing to do with the one that comes back.
@@ -122,7 +127,8 @@ impl PackSource for Mesh {
             late.into_iter().chain(connected.iter().copied()).chain(receipted).collect();
         rest.retain(|peer| self.core.members.allows(peer));
         rest.sort_by_key(|peer| self.core.is_distrusted(*peer));
-        Sources { sure, maybe, rest }
+        let strides = self.core.pulling.strides(&sure.iter().chain(&maybe).chain(&rest).collect::<Vec<_>>());
+        Sources { sure, maybe, rest, strides }
     }
 
     fn gather(&self, pack: PackId, gathering: &mut Gathering<'_>) {
@@ -133,7 +139,7 @@ impl PackSource for Mesh {
                 while let Some(errand) = gathering.next(began.elapsed()) {
                     flights.push(fly(self.net.clone(), pack, errand));
                 }
-                if gathering.is_over() {
+                if gathering.is_over() || self.core.stop.is_cancelled() {
                     break;
                 }
                 let wake = gathering.wake(began.elapsed());
@@ -146,6 +152,9 @@ impl PackSource for Mesh {
                 }
             }
         });
+        for (peer, stride) in gathering.strides() {
+            self.core.pulling.edit(peer, |learnt| learnt.stride = Some(stride));
+        }
         for peer in gathering.misbehaved() {
             self.core.blame(*peer);
         }
@@ -156,12 +165,30 @@ impl PackSource for Mesh {
 }
 
 async fn fly(net: Net, pack: PackId, errand: Errand) -> (Errand, Result<PulledSlice, FetchFailure>) {
-    let answer = ask(&net, errand.holder, pack, errand.range).await;
+    let answer = ask_once(&net, errand.holder, pack, errand.range).await;
     (errand, answer)
 }
 
-/// Asks one peer for one range; a busy one again, for some seconds.
+/// Asks one peer for one range; a busy one again and again within that time.
 pub(super) async fn ask(
+    net: &Net,
+    holder: PeerId,
+    pack: PackId,
+    range: CellRange,
+    within: Duration,
+) -> Result<PulledSlice, FetchFailure> {
+    let (began, mut pause) = (Instant::now(), limit::BUSY_PAUSE);
+    loop {
+        match ask_once(net, holder, pack, range).await {
+            Err(FetchFailure::Busy) if began.elapsed() + pause < within => {}
+            answer => return answer,
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(limit::BUSY_PAUSE_MAX);
+    }
+}
+
+async fn ask_once(
     net: &Net,
     holder: PeerId,
     pack: PackId,
@@ -172,21 +199,20 @@ pub(super) async fn ask(
         pack: pack.as_bytes().to_vec(),
         ranges: vec![wire::Range { offset: range.offset(), length }],
     };
-    let (mut pause, mut broken) = (BUSY_PAUSE, false);
-    for _ in 0..BUSY_TRIES {
-        match net.fetch(holder, request.clone()).await {
-            Err(NetError::Busy { .. }) => {
-                tokio::time::sleep(pause).await;
-                pause *= 2;
-            }
+    let mut broken = false;
+    loop {
+        return match net.fetch(holder, request.clone()).await {
+            Err(NetError::Busy(_)) => Err(FetchFailure::Busy),
             // The connection may have been closed in favour of a better one.
-            Err(NetError::Broken { .. }) if !broken => broken = true,
-            Err(NetError::Timeout { .. }) => return Err(FetchFailure::Timeout),
-            Err(error) => return Err(FetchFailure::Offline(error.to_string())),
-            Ok(response) => return slice_of(response),
-        }
+            Err(NetError::Broken { .. }) if !broken => {
+                broken = true;
+                continue;
+            }
+            Err(NetError::Timeout { .. }) => Err(FetchFailure::Timeout),
+            Err(error) => Err(FetchFailure::Offline(error.to_string())),
+            Ok(response) => slice_of(response),
+        };
     }
-    Err(FetchFailure::Busy)
 }
 
 fn slice_of(response: wire::FetchResponse) -> Result<PulledSlice, FetchFailure> {

@@ -5,6 +5,7 @@
 //! that went wrong can be played again. No clock, no I/O, no async.
 
 mod cron;
+mod flow;
 mod misconduct;
 mod presence;
 mod repairs;
@@ -12,9 +13,11 @@ mod retention;
 mod retry;
 mod round;
 mod shortfall;
+mod stride;
 mod timing;
 
 pub use cron::{CronError, CronLine};
+pub use flow::Flow;
 pub use misconduct::Misconduct;
 pub use presence::{Presence, Waking, is_to_note, presence};
 pub use repairs::RepairQueue;
@@ -22,4 +25,5 @@ pub use retention::{Candidate, ClockNews, Reason, Rules, judge_clock, keep};
 pub use retry::pause_after;
 pub use round::{Round, Subset, SubsetError};
 pub use shortfall::{Expectation, Shortfall, SourceCount};
+pub use stride::Stride;
 pub use timing::{Outcome, Rhythm, Timing, Verdict};
