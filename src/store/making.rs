@@ -58,11 +58,12 @@ impl Store {
     /// [`StoreError::Exists`] when there is a whole one, [`StoreError::Unfinished`] when one was begun for another purpose,
     /// [`StoreError::Foreign`] when there is anything else but an empty directory.
     pub fn begin(dir: &Path, purpose: &Purpose) -> Result<Self, StoreError> {
+        let is_free = || if Self::is_at(dir) { Err(StoreError::Exists(dir.to_owned())) } else { Ok(()) };
+        is_free()?;
         let files = Files::prepare(dir, MAKING)?;
         let lock = lock(dir)?;
-        if Self::is_at(dir) {
-            return Err(StoreError::Exists(dir.to_owned()));
-        }
+        // Another process may have finished one meanwhile.
+        is_free()?;
         let token = match read_making(dir)? {
             Some((token, begun)) if begun == *purpose => token,
             Some((_, begun)) => return Err(begun.cut_off_in(dir)),
