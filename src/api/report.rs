@@ -584,7 +584,7 @@ pub struct VerifyReport {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub audits: Vec<AuditReport>,
     /// Of `--repair`.
-    pub repair: Option<RepairReport>,
+    pub repair: Option<Box<RepairReport>>,
 }
 
 /// What restoring some files from peers alone showed.

@@ -340,7 +340,7 @@ mod tests {
             time: String::new(),
             coverage: None,
             audits: vec![],
-            repair,
+            repair: repair.map(Box::new),
         }
     }
 

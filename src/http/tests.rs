@@ -196,7 +196,7 @@ fn job(id: JobId) -> JobInfo {
             time: String::new(),
             coverage: None,
             audits: vec![],
-            repair: Some(repair),
+            repair: Some(Box::new(repair)),
         })),
         error: Some(ApiError::new(Code::CopiesMissing, "one copy is missing").with_hint("wait")),
     }

@@ -195,7 +195,7 @@ pub(super) fn job_ended(info: &JobInfo, now: Moment) {
             let sound = done.damaged_packs.is_empty() && !damaged;
             meter::VERIFY_RUNS.add(if sound { "sound" } else { "damaged" }, 1);
             note_lost(found, done.complete);
-            done.repair.iter().for_each(repaired);
+            done.repair.as_deref().into_iter().for_each(repaired);
         }
         (Some(JobOutcome::Repair(done)), _) => repaired(done),
         (None, JobKind::Backup) => meter::BACKUPS_FAILED.add(1),

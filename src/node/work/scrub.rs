@@ -37,7 +37,7 @@ pub(super) async fn run(
                 let repair = mend(core, source.as_ref(), &result, request.confirmed, &monitor)?;
                 lost = repair.unrepaired_packs.clone();
                 records = repair.unrepaired_records.len();
-                report.repair = Some(repair);
+                report.repair = Some(Box::new(repair));
             }
             mending::note_records(core, records > 0);
             let left: Vec<Damage> =

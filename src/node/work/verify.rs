@@ -95,7 +95,7 @@ async fn look(
             }
             report = report_of(core, &again, one, began)?;
             (report.packs_checked, report.bytes_checked) = (packs, bytes);
-            report.repair = Some(counted(repair, &result, &again));
+            report.repair = Some(Box::new(counted(repair, &result, &again)));
             sound = again.is_sound();
             (result.damages, result.records) = (again.damages, again.records);
         }
