@@ -93,8 +93,13 @@ pub(super) struct Chains(Mutex<HashMap<(VaultId, DeviceId), Chain>>);
 struct Chain {
     /// How often heads of the device were written or removed.
     writes: u64,
-    /// Of which heads this was worked out, and what.
-    known: Option<([u8; 32], Vec<(u64, HeadId)>)>,
+    known: Option<KnownTips>,
+}
+
+/// What was worked out, and of heads with which names.
+struct KnownTips {
+    names: [u8; 32],
+    tips: Vec<(u64, HeadId)>,
 }
 
 /// What is known of a device's chain was worked out of these heads.
@@ -134,8 +139,8 @@ impl Store {
         stamp: ChainStamp,
     ) -> Option<Vec<(u64, HeadId)>> {
         self.chains.with((vault, device), |chain| match &chain.known {
-            Some((names, tips)) if (chain.writes, *names) == (stamp.writes, stamp.names) => {
-                Some(tips.clone())
+            Some(known) if (chain.writes, known.names) == (stamp.writes, stamp.names) => {
+                Some(known.tips.clone())
             }
             _ => None,
         })
@@ -151,7 +156,7 @@ impl Store {
     ) {
         self.chains.with((vault, device), |chain| {
             if chain.writes == stamp.writes {
-                chain.known = Some((stamp.names, tips));
+                chain.known = Some(KnownTips { names: stamp.names, tips });
             }
         });
     }
