@@ -64,6 +64,9 @@ pub fn void_head_receipt(store: &Store, holder: PeerId, head: HeadId) -> Result<
 
 /// Enters a verified receipt into the index.
 pub(super) fn enter_receipt(store: &Store, receipt: &Receipt) -> Result<(), EngineError> {
+    if let Some(mark) = receipt.mark {
+        store.note_mark(receipt.holder, mark)?;
+    }
     store.add_receipts(receipt.holder, &receipt.packs, receipt.time)?;
     if let Some(id) = receipt.head
         && let Some((device, seq)) = find_head(store, receipt.vault, id)?

@@ -56,6 +56,7 @@ impl Protocol for Sync {
             Nested(6, &[Nested(1, &[]), Nested(2, &[])]),
             Nested(7, &[]),
             Nested(8, &[]),
+            Nested(9, &[]),
             Nested(20, &[]),
         ],
     };
@@ -67,6 +68,7 @@ impl Protocol for Sync {
             Nested(4, &[]),
             Nested(5, &[]),
             Nested(6, &[Nested(1, &[])]),
+            Nested(9, &[]),
             Nested(20, &[]),
         ],
     };

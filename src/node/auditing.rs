@@ -267,7 +267,7 @@ pub(super) async fn ask_for(net: &Net, holder: PeerId, picks: &[Pick], tally: &m
 }
 
 /// Of these packs, at most as many as fit a receipt, those that the holder itself confirms again; `None` if it does not answer.
-async fn confirmed(
+pub(super) async fn confirmed(
     net: &Net,
     holder: PeerId,
     vault: VaultId,

@@ -17,6 +17,7 @@ use super::auditing::Auditing;
 use super::caching::Caching;
 use super::chains::OwnChain;
 use super::clocks::Clocks;
+use super::comparing::Comparing;
 use super::devices::{self, Knocks};
 use super::disk::{self, Disk};
 use super::door::Doors;
@@ -101,6 +102,7 @@ pub(super) struct Core {
     pub(super) owning: Owning,
     pub(super) own_chain: OwnChain,
     pub(super) sharing: Sharing,
+    pub(super) comparing: Comparing,
     pub(super) twins: Twins,
     pub(super) holding: HoldQueue,
     pub(super) waking: Waking,
@@ -173,6 +175,7 @@ impl Core {
             owning: Owning::default(),
             own_chain: OwnChain::default(),
             sharing: Sharing::default(),
+            comparing: Comparing::default(),
             twins: Twins::default(),
             holding: HoldQueue::default(),
             waking: Waking::new(SystemClock.now()),
@@ -213,6 +216,7 @@ impl Core {
         core.store.limit_disk(core.settings().storage.disk_limit);
         if mode == Mode::Daemon {
             disk::attend(&core);
+            core.comparing.begin(&core.store).map_err(failed)?;
             exposition::start();
             core.load_jobs();
             auditing::load(&core);
@@ -339,6 +343,7 @@ impl Core {
                     self.tasks.spawn(releasing::tell(self.clone(), peer));
                     self.hurry_repairs().await;
                     self.owning.forget_offers(peer);
+                    self.comparing.forget(peer);
                     self.sharing.forget(peer);
                     self.reach.wake();
                     self.pulling.forget(&peer);
@@ -349,6 +354,7 @@ impl Core {
                     self.tell(Happening::PeerDisconnected { peer });
                     log_failure(self.note_present(vec![peer]).await, "noting when a peer left");
                     self.owning.forget_offers(peer);
+                    self.comparing.forget(peer);
                     self.pulling.forget(&peer);
                     self.holding.forget(peer);
                     self.changed.notify_one();

@@ -22,7 +22,7 @@ use crate::engine::{
     self, EngineError, Lending, Monitor, OWNERS_MAX, PULLS_MAX, Serving, Wish, WishKey, Wishes,
 };
 use crate::net::Net;
-use crate::snapshot::{Head, HeadSummary, PackSize, sign_receipt};
+use crate::snapshot::{Head, HeadSummary, PackSize, sign_receipt_at};
 use crate::store::StoreError;
 use crate::wire::{self, sync_request::Ask, sync_response::Answer};
 
@@ -247,7 +247,11 @@ async fn head_for(
         .await?;
     match known {
         Some(head) => Ok((head, false)),
-        None => Ok((pull_head(core, net, owner, vault, wanted.id).await?.0, true)),
+        None => {
+            let (head, _) = pull_head(core, net, owner, vault, wanted.id).await?;
+            core.blocking(|core| core.store.count_taken_in().map_err(failed)).await?;
+            Ok((head, true))
+        }
     }
 }
 
@@ -384,7 +388,9 @@ async fn confirm(
     let parts: Vec<&[PackId]> =
         if packs.is_empty() { vec![&[]] } else { packs.chunks(limit::RECEIPT_PACKS_MAX).collect() };
     for part in parts {
-        let signed = sign_receipt(&core.key, vault, head, part, core.now());
+        // What is confirmed was counted when it was taken in, so an image that has it has this mark.
+        let mark = core.blocking(|core| Ok(core.comparing.own(&core.store).map_err(failed)?.mark())).await?;
+        let signed = sign_receipt_at(&core.key, vault, head, part, core.now(), mark);
         ask(net, owner, Ask::Receipt(signed)).await?;
     }
     Ok(())

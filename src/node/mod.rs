@@ -9,6 +9,7 @@ mod browse;
 mod caching;
 mod chains;
 mod clocks;
+mod comparing;
 mod core;
 mod devices;
 mod disk;

@@ -10,7 +10,7 @@ use super::core::{Core, log_failure};
 use super::error::failed;
 use super::records::ask;
 use super::source::Mesh;
-use super::{caching, chains, devices, sharing};
+use super::{caching, chains, comparing, devices, sharing};
 use crate::api::ApiError;
 use crate::base::{Code, PackId, PeerId, VaultId};
 use crate::engine::{self, Candidate, Ledger, Monitor, ROUND_INTERVAL, ROUND_PAUSE, Vault, Want};
@@ -122,6 +122,7 @@ async fn round(core: &Arc<Core>, vault: VaultId) -> Result<(), ApiError> {
             tracing::debug!(target: "replicate", peer = %peer.short(), code = error.code, %error, "comparing heads failed");
         }
     }
+    comparing::round(core, &net, vault, &peers).await;
     if !core.owning.all_read.load(Ordering::Relaxed)
         && let Err(error) = index_listed(core, &net, vault).await
     {

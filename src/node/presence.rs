@@ -1,6 +1,6 @@
 //! Who is there, who is away, and whose copies count.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 use super::core::Core;
@@ -38,10 +38,24 @@ impl Core {
         entries.map(|entry| (entry.peer, judge(entry.peer, entry.last_seen.unwrap_or(entry.added)))).collect()
     }
 
-    /// Whose receipts count as copies.
+    /// Whose receipts count as copies: not of those that were found without what they confirmed, until they were asked.
     pub(super) fn counted(&self) -> impl Fn(&PeerId) -> bool + use<> {
         let presences = self.presences();
-        move |peer| presences.get(peer).is_some_and(|presence| presence.counts())
+        // Without an index nothing counts anyway.
+        let doubted = self.store.doubted_holders().ok();
+        move |peer| {
+            let stands = doubted.as_ref().is_some_and(|doubted| !doubted.contains(peer));
+            stands && presences.get(peer).is_some_and(|presence| presence.counts())
+        }
+    }
+
+    /// The same without those that are here and were not asked yet whether they still have what they confirmed: what
+    /// somebody waits for rests on nothing less.
+    pub(super) fn counted_now(&self) -> impl Fn(&PeerId) -> bool + use<> {
+        let counted = self.counted();
+        let connected = self.connected().into_iter();
+        let unasked: HashSet<PeerId> = connected.filter(|peer| !self.comparing.is_done(peer)).collect();
+        move |peer| counted(peer) && !unasked.contains(peer)
     }
 
     /// Writes down that these peers are or were here just now.

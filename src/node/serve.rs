@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex, Weak};
 
 use super::core::Core;
 use super::error::failed;
-use super::{acl, devices, door, holding, reach, releasing};
+use super::{acl, comparing, devices, door, holding, reach, releasing};
 use crate::api::{ApiError, Happening};
 use crate::base::{Code, DeviceId, HeadId, ListId, Moment, PackId, PeerId, SnapshotId, VaultId, limit};
 use crate::engine;
 use crate::net::{BoxFuture, Net, Server};
 use crate::pack::{CellRange, Outboard};
-use crate::snapshot::{Head, PeerAddress, sign_receipt};
+use crate::snapshot::{Head, PeerAddress, sign_receipt_at};
 use crate::store::{Store, StoreError};
 use crate::wire::{self, RecordKind, Status, sync_request::Ask, sync_response::Answer};
 
@@ -105,6 +105,7 @@ async fn sync(core: Arc<Core>, from: PeerId, request: wire::SyncRequest) -> wire
             Ok(None)
         }
         Some(Ask::Receipts(query)) => core.blocking(move |core| receipts(core, &query)).await,
+        Some(Ask::Inventory(_)) => core.blocking(inventory).await,
         Some(Ask::CallBack(query)) => reach::answer(&core, from, query).await,
         Some(Ask::Release(signed)) => {
             core.blocking(move |core| releasing::take(core, from, &signed).map(|()| None)).await
@@ -311,7 +312,13 @@ fn receipts(core: &Arc<Core>, query: &wire::ReceiptQuery) -> Answered {
         Some(id) => engine::complete_head(&core.store, vault, id).map_err(failed)?.map(|head| head.id),
         None => None,
     };
-    Ok(Some(Answer::Receipt(sign_receipt(&core.key, vault, complete, &held, core.now()))))
+    let mark = core.comparing.own(&core.store).map_err(failed)?.mark();
+    Ok(Some(Answer::Receipt(sign_receipt_at(&core.key, vault, complete, &held, core.now(), mark))))
+}
+
+/// Where this store is, so that who relies on it sees an older image of it for what it is.
+fn inventory(core: &Arc<Core>) -> Answered {
+    Ok(Some(Answer::Inventory(comparing::to_wire(&core.comparing.own(&core.store).map_err(failed)?))))
 }
 
 /// A holder doubts another one. Its word proves nothing: what that one confirmed is asked for in the next audit.

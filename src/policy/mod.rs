@@ -6,6 +6,7 @@
 
 mod cron;
 mod flow;
+mod inventory;
 mod misconduct;
 mod presence;
 mod repairs;
@@ -18,6 +19,7 @@ mod timing;
 
 pub use cron::{CronError, CronLine};
 pub use flow::Flow;
+pub use inventory::{Confirmed, Inventory, Mark, RUNS_MAX};
 pub use misconduct::Misconduct;
 pub use presence::{Presence, Waking, is_to_note, presence};
 pub use repairs::RepairQueue;

@@ -17,7 +17,7 @@ pub use certificate::{Certificate, issue_certificate, open_device_name};
 pub use head::{Head, HeadDraft, HeadError, HeadName, HeadSummary, ListRef, PeerAddress, SignedHead};
 pub use list::{ListError, ListPlan, PackList, PackSize, plan_lists};
 pub use peer_record::{PeerRecord, PeerRecordDraft, PeerRecordError, sign_peer_record};
-pub use receipt::{Receipt, ReceiptError, sign_receipt};
+pub use receipt::{Receipt, ReceiptError, sign_receipt, sign_receipt_at};
 pub use record::{RecordError, Snapshot, open_record, seal_record};
 pub use release::{Release, ReleaseError, sign_release};
 pub use revocation::{Revocation, sign_revocation};

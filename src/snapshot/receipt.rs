@@ -4,6 +4,7 @@ use prost::Message;
 
 use crate::base::{Code, Coded, HeadId, IdError, Moment, PackId, PeerId, VaultId, limit};
 use crate::crypto::{self, Context, NodeKey, SignError};
+use crate::policy::Mark;
 use crate::wire;
 
 const VERSION: u32 = 1;
@@ -47,6 +48,8 @@ pub struct Receipt {
     pub packs: Vec<PackId>,
     /// When the holder signed.
     pub time: Moment,
+    /// Where its store was then; `None` from one that does not say.
+    pub mark: Option<Mark>,
 }
 
 impl Receipt {
@@ -68,6 +71,7 @@ impl Receipt {
             },
             packs: raw.packs.iter().map(|id| PackId::try_from(id.as_slice())).collect::<Result<_, _>>()?,
             time: Moment::from_millis(raw.time_ms),
+            mark: (raw.run != 0).then_some(Mark { run: raw.run, count: raw.taken_in }),
         })
     }
 }
@@ -80,6 +84,18 @@ pub fn sign_receipt(
     packs: &[PackId],
     now: Moment,
 ) -> wire::Signed {
+    sign_receipt_at(key, vault, head, packs, now, None)
+}
+
+/// The same, saying where the holder's store is.
+pub fn sign_receipt_at(
+    key: &NodeKey,
+    vault: VaultId,
+    head: Option<HeadId>,
+    packs: &[PackId],
+    now: Moment,
+    mark: Option<Mark>,
+) -> wire::Signed {
     let body = wire::Receipt {
         version: VERSION,
         vault: vault.as_bytes().to_vec(),
@@ -87,6 +103,8 @@ pub fn sign_receipt(
         head: head.map_or_else(Vec::new, |id| id.as_bytes().to_vec()),
         packs: packs.iter().map(|id| id.as_bytes().to_vec()).collect(),
         time_ms: now.as_millis(),
+        run: mark.map_or(0, |mark| mark.run),
+        taken_in: mark.map_or(0, |mark| mark.count),
     };
     crypto::sign(key, Context::Receipt, body.encode_to_vec())
 }
@@ -104,6 +122,16 @@ mod tests {
         let without = sign_receipt(&NodeKey::example(), vault, None, &packs[..1], now).encode_to_vec();
         let text = format!("{}\n{}\n", hex::encode(with), hex::encode(without));
         crate::base::frozen("receipts.txt", text.as_bytes());
+    }
+
+    #[test]
+    fn receipt_that_says_where_the_store_is_matches_its_frozen_bytes() {
+        let (key, vault, now) =
+            (NodeKey::example(), VaultId::new([1; 32]), Moment::from_millis(1_700_000_000_000));
+        let mark = Some(Mark { run: 0x0123_4567_89ab_cdef, count: 300 });
+        let signed = sign_receipt_at(&key, vault, None, &[PackId::new([3; 32])], now, mark);
+        assert_eq!(Receipt::verify(&signed).unwrap().mark, mark);
+        crate::base::frozen("receipts-marked.txt", (hex::encode(signed.encode_to_vec()) + "\n").as_bytes());
     }
 
     #[test]

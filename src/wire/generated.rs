@@ -140,6 +140,12 @@ pub struct Receipt {
     pub packs: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
     #[prost(uint64, tag = "6")]
     pub time_ms: u64,
+    /// of the holder's program, as in Inventory; 0 when it does not say
+    #[prost(fixed64, tag = "7")]
+    pub run: u64,
+    /// what its store had taken in by then
+    #[prost(uint64, tag = "8")]
+    pub taken_in: u64,
 }
 /// One passphrase's way to the keyring: wraps the 32-byte keyring key.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -426,7 +432,7 @@ pub struct Slice {
 /// /shadowvault/sync/1
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SyncRequest {
-    #[prost(oneof = "sync_request::Ask", tags = "1, 2, 3, 4, 5, 6, 7, 8, 12, 20")]
+    #[prost(oneof = "sync_request::Ask", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 20")]
     pub ask: ::core::option::Option<sync_request::Ask>,
 }
 /// Nested message and enum types in `SyncRequest`.
@@ -452,6 +458,8 @@ pub mod sync_request {
         Damage(super::DamageNotice),
         #[prost(message, tag = "8")]
         Batch(super::RecordsQuery),
+        #[prost(message, tag = "9")]
+        Inventory(super::InventoryQuery),
         /// a HoldRelease, from anyone who has it
         #[prost(message, tag = "12")]
         Release(super::Signed),
@@ -526,7 +534,7 @@ pub struct Revocation {
 pub struct SyncResponse {
     #[prost(enumeration = "Status", tag = "1")]
     pub status: i32,
-    #[prost(oneof = "sync_response::Answer", tags = "2, 3, 4, 5, 6, 20")]
+    #[prost(oneof = "sync_response::Answer", tags = "2, 3, 4, 5, 6, 9, 20")]
     pub answer: ::core::option::Option<sync_response::Answer>,
 }
 /// Nested message and enum types in `SyncResponse`.
@@ -543,6 +551,8 @@ pub mod sync_response {
         Receipt(super::Signed),
         #[prost(message, tag = "6")]
         Batch(super::RecordBatch),
+        #[prost(message, tag = "9")]
+        Inventory(super::Inventory),
         #[prost(message, tag = "20")]
         CalledBack(super::CalledBack),
     }
@@ -626,6 +636,19 @@ pub struct OfferAnswer {
     /// of the offered packs: queued or already here
     #[prost(uint32, tag = "2")]
     pub accepted: u32,
+}
+/// Where is your store?
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct InventoryQuery {}
+/// Where a holder's store is: it counts what it takes in for others. Every run of the program has a random number and begins
+/// at the count that its store then had; the present one is the last. At most 256.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Inventory {
+    /// of each its number and the count at its beginning, 8 bytes each, little-endian
+    #[prost(bytes = "vec", tag = "1")]
+    pub runs: ::prost::alloc::vec::Vec<u8>,
+    #[prost(uint64, tag = "2")]
+    pub taken_in: u64,
 }
 /// Which of these packs do you hold? Answered with a signed Receipt for those that are there.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -10,6 +10,7 @@ mod fidelity;
 mod forgetting;
 mod history;
 mod joining;
+mod limits;
 mod local;
 mod mesh;
 mod namespaces;

@@ -283,7 +283,7 @@ fn line(path: &Path, fate: Fate) -> PathFate {
 fn copies_of(core: &Arc<Core>, snapshot: SnapshotId) -> Result<u32, ApiError> {
     let vault = core.vault()?;
     let view = VaultView::load(&vault).map_err(failed)?;
-    Ok(engine::copy_counts(&vault, &view, core.counted()).map_err(failed)?.of_snapshot(snapshot))
+    Ok(engine::copy_counts(&vault, &view, core.counted_now()).map_err(failed)?.of_snapshot(snapshot))
 }
 
 async fn await_copies(

@@ -2,6 +2,7 @@
 
 mod borrowed;
 mod guard;
+mod inventory;
 mod leaving;
 mod receipts;
 
@@ -50,6 +51,8 @@ const FOREIGN: TableDefinition<(&[u8; 32], u32), ()> = TableDefinition::new("for
 /// (holder, device) → position and id of the newest head whose records the holder confirmed.
 const HEAD_RECEIPTS: TableDefinition<Pair, (u64, &[u8; 32])> = TableDefinition::new("head_receipts");
 
+/// Holder → what is known of its store: whether it is doubted, and the marks of its receipts.
+const CONFIRMED: TableDefinition<&[u8; 32], &[u8]> = TableDefinition::new("confirmed");
 /// Pack number → since when it waits to be deleted, and what of it is elsewhere.
 const RETIRED: TableDefinition<u32, &[u8]> = TableDefinition::new("retired");
 /// Ids of packs whose rows are gone and whose files are to be removed.
@@ -230,6 +233,7 @@ impl Index {
                 tx.open_table(MISTRUSTED).map_err(wrong)?;
                 tx.open_table(BORROWED).map_err(wrong)?;
                 tx.open_table(SHADOWS).map_err(wrong)?;
+                tx.open_table(CONFIRMED).map_err(wrong)?;
                 Ok(())
             })?;
             Ok(index)
@@ -305,7 +309,7 @@ impl Index {
 
     /// An index of an earlier version lacks the tables that came since.
     fn add_missing_tables(&self) -> Result<(), StoreError> {
-        let missing = self.read(|tx| match tx.open_table(SHADOWS) {
+        let missing = self.read(|tx| match tx.open_table(CONFIRMED) {
             Ok(_) => Ok(false),
             Err(redb::TableError::TableDoesNotExist(_)) => Ok(true),
             Err(error) => Err(wrong(error)),
@@ -317,6 +321,7 @@ impl Index {
                 tx.open_table(MISTRUSTED).map_err(wrong)?;
                 tx.open_table(BORROWED).map_err(wrong)?;
                 tx.open_table(SHADOWS).map_err(wrong)?;
+                tx.open_table(CONFIRMED).map_err(wrong)?;
                 Ok(())
             })?;
         }
@@ -672,6 +677,9 @@ impl Store {
                     fresh += 1;
                     bytes += foreign_row(&rows, *number)?.bytes;
                 }
+            }
+            if fresh > 0 {
+                inventory::count_one(tx)?;
             }
             Ok((fresh, bytes))
         })?;

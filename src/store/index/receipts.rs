@@ -36,6 +36,14 @@ impl Store {
         })
     }
 
+    /// Forgets which heads a holder confirmed: it is told them again.
+    pub fn drop_head_receipts(&self, holder: PeerId) -> Result<(), StoreError> {
+        self.index.write(|tx| {
+            let mut heads = tx.open_table(HEAD_RECEIPTS).map_err(wrong)?;
+            heads.retain(|(who, _), _| who != holder.as_bytes()).map_err(wrong)
+        })
+    }
+
     /// Forgets that `holder` holds those packs: the receipts that say so are void, also for an index that is made anew.
     pub fn drop_pack_receipts(&self, holder: PeerId, packs: &[PackId]) -> Result<(), StoreError> {
         let held = self.index.read(|tx| {

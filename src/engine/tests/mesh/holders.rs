@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::world::{Character, Event, Line, PACK_BYTES, Request, Shape, World, peer};
 use crate::base::{Code, DeviceId, HeadId, PeerId, VaultId};
 use crate::engine::{Lending, OWNERS_MAX, PULLS_MAX, Serving, WishKey, Wishes, is_hopeless};
+use crate::policy::Inventory;
 use crate::snapshot::HeadSummary;
 
 /// The longest time that a pull takes.
@@ -40,12 +41,16 @@ pub(super) struct Holder {
     quota: Option<u64>,
     /// What is stored, and for whom.
     pub(super) packs: BTreeMap<usize, usize>,
+    pub(super) inventory: Inventory,
+    image: Option<(BTreeMap<usize, usize>, Inventory)>,
     wishes: Wishes,
     services: BTreeMap<usize, Service>,
 }
 
 impl Holder {
     pub(super) fn new(n: usize, shape: &Shape) -> Self {
+        let mut inventory = Inventory::default();
+        inventory.begin(1);
         Self {
             peer: peer(n),
             is_up: true,
@@ -55,9 +60,15 @@ impl Holder {
             disk: u64::MAX,
             quota: shape.quota.map(|packs| packs * PACK_BYTES + 1000),
             packs: BTreeMap::new(),
+            inventory,
+            image: None,
             wishes: Wishes::default(),
             services: BTreeMap::new(),
         }
+    }
+
+    pub(super) fn make_image(&mut self) {
+        self.image = Some((self.packs.clone(), self.inventory.clone()));
     }
 
     pub(super) fn stored_for(&self, owner: usize) -> u64 {
@@ -228,6 +239,7 @@ impl World {
             self.truth.silent.insert((pack, line.holder));
         } else if at.packs.insert(pack, line.owner).is_none() {
             at.disk = at.disk.saturating_sub(PACK_BYTES);
+            at.inventory.count += 1;
             self.truth.silent.remove(&(pack, line.holder));
         }
     }
@@ -243,6 +255,28 @@ impl World {
         at.is_up = false;
         at.services.clear();
         self.pulls.retain(|_, pull| pull.line.holder != holder);
+    }
+
+    pub(super) fn holder_up(&mut self, holder: usize) {
+        let run = self.number() + 1;
+        let at = &mut self.holders[holder];
+        at.is_up = true;
+        at.inventory.begin(run);
+    }
+
+    pub(super) fn put_back(&mut self, holder: usize) {
+        let Some((packs, inventory)) = self.holders[holder].image.clone() else { return };
+        self.holder_down(holder);
+        for owner in 0..self.owners.len() {
+            self.came_or_went(Line { owner, holder });
+        }
+        let at = &mut self.holders[holder];
+        let lost: Vec<usize> = at.packs.keys().copied().filter(|pack| !packs.contains_key(pack)).collect();
+        // What it lost since stays lost: its disk is no better for being old.
+        at.packs.retain(|pack, _| packs.contains_key(pack));
+        at.inventory = inventory;
+        self.truth.silent.extend(lost.into_iter().map(|pack| (pack, holder)));
+        self.holder_up(holder);
     }
 
     pub(super) fn turn(&mut self, holder: usize, character: Character) {

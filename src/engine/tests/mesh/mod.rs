@@ -147,6 +147,29 @@ fn an_owner_that_was_killed_knows_who_was_there_before() {
     assert!(world.is_safe() && world.surplus() == 0, "{}", world.surplus());
 }
 
+/// Its owners went on counting what it had confirmed after the image was made until an audit came upon it, and whatever was
+/// written meanwhile rested on that.
+#[test]
+fn a_holder_put_back_to_an_older_image_is_made_whole_as_soon_as_it_is_there() {
+    for seed in 0..10 {
+        let mut world = World::new(Shape { holders: 3, late: 20, ..SMALL }, seed);
+        assert!(world.run_until_safe(HOUR).is_some());
+        let at = world.now;
+        world.plan(at, Fault::Image(1));
+        (0..2).for_each(|owner| world.plan(at + 1, Fault::Backup(owner)));
+        world.run_until(at + 1);
+        assert!(world.run_until_safe(HOUR).is_some());
+        let stored = world.holders[1].packs.len();
+        let at = world.now;
+        world.plan(at, Fault::PutBack(1));
+        world.run_until(at);
+        assert!(!world.is_safe() && world.holders[1].packs.len() < stored, "seed {seed}");
+        assert!(world.run_until_safe(3 * MINUTE).is_some(), "seed {seed}");
+        assert_eq!(world.holders[1].packs.len(), stored, "seed {seed}");
+        world.check();
+    }
+}
+
 /// At most every third holder is spoiled for good, and the others have room for twice as much as is wished.
 fn any_shape(chance: &mut Chance, is_large: bool) -> Shape {
     let holders = if is_large { 96 } else { 6 + chance.below(20) as usize };
@@ -175,7 +198,7 @@ fn any_fault(chance: &mut Chance, shape: &Shape, may_vanish: bool) -> Vec<(u64, 
     let any = chance.below(shape.holders as u64) as usize;
     let some = chance.below(spoiled(shape.holders)) as usize;
     let owner = chance.below(shape.owners as u64) as usize;
-    match chance.below(10) {
+    match chance.below(11) {
         0 => {
             let sides = (0..shape.owners + shape.holders).map(|_| chance.below(2) as u8).collect();
             vec![(at, Fault::Split(sides)), (at + chance.below(HOUR), Fault::Heal)]
@@ -189,6 +212,7 @@ fn any_fault(chance: &mut Chance, shape: &Shape, may_vanish: bool) -> Vec<(u64, 
         6 => vec![(at, Fault::Turn(some, Character::Liar))],
         7 => vec![(at, Fault::Turn(some, Character::Garbler))],
         8 => vec![(at, Fault::OwnerAsleep(owner)), (until, Fault::OwnerAwake(owner))],
+        9 => vec![(at / 2, Fault::Image(any)), (until, Fault::PutBack(any))],
         _ => vec![(at, Fault::OwnerRestart(owner))],
     }
 }

@@ -11,7 +11,7 @@ use crate::engine::{
     ROUND_INTERVAL, ROUND_PAUSE, Want, on_probation,
 };
 use crate::pack::Outboard;
-use crate::policy::{Waking, is_to_note, presence};
+use crate::policy::{Confirmed, Waking, is_to_note, presence};
 
 /// Where an owner's round is.
 enum Phase {
@@ -32,6 +32,9 @@ pub(super) struct Owner {
     seen: Vec<Moment>,
     /// When each was found to have lost something.
     lost: Vec<Option<Moment>>,
+    /// What is known of each holder's store, and which were compared since they came.
+    confirmed: Vec<Confirmed>,
+    compared: BTreeSet<usize>,
     waking: Waking,
     phase: Phase,
     unanswered: usize,
@@ -51,6 +54,8 @@ impl Owner {
             receipts: BTreeMap::new(),
             seen: vec![start; shape.holders],
             lost: vec![None; shape.holders],
+            confirmed: vec![Confirmed::default(); shape.holders],
+            compared: BTreeSet::new(),
             waking: Waking::new(start),
             phase: Phase::Resting,
             unanswered: 0,
@@ -82,6 +87,32 @@ impl World {
         (0..self.holders.len()).map(judge).collect()
     }
 
+    /// Compares the stores of those that came, as the node does it.
+    fn compare(&mut self, line: Line) {
+        if self.owners[line.owner].compared.contains(&line.holder) || self.is_lost() {
+            return;
+        }
+        let inventory = self.holders[line.holder].inventory.clone();
+        let receipted = self.owners[line.owner].receipted(line.holder);
+        let known = &mut self.owners[line.owner].confirmed[line.holder];
+        if !known.is_in(&inventory) {
+            if !std::mem::replace(&mut known.doubted, true) {
+                // Until it has confirmed them again others may get them.
+                receipted.iter().for_each(|pack| self.truth.force(*pack));
+            }
+            for page in receipted.chunks(limit::RECEIPT_PACKS_MAX) {
+                let Some(there) = self.confirmed(line, page) else { return };
+                let gone: Vec<usize> =
+                    page.iter().copied().filter(|pack| !there.contains(&self.packs[*pack])).collect();
+                assert!(gone.iter().all(|pack| !self.holders[line.holder].packs.contains_key(pack)));
+                self.drop_receipts(line, &gone);
+            }
+        }
+        let of = &mut self.owners[line.owner];
+        of.confirmed[line.holder].settle(&inventory);
+        of.compared.insert(line.holder);
+    }
+
     /// As the node does it, if it is time.
     pub(super) fn round(&mut self, owner: usize) {
         if self.owners[owner].next_round != self.now || !matches!(self.owners[owner].phase, Phase::Resting) {
@@ -100,6 +131,7 @@ impl World {
         if connected.is_empty() {
             return self.rest(owner);
         }
+        connected.iter().for_each(|holder| self.compare(Line { owner, holder: *holder }));
         let wanted = self.look_for_wanted(owner);
         let (now, of) = (self.uptime(), &mut self.owners[owner]);
         of.ledger.note_wanted(&wanted);
@@ -114,6 +146,8 @@ impl World {
     fn look_for_wanted(&mut self, owner: usize) -> Vec<Want> {
         let counted = self.counted(owner);
         self.truth_of_counted(owner, &counted);
+        let stands = |holder: &usize| counted[*holder] && !self.owners[owner].confirmed[*holder].doubted;
+        let counted: Vec<bool> = (0..counted.len()).map(|holder| stands(&holder)).collect();
         let (now, copies) = (self.uptime(), self.shape.copies);
         let of = &mut self.owners[owner];
         let listed = of.packs.clone().map(|pack| self.packs[pack]).collect();
@@ -217,7 +251,9 @@ impl World {
     pub(super) fn receipt(&mut self, line: Line, packs: &[usize]) {
         self.truth_of_receipt(line, packs);
         let (now, peer, ids) = (self.uptime(), self.holders[line.holder].peer, self.ids_of(packs));
+        let mark = self.holders[line.holder].inventory.mark();
         let of = &mut self.owners[line.owner];
+        mark.into_iter().for_each(|mark| of.confirmed[line.holder].note(mark));
         packs.iter().for_each(|pack| {
             of.receipts.entry(*pack).or_default().insert(line.holder);
         });
@@ -237,6 +273,7 @@ impl World {
         if self.owners[line.owner].is_up {
             self.owners[line.owner].seen[line.holder] = self.moment();
         }
+        self.owners[line.owner].compared.remove(&line.holder);
         self.forget_offers(line);
         self.wake(line.owner);
     }

@@ -90,6 +90,10 @@ pub(super) enum Fault {
     /// A holder's disk takes so many bytes more.
     Disk(usize, u64),
     Turn(usize, Character),
+    /// An image is made of a holder's disk.
+    Image(usize),
+    /// A holder is killed, and starts with the disk of its last image.
+    PutBack(usize),
 }
 
 /// One owner and one holder.
@@ -342,7 +346,7 @@ impl World {
             Fault::Split(sides) => self.sides = sides,
             Fault::Heal => self.sides.fill(0),
             Fault::Down(holder) => self.holder_down(holder),
-            Fault::Up(holder) => self.holders[holder].is_up = true,
+            Fault::Up(holder) => self.holder_up(holder),
             Fault::OwnerAsleep(owner) => self.owners[owner].is_up = false,
             Fault::OwnerAwake(owner) => self.owners[owner].is_up = true,
             Fault::Backup(owner) => self.backup(owner),
@@ -350,6 +354,8 @@ impl World {
             Fault::Lose(holder, one_in) => self.lose(holder, one_in),
             Fault::Disk(holder, bytes) => self.holders[holder].disk = bytes,
             Fault::Turn(holder, character) => self.turn(holder, character),
+            Fault::Image(holder) => self.holders[holder].make_image(),
+            Fault::PutBack(holder) => self.put_back(holder),
         }
         for (line, was) in lines.into_iter().zip(before) {
             if was != self.is_connected(line) {
