@@ -109,9 +109,10 @@ impl PeerBook {
         self.rejected.push(peer);
     }
 
-    /// Notes a stranger; the one waiting longest makes room. One that was turned away is not noted.
+    /// Notes a stranger; the one waiting longest makes room. One that was turned away is not noted, and one that was let in
+    /// since it knocked is no stranger.
     pub fn knock(&mut self, peer: PeerId, addresses: Vec<String>, now: Moment) {
-        if self.rejected.contains(&peer) {
+        if self.rejected.contains(&peer) || self.find(peer).is_some() {
             return;
         }
         self.pending.retain(|pending| pending.peer != peer);
@@ -131,5 +132,23 @@ impl Store {
     /// Durably replaces the peer book.
     pub fn publish_peers(&self, book: &PeerBook) -> Result<(), StoreError> {
         self.publish_state(FILE, book)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Its knock was noted after its ticket had let it in: it was listed twice, and no name or id meant it any more.
+    #[test]
+    fn whoever_was_let_in_since_it_knocked_is_not_listed_as_a_stranger() {
+        let (mut book, peer, now) = (PeerBook::default(), PeerId::new([1; 32]), Moment::from_millis(1));
+        book.knock(peer, Vec::new(), now);
+        book.knock(peer, Vec::new(), now);
+        assert_eq!(book.pending.len(), 1);
+        book.pending.clear();
+        book.allowed.push(PeerEntry::new(peer, now));
+        book.knock(peer, Vec::new(), now);
+        assert!(book.pending.is_empty());
     }
 }
