@@ -119,7 +119,8 @@ pub(super) async fn forget(
         let monitor = monitor.clone();
         core.blocking(move |core| forget_now(core, &request, asked, &monitor)).await?
     };
-    if !report.dry_run && !(report.forgotten.is_empty() && report.heads.is_empty()) {
+    let is_changed = !report.forgotten.is_empty() || !report.heads.is_empty();
+    if is_changed && !report.dry_run {
         core.changed.notify_one();
     }
     if let Some(request) = then_gc {
