@@ -23,7 +23,7 @@ fn has_strace() -> bool {
 }
 
 /// Words that run a program with a fault at each (`when` in strace's words) of these calls; its process is the program's.
-fn faulty<'a>(fault: &'a str) -> [&'a str; 8] {
+fn faulty(fault: &str) -> [&str; 8] {
     ["strace", "-D", "-f", "-qqq", "-o", "/dev/null", "-e", fault]
 }
 
