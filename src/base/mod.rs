@@ -10,7 +10,7 @@ pub mod limit;
 pub mod meter;
 mod path;
 #[cfg(test)]
-pub(crate) mod seeded;
+mod seeded;
 mod time;
 mod unit;
 
@@ -18,6 +18,8 @@ pub use code::{Category, Code, Coded, Retry};
 pub use id::{ChunkId, DeviceId, HeadId, IdError, ListId, PackId, PeerId, SnapshotId, VaultId, random_bytes};
 pub use label::{host_fault, tag_fault};
 pub use path::{encode_path, reference_text, split_reference};
+#[cfg(test)]
+pub(crate) use seeded::Seeded;
 pub use time::{Clock, Moment, SystemClock};
 pub use unit::{ByteSize, Epoch, UnitError, format_duration, parse_duration};
 

@@ -100,7 +100,7 @@ pub struct DeviceJoined {
 /// node is whole.
 ///
 /// # Errors
-/// A directory in use, a holder that cannot be reached or does not know the vault. See [`as_new_device`] for what stays then.
+/// A directory in use, a holder that cannot be reached or does not know the vault. What came stays, so that the same command goes on.
 pub async fn recover(
     settings: Settings,
     request: RecoverRequest,

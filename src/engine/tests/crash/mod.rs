@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::fixture::{Fixture, Holders, Manner, gc_options, noise, passphrase, scratch, vault_options};
-use crate::base::seeded::Seeded;
+use crate::base::Seeded;
 use crate::base::{SnapshotId, random_bytes};
 use crate::engine::{
     Monitor, Vault, VaultOptions, VaultView, VerifyOptions, VerifyResult, backup, collect, forget,

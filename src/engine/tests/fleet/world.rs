@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::holder::{Everywhere, HOLD_DAYS, Holder, listed_by, pack_path, sound_bytes};
 use super::source::{Files, Source};
 use super::{Damage, Due, Step};
-use crate::base::seeded::Seeded;
+use crate::base::Seeded;
 use crate::base::{ChunkId, HeadId, Moment, PackId};
 use crate::crypto::Kind;
 use crate::engine::backup::backup_entries;
