@@ -7,8 +7,8 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 BINARY := $(TARGET_DIR)/release/shadowvault
 
 # Debian packages that tests and the demo use; see `make tools`.
-TOOLS := rsync attr acl iproute2 nftables
-TOOL_COMMANDS := rsync setfattr setfacl ip tc nft
+TOOLS := rsync attr acl iproute2 nftables strace
+TOOL_COMMANDS := rsync setfattr setfacl ip tc nft strace
 # Taken out of its package: installing the package would start a server.
 PROMTOOL_PACKAGE := prometheus
 

@@ -219,6 +219,13 @@ impl Node {
 
     /// The same, under another program that becomes the daemon.
     pub fn start_under(&mut self, words: &[&str]) -> &mut Self {
+        let ended = self.try_start_under(words);
+        assert!(ended.is_none(), "the daemon ended: {ended:?}\n{}", self.log_tail());
+        self
+    }
+
+    /// The same with a daemon that may end before it is up: how it ended then.
+    pub fn try_start_under(&mut self, words: &[&str]) -> Option<i32> {
         assert!(self.daemon.is_none(), "it runs already");
         let log = File::options().create(true).append(true).open(self.log()).expect("a log");
         let mut command = self.command();
@@ -228,17 +235,21 @@ impl Node {
         self.daemon = Some(command.spawn().expect("the program starts"));
         // A command before that would open the store itself, and keep the daemon out.
         let mut daemon = self.daemon.take().expect("it was just started");
-        until("the daemon listens on its socket", &[self], || {
-            let ended = daemon.try_wait().expect("a child can be waited for");
-            assert!(ended.is_none(), "the daemon ended: {ended:?}\n{}", self.log_tail());
-            UnixStream::connect(self.socket()).ok()
+        let ended = until("the daemon listens on its socket", &[self], || {
+            match daemon.try_wait().expect("a child can be waited for") {
+                Some(ended) => Some(Some(ended.code().unwrap_or(-1))),
+                None => UnixStream::connect(self.socket()).ok().map(|_| None),
+            }
         });
+        if ended.is_some() {
+            return ended;
+        }
         self.daemon = Some(daemon);
         until("the daemon knows its address", &[self], || {
             let id = self.run(&["id"]).exits(0).json();
             (!id["addresses"].as_array()?.is_empty()).then_some(())
         });
-        self
+        None
     }
 
     /// Starts the daemon without a passphrase.
