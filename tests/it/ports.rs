@@ -188,7 +188,8 @@ fn health_tells_how_far_a_node_is_in_every_phase() {
     let (there, away) = (node.repo().to_owned(), node.path("away"));
     fs::rename(&there, &away).unwrap();
     let (status, body) = state("/health").unwrap();
-    assert_eq!((status, &body["components"]["storage"]), (503, &"failed".into()), "{body}");
+    assert_eq!((status, &body["components"]["storage"]), (503, &"unavailable".into()), "{body}");
+    assert_eq!(body["status"], "failed", "{body}");
     assert_eq!(state("/live").unwrap().0, 200, "the process itself is well");
     fs::rename(&away, &there).unwrap();
     assert_eq!(state("/health").unwrap().0, 200);
