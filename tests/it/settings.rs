@@ -34,7 +34,7 @@ const SEEN: &[(&str, &str)] = &[
     ("p2p.chunk_fetch_timeout", "server_that_never_answers_ends_in_a_timeout"),
     ("p2p.reconnect_backoff", "lost_member_is_dialled_again"),
     ("p2p.max_reconnect_backoff", "waits_double_to_the_maximum_and_are_spread"),
-    ("p2p.peer_bytes_per_second", "requests_over_the_rate_are_answered_busy_and_others_are_served"),
+    ("p2p.peer_bytes_per_second", "requests_over_the_rate_wait_for_their_turn_and_are_all_served"),
     ("nat_traversal.serve_relay", "members_reach_each_other_through_a_relay"),
     ("nat_traversal.enable_auto_relay", "who_wants_no_relay_asks_for_none"),
     ("nat_traversal.enable_hole_punching", "a_connection_through_a_relay_becomes_a_direct_one"),
