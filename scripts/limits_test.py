@@ -162,7 +162,7 @@ def requests(work):
 
 def memory(work):
     one, _ = owner(work)
-    with open(os.path.join(work, "owner.yaml"), "a", encoding="utf-8") as file:
+    with open(os.path.join(work, "owner.yaml"), "w", encoding="utf-8") as file:
         file.write("storage: { memory_limit: 128MiB }\nsnapshot: { max_chunk_size: 8MiB }\n")
     one.run("config", "reload")
     began = time.monotonic()
