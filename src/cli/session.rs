@@ -1,7 +1,8 @@
 //! What one command has at hand: arguments, settings, output, and a node near or far.
 
 use std::io::{self, IsTerminal, Write};
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::args::Globals;
@@ -42,7 +43,12 @@ impl<'a> Session<'a> {
 
     /// Settings from flags, environment and file.
     pub fn load(&self) -> Result<Loaded, ApiError> {
-        config::load(&self.overrides(), &Environment::of_process()).map_err(|error| ApiError::from(&error))
+        let loaded = config::load(&self.overrides(), &Environment::of_process());
+        let loaded = loaded.map_err(|error| ApiError::from(&error))?;
+        if rustix::process::geteuid().is_root() && loaded.is_default("repository_path") {
+            belongs_to_root(&loaded.settings.repository_path)?;
+        }
+        Ok(loaded)
     }
 
     /// Reads the settings again, as they are then.
@@ -134,6 +140,19 @@ impl<'a> Session<'a> {
                 result => return result,
             }
         }
+    }
+}
+
+/// A data directory that root did not name is root's own, or is not used: where root happens to be, others may have put one.
+fn belongs_to_root(path: &Path) -> Result<(), ApiError> {
+    match std::fs::symlink_metadata(path) {
+        Ok(there) if there.uid() != 0 => {
+            let text = format!("{} belongs to another user", path.display());
+            Err(ApiError::new(Code::PermissionDenied, text)
+                .with_hint("name the data directory with --repo, if it is meant"))
+        }
+        // What is not there is said by whoever wants it.
+        _ => Ok(()),
     }
 }
 

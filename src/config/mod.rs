@@ -62,6 +62,11 @@ pub struct Effective {
 }
 
 impl Loaded {
+    /// Whether nobody has said anything about a key, such as `repository_path`.
+    pub fn is_default(&self, path: &str) -> bool {
+        self.origins[position(path)] == Origin::Default
+    }
+
     /// Every key with its value and origin, in the order of the table.
     pub fn effective(&self) -> Vec<Effective> {
         let rows = KEYS.iter().zip(&self.origins);

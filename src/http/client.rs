@@ -53,14 +53,14 @@ impl Client {
                 Code::PermissionDenied,
                 format!("the control socket {shown} belongs to another user"),
             )
-            .with_hint("run this as the daemon's user or as root"),
+            .with_hint("run this as the daemon's user (root: `sudo -u USER shadowvault …`)"),
             _ => ApiError::new(Code::DaemonUnreachable, format!("no daemon answers on {shown}: {error}"))
                 .with_hint("start it with `shadowvault daemon`"),
         };
         let place = Place::of(&self.socket).map_err(failed)?;
         let stream = UnixStream::connect(&place.path).await.map_err(failed)?;
-        // A passphrase may follow: not to someone else's process. Root trusts what it chose to speak to.
-        if !is_own(&stream) && !rustix::process::geteuid().is_root() {
+        // A passphrase may follow: not to someone else's process. In a directory of others even root finds what they put there.
+        if !is_own(&stream) {
             return Err(failed(io::ErrorKind::PermissionDenied.into()));
         }
         Ok(stream)

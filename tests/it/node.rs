@@ -115,6 +115,17 @@ impl Node {
         self
     }
 
+    /// Keeps the data directory under this name in its home.
+    pub fn at_home(self, name: &str) -> Self {
+        let repo = self.path(name);
+        self.at(&repo)
+    }
+
+    /// The daemon's process.
+    pub fn pid(&self) -> u32 {
+        self.daemon.as_ref().expect("a daemon runs").id()
+    }
+
     /// Sets one configuration key (`section.key`) for every later command.
     pub fn with(mut self, key: &str, value: &str) -> Self {
         let name = format!("SHADOWVAULT_{}", key.replace('.', "__").to_uppercase());

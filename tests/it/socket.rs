@@ -252,3 +252,62 @@ fn sigterm_during_a_backup_ends_cleanly_and_the_next_start_is_clean() {
     node.run(&["verify"]).exits(0);
     assert!(!node.log_text().contains("panicked"));
 }
+
+const OTHER: u32 = 65534;
+
+fn give_away(path: &std::path::Path) {
+    let done = std::process::Command::new("chown").arg("-R").arg(OTHER.to_string()).arg(path).status();
+    assert!(done.expect("chown runs").success());
+}
+
+/// Root's passphrase went to whoever had put a socket where root happened to be.
+#[test]
+fn root_speaks_to_its_own_daemons_only_and_uses_no_directory_of_others_that_it_did_not_name() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root can be another user");
+        return;
+    }
+    let node = Node::init();
+    fs::rename(node.repo(), node.path("data")).unwrap();
+    let node = node.at_home("data");
+    // As in the directory of another user, where root types a command that names no data directory.
+    let unnamed = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(super::node::program());
+        command.env_clear().env("HOME", node.path("")).current_dir(node.path(""));
+        command.arg("--passphrase-file").arg(node.path("passphrase")).args(["--no-input", "--json"]);
+        node.finish(command.args(arguments))
+    };
+    unnamed(&["snapshots"]).exits(0);
+    give_away(&node.path(""));
+    let refused = unnamed(&["snapshots"]);
+    assert_eq!(refused.failure()["code"], "PERMISSION_DENIED", "{refused:?}");
+    assert!(refused.failure()["hint"].as_str().is_some_and(|hint| hint.contains("--repo")), "{refused:?}");
+    node.run(&["snapshots"]).exits(0);
+    give_away(&node.path(""));
+
+    let mut daemon = {
+        use std::os::unix::process::CommandExt;
+        let mut command = node.command();
+        command.arg("daemon").uid(OTHER).gid(OTHER);
+        command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap()
+    };
+    until("the other user's daemon listens", &[&node], || UnixStream::connect(node.socket()).ok());
+    let refused = node.run(&["--socket", text(&node.socket()), "unlock"]);
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+    assert_eq!(refused.failure()["code"], "PERMISSION_DENIED", "{refused:?}");
+}
+
+/// Any process of the same user could read the keys, and a crash wrote them to a file.
+#[test]
+fn the_memory_of_a_daemon_is_neither_dumped_nor_shown_to_its_user() {
+    let mut node = Node::init();
+    node.start();
+    let process = format!("/proc/{}", node.pid());
+    let limits = fs::read_to_string(format!("{process}/limits")).unwrap();
+    let cores = limits.lines().find(|line| line.starts_with("Max core file size")).expect("a line");
+    assert_eq!(cores.split_whitespace().nth(4), Some("0"), "{cores}");
+    // What may not be dumped belongs to root there, whoever's it is.
+    let owner = std::os::unix::fs::MetadataExt::uid(&fs::metadata(format!("{process}/mem")).unwrap());
+    assert_eq!(owner, 0);
+}
