@@ -55,6 +55,54 @@ pub const TREE_DEPTH_MAX: usize = 4;
 /// Nesting of directories that restore follows (PATH_MAX is 4,096, two bytes a level).
 pub const DIRECTORY_DEPTH_MAX: usize = 2048;
 
+/// Pieces of pack lists that one head may name: 33 million packs, 512 TiB of the largest.
+pub const HEAD_LISTS_MAX: usize = 8192;
+/// Packs that the heads of one import may list, 8 bytes each: a terabyte of the smallest.
+pub const IMPORT_PACKS_MAX: usize = 8 << 20;
+
+// ---- Fields of messages ------------------------------------------------------------------------------------
+// Bytes alone do not bound memory: an empty message in a list takes two bytes on the wire and dozens once decoded. A message
+// in a list counts for itself and for its fields.
+
+/// Of a message that lists nothing, or few addresses.
+pub const FIELDS_FEW: usize = 64;
+/// What an address list takes with its peer.
+const ADDRESS_FIELDS: usize = 2 + PEER_ADDRESSES_MAX;
+/// Of a head.
+pub const HEAD_FIELDS_MAX: usize = HEAD_SNAPSHOTS_MAX
+    + 4 * HEAD_LISTS_MAX
+    + 4 * VAULT_DEVICES_MAX
+    + HEAD_HOLDERS_MAX * ADDRESS_FIELDS
+    + VAULT_DEVICES_MAX
+    + 3 * HEAD_SUPERSEDES_MAX
+    + FIELDS_FEW;
+/// Of a receipt.
+pub const RECEIPT_FIELDS_MAX: usize = RECEIPT_PACKS_MAX + FIELDS_FEW;
+/// Of a release.
+pub const RELEASE_FIELDS_MAX: usize = 4 * VAULT_DEVICES_MAX + FIELDS_FEW;
+/// Of what is sealed in a snapshot record: its paths are the most.
+pub const RECORD_FIELDS_MAX: usize = RECORD_BYTES / 2;
+/// Of a key file: an epoch has four.
+pub const KEY_FILE_FIELDS_MAX: usize = 4096;
+/// Of a directory's chunk: a leaf of 256 KiB with fields of two bytes, and an entry that fills it, of 4 MiB, with the shortest
+/// attributes and pieces.
+pub const TREE_FIELDS_MAX: usize = 768 << 10;
+/// Of a chunk that lists paths: one each, of two bytes at least.
+pub const PATHS_FIELDS_MAX: usize = 1 << 20;
+/// Of a sync request: an offer's packs.
+pub const SYNC_REQUEST_FIELDS_MAX: usize = OFFER_PACKS_MAX + FIELDS_FEW;
+/// Of a sync answer: heads with who holds the vault and who was revoked.
+pub const SYNC_RESPONSE_FIELDS_MAX: usize =
+    4 * HEADS_TOLD_MAX + HEAD_HOLDERS_MAX * ADDRESS_FIELDS + 3 * VAULT_DEVICES_MAX + FIELDS_FEW;
+/// Of a chunk-fetch request.
+pub const FETCH_REQUEST_FIELDS_MAX: usize = 3 * FETCH_RANGES_MAX + 8;
+/// Of a chunk-fetch answer.
+pub const FETCH_RESPONSE_FIELDS_MAX: usize = 4 * FETCH_RANGES_MAX + 8;
+/// Of a door message.
+pub const DOOR_FIELDS_MAX: usize = 16;
+const _: () = assert!(3 * RECORDS_ASKED_MAX + FIELDS_FEW < SYNC_RESPONSE_FIELDS_MAX);
+const _: () = assert!(3 * (PEER_RECORDS_MAX + VAULT_DEVICES_MAX) + FIELDS_FEW < SYNC_REQUEST_FIELDS_MAX);
+
 /// Signatures that are known to verify without being checked again, at 32 bytes each.
 pub const SIGNATURES_REMEMBERED: usize = 2048;
 
@@ -94,6 +142,11 @@ pub const DOOR_BYTES_MAX: usize = KIB;
 pub const PEER_ADDRESSES_MAX: usize = 16;
 /// Devices of one vault.
 pub const VAULT_DEVICES_MAX: usize = 256;
+/// Heads longer than this are decoded one at a time by the whole program.
+pub const HEAD_BYTES_LONG: usize = 64 * KIB;
+/// What decoding the longest head takes, in bytes: itself, what is signed of it, and for each field some 96: where it lies, its
+/// own allocation, and the id that it becomes. What stays of it is under what the question for it was given: the longest answer.
+pub const HEAD_DECODING_BYTES: usize = 2 * HEAD_BYTES_MAX + 96 * HEAD_FIELDS_MAX;
 /// Holders named in a head.
 pub const HEAD_HOLDERS_MAX: usize = 256;
 /// Vaults that one node stores for others.
@@ -115,7 +168,7 @@ pub const FETCH_SERVED_MAX: usize = 16;
 /// Of those, for one peer.
 pub const FETCH_SERVED_PER_PEER_MAX: usize = 10;
 /// Sync and door requests being served at one time, for all peers.
-pub const SYNC_SERVED_MAX: usize = 16;
+pub const SYNC_SERVED_MAX: usize = 12;
 /// Commands and events waiting between the swarm and the rest.
 pub const NET_QUEUE_MAX: usize = 256;
 /// Chunk-fetch requests in flight to one peer: an answer of 1 MiB over TCP takes about three round trips, because the window of
@@ -297,6 +350,18 @@ pub const STRANGER_IDLE: Duration = Duration::from_secs(15);
 pub const STRANGER_LIFE: Duration = Duration::from_secs(60);
 /// Connections one stranger may hold: one that broke without notice must not bar its successor.
 pub const STRANGER_CONNECTIONS_PER_PEER_MAX: usize = 2;
+/// Streams that a stranger may have open on a connection at one time; what comes beyond is reset. The door is asked one thing
+/// after the other, and who takes a stranger for a member has it told otherwise within a round trip.
+pub const STRANGER_STREAMS_MAX: usize = 3;
+/// What is read of one such stream, in bytes: the names of protocols, and the longest message at the door. A window grows only
+/// after half of it was read.
+pub const STRANGER_STREAM_BYTES_MAX: usize = 16 * KIB;
+const _: () = assert!(DOOR_SERVED_PER_PEER_MAX < STRANGER_STREAMS_MAX);
+const _: () = assert!(8 * DOOR_BYTES_MAX < STRANGER_STREAM_BYTES_MAX);
+/// What lies in memory of a stream over TCP that is not read, in bytes: where yamux begins, and where it stays while less than
+/// half of that is read.
+pub const TCP_STREAM_WINDOW_BYTES: usize = 256 * KIB;
+const _: () = assert!(STRANGER_STREAM_BYTES_MAX < TCP_STREAM_WINDOW_BYTES / 2);
 /// After admission a stranger has this long to read the answer and to hang up itself.
 pub const ADMISSION_GRACE: Duration = Duration::from_millis(500);
 /// Door requests being served at one time; apart from sync, so that strangers cannot crowd members out.
@@ -306,11 +371,11 @@ pub const DOOR_SERVED_PER_PEER_MAX: usize = 2;
 /// Door requests of all strangers together: identities are free, so a rate for each is not enough.
 pub const DOOR_REQUESTS_PER_SECOND_MAX: u32 = 20;
 /// Of the sync requests being served, for one peer.
-pub const SYNC_SERVED_PER_PEER_MAX: usize = 8;
+pub const SYNC_SERVED_PER_PEER_MAX: usize = 6;
 /// Sync requests in flight to one peer.
 pub const SYNC_IN_FLIGHT_PER_PEER_MAX: usize = 4;
 /// Sync requests in flight to all peers: an answer may be 2 MiB.
-pub const SYNC_IN_FLIGHT_MAX: usize = 16;
+pub const SYNC_IN_FLIGHT_MAX: usize = 6;
 /// Door requests in flight to all peers.
 pub const DOOR_IN_FLIGHT_MAX: usize = 8;
 /// Peers being dialled in the background at one time; each may use several addresses.
@@ -327,8 +392,9 @@ pub const PEERS_REMEMBERED_MAX: usize = 1024;
 pub const STREAMS_PER_CONNECTION_MAX: usize = 128;
 /// Substreams of one request-response protocol on one connection, both ways.
 pub const PROTOCOL_STREAMS_MAX: usize = 24;
-/// QUIC's receive window of one stream in bytes: a whole fetch answer and half of the next.
-pub const QUIC_STREAM_WINDOW_BYTES: u32 = 3 << 19;
+/// QUIC's receive window of one stream in bytes: half a fetch answer. With ten under way, 5 MiB are, and a stranger makes this
+/// node hold no more than twice what it may over TCP.
+pub const QUIC_STREAM_WINDOW_BYTES: u32 = 1 << 19;
 /// QUIC's receive window of one connection in bytes: what may be in flight to one peer.
 pub const QUIC_CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 /// What a TCP connection gathers before it sends, and reads at a time, in bytes; it holds no more than this each way. Twice
@@ -395,6 +461,16 @@ pub const fn messages_bytes_max(fetches: usize) -> usize {
 /// `peers` members connected.
 pub const fn corks_bytes_max(peers: usize) -> usize {
     connections_max(peers).saturating_add(2 * CONNECTIONS_PENDING_MAX as usize).saturating_mul(2 * CORK_BYTES)
+}
+
+/// What strangers' streams that are not read may hold in memory at one time, in bytes.
+pub const fn strangers_bytes_max() -> usize {
+    let of_stream = if (QUIC_STREAM_WINDOW_BYTES as usize) < TCP_STREAM_WINDOW_BYTES {
+        TCP_STREAM_WINDOW_BYTES
+    } else {
+        QUIC_STREAM_WINDOW_BYTES as usize
+    };
+    STRANGER_CONNECTIONS_MAX * STRANGER_STREAMS_MAX * of_stream
 }
 
 const _: () = assert!(WHEREABOUTS_BYTES_MAX + KIB < KAD_BYTES_MAX);

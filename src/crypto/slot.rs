@@ -8,11 +8,12 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::keys::{Keyring, Secret};
 use crate::base::{Code, Coded, Moment, limit, random_bytes};
-use crate::wire;
+use crate::wire::{self, Bound};
 
 const SLOT_CONTEXT: &[u8] = b"ShadowVault v1 key slot";
 const KEYRING_CONTEXT: &[u8] = b"ShadowVault v1 keyring";
 const FILE_VERSION: u32 = 1;
+const FILE: Bound = Bound::new(limit::KEY_FILE_BYTES_MAX, limit::KEY_FILE_FIELDS_MAX);
 
 /// A passphrase, wiped when dropped.
 pub struct Passphrase(Zeroizing<String>);
@@ -164,7 +165,7 @@ pub fn seal_slot(keyring_key: &Secret, passphrase: &Passphrase, cost: KdfCost, n
 /// The keyring key from a slot file.
 pub fn open_slot(file: &[u8], passphrase: &Passphrase) -> Result<Secret, KeyFileError> {
     let slot: wire::KeySlot =
-        wire::decode(file, limit::KEY_FILE_BYTES_MAX).map_err(|_| KeyFileError::Damaged("not a key slot"))?;
+        wire::decode(file, FILE).map_err(|_| KeyFileError::Damaged("not a key slot"))?;
     if slot.version > FILE_VERSION {
         return Err(KeyFileError::TooNew(slot.version));
     }
@@ -199,7 +200,7 @@ pub fn seal_keyring(keyring: &Keyring, keyring_key: &Secret) -> Vec<u8> {
 /// Opens what [`seal_keyring`] wrote.
 pub fn open_keyring(file: &[u8], keyring_key: &Secret) -> Result<Keyring, KeyFileError> {
     let outer: wire::SealedKeyring =
-        wire::decode(file, limit::KEY_FILE_BYTES_MAX).map_err(|_| KeyFileError::Damaged("not a keyring"))?;
+        wire::decode(file, FILE).map_err(|_| KeyFileError::Damaged("not a keyring"))?;
     if outer.version > FILE_VERSION {
         return Err(KeyFileError::TooNew(outer.version));
     }
@@ -208,8 +209,8 @@ pub fn open_keyring(file: &[u8], keyring_key: &Secret) -> Result<Keyring, KeyFil
     }
     let plaintext = open(keyring_key, &outer.nonce, KEYRING_CONTEXT, &outer.sealed)
         .ok_or(KeyFileError::Damaged("the keyring does not authenticate"))?;
-    let mut raw: wire::Keyring = wire::decode(&plaintext, limit::KEY_FILE_BYTES_MAX)
-        .map_err(|_| KeyFileError::Damaged("keyring content"))?;
+    let mut raw: wire::Keyring =
+        wire::decode(&plaintext, FILE).map_err(|_| KeyFileError::Damaged("keyring content"))?;
     let keyring = Keyring::from_wire(&raw).ok_or(KeyFileError::Damaged("keyring fields"));
     wipe(&mut raw);
     keyring

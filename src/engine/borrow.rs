@@ -32,8 +32,11 @@ pub fn referred_elsewhere(vault: &Vault) -> Result<Vec<PackRow>, EngineError> {
         return Ok(Vec::new());
     }
     let mut needed: HashSet<PackNumber> = HashSet::new();
-    for head in newest_heads(&vault.store, vault.id())?.iter().filter(|head| head.device() == vault.device())
-    {
+    for head in newest_heads(&vault.store, vault.id())? {
+        let head = head?;
+        if head.device() != vault.device() {
+            continue;
+        }
         for snapshot in &head.draft.snapshots {
             // What is not known of a snapshot yet is found out when it is looked at.
             needed.extend(vault.store.snapshot_packs(*snapshot)?.unwrap_or_default());
@@ -83,10 +86,13 @@ fn packs_adrift(vault: &Vault) -> Result<HashSet<PackNumber>, EngineError> {
     if adrift.is_empty() {
         return Ok(HashSet::new());
     }
-    let heads = newest_heads(&vault.store, vault.id())?;
-    for head in heads.iter().filter(|head| head.device() != vault.device()) {
-        let Ok(listed) = head_packs(&vault.store, head) else { return Ok(HashSet::new()) };
-        for (id, _) in listed {
+    for head in newest_heads(&vault.store, vault.id())? {
+        let head = head?;
+        if head.device() == vault.device() {
+            continue;
+        }
+        for listed in head_packs(&vault.store, &head) {
+            let Ok((id, _)) = listed else { return Ok(HashSet::new()) };
             adrift.remove(&id);
         }
     }

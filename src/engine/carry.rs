@@ -4,14 +4,15 @@
 //! heads, the pack lists and snapshot records that they name, packs. Nothing in it is believed: heads are signed, all else is
 //! named by its hash and must be named by a head. At most one pack is in memory.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Read, Write};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
 
 use tar::{Archive, Builder, Header};
 
 use super::copies::packs_of;
 use super::error::EngineError;
-use super::heads::{adopt_head, head_packs, newest_heads};
+use super::heads::{adopt_head, for_each_listed, head_packs, newest_heads};
 use super::holder::{accept_head, forward_packs, held_packs, missing_records, store_list, store_snapshot};
 use super::monitor::Monitor;
 use super::pull::{PackSource, pull_pack};
@@ -19,7 +20,7 @@ use super::rebuild::adopt_unindexed;
 use super::vault::Vault;
 use crate::base::{HeadId, ListId, PackId, SnapshotId, VaultId, limit};
 use crate::pack::Outboard;
-use crate::snapshot::{Head, PackSize, Snapshot};
+use crate::snapshot::{Head, PackSize, SignedHead, Snapshot};
 use crate::store::{Store, StoreError};
 
 /// The first member; its content is the vault's id.
@@ -41,10 +42,10 @@ pub fn export(
     let store = &vault.store;
     // Nothing that is listed now goes before it was written out.
     let _at_work = store.enter();
-    let heads = newest_heads(store, vault.id())?;
+    let heads: Vec<Head> = newest_heads(store, vault.id())?.collect::<Result<_, _>>()?;
     let mut packs: BTreeMap<PackId, PackSize> = BTreeMap::new();
-    for head in &heads {
-        packs.extend(head_packs(store, head)?);
+    for listed in heads.iter().flat_map(|head| head_packs(store, head)) {
+        packs.extend([listed?]);
     }
     if let Some(snapshot) = snapshot {
         let mut needed = BTreeSet::new();
@@ -163,11 +164,16 @@ pub fn import(
     let vault: VaultId =
         vault.ok_or_else(|| EngineError::NotAnExport("it does not begin as one".to_owned()))?;
     let own = own.filter(|own| own.id() == vault);
-    // Of the own vault no head is taken in: what this device knows of it is newer, or was signed by someone else.
-    let known = if own.is_some() { newest_heads(store, vault)? } else { Vec::new() };
-    let heads = known.into_iter().map(|head| (head, Vec::new())).collect();
     let result = ImportResult { vault, packs: 0, bytes: 0, held: 0 };
-    let mut import = Import { store, own, room, heads, listed: None, result };
+    let heads = SetAside { file: store.scratch()?, lengths: Vec::new() };
+    let records = Names::default();
+    let mut import = Import { store, own, room, heads, records, listed: None, result };
+    if own.is_some() {
+        // Of the own vault no head is taken in: what this device knows of it is newer, or was signed by someone else.
+        for head in newest_heads(store, vault)? {
+            import.records.add_records(&head?);
+        }
+    }
     for member in members {
         monitor.go_on()?;
         let mut member = member.map_err(not_an_export)?;
@@ -213,11 +219,83 @@ struct Import<'a> {
     store: &'a Store,
     own: Option<&'a Vault>,
     room: Room<'a>,
-    /// Verified heads, until their records are here.
-    heads: Vec<(Head, Vec<u8>)>,
+    /// Verified heads of another's vault, until their records are here.
+    heads: SetAside,
+    /// Lists and snapshot records that heads name.
+    records: Names,
     /// Packs that heads list, once all records are here.
-    listed: Option<BTreeMap<PackId, PackSize>>,
+    listed: Option<Names>,
     result: ImportResult,
+}
+
+/// Heads that wait in a file.
+struct SetAside {
+    file: File,
+    lengths: Vec<usize>,
+}
+
+impl SetAside {
+    fn push(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.lengths.push(bytes.len());
+        self.file.write_all(bytes)
+    }
+
+    /// Calls `each` with one after the other.
+    fn for_each(
+        &mut self,
+        mut each: impl FnMut(&[u8]) -> Result<(), EngineError>,
+    ) -> Result<(), EngineError> {
+        self.file.rewind().map_err(set_aside)?;
+        for length in self.lengths.drain(..) {
+            let mut bytes = vec![0; length];
+            self.file.read_exact(&mut bytes).map_err(set_aside)?;
+            each(&bytes)?;
+        }
+        Ok(())
+    }
+}
+
+fn set_aside(error: io::Error) -> EngineError {
+    StoreError::io("setting heads aside", error).into()
+}
+
+/// Ids by their first eight bytes: heads may name many millions. Who makes two that begin alike gets one into his own import
+/// that nothing names.
+#[derive(Default)]
+struct Names {
+    short: Vec<u64>,
+    /// How many of them are in order, each once.
+    sorted: usize,
+}
+
+impl Names {
+    fn short(id: &[u8; 32]) -> u64 {
+        u64::from_le_bytes(*id.first_chunk().expect("an id is longer"))
+    }
+
+    fn add(&mut self, id: &[u8; 32]) {
+        self.short.push(Self::short(id));
+    }
+
+    fn add_records(&mut self, head: &Head) {
+        head.draft.lists.iter().for_each(|list| self.add(list.id.as_bytes()));
+        head.draft.snapshots.iter().for_each(|id| self.add(id.as_bytes()));
+    }
+
+    /// How many there are.
+    fn count(&mut self) -> usize {
+        if self.sorted < self.short.len() {
+            self.short.sort_unstable();
+            self.short.dedup();
+            self.sorted = self.short.len();
+        }
+        self.sorted
+    }
+
+    fn has(&mut self, id: &[u8; 32]) -> bool {
+        self.count();
+        self.short.binary_search(&Self::short(id)).is_ok()
+    }
 }
 
 impl Import<'_> {
@@ -226,31 +304,39 @@ impl Import<'_> {
         if self.own.is_some() {
             return Ok(());
         }
-        if self.listed.is_some() || self.heads.len() >= limit::VAULT_DEVICES_MAX {
+        if self.listed.is_some() || self.heads.lengths.len() >= limit::VAULT_DEVICES_MAX {
             return Err(EngineError::NotAnExport("a head is out of place".to_owned()));
         }
         let head = accept_head(self.store, self.result.vault, id, bytes)?;
-        self.heads.push((head, bytes.to_vec()));
-        Ok(())
+        self.records.add_records(&head);
+        self.heads.push(bytes).map_err(set_aside)
     }
 
-    fn list(&self, id: &str, bytes: &[u8]) -> Result<(), EngineError> {
+    fn list(&mut self, id: &str, bytes: &[u8]) -> Result<(), EngineError> {
         let id: ListId = named(id)?;
-        let named = self.heads.iter().any(|(head, _)| head.draft.lists.iter().any(|list| list.id == id));
-        if named { store_list(self.store, id, bytes) } else { self.passed_over("pack list") }
+        if self.records.has(id.as_bytes()) {
+            store_list(self.store, id, bytes)
+        } else {
+            self.passed_over("pack list")
+        }
     }
 
-    fn snapshot(&self, id: &str, bytes: &[u8]) -> Result<(), EngineError> {
+    fn snapshot(&mut self, id: &str, bytes: &[u8]) -> Result<(), EngineError> {
         let id: SnapshotId = named(id)?;
-        let named = self.heads.iter().any(|(head, _)| head.draft.snapshots.contains(&id));
-        if named { store_snapshot(self.store, id, bytes) } else { self.passed_over("snapshot record") }
+        if self.records.has(id.as_bytes()) {
+            store_snapshot(self.store, id, bytes)
+        } else {
+            self.passed_over("snapshot record")
+        }
     }
 
     fn pack(&mut self, id: &str, bytes: &[u8]) -> Result<(), EngineError> {
         let id: PackId = named(id)?;
-        let Some(size) = self.listed()?.get(&id).copied() else { return self.passed_over("pack") };
+        if !self.listed()?.has(id.as_bytes()) {
+            return self.passed_over("pack");
+        }
         let (found, outboard) = Outboard::of(bytes);
-        if found != id || size.bytes() != bytes.len() as u64 {
+        if found != id || PackSize::of(bytes.len() as u64).is_none() {
             return Err(EngineError::NotAnExport(format!("pack {id} is damaged in it")));
         }
         if self.is_here(id, bytes.len())? {
@@ -277,18 +363,22 @@ impl Import<'_> {
     }
 
     /// The packs that may come. The first call ends the records: heads are stored once all that they name is here.
-    fn listed(&mut self) -> Result<&BTreeMap<PackId, PackSize>, EngineError> {
+    fn listed(&mut self) -> Result<&mut Names, EngineError> {
         if self.listed.is_none() {
-            let mut listed = BTreeMap::new();
-            for (head, bytes) in std::mem::take(&mut self.heads) {
-                if self.own.is_none() {
-                    if !missing_records(self.store, &head)?.is_empty() {
-                        return Err(EngineError::NotAnExport("records of a head are not in it".to_owned()));
-                    }
-                    adopt_head(self.store, &head, &bytes)?;
+            let (mut listed, mut lists, store) = (Names::default(), HashSet::new(), self.store);
+            if self.own.is_some() {
+                for head in newest_heads(store, self.result.vault)? {
+                    list_packs(store, &head?, &mut lists, &mut listed)?;
                 }
-                listed.extend(head_packs(self.store, &head)?);
             }
+            self.heads.for_each(|bytes| {
+                let head = SignedHead::verify(bytes)?;
+                if !missing_records(store, &head)?.is_empty() {
+                    return Err(EngineError::NotAnExport("records of a head are not in it".to_owned()));
+                }
+                adopt_head(store, &head, bytes)?;
+                list_packs(store, &head, &mut lists, &mut listed)
+            })?;
             self.listed = Some(listed);
         }
         Ok(self.listed.get_or_insert_default())
@@ -301,6 +391,23 @@ impl Import<'_> {
             None => Err(EngineError::NotAnExport(format!("it holds a {what} that no head in it names"))),
         }
     }
+}
+
+/// Adds the packs on those lists of a head that did not come before.
+fn list_packs(
+    store: &Store,
+    head: &Head,
+    lists: &mut HashSet<u64>,
+    listed: &mut Names,
+) -> Result<(), EngineError> {
+    for list in head.draft.lists.iter().filter(|list| lists.insert(Names::short(list.id.as_bytes()))) {
+        for_each_listed(store, &HashSet::from([list.id]), |id| listed.add(id.as_bytes()))?;
+        if listed.short.len() > limit::IMPORT_PACKS_MAX && listed.count() > limit::IMPORT_PACKS_MAX {
+            let most = limit::IMPORT_PACKS_MAX;
+            return Err(EngineError::NotAnExport(format!("its heads list more than {most} packs")));
+        }
+    }
+    Ok(())
 }
 
 fn named<T: std::str::FromStr>(id: &str) -> Result<T, EngineError> {

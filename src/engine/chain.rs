@@ -9,7 +9,7 @@ use std::collections::HashSet;
 
 use super::error::EngineError;
 use super::revocations::Revocations;
-use crate::base::{DeviceId, HeadId, VaultId, limit};
+use crate::base::{DeviceId, HeadId, Moment, VaultId, limit};
 use crate::snapshot::{Head, HeadName, SignedHead};
 use crate::store::{Store, StoreError};
 
@@ -26,13 +26,144 @@ pub struct UnreadableHead {
     pub problem: String,
 }
 
-/// The tips of one or more chains.
+/// The tips of one chain.
 #[derive(Debug, Default)]
 pub(super) struct Tips {
-    /// Those that can be read, of each device the highest number first.
+    /// Those that can be read, the highest number first.
     pub(super) heads: Vec<Head>,
     /// Those that cannot.
     pub(super) unreadable: Vec<UnreadableHead>,
+}
+
+/// Heads that count of a vault: of each device the tips of its chain. Read one at a time, so that one is in memory however many
+/// there are and however long. As an iterator it passes over those that cannot be read, with a warning.
+pub struct Heads<'a> {
+    store: &'a Store,
+    vault: VaultId,
+    revoked: Revocations,
+    /// Those of these devices do not count.
+    without: HashSet<DeviceId>,
+    /// Instead of now.
+    at: Option<Moment>,
+    /// No other.
+    named: Option<HeadId>,
+    devices: std::vec::IntoIter<DeviceId>,
+    chain: Option<ChainLeft>,
+}
+
+/// What is left to be read of one chain.
+struct ChainLeft {
+    device: DeviceId,
+    /// The next one last.
+    left: Vec<HeadName>,
+    done: HashSet<HeadName>,
+    /// That these are the tips was worked out earlier.
+    remembered: bool,
+}
+
+impl<'a> Heads<'a> {
+    /// All of them.
+    pub(super) fn of_vault(
+        store: &'a Store,
+        vault: VaultId,
+        revoked: &Revocations,
+    ) -> Result<Self, EngineError> {
+        Ok(Self::of(store, vault, revoked, store.head_devices(vault)?))
+    }
+
+    /// Those of these devices.
+    pub(super) fn of(
+        store: &'a Store,
+        vault: VaultId,
+        revoked: &Revocations,
+        devices: Vec<DeviceId>,
+    ) -> Self {
+        let (revoked, devices) = (revoked.clone(), devices.into_iter());
+        Self { store, vault, revoked, without: HashSet::new(), at: None, named: None, devices, chain: None }
+    }
+
+    /// The same without those of some devices.
+    pub(super) fn without(self, without: HashSet<DeviceId>) -> Self {
+        Self { without, ..self }
+    }
+
+    /// Those that were the tips at that moment, by when their files were written.
+    pub(super) fn at(self, at: Moment) -> Self {
+        Self { at: Some(at), ..self }
+    }
+
+    /// The one with that id, if it is one of them; no other is read.
+    pub(super) fn named(self, id: HeadId) -> Self {
+        Self { named: Some(id), ..self }
+    }
+
+    /// The next one, or what is known of it when it cannot be read.
+    pub(super) fn step(&mut self) -> Result<Option<Result<Head, UnreadableHead>>, EngineError> {
+        loop {
+            let Some((device, name)) = self.next_name() else {
+                let devices = self.devices.by_ref();
+                let Some(device) = devices.find(|device| !self.without.contains(device)) else {
+                    return Ok(None);
+                };
+                self.chain = Some(self.open(device)?);
+                continue;
+            };
+            let problem = match read_head(self.store, self.vault, device, name)? {
+                Ok(head) => return Ok(Some(Ok(head))),
+                Err(problem) => problem,
+            };
+            if self.chain.as_ref().is_some_and(|chain| chain.remembered) {
+                // It rotted since, and what it carries on counts again.
+                self.work_out_again(device)?;
+            }
+            let (seq, id) = name;
+            tracing::warn!(target: "heads", %device, seq, problem, "unreadable head skipped");
+            return Ok(Some(Err(UnreadableHead { device, seq, id, problem })));
+        }
+    }
+
+    fn next_name(&mut self) -> Option<(DeviceId, HeadName)> {
+        let chain = self.chain.as_mut()?;
+        let name = chain.left.pop()?;
+        chain.done.insert(name);
+        Some((chain.device, name))
+    }
+
+    fn open(&self, device: DeviceId) -> Result<ChainLeft, EngineError> {
+        let (mut left, remembered) = match self.at {
+            None => tip_names(self.store, self.vault, device, &self.revoked)?,
+            Some(at) => (tips_at(self.store, self.vault, device, &self.revoked, at)?, false),
+        };
+        left.retain(|(_, id)| self.named.is_none_or(|named| *id == named));
+        left.reverse();
+        Ok(ChainLeft { device, left, done: HashSet::new(), remembered })
+    }
+
+    fn work_out_again(&mut self, device: DeviceId) -> Result<(), EngineError> {
+        let names = admitted_names(self.store, self.vault, device, &self.revoked)?;
+        let mut left = tips_among(&names, |name| links(self.store, self.vault, device, name))?;
+        left.reverse();
+        if let Some(chain) = &mut self.chain {
+            left.retain(|name| !chain.done.contains(name) && self.named.is_none());
+            (chain.left, chain.remembered) = (left, false);
+        }
+        Ok(())
+    }
+}
+
+impl Iterator for Heads<'_> {
+    type Item = Result<Head, EngineError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            match self.step() {
+                Ok(Some(Ok(head))) => return Some(Ok(head)),
+                Ok(Some(Err(_))) => {}
+                Ok(None) => return None,
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
 }
 
 /// The tips of one device's heads here, of those that count as its.
@@ -42,22 +173,60 @@ pub(super) fn tips(
     device: DeviceId,
     revoked: &Revocations,
 ) -> Result<Tips, EngineError> {
+    let (mut tips, mut heads) = (Tips::default(), Heads::of(store, vault, revoked, vec![device]));
+    while let Some(head) = heads.step()? {
+        match head {
+            Ok(head) => tips.heads.push(head),
+            Err(unreadable) => tips.unreadable.push(unreadable),
+        }
+    }
+    Ok(tips)
+}
+
+/// Their names, the highest number first, and whether that was remembered. It is when all of them can be read.
+pub(super) fn tip_names(
+    store: &Store,
+    vault: VaultId,
+    device: DeviceId,
+    revoked: &Revocations,
+) -> Result<(Vec<HeadName>, bool), EngineError> {
     let names = admitted_names(store, vault, device, revoked)?;
     let stamp = store.chain_stamp(vault, device, &names);
     if let Some(known) = store.known_tips(vault, device, stamp) {
-        let tips = read_all(store, vault, device, known)?;
-        if tips.unreadable.is_empty() {
-            return Ok(tips);
-        }
-        // It rotted since, and what it carries on counts again.
+        return Ok((known, true));
     }
-    let found = tips_among(&names, |name| links(store, vault, device, name))?;
-    let tips = read_all(store, vault, device, found)?;
-    if tips.unreadable.is_empty() {
-        let found = tips.heads.iter().map(|head| (head.draft.seq, head.id)).collect();
-        store.remember_tips(vault, device, stamp, found);
+    let mut unreadable = HashSet::new();
+    let found = tips_among(&names, |name| -> Result<_, EngineError> {
+        let head = read_head(store, vault, device, name)?;
+        Ok(head.map_or_else(
+            |_| {
+                unreadable.insert(name);
+                Vec::new()
+            },
+            |head| head.carries_on().collect(),
+        ))
+    })?;
+    if found.iter().all(|name| !unreadable.contains(name)) {
+        store.remember_tips(vault, device, stamp, found.clone());
     }
-    Ok(tips)
+    Ok((found, false))
+}
+
+/// Names of the heads of a device that were its tips here at that moment, by when their files were written: a device that lies
+/// about the time changes nothing.
+fn tips_at(
+    store: &Store,
+    vault: VaultId,
+    device: DeviceId,
+    revoked: &Revocations,
+    at: Moment,
+) -> Result<Vec<HeadName>, EngineError> {
+    let mut names = Vec::new();
+    for (seq, id) in admitted_names(store, vault, device, revoked)? {
+        let stored = store.head_stored_at(vault, device, seq, id)?;
+        names.extend(stored.is_some_and(|stored| stored <= at).then_some((seq, id)));
+    }
+    tips_among(&names, |name| links(store, vault, device, name))
 }
 
 /// Heads of a device that are here and count as its, newest first.
@@ -81,25 +250,6 @@ pub(super) fn links(
 ) -> Result<Vec<HeadId>, EngineError> {
     let head = read_head(store, vault, device, name)?;
     Ok(head.map_or_else(|_| Vec::new(), |head| head.carries_on().collect()))
-}
-
-fn read_all(
-    store: &Store,
-    vault: VaultId,
-    device: DeviceId,
-    names: Vec<HeadName>,
-) -> Result<Tips, EngineError> {
-    let mut tips = Tips::default();
-    for (seq, id) in names {
-        match read_head(store, vault, device, (seq, id))? {
-            Ok(head) => tips.heads.push(head),
-            Err(problem) => {
-                tracing::warn!(target: "heads", %device, seq, problem, "unreadable head skipped");
-                tips.unreadable.push(UnreadableHead { device, seq, id, problem });
-            }
-        }
-    }
-    Ok(tips)
 }
 
 /// One stored head, or what is wrong with its file.

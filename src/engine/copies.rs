@@ -14,7 +14,7 @@ use super::vault::Vault;
 use crate::base::{DeviceId, HeadId, Moment, PackId, PeerId, SnapshotId, VaultId, limit};
 use crate::snapshot::{Head, Receipt, ReceiptError, SignedHead, Snapshot};
 use crate::store::{PackNumber, Store, StoreError};
-use crate::wire;
+use crate::wire::{self, Bound};
 
 /// Checks a receipt that `from` delivered, keeps it, and enters it. `None` when it confirms nothing new: a holder answers
 /// every offer with one, and those are not kept.
@@ -51,8 +51,9 @@ fn confirms_a_head(store: &Store, receipt: &Receipt) -> Result<bool, EngineError
 /// Whether it counted.
 pub fn void_head_receipt(store: &Store, holder: PeerId, head: HeadId) -> Result<bool, EngineError> {
     let mut last = Moment::from_millis(0);
+    let bound = Bound::new(limit::RECEIPT_BYTES_MAX + limit::SIGNED_BYTES, limit::FIELDS_FEW);
     store.for_each_stored_receipt(|bytes| {
-        let signed = wire::decode::<wire::Signed>(bytes, limit::RECEIPT_BYTES_MAX + limit::SIGNED_BYTES);
+        let signed = wire::decode::<wire::Signed>(bytes, bound);
         if let Some(receipt) = signed.ok().and_then(|signed| Receipt::verify(&signed).ok())
             && (receipt.holder, receipt.head) == (holder, Some(head))
         {
@@ -111,7 +112,9 @@ impl CopyCounts {
 
     fn fewest_of(&self, store: &Store, head: &Head) -> Result<u32, EngineError> {
         let mut fewest = u32::MAX;
-        for (id, _) in head_packs(store, head).unwrap_or_default() {
+        for listed in head_packs(store, head) {
+            // What cannot be read may be without any.
+            let Ok((id, _)) = listed else { return Ok(0) };
             fewest = fewest.min(store.pack_by_id(id)?.map_or(0, |row| self.of_pack(row.number)));
         }
         Ok(if fewest == u32::MAX { 0 } else { fewest })
@@ -171,11 +174,9 @@ pub fn locked_copy_counts(
 ) -> Result<(CopyCounts, Vec<SnapshotId>), EngineError> {
     let mut counts = counts_of_records(store, vault, counted)?;
     let mut snapshots: Vec<SnapshotId> = Vec::new();
-    let heads = newest_heads(store, vault)?;
-    for head in &heads {
-        snapshots
-            .extend(head.draft.snapshots.iter().filter(|id| !snapshots.contains(id)).collect::<Vec<_>>());
-    }
+    let heads: Vec<Head> = newest_heads(store, vault)?.collect::<Result<_, _>>()?;
+    let mut seen = HashSet::new();
+    snapshots.extend(heads.iter().flat_map(|head| &head.draft.snapshots).filter(|id| seen.insert(**id)));
     for id in &snapshots {
         match store.snapshot_packs(*id)? {
             Some(packs) => counts.set_needs(*id, packs),

@@ -4,10 +4,10 @@ use std::collections::{HashMap, HashSet};
 
 use super::borrow::is_revoked;
 use super::chain::{
-    Tips, UnreadableHead, admitted_names, links, names_to_carry_on, read_head, tips, tips_among,
+    Heads, Tips, UnreadableHead, admitted_names, links, names_to_carry_on, read_head, tips, tips_among,
 };
 use super::error::EngineError;
-use super::holder::{HolderError, readable, records_complete};
+use super::holder::{HolderError, check_device, readable, records_complete};
 use super::revocations::{Revocations, revocations};
 use super::vault::Vault;
 use crate::base::{DeviceId, HeadId, ListId, Moment, PackId, SnapshotId, VaultId, limit};
@@ -21,33 +21,35 @@ use crate::store::{RecordName, Store};
 /// The heads of `vault` that count: of each device the tips of its chain, one or, where it forked, several. One that cannot be
 /// read is passed over with a warning, and what it alone carries on counts ([`unreadable_heads`] tells). Of a revoked device
 /// it is the last good one, or none once its heir carries on what it had.
-pub fn newest_heads(store: &Store, vault: VaultId) -> Result<Vec<Head>, EngineError> {
+pub fn newest_heads(store: &Store, vault: VaultId) -> Result<Heads<'_>, EngineError> {
     let revoked = revocations(store, vault)?;
-    Ok(revoked.living(newest_admitted(store, vault, &revoked)?))
+    let carried_on = carried_on(store, vault, &revoked)?;
+    Ok(Heads::of_vault(store, vault, &revoked)?.without(carried_on))
 }
 
-pub(super) fn newest_admitted(
+/// Revoked devices whose heir says, in a newest head, that it carries on what they had.
+pub(super) fn carried_on(
     store: &Store,
     vault: VaultId,
     revoked: &Revocations,
-) -> Result<Vec<Head>, EngineError> {
-    Ok(all_tips(store, vault, revoked)?.heads)
-}
-
-/// Tips of all devices' chains.
-pub(super) fn all_tips(store: &Store, vault: VaultId, revoked: &Revocations) -> Result<Tips, EngineError> {
-    let mut all = Tips::default();
-    for device in store.head_devices(vault)? {
-        let of_device = tips(store, vault, device, revoked)?;
-        all.heads.extend(of_device.heads);
-        all.unreadable.extend(of_device.unreadable);
+) -> Result<HashSet<DeviceId>, EngineError> {
+    let mut carried_on = HashSet::new();
+    if !revoked.is_empty() {
+        for head in Heads::of_vault(store, vault, revoked)? {
+            carried_on.extend(revoked.carried_on(&head?));
+        }
     }
-    Ok(all)
+    Ok(carried_on)
 }
 
 /// Heads of `vault` that cannot be read and that no other one is known to carry on: what they list is not known here.
 pub fn unreadable_heads(store: &Store, vault: VaultId) -> Result<Vec<UnreadableHead>, EngineError> {
-    Ok(all_tips(store, vault, &revocations(store, vault)?)?.unreadable)
+    let mut heads = Heads::of_vault(store, vault, &revocations(store, vault)?)?;
+    let mut unreadable = Vec::new();
+    while let Some(head) = heads.step()? {
+        unreadable.extend(head.err());
+    }
+    Ok(unreadable)
 }
 
 /// Whether a peer that has this head can tell nothing new with it: it is here and can be read, or a head here carries it on.
@@ -80,20 +82,8 @@ fn tips_with(
 
 /// The heads of `vault` that were the newest of their devices here at that moment, by when their files were written: a
 /// device that lies about the time changes nothing.
-pub fn heads_at(store: &Store, vault: VaultId, at: Moment) -> Result<Vec<Head>, EngineError> {
-    let revoked = revocations(store, vault)?;
-    let mut heads = Vec::new();
-    for device in store.head_devices(vault)? {
-        let mut names = Vec::new();
-        for (seq, id) in admitted_names(store, vault, device, &revoked)? {
-            let stored = store.head_stored_at(vault, device, seq, id)?;
-            names.extend(stored.is_some_and(|stored| stored <= at).then_some((seq, id)));
-        }
-        for name in tips_among(&names, |name| links(store, vault, device, name))? {
-            heads.extend(read_head(store, vault, device, name)?.ok());
-        }
-    }
-    Ok(heads)
+pub fn heads_at(store: &Store, vault: VaultId, at: Moment) -> Result<Heads<'_>, EngineError> {
+    Ok(Heads::of_vault(store, vault, &revocations(store, vault)?)?.at(at))
 }
 
 /// The newest head of a device that is here and can be read, whether or not it counts: it has the device's certificate.
@@ -106,43 +96,52 @@ pub fn any_head(store: &Store, vault: VaultId, device: DeviceId) -> Result<Optio
     Ok(None)
 }
 
-/// All packs that a head lists.
-///
-/// # Errors
-/// A list piece that is missing or damaged.
-pub fn head_packs(store: &Store, head: &Head) -> Result<Vec<(PackId, PackSize)>, EngineError> {
-    let mut packs = Vec::new();
-    for list in &head.draft.lists {
-        let bytes = readable(store.read_list(list.id))?;
-        let bytes = bytes.ok_or_else(|| EngineError::RecordMissing(format!("pack list {}", list.id)))?;
-        packs.extend_from_slice(PackList::decode(&bytes)?.packs());
-    }
-    Ok(packs)
+/// All packs that a head lists, a piece of its list in memory at a time. A piece that is missing or damaged is an error, and the
+/// next ones follow.
+pub fn head_packs<'a>(
+    store: &'a Store,
+    head: &'a Head,
+) -> impl Iterator<Item = Result<(PackId, PackSize), EngineError>> + 'a {
+    head.draft.lists.iter().flat_map(|list| {
+        let (packs, problem) = match list_packs(store, list.id) {
+            Ok(packs) => (packs, None),
+            Err(problem) => (Vec::new(), Some(problem)),
+        };
+        packs.into_iter().map(Ok).chain(problem.map(Err))
+    })
 }
 
-/// Packs on some lists, and the lists that cannot be read.
-pub(super) type Listed = (HashSet<PackId>, Vec<ListId>);
+fn list_packs(store: &Store, id: ListId) -> Result<Vec<(PackId, PackSize)>, EngineError> {
+    let bytes = readable(store.read_list(id))?;
+    let bytes = bytes.ok_or_else(|| EngineError::RecordMissing(format!("pack list {id}")))?;
+    Ok(PackList::decode(&bytes)?.into_packs())
+}
 
-/// All packs of these lists.
-pub(super) fn packs_of_lists(store: &Store, lists: &HashSet<ListId>) -> Result<Listed, EngineError> {
-    let (mut packs, mut unreadable) = Listed::default();
+/// Calls `each` with every pack on these lists; a pack may come more than once. Returns the lists that cannot be read.
+pub(super) fn for_each_listed(
+    store: &Store,
+    lists: &HashSet<ListId>,
+    mut each: impl FnMut(PackId),
+) -> Result<Vec<ListId>, EngineError> {
+    let mut unreadable = Vec::new();
     for id in lists {
         let bytes = readable(store.read_list(*id))?;
         match bytes.and_then(|bytes| PackList::decode(&bytes).ok()) {
-            Some(list) => packs.extend(list.packs().iter().map(|(id, _)| *id)),
+            Some(list) => list.packs().iter().for_each(|(id, _)| each(*id)),
             None => unreadable.push(*id),
         }
     }
-    Ok((packs, unreadable))
+    Ok(unreadable)
 }
 
-/// Packs that any head here lists, replaced ones among them, of those devices that `counts` chooses. A head that cannot be
-/// read is passed over.
-pub(super) fn packs_of_every_head(
+/// Calls `each` with every pack that any head here lists, replaced ones among them, of those devices that `counts` chooses;
+/// returns the lists that cannot be read. A head that cannot be read is passed over.
+pub(super) fn for_each_ever_listed(
     store: &Store,
     vault: VaultId,
     counts: impl Fn(DeviceId) -> bool,
-) -> Result<Listed, EngineError> {
+    each: impl FnMut(PackId),
+) -> Result<Vec<ListId>, EngineError> {
     let mut lists = HashSet::new();
     for device in store.head_devices(vault)?.into_iter().filter(|device| counts(*device)) {
         for name in store.head_names(vault, device)? {
@@ -151,7 +150,7 @@ pub(super) fn packs_of_every_head(
             }
         }
     }
-    packs_of_lists(store, &lists)
+    for_each_listed(store, &lists, each)
 }
 
 /// What came of a head that someone else had.
@@ -172,6 +171,7 @@ pub enum HeadNews {
 /// # Errors
 /// [`HolderError::Revoked`]: its device was revoked, and this head is none of those that count.
 /// [`HolderError::TooManyBranches`]: so many branches of that device's chain are here already.
+/// [`HolderError::TooManyDevices`]: heads of as many other devices of that vault are here as it may have.
 pub fn adopt_head(store: &Store, head: &Head, bytes: &[u8]) -> Result<HeadNews, EngineError> {
     let (vault, device, name) = (head.vault(), head.device(), (head.draft.seq, head.id));
     let revoked = revocations(store, vault)?;
@@ -190,6 +190,7 @@ pub fn adopt_head(store: &Store, head: &Head, bytes: &[u8]) -> Result<HeadNews, 
     if tips.len() > limit::HEAD_BRANCHES_MAX {
         return Err(HolderError::TooManyBranches(device).into());
     }
+    check_device(store, head)?;
     if is_here {
         store.replace_record(&RecordName::Head { vault, device, seq: name.0, id: name.1 }, bytes)?;
     } else {
@@ -224,7 +225,7 @@ impl VaultView {
     }
 
     fn read(store: &Store, vault: VaultId, keys: &VaultKeys) -> Result<Self, EngineError> {
-        let heads = newest_heads(store, vault)?;
+        let heads: Vec<Head> = newest_heads(store, vault)?.collect::<Result<_, _>>()?;
         if heads.is_empty() {
             // Every vault has a head from its first moment: without one this is damage, not an empty vault.
             return Err(EngineError::HeadsLost);
@@ -295,13 +296,17 @@ pub fn next_head(
     }
     let (store, device) = (&vault.store, vault.device());
     let revoked = revocations(store, vault.id())?;
-    let others = newest_heads(store, vault.id())?.into_iter().filter(|head| head.device() != device);
+    let mut seen = Vec::new();
+    for head in newest_heads(store, vault.id())? {
+        let head = head?;
+        seen.extend((head.device() != device).then(|| head.summary()));
+    }
     let mine = tips(store, vault.id(), device, &revoked)?;
     let names = admitted_names(store, vault.id(), device, &revoked)?;
     let draft = HeadDraft {
         seq: 1,
         predecessor: None,
-        seen: others.map(|head| head.summary()).collect(),
+        seen,
         snapshots: Vec::new(),
         lists: next_lists(vault, &mine.heads)?,
         copies: vault.options().copies,
@@ -521,10 +526,14 @@ pub fn publish_first_head(
     holders: &[PeerAddress],
 ) -> Result<Head, EngineError> {
     let _chain = vault.head_lock.lock().expect("no panic while held");
+    if vault.store.is_device_over(vault.id(), vault.device(), limit::VAULT_DEVICES_MAX)? {
+        return Err(HolderError::TooManyDevices.into());
+    }
     let mut draft = next_head(vault, &[], holders)?;
     let mut snapshots: HashSet<SnapshotId> = draft.snapshots.iter().copied().collect();
     let mut lists: HashSet<ListId> = draft.lists.iter().map(|list| list.id).collect();
     for head in newest_heads(&vault.store, vault.id())? {
+        let head = head?;
         let is_inherited = carried.heir_of == Some(head.device());
         if carried.all || is_inherited {
             // Several devices may list the same.
@@ -554,6 +563,7 @@ pub fn inherit(vault: &Vault, holders: &[PeerAddress]) -> Result<Vec<DeviceId>, 
     let mut ready: Vec<Head> = Vec::new();
     let last_good = |head: &Head| revoked.of(head.device()).and_then(|one| one.last_good);
     for head in newest_heads(&vault.store, vault.id())? {
+        let head = head?;
         let is_last = last_good(&head) == Some((head.draft.seq, head.id));
         if mine.contains(&head.device()) && is_last && all_indexed(vault, &head)? {
             ready.push(head);
@@ -576,7 +586,8 @@ fn all_indexed(vault: &Vault, head: &Head) -> Result<bool, EngineError> {
     if !records_complete(&vault.store, head)? {
         return Ok(false);
     }
-    for (id, _) in head_packs(&vault.store, head)? {
+    for listed in head_packs(&vault.store, head) {
+        let (id, _) = listed?;
         if vault.store.pack_by_id(id)?.is_none() {
             return Ok(false);
         }

@@ -7,16 +7,16 @@
 //!
 //! Heads of this node's own vault are pruned by the same rule; its packs are `gc`'s.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::chain::{read_head, tips};
+use super::chain::{Heads, read_head};
 use super::error::EngineError;
-use super::heads::{newest_admitted, packs_of_lists};
+use super::heads::{carried_on, for_each_listed};
 use super::revocations::revocations;
-use crate::base::{DeviceId, HeadId, ListId, SnapshotId, VaultId, limit};
+use crate::base::{DeviceId, HeadId, ListId, PackId, SnapshotId, VaultId, limit};
 use crate::snapshot::Release;
 use crate::store::{PackNumber, Store};
 
@@ -144,19 +144,24 @@ fn expire_heads(
         false => HashSet::new(),
     };
     let revoked = revocations(store, vault)?;
-    let carried_on = match revoked.is_empty() {
-        true => HashSet::new(),
-        false => revoked.carried_on(&newest_admitted(store, vault, &revoked)?),
-    };
+    let carried_on = carried_on(store, vault, &revoked)?;
     let mut kept = Kept::default();
     let mut still: BTreeMap<String, u64> = BTreeMap::new();
     for device in store.head_devices(vault)? {
         let names = store.head_names(vault, device)?;
         // What every branch of the chain lists is needed, whatever their numbers, until a head carries it on.
-        let live = tips(store, vault, device, &revoked)?;
-        let counts = |id: HeadId| !carried_on.contains(&device) && live.heads.iter().any(|tip| tip.id == id);
-        // What one that cannot be read carries on is not known.
-        let sure = live.unreadable.is_empty();
+        let (mut live, mut sure) = (HashSet::new(), true);
+        let mut tips = Heads::of(store, vault, &revoked, vec![device]);
+        while let Some(tip) = tips.step()? {
+            match tip {
+                Ok(head) => {
+                    live.insert(head.id);
+                }
+                // What one that cannot be read carries on is not known.
+                Err(_) => sure = false,
+            }
+        }
+        let counts = |id: HeadId| !carried_on.contains(&device) && live.contains(&id);
         // Of the head looked at last: its predecessor, and since when it is replaced. That one is no shorter.
         let mut chain: (Option<HeadId>, u64) = (None, stamps.observed_ms);
         for (seq, id) in names {
@@ -223,23 +228,26 @@ type Amount = (u64, u64);
 
 /// Deletes packs of a foreign vault that neither a newest nor a held head lists; what is held, and what went.
 fn drop_packs(store: &Store, vault: VaultId, kept: &Kept) -> Result<(Amount, Amount), EngineError> {
-    let (newest, unreadable) = packs_of_lists(store, &kept.newest)?;
-    let (replaced, also) = packs_of_lists(store, &kept.replaced)?;
-    if !unreadable.is_empty() || !also.is_empty() {
+    // What is here is bounded by what is lent, what is listed by nothing: so the lists pass by, and not the packs.
+    let mut others: HashMap<PackId, (PackNumber, u64)> = HashMap::new();
+    for number in store.foreign_packs(vault)? {
+        let row = store.pack_by_number(number)?;
+        others.extend(row.map(|row| (row.id, (number, row.bytes))));
+    }
+    let mut unreadable = for_each_listed(store, &kept.newest, |id| {
+        others.remove(&id);
+    })?;
+    let mut held = (0, 0);
+    unreadable.extend(for_each_listed(store, &kept.replaced, |id| {
+        if let Some((_, bytes)) = others.remove(&id) {
+            held = (held.0 + 1, held.1 + bytes);
+        }
+    })?);
+    if !unreadable.is_empty() {
         return Ok(((0, 0), (0, 0)));
     }
-    let (mut held, mut gone) = ((0, 0), Vec::<PackNumber>::new());
-    for number in store.foreign_packs(vault)? {
-        let Some(row) = store.pack_by_number(number)? else { continue };
-        if newest.contains(&row.id) {
-            continue;
-        }
-        if replaced.contains(&row.id) {
-            held = (held.0 + 1, held.1 + row.bytes);
-        } else {
-            gone.push(number);
-        }
-    }
+    let mut gone: Vec<PackNumber> = others.into_values().map(|(number, _)| number).collect();
+    gone.sort_unstable();
     Ok((held, store.drop_foreign(vault, &gone)?))
 }
 
@@ -265,7 +273,7 @@ fn remove_records(
 mod tests {
     use super::*;
     use crate::base::Epoch;
-    use crate::base::{Moment, PackId, PeerId};
+    use crate::base::{Moment, PeerId};
     use crate::crypto::{DeviceKeys, Phrase};
     use crate::engine::holder::{HolderError, accept_head, forward_packs, held_packs};
     use crate::engine::{Monitor, Rebuilt, rebuild_index};

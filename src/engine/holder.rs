@@ -1,6 +1,6 @@
 //! A holder's rules: which heads and records it takes, which packs it pulls, what it may confirm. Needs no key.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use super::error::EngineError;
 use super::heads::{head_packs, newest_heads};
@@ -32,6 +32,12 @@ pub enum HolderError {
     /// It keeps enough heads of that vault; the hold of the oldest has to end first.
     #[error("this node keeps {} of heads of that vault already", ByteSize(*.0))]
     TooManyHeads(u64),
+    /// As many devices of that vault as it may have have heads here.
+    #[error(
+        "{} devices of the vault have heads here, and it may have no more: one that is gone makes room when it was revoked and what it had is carried on (`shadowvault device revoke --heir`)",
+        limit::VAULT_DEVICES_MAX
+    )]
+    TooManyDevices,
     /// Its device's chain has as many branches here as are kept.
     #[error("{} branches of the chain of device {} are here already", limit::HEAD_BRANCHES_MAX, .0.short())]
     TooManyBranches(DeviceId),
@@ -46,9 +52,10 @@ impl Coded for HolderError {
             Self::WrongRecord | Self::WrongVault => Code::PeerMisbehaved,
             Self::Head(e) => e.code(),
             Self::Revoked(_) => Code::DeviceRevoked,
-            Self::TooManyVaults(_) | Self::TooManyHeads(_) | Self::TooManyBranches(_) => {
-                Code::ResourceExhausted
-            }
+            Self::TooManyVaults(_)
+            | Self::TooManyHeads(_)
+            | Self::TooManyDevices
+            | Self::TooManyBranches(_) => Code::ResourceExhausted,
             Self::Store(e) => e.code(),
         }
     }
@@ -70,12 +77,21 @@ pub fn accept_head(store: &Store, vault: VaultId, want: HeadId, bytes: &[u8]) ->
     if !vaults.contains(&vault) && vaults.len() >= limit::VAULTS_MAX {
         return Err(HolderError::TooManyVaults(vaults.len()));
     }
+    check_device(store, &head)?;
     // No quota counts them, and a hold keeps all: a device that signs one after the other must not fill the disk.
     let (count, held) = store.head_sizes(vault)?;
     if count >= limit::VAULT_HEADS_MAX || held + bytes.len() as u64 > limit::VAULT_HEADS_BYTES_MAX {
         return Err(HolderError::TooManyHeads(held));
     }
     Ok(head)
+}
+
+/// That a head's device is not one too many of its vault.
+pub(super) fn check_device(store: &Store, head: &Head) -> Result<(), HolderError> {
+    match store.is_device_over(head.vault(), head.device(), limit::VAULT_DEVICES_MAX)? {
+        true => Err(HolderError::TooManyDevices),
+        false => Ok(()),
+    }
 }
 
 /// What a holder lends, and what is taken of it; all in bytes.
@@ -184,8 +200,14 @@ pub fn wanted_packs(
     offered: &[PackId],
 ) -> Result<Vec<(PackId, PackSize)>, EngineError> {
     let offered: HashSet<&PackId> = offered.iter().collect();
-    let listed = head_packs(store, head)?;
-    Ok(listed.into_iter().filter(|(id, _)| offered.contains(id)).collect())
+    let mut wanted = BTreeMap::new();
+    for listed in head_packs(store, head) {
+        let (id, size) = listed?;
+        if offered.contains(&id) {
+            wanted.insert(id, size);
+        }
+    }
+    Ok(wanted.into_iter().collect())
 }
 
 /// Of these packs, those that are here for that vault, with a file of the right length.
@@ -266,10 +288,8 @@ pub(super) fn records_complete(store: &Store, head: &Head) -> Result<bool, Engin
 
 /// The head of `vault` with that id, if it is here and complete.
 pub fn complete_head(store: &Store, vault: VaultId, id: HeadId) -> Result<Option<Head>, EngineError> {
-    for head in newest_heads(store, vault)? {
-        if head.id == id && records_complete(store, &head)? {
-            return Ok(Some(head));
-        }
+    match newest_heads(store, vault)?.named(id).next().transpose()? {
+        Some(head) if records_complete(store, &head)? => Ok(Some(head)),
+        _ => Ok(None),
     }
-    Ok(None)
 }

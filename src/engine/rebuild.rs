@@ -1,11 +1,11 @@
 //! Making the index anew from files, and taking in packs that a crash left without rows.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::copies::{enter_receipt, packs_of};
 use super::error::EngineError;
-use super::heads::{VaultView, newest_heads, packs_of_every_head};
+use super::heads::{VaultView, for_each_ever_listed, newest_heads};
 use super::holder::keep_what_is_here;
 use super::monitor::Monitor;
 use super::repair::Damage;
@@ -15,7 +15,7 @@ use crate::crypto::VaultKeys;
 use crate::pack::read_pack;
 use crate::snapshot::Receipt;
 use crate::store::{NewPack, Store};
-use crate::wire;
+use crate::wire::{self, Bound};
 
 /// What a rebuild found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -42,27 +42,37 @@ pub fn rebuild_index(
 ) -> Result<Rebuilt, EngineError> {
     monitor.enter("reading heads");
     let mut done = Rebuilt::default();
-    let mut foreign: HashMap<PackId, Vec<VaultId>> = HashMap::new();
+    // Of what heads list only what is here: they may list without end.
+    let mut foreign: HashMap<PackId, BTreeSet<VaultId>> = HashMap::new();
+    let files = store.pack_files()?;
+    let here: HashSet<PackId> = files.iter().copied().collect();
     // Without keys, packs of this node's own vault wait without rows: `adopt_unindexed` takes them in with keys.
     let own_vault = store.read_vault_id()?;
     let mut waiting: HashSet<PackId> = HashSet::new();
     for vault in store.head_vaults()? {
-        done.heads += newest_heads(store, vault)?.len() as u64;
+        for head in newest_heads(store, vault)? {
+            head?;
+            done.heads += 1;
+        }
         if keys.is_some_and(|keys| keys.vault == vault) {
             continue;
         }
         // What only replaced heads list is held as well.
-        let (listed, unreadable) = packs_of_every_head(store, vault, |_| true)?;
+        let unreadable = for_each_ever_listed(
+            store,
+            vault,
+            |_| true,
+            |id| match here.contains(&id) {
+                true if own_vault == Some(vault) => drop(waiting.insert(id)),
+                true => drop(foreign.entry(id).or_default().insert(vault)),
+                false => {}
+            },
+        )?;
         done.unreadable.extend(unreadable.into_iter().map(|id| format!("pack list {id}")));
-        if own_vault == Some(vault) {
-            waiting.extend(listed);
-        } else {
-            listed.into_iter().for_each(|id| foreign.entry(id).or_default().push(vault));
-        }
     }
     monitor.enter("reading packs");
     let mut batch: Vec<NewPack> = Vec::new();
-    for id in store.pack_files()? {
+    for id in files {
         monitor.go_on()?;
         if waiting.contains(&id) {
             continue;
@@ -109,7 +119,7 @@ fn examine(
 fn commit(
     store: &Store,
     batch: &mut Vec<NewPack>,
-    foreign: &HashMap<PackId, Vec<VaultId>>,
+    foreign: &HashMap<PackId, BTreeSet<VaultId>>,
 ) -> Result<(), EngineError> {
     let mut by_vault: HashMap<VaultId, Vec<_>> = HashMap::new();
     for pack in store.index_packs(batch)? {
@@ -129,7 +139,10 @@ pub fn verify_known_receipts(store: &Store) -> Result<Vec<String>, EngineError> 
     let (mut receipts, mut problems) = (Vec::new(), Vec::new());
     let mut void: HashMap<PeerId, BTreeMap<[u8; 32], Moment>> = HashMap::new();
     store.for_each_stored_receipt(|bytes| {
-        let signed = wire::decode::<wire::Signed>(bytes, limit::RECEIPT_BYTES_MAX + 1024);
+        let signed = wire::decode::<wire::Signed>(
+            bytes,
+            Bound::new(limit::RECEIPT_BYTES_MAX + 1024, limit::FIELDS_FEW),
+        );
         match signed.map_err(EngineError::from_wire).and_then(|signed| Ok(Receipt::verify(&signed)?)) {
             Ok(receipt) => receipts.push(receipt),
             Err(error) => problems.push(format!("a receipt: {error}")),
@@ -190,8 +203,13 @@ pub fn adopt_unindexed(vault: &Vault, monitor: &Monitor) -> Result<u64, EngineEr
 /// Keeps again what is here for the vault's other devices: what was promised to them is not known any more, so it is all
 /// that their heads list, replaced ones too. A pack list that cannot be read is verify's to report.
 pub fn renew_kept(vault: &Vault) -> Result<(), EngineError> {
-    let (listed, _) = packs_of_every_head(&vault.store, vault.id(), |device| device != vault.device())?;
-    let packs: Vec<PackId> = listed.into_iter().collect();
+    let files: HashSet<PackId> = vault.store.pack_files()?.into_iter().collect();
+    let mut packs = HashSet::new();
+    let is_other = |device| device != vault.device();
+    for_each_ever_listed(&vault.store, vault.id(), is_other, |id| {
+        packs.extend(files.contains(&id).then_some(id));
+    })?;
+    let packs: Vec<PackId> = packs.into_iter().collect();
     keep_what_is_here(&vault.store, vault.id(), &packs)
 }
 

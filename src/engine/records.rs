@@ -93,6 +93,7 @@ pub fn damaged_records(store: &Store, monitor: &Monitor) -> Result<Vec<RecordDam
         }
         let mut seen = BTreeSet::new();
         for head in newest_heads(store, vault)? {
+            let head = head?;
             for record in named_by(&head).filter(|record| seen.insert(*record)) {
                 monitor.go_on()?;
                 let fault = examine(store, &record)?;
@@ -206,6 +207,7 @@ fn repair_each(
 pub fn renew_own_lists(vault: &Vault, holders: &[PeerAddress]) -> Result<bool, EngineError> {
     let mut lost = false;
     for head in newest_heads(&vault.store, vault.id())? {
+        let head = head?;
         for list in head.draft.lists.iter().filter(|_| head.device() == vault.device()) {
             lost |= examine(&vault.store, &RecordName::List(list.id))?.is_some();
         }

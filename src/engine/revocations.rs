@@ -5,8 +5,6 @@
 //! small and read whenever it is asked for. A damaged one counts as none: everything in it comes again from the peers that
 //! know it, and until then the hold keeps what counted.
 
-use std::collections::HashSet;
-
 use prost::Message;
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +12,7 @@ use super::error::EngineError;
 use crate::base::{DeviceId, HeadId, VaultId, limit};
 use crate::snapshot::{Head, Revocation};
 use crate::store::{Store, StoreError};
-use crate::wire;
+use crate::wire::{self, Bound};
 
 /// As they came, in hex; one a device.
 #[derive(Default, Serialize, Deserialize)]
@@ -71,20 +69,10 @@ impl Revocations {
         true
     }
 
-    /// Revoked devices whose heir says, in one of these newest heads, that it carries on what they had.
-    pub(super) fn carried_on(&self, heads: &[Head]) -> HashSet<DeviceId> {
-        let says = |heir: DeviceId, device: &DeviceId| {
-            heads.iter().any(|head| head.device() == heir && head.draft.inherited.contains(device))
-        };
-        let carried = self.iter().filter(|one| one.heir.is_some_and(|heir| says(heir, &one.device)));
-        carried.map(|one| one.device).collect()
-    }
-
-    /// Of the newest heads of all devices, those that count: none of a device that is carried on.
-    pub(super) fn living(&self, mut heads: Vec<Head>) -> Vec<Head> {
-        let carried_on = self.carried_on(&heads);
-        heads.retain(|head| !carried_on.contains(&head.device()));
-        heads
+    /// Revoked devices whose heir wrote this head and says in it that it carries on what they had.
+    pub(super) fn carried_on(&self, head: &Head) -> impl Iterator<Item = DeviceId> {
+        let carried = self.iter().filter(|one| one.heir == Some(head.device()));
+        carried.map(|one| one.device).filter(|device| head.draft.inherited.contains(device))
     }
 }
 
@@ -92,10 +80,10 @@ impl Revocations {
 pub fn revocations(store: &Store, vault: VaultId) -> Result<Revocations, StoreError> {
     let kept: Option<Kept> = store.read_state_if_sound(&file(vault))?;
     let mut known = Revocations::default();
+    let bound = Bound::new(limit::REVOCATION_BYTES_MAX + limit::SIGNED_BYTES, limit::FIELDS_FEW);
     for text in kept.unwrap_or_default().revocations {
         let bytes = hex::decode(text).unwrap_or_default();
-        if let Ok(signed) =
-            wire::decode::<wire::Signed>(&bytes, limit::REVOCATION_BYTES_MAX + limit::SIGNED_BYTES)
+        if let Ok(signed) = wire::decode::<wire::Signed>(&bytes, bound)
             && let Ok(revocation) = Revocation::verify(&signed)
             && revocation.vault == vault
         {

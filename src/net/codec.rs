@@ -4,34 +4,21 @@
 use std::io;
 use std::marker::PhantomData;
 
-use bytes::Bytes;
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use libp2p::{StreamProtocol, request_response};
 use prost::Message;
-use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 
 use crate::base::limit;
-use crate::wire::{self, WireError};
+use crate::wire::{self, Bound, Layout, WireError};
 
 /// A request-response protocol: its name, its messages and what they may weigh.
 pub(super) trait Protocol: Send + std::marker::Sync + 'static {
     const NAME: &'static str;
-    type Request: Message + Default + 'static;
-    type Response: Message + Default + 'static;
+    type Request: Layout + 'static;
+    type Response: Layout + 'static;
     const REQUEST: Bound;
     const RESPONSE: Bound;
 }
-
-/// What a message may weigh. Bytes alone do not bound memory: an empty repeated message takes two bytes on the
-/// wire and dozens once decoded, so fields are counted too.
-pub(super) struct Bound {
-    pub(super) bytes: usize,
-    pub(super) fields: usize,
-    pub(super) nested: &'static [Nested],
-}
-
-/// A field that holds messages, and which of their fields do so in turn.
-pub(super) struct Nested(u32, &'static [Self]);
 
 /// `/shadowvault/sync/1`.
 pub(super) enum Sync {}
@@ -44,100 +31,24 @@ impl Protocol for Sync {
     const NAME: &'static str = "/shadowvault/sync/1";
     type Request = wire::SyncRequest;
     type Response = wire::SyncResponse;
-    const REQUEST: Bound = Bound {
-        bytes: limit::SYNC_REQUEST_BYTES_MAX,
-        fields: limit::OFFER_PACKS_MAX + 16,
-        nested: &[
-            Nested(1, &[]),
-            Nested(2, &[]),
-            Nested(3, &[Nested(2, &[])]),
-            Nested(4, &[]),
-            Nested(5, &[]),
-            Nested(6, &[Nested(1, &[]), Nested(2, &[])]),
-            Nested(7, &[]),
-            Nested(8, &[]),
-            Nested(9, &[]),
-            Nested(20, &[]),
-        ],
-    };
-    const RESPONSE: Bound = Bound {
-        bytes: limit::SYNC_RESPONSE_BYTES_MAX,
-        fields: limit::VAULT_DEVICES_MAX * 7 + limit::HEAD_HOLDERS_MAX * (2 + limit::PEER_ADDRESSES_MAX) + 16,
-        nested: &[
-            Nested(2, &[Nested(1, &[]), Nested(2, &[]), Nested(3, &[])]),
-            Nested(4, &[]),
-            Nested(5, &[]),
-            Nested(6, &[Nested(1, &[])]),
-            Nested(9, &[]),
-            Nested(20, &[]),
-        ],
-    };
+    const REQUEST: Bound = Bound::new(limit::SYNC_REQUEST_BYTES_MAX, limit::SYNC_REQUEST_FIELDS_MAX);
+    const RESPONSE: Bound = Bound::new(limit::SYNC_RESPONSE_BYTES_MAX, limit::SYNC_RESPONSE_FIELDS_MAX);
 }
 
 impl Protocol for Fetch {
     const NAME: &'static str = "/shadowvault/chunk-fetch/1";
     type Request = wire::FetchRequest;
     type Response = wire::FetchResponse;
-    const REQUEST: Bound = Bound {
-        bytes: limit::FETCH_REQUEST_BYTES_MAX,
-        fields: limit::FETCH_RANGES_MAX * 3 + 8,
-        nested: &[Nested(2, &[])],
-    };
-    const RESPONSE: Bound = Bound {
-        bytes: limit::FETCH_RESPONSE_BYTES_MAX,
-        fields: limit::FETCH_RANGES_MAX * 4 + 8,
-        nested: &[Nested(3, &[])],
-    };
+    const REQUEST: Bound = Bound::new(limit::FETCH_REQUEST_BYTES_MAX, limit::FETCH_REQUEST_FIELDS_MAX);
+    const RESPONSE: Bound = Bound::new(limit::FETCH_RESPONSE_BYTES_MAX, limit::FETCH_RESPONSE_FIELDS_MAX);
 }
 
 impl Protocol for Door {
     const NAME: &'static str = "/shadowvault/door/1";
     type Request = wire::DoorRequest;
     type Response = wire::DoorResponse;
-    const REQUEST: Bound = Bound {
-        bytes: limit::DOOR_BYTES_MAX,
-        fields: 16,
-        nested: &[Nested(2, &[Nested(5, &[])]), Nested(3, &[]), Nested(4, &[])],
-    };
-    const RESPONSE: Bound = Bound { bytes: limit::DOOR_BYTES_MAX, fields: 16, nested: &[] };
-}
-
-impl Bound {
-    /// Decodes a message of at most this weight.
-    pub(super) fn decode<M: Message + Default>(&self, bytes: impl Into<Bytes>) -> Result<M, WireError> {
-        let bytes = bytes.into();
-        if bytes.len() > self.bytes {
-            return Err(WireError::TooLong { length: bytes.len(), limit: self.bytes });
-        }
-        let mut left = self.fields;
-        count(&bytes, self.nested, &mut left)?;
-        wire::decode_shared(bytes, self.bytes)
-    }
-}
-
-/// Walks the fields of a message without decoding it; fails when there are more than `left`.
-fn count(mut bytes: &[u8], nested: &[Nested], left: &mut usize) -> Result<(), WireError> {
-    let malformed = |e: prost::DecodeError| WireError::Malformed(e.to_string());
-    while !bytes.is_empty() {
-        *left = left
-            .checked_sub(1)
-            .ok_or_else(|| WireError::Malformed("too many fields in a message".to_owned()))?;
-        let (tag, kind) = decode_key(&mut bytes).map_err(malformed)?;
-        if kind != WireType::LengthDelimited {
-            skip_field(kind, tag, &mut bytes, DecodeContext::default()).map_err(malformed)?;
-            continue;
-        }
-        let length = decode_varint(&mut bytes).map_err(malformed)?;
-        let (body, rest) = usize::try_from(length)
-            .ok()
-            .and_then(|n| bytes.split_at_checked(n))
-            .ok_or_else(|| WireError::Malformed("a field is longer than its message".to_owned()))?;
-        if let Some(Nested(_, inner)) = nested.iter().find(|n| n.0 == tag) {
-            count(body, inner, left)?;
-        }
-        bytes = rest;
-    }
-    Ok(())
+    const REQUEST: Bound = Bound::new(limit::DOOR_BYTES_MAX, limit::DOOR_FIELDS_MAX);
+    const RESPONSE: Bound = Bound::new(limit::DOOR_BYTES_MAX, limit::DOOR_FIELDS_MAX);
 }
 
 /// The codec of protocol `P`.
@@ -167,7 +78,7 @@ impl<P: Protocol> request_response::Codec for Codec<P> {
     where
         T: AsyncRead + Unpin + Send,
     {
-        Ok(P::REQUEST.decode(read(io, P::REQUEST.bytes).await?))
+        Ok(wire::decode_shared(read(io, P::REQUEST.bytes).await?.into(), P::REQUEST))
     }
 
     async fn read_response<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Self::Response>
@@ -179,7 +90,8 @@ impl<P: Protocol> request_response::Codec for Codec<P> {
             // A peer that gave up on the request closes the stream without a word.
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        P::RESPONSE.decode(bytes).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
+        wire::decode_shared(bytes.into(), P::RESPONSE)
+            .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
     }
 
     async fn write_request<T>(
@@ -242,24 +154,28 @@ mod tests {
     use super::*;
     use futures::executor::block_on;
 
+    fn decode<M: Layout>(bytes: Vec<u8>, bound: Bound) -> Result<M, WireError> {
+        wire::decode_shared(bytes.into(), bound)
+    }
+
     #[test]
     fn largest_legitimate_messages_fit() {
         let pack = vec![7; 32];
         let ranges = vec![wire::Range { offset: u64::MAX, length: u64::MAX }; limit::FETCH_RANGES_MAX];
         let fetch = wire::FetchRequest { pack: pack.clone(), ranges };
-        assert_eq!(Fetch::REQUEST.decode(fetch.encode_to_vec()), Ok(fetch));
+        assert_eq!(decode(fetch.encode_to_vec(), Fetch::REQUEST), Ok(fetch));
 
         let slice =
             wire::Slice { offset: 1 << 24, data: vec![1; limit::CELL_BYTES].into(), proof: vec![2; 512] };
         let slices = vec![slice; limit::FETCH_RANGES_MAX];
         let answer = wire::FetchResponse { status: 1, pack_length: 1 << 24, slices };
-        assert_eq!(Fetch::RESPONSE.decode(answer.encode_to_vec()), Ok(answer));
+        assert_eq!(decode(answer.encode_to_vec(), Fetch::RESPONSE), Ok(answer));
 
         let head = wire::HeadRef { device: pack.clone(), seq: u64::MAX, id: pack.clone() };
         let packs = vec![pack.clone(); limit::OFFER_PACKS_MAX];
         let offer = wire::Offer { vault: pack.clone(), head: Some(head.clone()), packs };
         let sync = wire::SyncRequest { ask: Some(wire::sync_request::Ask::Offer(offer)) };
-        assert_eq!(Sync::REQUEST.decode(sync.encode_to_vec()), Ok(sync));
+        assert_eq!(decode(sync.encode_to_vec(), Sync::REQUEST), Ok(sync));
 
         let holder = wire::PeerAddress {
             peer: pack.clone(),
@@ -267,7 +183,7 @@ mod tests {
         };
         let signed = wire::Signed { body: vec![8; limit::REVOCATION_BYTES_MAX], signature: vec![9; 64] };
         let heads = wire::HeadList {
-            heads: vec![head; limit::VAULT_DEVICES_MAX],
+            heads: vec![head; limit::HEADS_TOLD_MAX],
             holders: vec![holder; limit::HEAD_HOLDERS_MAX],
             revocations: vec![signed; limit::VAULT_DEVICES_MAX],
             twins: true,
@@ -275,18 +191,18 @@ mod tests {
         };
         let answer =
             wire::SyncResponse { status: 1, answer: Some(wire::sync_response::Answer::Heads(heads)) };
-        assert_eq!(Sync::RESPONSE.decode(answer.encode_to_vec()), Ok(answer));
+        assert_eq!(decode(answer.encode_to_vec(), Sync::RESPONSE), Ok(answer));
 
         let ids = vec![pack.clone(); limit::RECORDS_ASKED_MAX];
         let query = wire::RecordsQuery { vault: pack, kind: wire::RecordKind::RecordSnapshot.into(), ids };
         let sync = wire::SyncRequest { ask: Some(wire::sync_request::Ask::Batch(query)) };
-        assert_eq!(Sync::REQUEST.decode(sync.encode_to_vec()), Ok(sync));
+        assert_eq!(decode(sync.encode_to_vec(), Sync::REQUEST), Ok(sync));
         for (bytes, count) in [(limit::RECORD_BYTES, limit::RECORDS_ASKED_MAX), (limit::HEAD_BYTES_MAX, 1)] {
             let record = wire::RecordAnswer { status: 1, record: vec![7; bytes] };
             let batch = wire::RecordBatch { records: vec![record; count] };
             let answer = Some(wire::sync_response::Answer::Batch(batch));
             let answer = wire::SyncResponse { status: 1, answer };
-            assert_eq!(Sync::RESPONSE.decode(answer.encode_to_vec()), Ok(answer));
+            assert_eq!(decode(answer.encode_to_vec(), Sync::RESPONSE), Ok(answer));
         }
     }
 
@@ -296,13 +212,16 @@ mod tests {
         let slices = vec![wire::Slice::default(); 500_000];
         let bytes = wire::FetchResponse { slices, ..Default::default() }.encode_to_vec();
         assert!(bytes.len() < limit::FETCH_RESPONSE_BYTES_MAX);
-        assert!(matches!(Fetch::RESPONSE.decode::<wire::FetchResponse>(bytes), Err(WireError::Malformed(_))));
+        assert!(matches!(
+            decode::<wire::FetchResponse>(bytes, Fetch::RESPONSE),
+            Err(WireError::Malformed(_))
+        ));
 
         let holders = vec![wire::PeerAddress { peer: vec![], addresses: vec![String::new(); 100_000] }];
         let heads = wire::HeadList { holders, ..wire::HeadList::default() };
         let answer = Some(wire::sync_response::Answer::Heads(heads));
         let bytes = wire::SyncResponse { status: 1, answer }.encode_to_vec();
-        assert!(Sync::RESPONSE.decode::<wire::SyncResponse>(bytes).is_err());
+        assert!(decode::<wire::SyncResponse>(bytes, Sync::RESPONSE).is_err());
     }
 
     #[test]
@@ -316,8 +235,8 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn noise_never_panics(bytes: Vec<u8>) {
-            let _ = Sync::REQUEST.decode::<wire::SyncRequest>(bytes.clone());
-            let _ = Fetch::RESPONSE.decode::<wire::FetchResponse>(bytes);
+            let _ = decode::<wire::SyncRequest>(bytes.clone(), Sync::REQUEST);
+            let _ = decode::<wire::FetchResponse>(bytes, Fetch::RESPONSE);
         }
     }
 }

@@ -13,11 +13,11 @@ use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use super::address::{from_libp2p, to_libp2p};
-use super::codec::{Bound, Codec, Fetch, Protocol};
+use super::codec::{Codec, Fetch, Protocol};
 use super::*;
 use crate::base::{Code, Coded, limit, random_bytes};
 use crate::crypto::NodeKey;
-use crate::wire::{self, Status};
+use crate::wire::{self, Bound, Status};
 
 const TCP: &str = "/ip4/127.0.0.1/tcp/0";
 const QUIC: &str = "/ip4/127.0.0.1/udp/0/quic-v1";
@@ -599,8 +599,8 @@ impl Protocol for Loud {
     const NAME: &'static str = Fetch::NAME;
     type Request = wire::FetchRequest;
     type Response = wire::FetchResponse;
-    const REQUEST: Bound = Bound { bytes: 64 << 20, fields: usize::MAX, nested: &[] };
-    const RESPONSE: Bound = Bound { bytes: 64 << 20, fields: usize::MAX, nested: &[] };
+    const REQUEST: Bound = Bound::new(64 << 20, usize::MAX);
+    const RESPONSE: Bound = Bound::new(64 << 20, usize::MAX);
 }
 
 type LoudSwarm = Swarm<request_response::Behaviour<Codec<Loud>>>;

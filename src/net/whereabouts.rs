@@ -6,9 +6,10 @@ use prost::Message;
 use super::address::parse_for;
 use crate::base::{PeerId, limit};
 use crate::crypto::{self, Context, NodeKey, SignError};
-use crate::wire::{self, WireError};
+use crate::wire::{self, Bound, WireError};
 
 const VERSION: u32 = 1;
+const BOUND: Bound = Bound::new(limit::WHEREABOUTS_BYTES_MAX, limit::FIELDS_FEW);
 /// Leaves room for the signature, the peer and each address's two bytes of framing.
 const ADDRESSES_BYTES_MAX: usize = limit::WHEREABOUTS_BYTES_MAX - 256;
 
@@ -55,8 +56,8 @@ impl Whereabouts {
 
     /// Believes it if `peer` itself signed it. Addresses that this node cannot dial are left out.
     pub(super) fn verify(peer: PeerId, bytes: &[u8]) -> Result<Self, WhereaboutsError> {
-        let signed: wire::Signed = wire::decode(bytes, limit::WHEREABOUTS_BYTES_MAX)?;
-        let body: wire::Whereabouts = wire::decode(&signed.body, limit::WHEREABOUTS_BYTES_MAX)?;
+        let signed: wire::Signed = wire::decode(bytes, BOUND)?;
+        let body: wire::Whereabouts = wire::decode(&signed.body, BOUND)?;
         if body.version != VERSION || body.addresses.len() > limit::PEER_ADDRESSES_MAX {
             return Err(WhereaboutsError::Shape);
         }
@@ -85,8 +86,8 @@ mod tests {
         assert_eq!(Whereabouts::verify(key.peer_id(), &bytes), Ok(said(3)));
         assert_eq!(Whereabouts::verify(other.peer_id(), &bytes), Err(WhereaboutsError::Another));
         // Another node's word in its name.
-        let mut forged: wire::Signed = wire::decode(&said(1).sign(&other), 4096).unwrap();
-        forged.body = wire::decode::<wire::Signed>(&bytes, 4096).unwrap().body;
+        let mut forged: wire::Signed = wire::decode(&said(1).sign(&other), BOUND).unwrap();
+        forged.body = wire::decode::<wire::Signed>(&bytes, BOUND).unwrap().body;
         let forged = Whereabouts::verify(key.peer_id(), &forged.encode_to_vec());
         assert!(matches!(forged, Err(WhereaboutsError::Signature(_))), "{forged:?}");
         for cut in [0, 10, bytes.len() - 1] {

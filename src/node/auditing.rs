@@ -182,13 +182,16 @@ fn choose(
         |(holder, choice): (PeerId, Choice)| (holder, Chosen { picks: choice.picks(), records: Vec::new() });
     let mut chosen: HashMap<PeerId, Chosen> = chosen.into_iter().map(picks).collect();
     // A replaced head's records may be gone from a holder for good reasons.
-    let newest = core.vault_id().map_or(Ok(Vec::new()), |vault| engine::newest_heads(&core.store, vault));
-    let newest = newest.map_err(failed)?;
-    for (holder, _, _, id) in core.store.head_receipts().map_err(failed)? {
-        if core.members.allows(&holder) {
-            let Some(head) = newest.iter().find(|head| head.id == id) else { continue };
-            let named = engine::records_to_ask(head, records, seed);
-            chosen.entry(holder).or_default().records.extend(named.into_iter().map(|name| (id, name)));
+    let Some(vault) = core.vault_id() else { return Ok(chosen) };
+    let receipts = core.store.head_receipts().map_err(failed)?;
+    for head in engine::newest_heads(&core.store, vault).map_err(failed)? {
+        let head = head.map_err(failed)?;
+        for (holder, ..) in
+            receipts.iter().filter(|(holder, .., id)| *id == head.id && core.members.allows(holder))
+        {
+            let named = engine::records_to_ask(&head, records, seed);
+            let named = named.into_iter().map(|name| (head.id, name));
+            chosen.entry(*holder).or_default().records.extend(named);
         }
     }
     Ok(chosen)

@@ -59,7 +59,11 @@ pub(super) async fn learn_heads(
 ) -> Result<(), ApiError> {
     let theirs = heads_of(core, net, peer, vault).await?;
     devices::take(core, peer, Some(vault), theirs.revocations).await;
-    let mine = core.blocking(move |core| engine::newest_heads(&core.store, vault).map_err(failed)).await?;
+    let mine: Vec<Head> = core
+        .blocking(move |core| {
+            engine::newest_heads(&core.store, vault).and_then(Iterator::collect).map_err(failed)
+        })
+        .await?;
     let me = core.key.peer_id();
     let own = mine.iter().find(|head| head.certificate.peer == me).cloned();
     let revoked = core.blocking(move |core| engine::revocations(&core.store, vault).map_err(failed)).await?;
@@ -155,8 +159,10 @@ pub(super) fn describe(core: &Core, vault: VaultId, status: &mut Status) -> Resu
             head.id.short()
         ));
     }
-    let mut devices: Vec<_> =
-        engine::newest_heads(&core.store, vault).map_err(failed)?.iter().map(Head::device).collect();
+    let mut devices = Vec::new();
+    for head in engine::newest_heads(&core.store, vault).map_err(failed)? {
+        devices.push(head.map_err(failed)?.device());
+    }
     let branches = devices.len();
     devices.dedup();
     if devices.len() < branches {

@@ -273,7 +273,8 @@ fn own_vault(core: &Core) -> Result<VaultId, ApiError> {
 
 /// All devices of the vault, with their newest heads that count.
 fn list(core: &Arc<Core>) -> Result<Vec<DeviceInfo>, ApiError> {
-    let heads = engine::newest_heads(&core.store, own_vault(core)?).map_err(failed)?;
+    let heads = engine::newest_heads(&core.store, own_vault(core)?);
+    let heads: Vec<Head> = heads.and_then(Iterator::collect).map_err(failed)?;
     list_with(core, &heads)
 }
 
@@ -282,8 +283,13 @@ fn list(core: &Arc<Core>) -> Result<Vec<DeviceInfo>, ApiError> {
 pub(super) async fn list_at(core: &Arc<Core>, before: Option<Moment>) -> Result<Vec<DeviceInfo>, ApiError> {
     let Some(at) = before else { return core.blocking(list).await };
     let vault = own_vault(core)?;
-    let mut heads =
-        core.blocking(move |core| engine::heads_at(&core.store, vault, at).map_err(failed)).await?;
+    let mut heads = core
+        .blocking(move |core| {
+            engine::heads_at(&core.store, vault, at)
+                .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+                .map_err(failed)
+        })
+        .await?;
     if let Ok(net) = core.net() {
         for peer in core.connected() {
             match heads_of_holder(core, net, peer, (vault, at), &heads).await {

@@ -47,11 +47,14 @@ pub(super) async fn round(core: &Arc<Core>) -> Result<(), ApiError> {
 fn fellows(core: &Arc<Core>, connected: &HashSet<PeerId>) -> Result<Vec<Fellows>, ApiError> {
     let mut all = Vec::new();
     for vault in core.store.foreign_usage().map_err(failed)?.into_keys() {
-        let heads = engine::newest_heads(&core.store, vault).map_err(failed)?;
-        let owners: HashSet<PeerId> = heads.iter().map(|head| head.certificate.peer).collect();
-        let holders = heads.iter().flat_map(|head| &head.draft.holders).map(|holder| holder.peer);
-        let is_fellow = |peer: &PeerId| connected.contains(peer) && !owners.contains(peer);
-        let holders: HashSet<PeerId> = holders.filter(is_fellow).collect();
+        let (mut owners, mut holders): (HashSet<PeerId>, HashSet<PeerId>) = Default::default();
+        for head in engine::newest_heads(&core.store, vault).map_err(failed)? {
+            let head = head.map_err(failed)?;
+            owners.insert(head.certificate.peer);
+            let named = head.draft.holders.iter().map(|holder| holder.peer);
+            holders.extend(named.filter(|peer| connected.contains(peer)));
+        }
+        holders.retain(|peer| !owners.contains(peer));
         let owners: Vec<PeerId> = owners.into_iter().filter(|owner| connected.contains(owner)).collect();
         if !owners.is_empty() && !holders.is_empty() {
             let picks = choose(core, vault)?;

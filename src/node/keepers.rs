@@ -50,10 +50,11 @@ impl RecordMesh {
 /// Members that are connected: first those that a vault's heads name as its devices and holders. Who sent wrong bytes comes
 /// last. Blocking.
 fn keepers(core: &Core, vault: VaultId) -> Vec<PeerId> {
-    let heads = engine::newest_heads(&core.store, vault).unwrap_or_default();
-    let devices = heads.iter().map(|head| head.certificate.peer);
-    let holders = heads.iter().flat_map(|head| head.draft.holders.iter().map(|holder| holder.peer));
-    let named: HashSet<PeerId> = devices.chain(holders).collect();
+    let mut named: HashSet<PeerId> = HashSet::new();
+    for head in engine::newest_heads(&core.store, vault).into_iter().flatten().flatten() {
+        named.insert(head.certificate.peer);
+        named.extend(head.draft.holders.iter().map(|holder| holder.peer));
+    }
     let mut all: Vec<PeerId> =
         core.connected().into_iter().filter(|peer| core.members.allows(peer)).collect();
     all.sort_by_key(|peer| (core.is_distrusted(*peer), !named.contains(peer)));
@@ -134,6 +135,7 @@ pub(super) fn unsound_heads(core: &Core, vault: VaultId) -> Result<Vec<(PeerId, 
     let store = &core.store;
     let mut unsound = Vec::new();
     for head in engine::newest_heads(store, vault).map_err(failed)? {
+        let head = head.map_err(failed)?;
         if !engine::missing_records(store, &head).map_err(failed)?.is_empty() {
             unsound.push((head.certificate.peer, head.id));
         }

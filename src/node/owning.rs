@@ -203,8 +203,8 @@ fn confirmed_by(core: &Arc<Core>, vault: VaultId) -> Result<HashSet<PeerId>, Api
 /// Own packs that want holders.
 fn lacking(core: &Arc<Core>, vault: VaultId, copies: u32) -> Result<Vec<Want>, ApiError> {
     let Some(head) = own_head(core, vault)? else { return Ok(Vec::new()) };
-    let listed = engine::head_packs(&core.store, &head).map_err(failed)?;
-    let listed = listed.into_iter().map(|(id, _)| id).collect();
+    let listed = engine::head_packs(&core.store, &head).map(|listed| listed.map(|(id, _)| id));
+    let listed = listed.collect::<Result<_, _>>().map_err(failed)?;
     let mut wanting = core.owning.tell(|ledger, now| ledger.wanting(now, copies, listed));
     let mut holders: HashMap<_, Vec<PeerId>> = HashMap::new();
     let counted = core.counted();
@@ -252,9 +252,16 @@ async fn offer(
 /// The newest head that this node's device wrote (its certificate names this node). Of several branches, which are joined as
 /// soon as the vault is open, it is the one with the highest number.
 pub(super) fn own_head(core: &Arc<Core>, vault: VaultId) -> Result<Option<Head>, ApiError> {
-    let heads = engine::newest_heads(&core.store, vault).map_err(failed)?;
-    let mine = heads.into_iter().filter(|head| head.certificate.peer == core.key.peer_id());
-    Ok(mine.max_by_key(|head| head.draft.seq))
+    let mut own: Option<Head> = None;
+    for head in engine::newest_heads(&core.store, vault).map_err(failed)? {
+        let head = head.map_err(failed)?;
+        if head.certificate.peer == core.key.peer_id()
+            && own.as_ref().is_none_or(|own| own.draft.seq <= head.draft.seq)
+        {
+            own = Some(head);
+        }
+    }
+    Ok(own)
 }
 
 /// Reads the directories of packs that are elsewhere, several at a time: each costs a round trip or two.
@@ -294,7 +301,9 @@ pub(super) async fn index_listed(core: &Arc<Core>, net: &Net, vault_id: VaultId)
         let is_cache = caching::is_on(core);
         let (mut missing, mut others) = (Vec::new(), HashSet::new());
         for head in engine::newest_heads(&core.store, vault_id).map_err(failed)? {
-            for (id, size) in engine::head_packs(&core.store, &head).map_err(failed)? {
+            let head = head.map_err(failed)?;
+            for listed in engine::head_packs(&core.store, &head) {
+                let (id, size) = listed.map_err(failed)?;
                 if core.store.pack_by_id(id).map_err(failed)?.is_none() {
                     missing.push((id, size));
                     others.extend((is_cache || head.device() != vault.device()).then_some(id));

@@ -12,7 +12,7 @@ use crate::base::{Code, HeadId, ListId, Moment, PeerId, SnapshotId, VaultId, lim
 use crate::engine::{self, HeadNews};
 use crate::net::Net;
 use crate::snapshot::{Head, HeadSummary, PeerAddress};
-use crate::wire::{self, RecordKind, Status, sync_request::Ask, sync_response::Answer};
+use crate::wire::{self, Bound, RecordKind, Status, sync_request::Ask, sync_response::Answer};
 
 /// How often a connection that broke is made anew for one request before that counts as an answer.
 const BROKEN_MAX: u32 = 3;
@@ -30,7 +30,7 @@ fn odd(peer: PeerId, what: &str) -> ApiError {
 pub(super) fn signed_from_hex(text: &str, max: usize, what: &str) -> Result<wire::Signed, ApiError> {
     let malformed = || ApiError::new(Code::UsageInvalid, format!("this is no {what}"));
     let bytes = hex::decode(text).map_err(|_| malformed())?;
-    wire::decode(&bytes, max + limit::SIGNED_BYTES).map_err(|_| malformed())
+    wire::decode(&bytes, Bound::new(max + limit::SIGNED_BYTES, limit::FIELDS_FEW)).map_err(|_| malformed())
 }
 
 /// What a status that is not OK means.

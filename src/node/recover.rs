@@ -27,7 +27,7 @@ use crate::config::Settings;
 use crate::crypto::{AdminKey, KdfCost, Passphrase, Phrase};
 use crate::engine::{self, Carried, VaultView};
 use crate::net::{Net, parse_peer_address};
-use crate::snapshot::{HeadSummary, PeerAddress, open_device_name, sign_revocation};
+use crate::snapshot::{Head, HeadSummary, PeerAddress, open_device_name, sign_revocation};
 use crate::store::{PeerEntry, Purpose, Store};
 use crate::wire::{self, Status, door_request, sync_request::Ask, sync_response::Answer};
 
@@ -377,7 +377,9 @@ async fn read_directories(
 fn unread_packs(core: &Arc<Core>, vault: VaultId) -> Result<u64, ApiError> {
     let mut unread = HashSet::new();
     for head in engine::newest_heads(&core.store, vault).map_err(failed)? {
-        for (id, _) in engine::head_packs(&core.store, &head).map_err(failed)? {
+        let head = head.map_err(failed)?;
+        for listed in engine::head_packs(&core.store, &head) {
+            let (id, _) = listed.map_err(failed)?;
             if core.store.pack_by_id(id).map_err(failed)?.is_none() {
                 unread.insert(id);
             }
@@ -584,8 +586,10 @@ fn free_name(core: &Core, newcomer: &Newcomer) -> Result<String, ApiError> {
     let root = newcomer.phrase.root();
     let (vault, keys) = (root.admin().vault(), root.vault_keys(Epoch(0)));
     let heads = engine::newest_heads(&core.store, vault).map_err(failed)?;
-    let taken: HashSet<String> =
-        heads.iter().filter_map(|head| open_device_name(&head.certificate, &keys)).collect();
+    let mut taken: HashSet<String> = HashSet::new();
+    for head in heads {
+        taken.extend(open_device_name(&head.map_err(failed)?.certificate, &keys));
+    }
     let wished = &newcomer.device_name;
     let numbered = (2u32..).map(|number| format!("{wished}-{number}"));
     let mut names = std::iter::once(wished.clone()).chain(numbered);
@@ -600,12 +604,19 @@ pub(super) async fn ask_receipts(
     vault: VaultId,
     patience: &Patience<'_>,
 ) -> Result<(), ApiError> {
-    let heads = core.blocking(move |core| engine::newest_heads(&core.store, vault).map_err(failed)).await?;
+    let heads: Vec<Head> = core
+        .blocking(move |core| {
+            engine::newest_heads(&core.store, vault).and_then(Iterator::collect).map_err(failed)
+        })
+        .await?;
     for head in heads {
         let id = head.id;
-        let listed =
-            core.blocking(move |core| engine::head_packs(&core.store, &head).map_err(failed)).await?;
-        let packs: Vec<PackId> = listed.into_iter().map(|(id, _)| id).collect();
+        let packs: Vec<PackId> = core
+            .blocking(move |core| {
+                let packs = engine::head_packs(&core.store, &head).map(|listed| listed.map(|(id, _)| id));
+                packs.collect::<Result<_, _>>().map_err(failed)
+            })
+            .await?;
         let parts: Vec<&[PackId]> =
             if packs.is_empty() { vec![&[]] } else { packs.chunks(limit::OFFER_PACKS_MAX).collect() };
         for part in parts {

@@ -17,7 +17,7 @@ use super::upkeep;
 use crate::api::{ApiError, HeldHead, Releasable, ReleaseReport};
 use crate::base::{Code, PeerId, limit};
 use crate::engine;
-use crate::snapshot::Release;
+use crate::snapshot::{Head, Release};
 use crate::wire::{self, sync_request::Ask};
 
 const FILE: &str = "releases.json";
@@ -38,8 +38,9 @@ pub(super) fn releasable(core: &Arc<Core>) -> Result<Releasable, ApiError> {
         ApiError::new(Code::VaultNotFound, "this node has no vault whose holders keep anything")
     })?;
     let heads = engine::newest_heads(&core.store, vault).map_err(failed)?;
-    let heads = heads.iter().map(|head| HeldHead { device: head.device(), seq: head.draft.seq, id: head.id });
-    Ok(Releasable { vault_id: vault, heads: heads.collect() })
+    let held = |head: Head| HeldHead { device: head.device(), seq: head.draft.seq, id: head.id };
+    let heads = heads.map(|head| head.map(held)).collect::<Result<_, _>>().map_err(failed)?;
+    Ok(Releasable { vault_id: vault, heads })
 }
 
 /// Takes a release from this node's owner, keeps it, and tells the holders that are connected.

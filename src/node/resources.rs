@@ -239,7 +239,9 @@ mod tests {
         let engine = usize::try_from(settings.storage.memory_limit).unwrap();
         let messages = limit::messages_bytes_max(settings.p2p.max_concurrent_fetch as usize);
         let corks = limit::corks_bytes_max(settings.p2p.max_peers as usize);
-        let together = engine + limit::INDEX_CACHE_BYTES + messages + corks;
+        let strangers = limit::strangers_bytes_max();
+        let heads = limit::HEAD_DECODING_BYTES;
+        let together = engine + limit::INDEX_CACHE_BYTES + messages + corks + strangers + heads;
         assert!(together <= 2 * engine + 64 * limit::MIB, "{} MiB", together / limit::MIB);
     }
 

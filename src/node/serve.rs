@@ -154,10 +154,25 @@ fn heads(core: &Arc<Core>, from: PeerId, query: &wire::HeadQuery) -> Answered {
         0 => engine::newest_heads(&core.store, vault).map_err(failed)?,
         at => engine::heads_at(&core.store, vault, Moment::from_millis(at)).map_err(failed)?,
     };
-    let is_own_device = heads.iter().any(|head| head.certificate.peer == from);
-    let holders = if is_own_device { Vec::new() } else { holders(core, &heads) };
+    let (mut told, mut is_own_device) = (Vec::new(), false);
+    let mut holders: Vec<PeerAddress> = vec![PeerAddress {
+        peer: core.key.peer_id(),
+        addresses: core.net().map(Net::addresses).unwrap_or_default(),
+    }];
+    for head in heads {
+        let head = head.map_err(failed)?;
+        is_own_device |= head.certificate.peer == from;
+        note_holders(&mut holders, &head);
+        told.push(head.summary().to_wire());
+        if told.len() >= limit::HEADS_TOLD_MAX {
+            break;
+        }
+    }
+    if is_own_device {
+        holders.clear();
+    }
     Ok(Some(Answer::Heads(wire::HeadList {
-        heads: heads.iter().take(limit::HEADS_TOLD_MAX).map(|head| head.summary().to_wire()).collect(),
+        heads: told,
         holders: holders.iter().map(PeerAddress::to_wire).collect(),
         revocations: engine::revocations(&core.store, vault).map_err(failed)?.signed(),
         twins: core.twins.has_twin(from, core.now()),
@@ -165,13 +180,9 @@ fn heads(core: &Arc<Core>, from: PeerId, query: &wire::HeadQuery) -> Answered {
     })))
 }
 
-/// This node and the holders that heads name, with their addresses.
-fn holders(core: &Arc<Core>, heads: &[Head]) -> Vec<PeerAddress> {
-    let mut holders: Vec<PeerAddress> = vec![PeerAddress {
-        peer: core.key.peer_id(),
-        addresses: core.net().map(Net::addresses).unwrap_or_default(),
-    }];
-    for holder in heads.iter().flat_map(|head| &head.draft.holders) {
+/// Adds the holders that a head names, with their addresses.
+fn note_holders(holders: &mut Vec<PeerAddress>, head: &Head) {
+    for holder in &head.draft.holders {
         match holders.iter().position(|known| known.peer == holder.peer) {
             None if holders.len() < limit::HEAD_HOLDERS_MAX => holders.push(holder.clone()),
             None => {}
@@ -184,7 +195,6 @@ fn holders(core: &Arc<Core>, heads: &[Head]) -> Vec<PeerAddress> {
             }
         }
     }
-    holders
 }
 
 /// Notes which run of a peer's program was heard of.

@@ -109,8 +109,8 @@ pub(super) async fn list_borrowed(core: &Arc<Core>, vault: &Arc<Vault>) -> Resul
             return Ok(());
         }
         let Some(own) = own_head(core, vault.id())? else { return Ok(()) };
-        let listed = engine::head_packs(&core.store, &own).map_err(failed)?;
-        let listed: HashSet<PackId> = listed.into_iter().map(|(id, _)| id).collect();
+        let listed = engine::head_packs(&core.store, &own).map(|listed| listed.map(|(id, _)| id));
+        let listed: HashSet<PackId> = listed.collect::<Result<_, _>>().map_err(failed)?;
         let leaving: HashSet<PackNumber> = core.store.unlisted_packs();
         for number in unconfirmed.into_iter().filter(|number| !leaving.contains(number)) {
             let row = core.store.pack_by_number(number).map_err(failed)?;
@@ -128,9 +128,10 @@ pub(super) async fn list_borrowed(core: &Arc<Core>, vault: &Arc<Vault>) -> Resul
 async fn questions(core: &Arc<Core>, vault: &Arc<Vault>) -> Result<Option<Questions>, ApiError> {
     let vault = vault.clone();
     core.blocking(move |core| {
-        let heads = engine::newest_heads(&core.store, vault.id()).map_err(failed)?;
+        let heads =
+            engine::newest_heads(&core.store, vault.id()).and_then(Iterator::collect::<Result<Vec<_>, _>>);
         let (own, others): (Vec<Head>, Vec<Head>) =
-            heads.into_iter().partition(|head| head.device() == vault.device());
+            heads.map_err(failed)?.into_iter().partition(|head| head.device() == vault.device());
         let Some(own) = own.into_iter().max_by_key(|head| head.draft.seq) else { return Ok(None) };
         let unconfirmed = core.store.unconfirmed_packs();
         if others.is_empty() && unconfirmed.is_empty() {
@@ -144,7 +145,8 @@ async fn questions(core: &Arc<Core>, vault: &Arc<Vault>) -> Result<Option<Questi
         let own_id = own.id;
         for head in std::iter::once(own).chain(others) {
             let mut packs = Vec::new();
-            for (id, _) in engine::head_packs(&core.store, &head).map_err(failed)? {
+            for listed in engine::head_packs(&core.store, &head) {
+                let (id, _) = listed.map_err(failed)?;
                 let Some(row) = core.store.pack_by_id(id).map_err(failed)? else { continue };
                 let is_wanted = match head.id == own_id {
                     true => unconfirmed.contains(&row.number),
@@ -234,11 +236,13 @@ pub(super) fn left_to_others(core: &Arc<Core>, vault: VaultId) -> Result<HashSet
     let (me, counted) = (core.key.peer_id(), core.counted());
     let mut left = HashSet::new();
     for head in engine::newest_heads(&core.store, vault).map_err(failed)? {
+        let head = head.map_err(failed)?;
         let peer = head.certificate.peer;
         if peer == me || !counted(&peer) {
             continue;
         }
-        for (id, _) in engine::head_packs(&core.store, &head).map_err(failed)? {
+        for listed in engine::head_packs(&core.store, &head) {
+            let (id, _) = listed.map_err(failed)?;
             let row = core.store.pack_by_id(id).map_err(failed)?;
             left.extend(row.filter(|row| borrowed.contains_key(&row.number)).map(|_| id));
         }

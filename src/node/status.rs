@@ -499,9 +499,12 @@ pub(super) fn peers(core: &Arc<Core>) -> Result<Vec<PeerInfo>, ApiError> {
 pub(super) fn stored_for(core: &Core) -> Result<BTreeMap<PeerId, (u64, u64, u64)>, EngineError> {
     let mut out: BTreeMap<PeerId, (u64, u64, u64)> = BTreeMap::new();
     for (vault, (packs, bytes)) in core.store.foreign_usage()? {
-        let heads = engine::newest_heads(&core.store, vault)?;
-        // Of this node's own vault: what it keeps for the other devices.
-        for head in heads.iter().filter(|head| head.certificate.peer != core.key.peer_id()) {
+        for head in engine::newest_heads(&core.store, vault)? {
+            let head = head?;
+            // Of this node's own vault: what it keeps for the other devices.
+            if head.certificate.peer == core.key.peer_id() {
+                continue;
+            }
             let entry = out.entry(head.certificate.peer).or_default();
             entry.0 += packs;
             entry.1 += bytes;

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use crate::api::{ApiError, Role, TicketText};
 use crate::base::{Code, Coded, Moment, PeerId, VaultId, limit, random_bytes};
-use crate::wire::{self, TicketRole};
+use crate::wire::{self, Bound, TicketRole};
 
 const PREFIX: &str = "svt1";
 const CHECK_BYTES: usize = 4;
@@ -125,8 +125,8 @@ impl Ticket {
         if blake3::hash(body).as_bytes()[..CHECK_BYTES] != *check {
             return Err(TicketError::Damaged);
         }
-        let raw: wire::Ticket =
-            wire::decode(body, limit::TICKET_BYTES_MAX).map_err(|_| TicketError::Damaged)?;
+        let raw: wire::Ticket = wire::decode(body, Bound::new(limit::TICKET_BYTES_MAX, limit::FIELDS_FEW))
+            .map_err(|_| TicketError::Damaged)?;
         let role = match raw.role() {
             TicketRole::RoleStorage => Role::Storage,
             TicketRole::RoleMutual => Role::Mutual,

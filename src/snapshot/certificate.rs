@@ -5,7 +5,7 @@ use prost::Message;
 use super::head::HeadError;
 use crate::base::{DeviceId, Epoch, Moment, PeerId, VaultId, limit};
 use crate::crypto::{self, AdminKey, Context, DeviceKeys, Kind, Salt, SealError, VaultKeys};
-use crate::wire;
+use crate::wire::{self, Bound};
 
 const VERSION: u32 = 1;
 const ROLE_WRITER: u32 = 1;
@@ -34,8 +34,9 @@ impl Certificate {
         if signed.body.len() > limit::CERTIFICATE_BYTES_MAX {
             return Err(HeadError::Malformed("certificate is too long"));
         }
-        let raw: wire::Certificate = wire::decode(&signed.body, limit::CERTIFICATE_BYTES_MAX)
-            .map_err(|_| HeadError::Malformed("certificate"))?;
+        let raw: wire::Certificate =
+            wire::decode(&signed.body, Bound::new(limit::CERTIFICATE_BYTES_MAX, limit::FIELDS_FEW))
+                .map_err(|_| HeadError::Malformed("certificate"))?;
         if raw.version > VERSION {
             return Err(HeadError::TooNew(raw.version));
         }

@@ -1,5 +1,8 @@
 //! Heads: a device's signed, numbered statement of what is live.
 
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
+
 use prost::Message;
 
 use super::certificate::Certificate;
@@ -7,9 +10,12 @@ use crate::base::{
     Code, Coded, DeviceId, Epoch, HeadId, IdError, ListId, Moment, PeerId, SnapshotId, VaultId, limit,
 };
 use crate::crypto::{self, Context, DeviceKeys, SignError};
-use crate::wire;
+use crate::wire::{self, Bound};
 
 const VERSION: u32 = 1;
+const HEAD: Bound = Bound::new(limit::HEAD_BYTES_MAX, limit::HEAD_FIELDS_MAX);
+/// With its certificate; what is signed counts when it is decoded.
+const SIGNED: Bound = Bound::new(limit::HEAD_BYTES_MAX, limit::FIELDS_FEW);
 
 /// Why a head or certificate is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -222,15 +228,18 @@ impl SignedHead {
 
     /// Checks certificate, signature and bounds of a head from anywhere.
     pub fn verify(bytes: &[u8]) -> Result<Head, HeadError> {
+        // Several times their length is taken meanwhile.
+        static ALONE: Mutex<()> = Mutex::new(());
+        let _alone = (bytes.len() > limit::HEAD_BYTES_LONG)
+            .then(|| ALONE.lock().unwrap_or_else(PoisonError::into_inner));
         let raw: wire::SignedHead =
-            wire::decode(bytes, limit::HEAD_BYTES_MAX).map_err(|_| HeadError::Malformed("encoding"))?;
+            wire::decode(bytes, SIGNED).map_err(|_| HeadError::Malformed("encoding"))?;
         let (Some(signed), Some(certificate)) = (raw.head, raw.certificate) else {
             return Err(HeadError::Malformed("head or certificate is missing"));
         };
         let certificate = Certificate::verify(&certificate)?;
         let body = crypto::verify(certificate.device.as_bytes(), Context::Head, &signed)?;
-        let head: wire::Head =
-            wire::decode(body, limit::HEAD_BYTES_MAX).map_err(|_| HeadError::Malformed("encoding"))?;
+        let head: wire::Head = wire::decode(body, HEAD).map_err(|_| HeadError::Malformed("encoding"))?;
         if head.version > VERSION {
             return Err(HeadError::TooNew(head.version));
         }
@@ -242,10 +251,16 @@ impl SignedHead {
         let bounded = head.seen.len() <= limit::VAULT_DEVICES_MAX
             && head.inherited.len() <= limit::VAULT_DEVICES_MAX
             && head.snapshots.len() <= limit::HEAD_SNAPSHOTS_MAX
+            && head.lists.len() <= limit::HEAD_LISTS_MAX
             && head.holders.len() <= limit::HEAD_HOLDERS_MAX
             && head.supersedes.len() <= limit::HEAD_SUPERSEDES_MAX;
         if !bounded {
             return Err(HeadError::Malformed("head lists too much"));
+        }
+        // Else the same packs would be read as often as somebody likes.
+        let mut seen = HashSet::new();
+        if !head.lists.iter().all(|list| seen.insert(list.id.as_slice())) {
+            return Err(HeadError::Malformed("head names a pack list twice"));
         }
         // So heads cannot supersede each other in a circle.
         if head.supersedes.iter().any(|name| name.seq >= head.seq) {
@@ -382,6 +397,57 @@ mod tests {
     fn a_device_without_certificate_cannot_write() {
         let (mine, other) = (writer(&Phrase::generate()), writer(&Phrase::generate()));
         assert!(SignedHead::sign(draft(1, None), &mine.device, &other.certificate).is_err());
+    }
+
+    /// One list, 50,000 times in a head of 1.8 MB, ended a holder that had 4 GiB, and again at each start.
+    #[test]
+    fn a_head_names_each_list_once_and_no_more_than_so_many() {
+        let w = writer(&Phrase::generate());
+        let list = |n: usize| ListRef {
+            id: ListId::new(*blake3::hash(&n.to_le_bytes()).as_bytes()),
+            packs: 1,
+            bytes: 1,
+        };
+        let sign = |lists| SignedHead::sign(HeadDraft { lists, ..draft(1, None) }, &w.device, &w.certificate);
+        assert!(sign(vec![list(1), list(2), list(1)]).is_err());
+        let most: Vec<ListRef> = (0..limit::HEAD_LISTS_MAX).map(list).collect();
+        assert!(sign(most.clone()).is_ok());
+        assert!(sign([most, vec![list(limit::HEAD_LISTS_MAX)]].concat()).is_err());
+    }
+
+    /// The most that a device may say in one head, which every reader must take.
+    #[test]
+    fn the_longest_head_is_within_the_bound_of_fields() {
+        let w = writer(&Phrase::generate());
+        let id = |n: usize| *blake3::hash(&n.to_le_bytes()).as_bytes();
+        let holder =
+            PeerAddress { peer: PeerId::new([1; 32]), addresses: vec!["/ip4/1.1.1.1/tcp/1".to_owned(); 16] };
+        let seen = HeadSummary { device: DeviceId::new([8; 32]), seq: u64::MAX, id: HeadId::new([9; 32]) };
+        let most = HeadDraft {
+            seen: vec![seen; limit::VAULT_DEVICES_MAX],
+            snapshots: vec![SnapshotId::new([1; 32]); limit::HEAD_SNAPSHOTS_MAX],
+            lists: (0..limit::HEAD_LISTS_MAX)
+                .map(|n| ListRef { id: ListId::new(id(n)), packs: 4096, bytes: 1 << 36 })
+                .collect(),
+            holders: vec![holder; limit::HEAD_HOLDERS_MAX],
+            inherited: vec![DeviceId::new([10; 32]); limit::VAULT_DEVICES_MAX],
+            supersedes: vec![(1, HeadId::new([7; 32])); limit::HEAD_SUPERSEDES_MAX],
+            ..draft(u64::MAX, Some(HeadId::new([7; 32])))
+        };
+        let (head, _) = SignedHead::sign(most.clone(), &w.device, &w.certificate).unwrap();
+        assert_eq!(head.draft, most);
+    }
+
+    /// A head of a million empty messages took 276 MiB.
+    #[test]
+    fn a_head_of_empty_messages_is_refused_undecoded() {
+        let w = writer(&Phrase::generate());
+        let seen = vec![wire::HeadRef::default(); 1_000_000];
+        let body = wire::Head { version: VERSION, seen, ..wire::Head::default() }.encode_to_vec();
+        let head = crypto::sign(&w.device, Context::Head, body);
+        let bytes = wire::SignedHead { head: Some(head), certificate: Some(w.certificate) }.encode_to_vec();
+        assert!(bytes.len() < limit::HEAD_BYTES_MAX);
+        assert_eq!(SignedHead::verify(&bytes), Err(HeadError::Malformed("encoding")));
     }
 
     #[test]

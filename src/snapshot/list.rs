@@ -66,6 +66,11 @@ impl PackList {
         &self.packs
     }
 
+    /// The same, to keep.
+    pub fn into_packs(self) -> Vec<(PackId, PackSize)> {
+        self.packs
+    }
+
     /// Sum of the packs' lengths.
     pub fn bytes(&self) -> u64 {
         self.packs.iter().map(|(_, size)| size.bytes()).sum()

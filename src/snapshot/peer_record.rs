@@ -4,7 +4,7 @@ use prost::Message;
 
 use crate::base::{Code, Coded, IdError, Moment, PeerId, VaultId, limit};
 use crate::crypto::{self, AdminKey, Context, SignError};
-use crate::wire::{self, PeerAction};
+use crate::wire::{self, Bound, PeerAction};
 
 const VERSION: u32 = 1;
 
@@ -61,8 +61,9 @@ pub struct PeerRecord {
 impl PeerRecord {
     /// Checks the admin's signature and the bounds.
     pub fn verify(signed: &wire::Signed) -> Result<Self, PeerRecordError> {
-        let raw: wire::PeerRecord = wire::decode(&signed.body, limit::PEER_RECORD_BYTES_MAX)
-            .map_err(|_| PeerRecordError::Malformed("encoding"))?;
+        let raw: wire::PeerRecord =
+            wire::decode(&signed.body, Bound::new(limit::PEER_RECORD_BYTES_MAX, limit::FIELDS_FEW))
+                .map_err(|_| PeerRecordError::Malformed("encoding"))?;
         let fits = raw.addresses.len() <= limit::TICKET_ADDRESSES_MAX
             && raw.name.len() <= limit::PEER_NAME_BYTES_MAX
             && !raw.name.contains(char::is_control);

@@ -5,7 +5,7 @@ use prost::Message;
 use crate::base::{Code, Coded, HeadId, IdError, Moment, PackId, PeerId, VaultId, limit};
 use crate::crypto::{self, Context, NodeKey, SignError};
 use crate::policy::Mark;
-use crate::wire;
+use crate::wire::{self, Bound};
 
 const VERSION: u32 = 1;
 
@@ -55,8 +55,9 @@ pub struct Receipt {
 impl Receipt {
     /// Checks the holder's signature and the bounds.
     pub fn verify(signed: &wire::Signed) -> Result<Self, ReceiptError> {
-        let raw: wire::Receipt = wire::decode(&signed.body, limit::RECEIPT_BYTES_MAX)
-            .map_err(|_| ReceiptError::Malformed("encoding"))?;
+        let raw: wire::Receipt =
+            wire::decode(&signed.body, Bound::new(limit::RECEIPT_BYTES_MAX, limit::RECEIPT_FIELDS_MAX))
+                .map_err(|_| ReceiptError::Malformed("encoding"))?;
         if raw.version != VERSION || raw.packs.len() > limit::RECEIPT_PACKS_MAX {
             return Err(ReceiptError::Malformed("version or length"));
         }

@@ -6,7 +6,7 @@ use crate::base::{ChunkId, Code, Coded, DeviceId, Epoch, Moment, SnapshotId, lim
 use crate::crypto::{
     self, Context, DeviceKeys, Kind, OVERHEAD_BYTES, OpenError, Salt, SealError, SignError, VaultKeys,
 };
-use crate::wire;
+use crate::wire::{self, Bound};
 
 const MAGIC: [u8; 4] = *b"SVSN";
 const VERSION: u16 = 1;
@@ -140,8 +140,8 @@ pub fn open_record(bytes: &[u8], keys: &VaultKeys) -> Result<Snapshot, RecordErr
     let (length, rest) = plain.split_first_chunk::<4>().ok_or(RecordError::Malformed("content"))?;
     let content =
         rest.get(..u32::from_le_bytes(*length) as usize).ok_or(RecordError::Malformed("content length"))?;
-    let info: wire::Snapshot =
-        wire::decode(content, PLAIN_BYTES).map_err(|_| RecordError::Malformed("content"))?;
+    let info: wire::Snapshot = wire::decode(content, Bound::new(PLAIN_BYTES, limit::RECORD_FIELDS_MAX))
+        .map_err(|_| RecordError::Malformed("content"))?;
     let snapshot = convert(SnapshotId::new(*blake3::hash(bytes).as_bytes()), info)
         .ok_or(RecordError::Malformed("field lengths"))?;
     let signed = wire::Signed { body: body.to_vec(), signature: signature.to_vec() };

@@ -9,7 +9,7 @@ use prost::Message;
 use super::head::{HeadError, HeadSummary};
 use crate::base::{Code, Coded, IdError, PeerId, VaultId, limit};
 use crate::crypto::{self, AdminKey, Context, SignError};
-use crate::wire;
+use crate::wire::{self, Bound};
 
 const VERSION: u32 = 1;
 
@@ -59,8 +59,9 @@ pub struct Release {
 impl Release {
     /// Checks the signature and the bounds.
     pub fn verify(signed: &wire::Signed) -> Result<Self, ReleaseError> {
-        let raw: wire::HoldRelease = wire::decode(&signed.body, limit::RELEASE_BYTES_MAX)
-            .map_err(|_| ReleaseError::Malformed("encoding"))?;
+        let raw: wire::HoldRelease =
+            wire::decode(&signed.body, Bound::new(limit::RELEASE_BYTES_MAX, limit::RELEASE_FIELDS_MAX))
+                .map_err(|_| ReleaseError::Malformed("encoding"))?;
         if raw.version != VERSION || raw.heads.len() > limit::VAULT_DEVICES_MAX {
             return Err(ReleaseError::Malformed("version or length"));
         }

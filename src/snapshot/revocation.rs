@@ -6,7 +6,7 @@ use prost::Message;
 use super::head::{HeadError, HeadSummary};
 use crate::base::{DeviceId, HeadId, Moment, VaultId, limit};
 use crate::crypto::{self, AdminKey, Context};
-use crate::wire;
+use crate::wire::{self, Bound};
 
 const VERSION: u32 = 1;
 
@@ -28,8 +28,9 @@ pub struct Revocation {
 impl Revocation {
     /// Checks the signature of the vault that it names.
     pub fn verify(signed: &wire::Signed) -> Result<Self, HeadError> {
-        let raw: wire::Revocation = wire::decode(&signed.body, limit::REVOCATION_BYTES_MAX)
-            .map_err(|_| HeadError::Malformed("revocation"))?;
+        let raw: wire::Revocation =
+            wire::decode(&signed.body, Bound::new(limit::REVOCATION_BYTES_MAX, limit::FIELDS_FEW))
+                .map_err(|_| HeadError::Malformed("revocation"))?;
         if raw.version > VERSION {
             return Err(HeadError::TooNew(raw.version));
         }

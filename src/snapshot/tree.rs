@@ -5,7 +5,7 @@
 use prost::Message;
 
 use crate::base::{ChunkId, Code, Coded, limit};
-use crate::wire;
+use crate::wire::{self, Bound};
 
 /// A leaf is not cut below this, so that small directories stay in one chunk.
 const LEAF_BYTES_MIN: usize = 32 << 10;
@@ -56,7 +56,7 @@ pub enum Tree {
 
 /// Decodes a tree chunk and checks order and shape. Names themselves are checked where they are used.
 pub fn decode_tree(bytes: &[u8]) -> Result<Tree, TreeError> {
-    let raw: wire::Tree = wire::decode(bytes, limit::CHUNK_BYTES_MAX)?;
+    let raw: wire::Tree = wire::decode(bytes, Bound::new(limit::CHUNK_BYTES_MAX, limit::TREE_FIELDS_MAX))?;
     if raw.parts.is_empty() {
         let ordered = raw.nodes.is_sorted_by(|a, b| a.name < b.name);
         return if ordered { Ok(Tree::Leaf(raw.nodes)) } else { Err(TreeError::Order) };
@@ -141,7 +141,8 @@ pub fn node_content(node: &wire::Node) -> Content<'_> {
 
 /// Decodes a chunk that holds a piece list.
 pub fn decode_pieces(bytes: &[u8]) -> Result<Vec<wire::Piece>, TreeError> {
-    Ok(wire::decode::<wire::PieceList>(bytes, limit::CHUNK_BYTES_MAX)?.pieces)
+    let bound = Bound::new(limit::CHUNK_BYTES_MAX, 3 * LIST_PIECES_MAX + limit::FIELDS_FEW);
+    Ok(wire::decode::<wire::PieceList>(bytes, bound)?.pieces)
 }
 
 /// Collects a file's pieces in order; many of them move into list chunks.

@@ -80,7 +80,7 @@ pub enum StoreError {
 
 impl StoreError {
     /// Sorts an I/O error into [`StoreError::Full`] or [`StoreError::Io`].
-    pub(super) fn io(doing: &'static str, source: io::Error) -> Self {
+    pub fn io(doing: &'static str, source: io::Error) -> Self {
         match Code::of_refused_write(&source) {
             Code::StorageFull => Self::Full(doing),
             _ => Self::Io { doing, source },

@@ -280,6 +280,12 @@ impl Files {
         file.map(|file| Draft { file, path, trace }).map_err(|e| StoreError::io("making a file", e))
     }
 
+    /// A file without a name: it is gone when it is closed, whatever happens.
+    pub(super) fn scratch(&self) -> Result<File, StoreError> {
+        let draft = self.draft()?;
+        draft.file.try_clone().map_err(|e| StoreError::io("making a file", e))
+    }
+
     /// Durably puts a draft in place, as [`Files::publish`] does.
     pub(super) fn publish_draft(&self, draft: Draft, dir: &str, name: &str) -> Result<(), StoreError> {
         self.health.sound()?;

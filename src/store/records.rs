@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::fs::File;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -175,6 +176,26 @@ impl Store {
         let written = self.files.publish(&dir, &format!("{seq:016x}-{id}"), &[bytes]);
         self.chains.changed(vault, device);
         written
+    }
+
+    /// A file without a name, for what does not fit into memory: it is gone when it is closed.
+    pub fn scratch(&self) -> Result<File, StoreError> {
+        self.files.scratch()
+    }
+
+    /// Whether a head of that device would be of one device more of its vault than `most`.
+    pub fn is_device_over(&self, vault: VaultId, device: DeviceId, most: usize) -> Result<bool, StoreError> {
+        let mut others = 0;
+        for known in self.head_devices(vault)? {
+            // The directory of one whose heads are all gone stays.
+            let is_empty = self.files.names(&head_dir(vault, known))?.is_empty();
+            match known == device {
+                true if !is_empty => return Ok(false),
+                true => {}
+                false => others += usize::from(!is_empty),
+            }
+        }
+        Ok(others >= most)
     }
 
     /// Vaults that have heads here.

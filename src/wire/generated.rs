@@ -1039,3 +1039,171 @@ impl TicketRole {
         }
     }
 }
+impl super::Layout for Signed {
+    const NESTED: &'static [super::Nested] = &[];
+}
+impl super::Layout for Certificate {
+    const NESTED: &'static [super::Nested] = &[];
+}
+impl super::Layout for Head {
+    const NESTED: &'static [super::Nested] = &[super::Nested(6, HeadRef::NESTED), super::Nested(8, ListRef::NESTED), super::Nested(10, PeerAddress::NESTED), super::Nested(15, HeadName::NESTED)];
+}
+impl super::Layout for HeadName {
+    const NESTED: &'static [super::Nested] = &[];
+}
+impl super::Layout for HeadRef {
+    const NESTED: &'static [super::Nested] = &[];
+}
+impl super::Layout for ListRef {
+    const NESTED: &'static [super::Nested] = &[];
+}
+impl super::Layout for PeerAddress {
+    const NESTED: &'static [super::Nested] = &[];
+}
+impl super::Layout for SignedHead {
+    const NESTED: &'static [super::Nested] = &[super::Nested(1, Signed::NESTED), super::Nested(2, Signed::NESTED)];
+}
+impl super::Layout for Receipt {
+    const NESTED: &'static [super::Nested] = &[];
+}
+impl super::Layout for KeySlot {
+    const NESTED: &'static [super::Nested] = &[];
+}
+impl super::Layout for SealedKeyring {
+    const NESTED: &'static [super::Nested] = &[];
+}
+impl super::Layout for Keyring {
+    const NESTED: &'static [super::Nested] = &[super::Nested(5, EpochKeys::NESTED), super::Nested(8, Signed::NESTED)];
+}
+impl super::Layout for EpochKeys {
+    const NESTED: &'static [super::Nested] = &[];
+}
+impl super::Layout for Time {
+    const NESTED: &'static [super::Nested] = &[];
+}
+impl super::Layout for Xattr {
+    const NESTED: &'static [super::Nested] = &[];
+}
+impl super::Layout for Piece {
+    const NESTED: &'static [super::Nested] = &[];
+}
+impl super::Layout for PieceList {
+    const NESTED: &'static [super::Nested] = &[super::Nested(1, Piece::NESTED)];
+}
+impl super::Layout for Node {
+    const NESTED: &'static [super::Nested] = &[super::Nested(8, Time::NESTED), super::Nested(9, Time::NESTED), super::Nested(10, Time::NESTED), super::Nested(17, Xattr::NESTED), super::Nested(18, Piece::NESTED), super::Nested(19, Piece::NESTED)];
+}
+impl super::Layout for Tree {
+    const NESTED: &'static [super::Nested] = &[super::Nested(1, Node::NESTED)];
+}
+impl super::Layout for Unreadable {
+    const NESTED: &'static [super::Nested] = &[];
+}
+impl super::Layout for UnreadableList {
+    const NESTED: &'static [super::Nested] = &[super::Nested(1, Unreadable::NESTED)];
+}
+impl super::Layout for Snapshot {
+    const NESTED: &'static [super::Nested] = &[super::Nested(11, SnapshotCounts::NESTED)];
+}
+impl super::Layout for PathList {
+    const NESTED: &'static [super::Nested] = &[];
+}
+impl super::Layout for SnapshotCounts {
+    const NESTED: &'static [super::Nested] = &[];
+}
+impl super::Layout for FetchRequest {
+    const NESTED: &'static [super::Nested] = &[super::Nested(2, Range::NESTED)];
+}
+impl super::Layout for Range {
+    const NESTED: &'static [super::Nested] = &[];
+}
+impl super::Layout for FetchResponse {
+    const NESTED: &'static [super::Nested] = &[super::Nested(3, Slice::NESTED)];
+}
+impl super::Layout for Slice {
+    const NESTED: &'static [super::Nested] = &[];
+}
+impl super::Layout for SyncRequest {
+    const NESTED: &'static [super::Nested] = &[super::Nested(1, HeadQuery::NESTED), super::Nested(2, RecordQuery::NESTED), super::Nested(3, Offer::NESTED), super::Nested(4, Signed::NESTED), super::Nested(5, ReceiptQuery::NESTED), super::Nested(6, PeerRecords::NESTED), super::Nested(7, DamageNotice::NESTED), super::Nested(8, RecordsQuery::NESTED), super::Nested(9, InventoryQuery::NESTED), super::Nested(12, Signed::NESTED), super::Nested(20, CallBack::NESTED)];
+}
+impl super::Layout for PeerRecords {
+    const NESTED: &'static [super::Nested] = &[super::Nested(1, Signed::NESTED), super::Nested(2, Signed::NESTED)];
+}
+impl super::Layout for PeerRecord {
+    const NESTED: &'static [super::Nested] = &[];
+}
+impl super::Layout for HoldRelease {
+    const NESTED: &'static [super::Nested] = &[super::Nested(4, HeadRef::NESTED)];
+}
+impl super::Layout for Revocation {
+    const NESTED: &'static [super::Nested] = &[super::Nested(3, HeadRef::NESTED)];
+}
+impl super::Layout for SyncResponse {
+    const NESTED: &'static [super::Nested] = &[super::Nested(2, HeadList::NESTED), super::Nested(4, OfferAnswer::NESTED), super::Nested(5, Signed::NESTED), super::Nested(6, RecordBatch::NESTED), super::Nested(9, Inventory::NESTED), super::Nested(20, CalledBack::NESTED)];
+}
+impl super::Layout for HeadQuery {
+    const NESTED: &'static [super::Nested] = &[];
+}
+impl super::Layout for HeadList {
+    const NESTED: &'static [super::Nested] = &[super::Nested(1, HeadRef::NESTED), super::Nested(2, PeerAddress::NESTED), super::Nested(3, Signed::NESTED)];
+}
+impl super::Layout for RecordQuery {
+    const NESTED: &'static [super::Nested] = &[];
+}
+impl super::Layout for RecordsQuery {
+    const NESTED: &'static [super::Nested] = &[];
+}
+impl super::Layout for RecordBatch {
+    const NESTED: &'static [super::Nested] = &[super::Nested(1, RecordAnswer::NESTED)];
+}
+impl super::Layout for RecordAnswer {
+    const NESTED: &'static [super::Nested] = &[];
+}
+impl super::Layout for Offer {
+    const NESTED: &'static [super::Nested] = &[super::Nested(2, HeadRef::NESTED)];
+}
+impl super::Layout for OfferAnswer {
+    const NESTED: &'static [super::Nested] = &[];
+}
+impl super::Layout for InventoryQuery {
+    const NESTED: &'static [super::Nested] = &[];
+}
+impl super::Layout for Inventory {
+    const NESTED: &'static [super::Nested] = &[];
+}
+impl super::Layout for ReceiptQuery {
+    const NESTED: &'static [super::Nested] = &[];
+}
+impl super::Layout for CallBack {
+    const NESTED: &'static [super::Nested] = &[];
+}
+impl super::Layout for CalledBack {
+    const NESTED: &'static [super::Nested] = &[];
+}
+impl super::Layout for Whereabouts {
+    const NESTED: &'static [super::Nested] = &[];
+}
+impl super::Layout for DamageNotice {
+    const NESTED: &'static [super::Nested] = &[];
+}
+impl super::Layout for DoorRequest {
+    const NESTED: &'static [super::Nested] = &[super::Nested(1, DoorChallenge::NESTED), super::Nested(2, DoorProof::NESTED), super::Nested(3, DoorHello::NESTED), super::Nested(4, DoorRedeem::NESTED)];
+}
+impl super::Layout for DoorChallenge {
+    const NESTED: &'static [super::Nested] = &[];
+}
+impl super::Layout for DoorHello {
+    const NESTED: &'static [super::Nested] = &[];
+}
+impl super::Layout for DoorProof {
+    const NESTED: &'static [super::Nested] = &[super::Nested(5, Signed::NESTED)];
+}
+impl super::Layout for DoorRedeem {
+    const NESTED: &'static [super::Nested] = &[];
+}
+impl super::Layout for DoorResponse {
+    const NESTED: &'static [super::Nested] = &[];
+}
+impl super::Layout for Ticket {
+    const NESTED: &'static [super::Nested] = &[];
+}

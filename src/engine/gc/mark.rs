@@ -5,12 +5,12 @@
 //! million) are marked together, which keeps one too many and never one too few. Where even that is more than the memory
 //! allows, the ids are dealt with in several ranges, one walk over all trees for each.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use crate::base::{ChunkId, limit};
+use crate::base::{ChunkId, DeviceId, limit};
 use crate::crypto::Kind;
+use crate::engine::chain::{Heads, UnreadableHead};
 use crate::engine::error::EngineError;
-use crate::engine::heads::all_tips;
 use crate::engine::holder::readable;
 use crate::engine::monitor::Monitor;
 use crate::engine::pull::PackSource;
@@ -44,11 +44,17 @@ pub(super) fn roots(vault: &Vault) -> Result<Roots, EngineError> {
     let (store, id) = (&vault.store, vault.id());
     let unreadable = |what: String| Err(EngineError::RootUnreadable(what));
     let revoked = revocations(store, id)?;
-    let tips = all_tips(store, id, &revoked)?;
-    if let Some(head) = tips.unreadable.first() {
-        return unreadable(format!("head {} of device {}: {}", head.seq, head.device.short(), head.problem));
+    let (mut tips, mut heads) = (Heads::of_vault(store, id, &revoked)?, Vec::new());
+    while let Some(head) = tips.step()? {
+        heads.push(match head {
+            Ok(head) => head,
+            Err(UnreadableHead { device, seq, problem, .. }) => {
+                return unreadable(format!("head {seq} of device {}: {problem}", device.short()));
+            }
+        });
     }
-    let heads = revoked.living(tips.heads);
+    let carried_on: HashSet<DeviceId> = heads.iter().flat_map(|head| revoked.carried_on(head)).collect();
+    heads.retain(|head| !carried_on.contains(&head.device()));
     if !heads.iter().any(|head| head.device() == vault.device()) {
         return unreadable("this device has no head".to_owned());
     }

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use super::borrow::read_again;
 use super::error::EngineError;
-use super::heads::{head_packs, packs_of_every_head, publish_next_head};
+use super::heads::{for_each_ever_listed, head_packs, publish_next_head};
 use super::monitor::Monitor;
 use super::pull::PackSource;
 use super::rebuild::adopt_unindexed;
@@ -183,13 +183,21 @@ fn rows_before(store: &Store, end: PackNumber) -> Result<HashMap<PackNumber, Pac
 fn shared(vault: &Vault, heads: &[Head]) -> Result<HashSet<PackId>, EngineError> {
     let mut shared = HashSet::new();
     for head in heads.iter().filter(|head| head.device() != vault.device()) {
-        let listed = head_packs(&vault.store, head).map_err(|error| {
-            EngineError::RootUnreadable(format!("a pack list of device {}: {error}", head.device().short()))
-        })?;
-        shared.extend(listed.into_iter().map(|(id, _)| id));
+        for listed in head_packs(&vault.store, head) {
+            let (id, _) = listed.map_err(|error| {
+                EngineError::RootUnreadable(format!(
+                    "a pack list of device {}: {error}",
+                    head.device().short()
+                ))
+            })?;
+            shared.insert(id);
+        }
     }
     if !vault.store.foreign_packs(vault.id())?.is_empty() {
-        shared.extend(packs_of_every_head(&vault.store, vault.id(), |device| device != vault.device())?.0);
+        let is_other = |device| device != vault.device();
+        for_each_ever_listed(&vault.store, vault.id(), is_other, |id| {
+            shared.insert(id);
+        })?;
     }
     Ok(shared)
 }

@@ -15,7 +15,7 @@ use crate::engine::error::EngineError;
 use crate::engine::reader::ChunkReader;
 use crate::fs::{Choice, FsError, Older, Removal, Selector, TargetDir};
 use crate::snapshot::Snapshot;
-use crate::wire;
+use crate::wire::{self, Bound};
 
 /// Where to delete, if at all.
 pub(super) struct Surplus<'a> {
@@ -38,8 +38,9 @@ impl<'a> Surplus<'a> {
             None => snapshot.info.paths.clone(),
             Some(list) => {
                 let bytes = reader.read(Kind::Tree, list)?;
+                let bound = Bound::new(limit::CHUNK_BYTES_MAX, limit::PATHS_FIELDS_MAX);
                 let listed: wire::PathList =
-                    wire::decode(bytes, limit::CHUNK_BYTES_MAX).map_err(crate::snapshot::TreeError::from)?;
+                    wire::decode(bytes, bound).map_err(crate::snapshot::TreeError::from)?;
                 listed.paths
             }
         };

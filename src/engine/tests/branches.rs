@@ -13,9 +13,10 @@ use super::fixture::{Fixture, Ticking, noise, passphrase, scratch, vault_options
 use super::full::copy;
 use crate::base::{Moment, SnapshotId, random_bytes};
 use crate::crypto::{NodeKey, Phrase};
+use crate::engine::tests::fixture::newest_heads;
 use crate::engine::{
-    Vault, complete_head, drop_expired, forget, is_known, join_branches, newest_heads, publish_next_head,
-    record_receipt, unlock, unreadable_heads,
+    Vault, complete_head, drop_expired, forget, is_known, join_branches, publish_next_head, record_receipt,
+    unlock, unreadable_heads,
 };
 use crate::store::Store;
 

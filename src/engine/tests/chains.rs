@@ -8,10 +8,10 @@ use super::fixture::{Fixture, gc_options, noise, scratch};
 use super::full::copy;
 use crate::base::{HeadId, Moment, SnapshotId, limit};
 use crate::crypto::NodeKey;
+use crate::engine::tests::fixture::{head_packs, heads_at, newest_heads};
 use crate::engine::{
     EngineError, HeadNews, Monitor, adopt_head, collect, complete_head, drop_expired, forget, forward_packs,
-    give_up_head, head_packs, heads_at, is_known, join_branches, newest_heads, publish_next_head,
-    record_receipt, unreadable_heads,
+    give_up_head, is_known, join_branches, publish_next_head, record_receipt, unreadable_heads,
 };
 use crate::pack::Outboard;
 use crate::snapshot::{Head, HeadDraft, SignedHead, sign_receipt};

@@ -6,11 +6,12 @@ use super::fixture::{Fixture, Holders, Manner, Ticking, gc_options, noise, passp
 use crate::base::{Clock, Code, Coded, Moment, PackId, SnapshotId};
 use crate::crypto::KdfCost;
 use crate::engine::heads::store_head;
+use crate::engine::tests::fixture::{head_packs, newest_heads};
 use crate::engine::{
     Carried, HeadNews, Monitor, PackSource, Vault, accept_head, adopt_head, collect, confirm_borrowed,
-    enrol_device, forget, head_packs, held_packs, index_remote_pack, inherit, keep_for_device, keep_here,
-    keep_revocation, make_node, missing_records, newest_heads, next_head, publish_first_head, read_again,
-    rebuild_index, referred_elsewhere, renew_kept, store_list, store_snapshot,
+    enrol_device, forget, held_packs, index_remote_pack, inherit, keep_for_device, keep_here,
+    keep_revocation, make_node, missing_records, next_head, publish_first_head, read_again, rebuild_index,
+    referred_elsewhere, renew_kept, store_list, store_snapshot,
 };
 use crate::pack::Outboard;
 use crate::snapshot::{Head, HeadDraft, sign_revocation};

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use super::lines::{Line, run};
-use crate::base::{Clock, Moment, PackId, PeerId, limit};
+use crate::base::{Clock, Moment, PackId, PeerId, VaultId, limit};
 use crate::chunker::ChunkSizes;
 use crate::crypto::{KdfCost, Passphrase, Phrase};
 use crate::engine::{
@@ -20,7 +20,7 @@ use crate::engine::{
 };
 use crate::fs::Overwrite;
 use crate::pack::Outboard;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Head, PackSize, Snapshot};
 use crate::store::Store;
 
 /// Every reading is a second later than the one before.
@@ -35,6 +35,21 @@ impl Clock for Ticking {
     fn running(&self) -> Duration {
         Duration::from_secs(self.0.load(Ordering::Relaxed))
     }
+}
+
+/// All newest heads at once.
+pub(super) fn newest_heads(store: &Store, vault: VaultId) -> Result<Vec<Head>, EngineError> {
+    crate::engine::newest_heads(store, vault)?.collect()
+}
+
+/// The same of an earlier moment.
+pub(super) fn heads_at(store: &Store, vault: VaultId, at: Moment) -> Result<Vec<Head>, EngineError> {
+    crate::engine::heads_at(store, vault, at)?.collect()
+}
+
+/// All packs of a head at once.
+pub(super) fn head_packs(store: &Store, head: &Head) -> Result<Vec<(PackId, PackSize)>, EngineError> {
+    crate::engine::head_packs(store, head).collect()
 }
 
 pub(super) fn passphrase() -> Passphrase {
@@ -374,4 +389,30 @@ impl PackSource for Holders {
         });
         self.blamed.lock().unwrap().extend(gathering.misbehaved());
     }
+}
+
+/// Whether this is a process of its own for the test of that name; the other one makes it and waits until it ended well.
+pub(super) fn in_own_process(test: &str) -> bool {
+    const OWN: &str = "SHADOWVAULT_TEST_ALONE";
+    if std::env::var_os(OWN).is_some() {
+        return true;
+    }
+    let program = std::env::current_exe().unwrap();
+    let done =
+        std::process::Command::new(program).args(["--exact", test, "--nocapture"]).env(OWN, "1").output();
+    let done = done.unwrap();
+    let said = String::from_utf8_lossy(&done.stdout);
+    assert!(
+        done.status.success() && said.contains("1 passed"),
+        "{said}{}",
+        String::from_utf8_lossy(&done.stderr)
+    );
+    false
+}
+
+/// The most memory that this process ever had, in bytes.
+pub(super) fn peak_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
 }

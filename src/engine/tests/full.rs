@@ -13,9 +13,10 @@ use super::failure::Small;
 use super::fixture::{Fixture, gc_options, noise, vault_options, watched};
 use crate::base::{Code, Coded, Epoch, PackId, SnapshotId};
 use crate::chunker::ChunkSizes;
+use crate::engine::tests::fixture::{head_packs, newest_heads};
 use crate::engine::{
-    EngineError, GcResult, Monitor, VaultOptions, collect, forget, forward_packs, head_packs, held_packs,
-    newest_heads, rebuild_index, store_list, store_snapshot,
+    EngineError, GcResult, Monitor, VaultOptions, collect, forget, forward_packs, held_packs, rebuild_index,
+    store_list, store_snapshot,
 };
 use crate::pack::Outboard;
 use crate::store::Store;

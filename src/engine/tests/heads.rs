@@ -7,9 +7,10 @@ use super::fixture::{Fixture, noise};
 use crate::base::{Code, Coded, HeadId, Moment, PackId, PeerId, SnapshotId, limit};
 use crate::crypto::{DeviceKeys, NodeKey};
 use crate::engine::heads::store_head;
+use crate::engine::tests::fixture::{head_packs, newest_heads};
 use crate::engine::{
-    BackupOptions, EngineError, HeadNews, Monitor, VaultView, adopt_head, backup, copy_counts, head_packs,
-    newest_heads, next_head, publish_next_head, record_receipt, resolve, verify_known_receipts,
+    BackupOptions, EngineError, HeadNews, Monitor, VaultView, adopt_head, backup, copy_counts, next_head,
+    publish_next_head, record_receipt, resolve, verify_known_receipts,
 };
 use crate::snapshot::{
     Head, HeadDraft, ListRef, PackList, PackSize, SignedHead, issue_certificate, sign_receipt,

@@ -8,6 +8,7 @@ use super::devices::{own_head, pass_on};
 use super::fixture::{Fixture, noise};
 use crate::base::{HeadId, ListId, Moment, PackId, PeerId, SnapshotId, VaultId, limit};
 use crate::crypto::NodeKey;
+use crate::engine::tests::fixture::head_packs;
 use crate::engine::{
     EngineError, HoldResult, HolderError, Monitor, accept_head, copy_counts, drop_expired, export, forget,
     forward_packs, held_packs, import, look_over, read_sound, record_receipt, store_list, store_snapshot,
@@ -109,8 +110,7 @@ fn while_the_newest_head_is_unreadable_a_holder_drops_nothing() {
     pass(&store, DAY * 100);
     let done = pass(&store, DAY * 100);
     assert!(files(&store)[0] == 1 && files(&store)[2] == 1, "{done:?} {:?}", files(&store));
-    let packs: Vec<PackId> =
-        crate::engine::head_packs(&store, &heads[2]).unwrap().into_iter().map(|(id, _)| id).collect();
+    let packs: Vec<PackId> = head_packs(&store, &heads[2]).unwrap().into_iter().map(|(id, _)| id).collect();
     assert_eq!(held_packs(&store, owner.vault.id(), &packs).unwrap(), packs);
 }
 

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::fixture::{Fixture, noise, watched};
 use super::tree_of::assert_same;
+use crate::engine::tests::fixture::{head_packs, newest_heads};
 use crate::engine::{Monitor, adopt_unindexed, rebuild_index};
 use crate::store::Store;
 
@@ -110,7 +111,7 @@ fn a_damaged_pack_is_in_the_rebuilt_index_so_that_it_can_be_repaired() {
 
 #[test]
 fn foreign_packs_come_back_without_keys() {
-    use crate::engine::{forward_packs, head_packs, held_packs, newest_heads, store_list};
+    use crate::engine::{forward_packs, held_packs, store_list};
     use crate::pack::Outboard;
     watched(|| {
         let (owner, holder) = (Fixture::new(), Fixture::new());

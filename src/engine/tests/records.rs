@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use super::fixture::{Fixture, gc_options, holder, noise};
 use crate::base::{Code, Coded, Moment, PeerId, VaultId};
 use crate::crypto::NodeKey;
+use crate::engine::tests::fixture::newest_heads;
 use crate::engine::{
     EngineError, Monitor, RecordDamage, RecordFault, RecordRepair, RecordSource, collect, complete_head,
-    copy_counts, damaged_records, forget_lost, named_by, newest_heads, plan_lost, record_receipt,
-    records_to_ask, renew_own_lists, repair_records, resolve, resolve_listed, verify_known_receipts,
-    void_head_receipt,
+    copy_counts, damaged_records, forget_lost, named_by, plan_lost, record_receipt, records_to_ask,
+    renew_own_lists, repair_records, resolve, resolve_listed, verify_known_receipts, void_head_receipt,
 };
 use crate::snapshot::{Head, sign_receipt};
 use crate::store::{RecordName, Store};

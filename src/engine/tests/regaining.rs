@@ -6,6 +6,7 @@ use super::fixture::{Fixture, noise, watched};
 use super::tree_of::assert_same;
 use crate::base::PackId;
 use crate::crypto::Kind;
+use crate::engine::tests::fixture::head_packs;
 use crate::engine::{BackupResult, Monitor, RegainResult, note_damage, plan_regain, regain};
 use crate::store::Store;
 
@@ -58,7 +59,7 @@ fn lost_packs_come_back_from_the_files_and_hurt_nobody_any_more() {
         assert_same(&fixture.src(), &target);
         // The head lists the new packs and none of those that are gone.
         let head = fixture.view().heads.remove(0);
-        let listed = crate::engine::head_packs(fixture.store(), &head).unwrap();
+        let listed = head_packs(fixture.store(), &head).unwrap();
         assert!(listed.iter().all(|(id, _)| fixture.store().open_pack(*id).is_ok()));
         let needs = fixture.store().snapshot_packs(done.snapshot).unwrap().unwrap();
         let ids = needs.iter().map(|number| fixture.store().pack_by_number(*number).unwrap().unwrap().id);

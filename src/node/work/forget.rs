@@ -198,9 +198,11 @@ fn holders_asked(
     for (holder, ..) in core.store.head_receipts().map_err(failed)? {
         holders.insert(holder);
     }
-    let heads = engine::newest_heads(&core.store, vault.id()).map_err(failed)?;
-    holders.extend(heads.iter().map(|head| head.certificate.peer));
-    holders.extend(heads.iter().flat_map(|head| head.draft.holders.iter().map(|holder| holder.peer)));
+    for head in engine::newest_heads(&core.store, vault.id()).map_err(failed)? {
+        let head = head.map_err(failed)?;
+        holders.insert(head.certificate.peer);
+        holders.extend(head.draft.holders.iter().map(|holder| holder.peer));
+    }
     let away = |peer: &PeerId| *peer != core.key.peer_id() && !asked.contains(peer);
     let book = core.book().clone();
     let name = |peer: &PeerId| {
@@ -398,7 +400,8 @@ fn room_at_holders(core: &Arc<Core>) -> Result<Option<u64>, ApiError> {
 
 fn head_ids(vault: &Vault) -> Result<Vec<HeadId>, ApiError> {
     let heads = engine::newest_heads(&vault.store, vault.id()).map_err(failed)?;
-    let mut ids: Vec<HeadId> = heads.iter().map(|head| head.id).collect();
+    let mut ids: Vec<HeadId> =
+        heads.map(|head| head.map(|head| head.id)).collect::<Result<_, _>>().map_err(failed)?;
     ids.sort_unstable();
     Ok(ids)
 }

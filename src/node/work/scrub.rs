@@ -151,9 +151,12 @@ fn owners_of(core: &Arc<Core>, found: &Found) -> Result<HashMap<(PeerId, VaultId
             }
         }
         if mended > 0 || !lost.is_empty() {
-            let heads = engine::newest_heads(&core.store, vault).map_err(failed)?;
-            // Of this node's own vault: the other devices that it keeps packs for.
-            for head in heads.iter().filter(|head| is_other(&head.certificate.peer)) {
+            for head in engine::newest_heads(&core.store, vault).map_err(failed)? {
+                let head = head.map_err(failed)?;
+                // Of this node's own vault: the other devices that it keeps packs for.
+                if !is_other(&head.certificate.peer) {
+                    continue;
+                }
                 let one = told.entry((head.certificate.peer, vault)).or_default();
                 (one.mended, one.lost) = (mended, lost.clone());
             }

@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use crate::base::{PackId, PeerId, limit};
 use crate::crypto::NodeKey;
+use crate::engine::tests::fixture::head_packs;
 use crate::engine::tests::lines::{Line, run};
-use crate::engine::{
-    FetchFailure, Gathering, Monitor, PackSource, PulledSlice, Sources, head_packs, rebuild_index,
-};
+use crate::engine::{FetchFailure, Gathering, Monitor, PackSource, PulledSlice, Sources, rebuild_index};
 use crate::pack::Outboard;
 use crate::snapshot::Head;
 use crate::store::Store;

@@ -16,12 +16,13 @@ use crate::engine::backup::backup_entries;
 use crate::engine::reader::ChunkReader;
 use crate::engine::tests::devices::{own_head, pass_on, twin_at};
 use crate::engine::tests::fixture::{Fixture, GRACE, Place, gc_options, holder, vault_options};
+use crate::engine::tests::fixture::{head_packs, newest_heads};
 use crate::engine::tree::for_each_reference;
 use crate::engine::{
     BackupResult, EngineError, GcOptions, Monitor, VaultOptions, adopt_unindexed, collect, complete_head,
-    confirm_borrowed, copy_counts, drop_expired, forget, forward_packs, head_packs, held_packs,
-    index_remote_pack, keep_here, newest_heads, note_damage, plan_repair, publish_next_head, read_again,
-    rebuild_index, record_receipt, referred_elsewhere, regain, renew_kept, run_repair,
+    confirm_borrowed, copy_counts, drop_expired, forget, forward_packs, held_packs, index_remote_pack,
+    keep_here, note_damage, plan_repair, publish_next_head, read_again, rebuild_index, record_receipt,
+    referred_elsewhere, regain, renew_kept, run_repair,
 };
 use crate::pack::read_pack;
 use crate::snapshot::sign_receipt;
