@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use libp2p::Transport;
+use libp2p::core::ConnectedPoint;
 use libp2p::core::upgrade::Version;
 use libp2p::kad::store::{MemoryStore, MemoryStoreConfig};
 use libp2p::request_response::ProtocolSupport;
@@ -23,6 +24,7 @@ use super::cork::Corked;
 use super::gate::{Admission, Gate, Verdict};
 use super::hold::Hold;
 use super::nearby::Nearby;
+use super::streams::Guarded;
 use super::{Limits, Members, NetConfig, NetError};
 use crate::base::limit;
 
@@ -185,13 +187,6 @@ pub(super) fn build(
         muxer.set_max_num_streams(limit::STREAMS_PER_CONNECTION_MAX);
         muxer
     };
-    let streams = |mut quic: quic::Config| {
-        quic.max_concurrent_stream_limit = limit::STREAMS_PER_CONNECTION_MAX as u32;
-        quic.max_stream_data = limit::QUIC_STREAM_WINDOW_BYTES;
-        quic.max_connection_data = limit::QUIC_CONNECTION_WINDOW_BYTES;
-        quic.handshake_timeout = config.connection_timeout;
-        quic
-    };
     let settings = |swarm: libp2p::swarm::Config| {
         swarm
             .with_idle_connection_timeout(limit::STRANGER_IDLE)
@@ -201,31 +196,48 @@ pub(super) fn build(
             .with_substream_upgrade_protocol_override(Version::V1Lazy)
             .with_dial_concurrency_factor(NonZeroU8::MIN.saturating_add(limit::PEER_ADDRESSES_MAX as u8 - 1))
     };
-    let behaviour =
-        |key: &identity::Keypair, circuits| Behaviour::new(key, circuits, config, Arc::clone(&members));
     // Two pings that are missed end a connection.
     let silence = 2 * ping_answer(config);
-    let over_tcp =
-        |key: &identity::Keypair| -> Result<_, Box<dyn std::error::Error + Send + std::marker::Sync>> {
-            Ok(tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
-                .map(move |io, _| {
-                    give_up_after(&io, silence);
-                    Corked::new(io)
-                })
-                .upgrade(Version::V1Lazy)
-                .authenticate(noise::Config::new(key)?)
-                .multiplex(muxer()))
-        };
+    let noise = || noise::Config::new(&key).map_err(|e| start(&e));
     let transports = || {
-        let quic = SwarmBuilder::with_existing_identity(key.clone()).with_tokio().with_quic_config(streams);
-        quic.with_other_transport(over_tcp).map_err(|e| start(&e))
+        let mut settings = quic::Config::new(&key);
+        settings.max_concurrent_stream_limit = limit::STREAMS_PER_CONNECTION_MAX as u32;
+        settings.max_stream_data = limit::QUIC_STREAM_WINDOW_BYTES;
+        settings.max_connection_data = limit::QUIC_CONNECTION_WINDOW_BYTES;
+        settings.handshake_timeout = config.connection_timeout;
+        let over_quic = quic::tokio::Transport::new(settings).map(guarded(&members));
+        let over_tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
+            .map(move |io, _| {
+                give_up_after(&io, silence);
+                Corked::new(io)
+            })
+            .upgrade(Version::V1Lazy)
+            .authenticate(noise()?)
+            .multiplex(muxer())
+            .map(guarded(&members));
+        let (through_members, circuits) = relay::client::new(key.public().to_peer_id());
+        let through_members = through_members
+            .upgrade(Version::V1Lazy)
+            .authenticate(noise()?)
+            .multiplex(muxer())
+            .map(guarded(&members));
+        let all = SwarmBuilder::with_existing_identity(key.clone())
+            .with_tokio()
+            .with_other_transport(|_| through_members)
+            .and_then(|all| all.with_other_transport(|_| over_quic))
+            .and_then(|all| all.with_other_transport(|_| over_tcp))
+            .map_err(|e| start(&e))?;
+        Ok::<_, NetError>((all, circuits))
     };
     let timeout = config.connection_timeout;
-    Ok(match transports()?.with_dns() {
+    let (all, circuits) = transports()?;
+    let behaviour = |circuits| {
+        let members = Arc::clone(&members);
+        move |key: &identity::Keypair| Behaviour::new(key, circuits, config, members)
+    };
+    Ok(match all.with_dns() {
         Ok(all) => all
-            .with_relay_client(noise::Config::new, muxer)
-            .map_err(|e| start(&e))?
-            .with_behaviour(behaviour)
+            .with_behaviour(behaviour(circuits))
             .map_err(|e| start(&e))?
             .with_swarm_config(settings)
             .with_connection_timeout(timeout)
@@ -233,9 +245,17 @@ pub(super) fn build(
         Err(error) => {
             // A machine without a resolver still reaches peers by IP address.
             warn!(target: "net", %error, "names in addresses will not be resolved");
-            let all = transports()?.with_relay_client(noise::Config::new, muxer).map_err(|e| start(&e))?;
-            let all = all.with_behaviour(behaviour).map_err(|e| start(&e))?;
+            let (all, circuits) = transports()?;
+            let all = all.with_behaviour(behaviour(circuits)).map_err(|e| start(&e))?;
             all.with_swarm_config(settings).with_connection_timeout(timeout).build()
         }
     })
+}
+
+/// Whoever comes, and however: a stranger's streams are few.
+fn guarded<M>(
+    members: &Arc<Members>,
+) -> impl FnOnce((libp2p::PeerId, M), ConnectedPoint) -> (libp2p::PeerId, Guarded<M>) + Clone + use<M> {
+    let members = Arc::clone(members);
+    move |(peer, inner), _| (peer, Guarded::new(inner, &peer, members))
 }

@@ -30,6 +30,7 @@ mod peers;
 mod router;
 mod slots;
 mod standing;
+mod streams;
 mod swarm;
 #[cfg(test)]
 mod tests;
