@@ -87,6 +87,8 @@ pub const KEY_FILE_FIELDS_MAX: usize = 4096;
 /// Of a directory's chunk: a leaf of 256 KiB with fields of two bytes, and an entry that fills it, of 4 MiB, with the shortest
 /// attributes and pieces.
 pub const TREE_FIELDS_MAX: usize = 768 << 10;
+/// Entries in a directory's chunk, some 400 bytes each once decoded: those of a leaf of 256 KiB take 10 bytes at least.
+pub const TREE_ENTRIES_MAX: usize = 64 << 10;
 /// Of a chunk that lists paths: one each, of two bytes at least.
 pub const PATHS_FIELDS_MAX: usize = 1 << 20;
 /// Of a sync request: an offer's packs.

@@ -175,7 +175,7 @@ impl Drill<'_> {
             .zip(self.far.vault.store.lookup_many(&ids)?)
             .map(|(id, place)| place.ok_or(EngineError::ChunkMissing(*id)))
             .collect::<Result<_, _>>()?;
-        let size: u64 = pieces.iter().map(|piece| piece.length).sum();
+        let size = pieces.iter().fold(0u64, |sum, piece| sum.saturating_add(piece.length));
         let content = wire::Node {
             name: SCRATCH_NAME.to_vec(),
             r#type: NodeType::NodeFile.into(),

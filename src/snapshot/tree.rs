@@ -56,6 +56,7 @@ pub enum Tree {
 
 /// Decodes a tree chunk and checks order and shape. Names themselves are checked where they are used.
 pub fn decode_tree(bytes: &[u8]) -> Result<Tree, TreeError> {
+    wire::check_outer(bytes, limit::TREE_ENTRIES_MAX)?;
     let raw: wire::Tree = wire::decode(bytes, Bound::new(limit::CHUNK_BYTES_MAX, limit::TREE_FIELDS_MAX))?;
     if raw.parts.is_empty() {
         let ordered = raw.nodes.is_sorted_by(|a, b| a.name < b.name);

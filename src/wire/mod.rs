@@ -84,6 +84,12 @@ pub fn decode_shared<M: Layout>(bytes: Bytes, bound: Bound) -> Result<M, WireErr
     M::decode(bytes).map_err(malformed)
 }
 
+/// Refuses a message of more than `most` fields, without those of messages in it.
+pub fn check_outer(bytes: &[u8], most: usize) -> Result<(), WireError> {
+    let mut left = most;
+    count(bytes, &[], &mut left)
+}
+
 fn malformed(error: prost::DecodeError) -> WireError {
     WireError::Malformed(error.to_string())
 }

@@ -1,9 +1,11 @@
 //! Tests of the whole: one binary, one module a subject.
 
 mod architecture;
+mod bounds;
 mod cache;
 mod carry;
 mod damage;
+mod decoders;
 mod devices;
 mod disk;
 mod fidelity;
