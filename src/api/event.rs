@@ -127,7 +127,8 @@ pub enum Happening {
         /// Which.
         device: DeviceId,
     },
-    /// A holder had a part of this device's history that its disk had not: an old image or a copy of it is in use.
+    /// A holder had a part of this device's history that its disk had not: an old image or a copy of it is in use, or its
+    /// newest head is gone.
     HistoryRolledBack {
         /// Which device.
         device: DeviceId,

@@ -244,7 +244,11 @@ async fn examine_rest(
         let (page, next) = page.await?;
         from = next;
         let page: Vec<(PackId, u64)> = page.into_iter().map(|row| (row.id, row.bytes)).collect();
-        let confirmed = confirmed(net, holder, vault, &page).await;
+        let confirmed = match page.is_empty() {
+            true => None,
+            false => confirmed(net, holder, vault, None, &page).await,
+        };
+        let confirmed = confirmed.map(|receipt| receipt.packs.into_iter().collect());
         let gone = doubts.hear(tally, &page, confirmed.as_ref());
         if !gone.is_empty() {
             core.blocking(move |core| core.store.drop_pack_receipts(holder, &gone).map_err(failed)).await?;
@@ -269,26 +273,24 @@ pub(super) async fn ask_for(net: &Net, holder: PeerId, picks: &[Pick], tally: &m
     }
 }
 
-/// Of these packs, at most as many as fit a receipt, those that the holder itself confirms again; `None` if it does not answer.
+/// What the holder itself confirms again: of these packs, at most as many as fit a receipt, those that it has, and the head, if
+/// that counts there and is complete. `None` if it does not answer.
 pub(super) async fn confirmed(
     net: &Net,
     holder: PeerId,
     vault: VaultId,
+    head: Option<HeadId>,
     packs: &[(PackId, u64)],
-) -> Option<HashSet<PackId>> {
-    if packs.is_empty() {
-        return None;
-    }
+) -> Option<Receipt> {
     let query = wire::ReceiptQuery {
         vault: vault.as_bytes().to_vec(),
-        head: Vec::new(),
+        head: head.map_or_else(Vec::new, |head| head.as_bytes().to_vec()),
         packs: packs.iter().map(|(id, _)| id.as_bytes().to_vec()).collect(),
     };
     let Ok(Some(Answer::Receipt(signed))) = records::ask(net, holder, Ask::Receipts(query)).await else {
         return None;
     };
-    let receipt = Receipt::verify(&signed).ok().filter(|receipt| receipt.holder == holder)?;
-    Some(receipt.packs.into_iter().collect())
+    Receipt::verify(&signed).ok().filter(|receipt| (receipt.holder, receipt.vault) == (holder, vault))
 }
 
 /// Takes receipts from what is lost, and remembers and tells what came out.

@@ -126,8 +126,9 @@ fn choose(core: &Arc<Core>) -> Result<Vec<Cached>, ApiError> {
     let settings = core.settings();
     let (most, copies) = (settings.storage.max_cache_size, settings.replication.copies);
     let kept = core.caching.trees.lock().expect("no panic while held").clone();
-    let connected = core.connected();
-    let here = engine::cached_packs(&core.store, &kept, |peer| connected.contains(peer)).map_err(failed)?;
+    let (connected, counted) = (core.connected(), core.counted_now());
+    let counts = |peer: &PeerId| connected.contains(peer) && counted(peer);
+    let here = engine::cached_packs(&core.store, &kept, counts).map_err(failed)?;
     let mut chosen = engine::choose_evicted(here, most, copies);
     if chosen.is_empty() {
         return Ok(chosen);

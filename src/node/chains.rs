@@ -11,12 +11,12 @@ use serde::{Deserialize, Serialize};
 use super::core::Core;
 use super::devices;
 use super::error::failed;
-use super::records::{heads_of, pull_head};
+use super::records::{Pull, heads_of};
 use crate::api::{ApiError, Happening, Status, Verdict};
 use crate::base::{Moment, PeerId, SnapshotId, VaultId, limit};
 use crate::engine::{self, HeadNews};
 use crate::net::Net;
-use crate::snapshot::{Head, HeadName};
+use crate::snapshot::{Head, HeadName, HeadSummary};
 
 /// Where it stands when this device last met a part of its own history that its disk did not have.
 const FILE: &str = "joined.json";
@@ -51,6 +51,9 @@ impl OwnChain {
 
 /// Takes over heads of the vault that a peer has and this node does not: of other devices, or of this one if its own disk is
 /// an old image, or could not read one.
+///
+/// # Errors
+/// It could not be found out whether the peer has news of this device; of others it may be asked in the next round.
 pub(super) async fn learn_heads(
     core: &Arc<Core>,
     net: &Net,
@@ -67,30 +70,21 @@ pub(super) async fn learn_heads(
     let me = core.key.peer_id();
     let own = mine.iter().find(|head| head.certificate.peer == me).cloned();
     let revoked = core.blocking(move |core| engine::revocations(&core.store, vault).map_err(failed)).await?;
-    let nodes: Vec<PeerId> = mine.iter().map(|head| head.certificate.peer).collect();
-    let told: Vec<HeadName> = theirs
+    let is_of_own = |head: &HeadSummary| own.as_ref().is_some_and(|own| own.device() == head.device);
+    let (of_own, of_others): (Vec<HeadSummary>, Vec<HeadSummary>) = theirs
         .heads
-        .iter()
-        .filter(|head| own.as_ref().is_some_and(|own| own.device() == head.device))
-        .map(|head| (head.seq, head.id))
-        .collect();
-    for head in theirs.heads.into_iter().filter(|head| revoked.admits(head.device, head.seq, head.id)) {
-        if core.blocking(move |core| engine::is_known(&core.store, vault, &head).map_err(failed)).await? {
-            continue;
-        }
-        let (head, came) = pull_head(core, net, peer, vault, head.id).await?;
-        if came == HeadNews::Known {
-            continue;
-        }
-        core.owning.note_heads();
-        if came == HeadNews::Mended {
-            tracing::info!(target: "replicate", peer = %peer.short(), seq = head.draft.seq, "a damaged head came back");
-        } else if own.as_ref().is_some_and(|own| own.device() == head.device()) {
-            let before = own.clone();
-            core.blocking(move |core| note_rollback(core, &head, before.as_ref(), peer)).await?;
-        } else {
-            let before = mine.iter().find(|mine| mine.device() == head.device());
-            devices::meet_holders(core, &head, before, &nodes).await?;
+        .into_iter()
+        .filter(|head| revoked.admits(head.device, head.seq, head.id))
+        .partition(is_of_own);
+    let told: Vec<HeadName> = of_own.iter().map(|head| (head.seq, head.id)).collect();
+    let pull = Pull::new(core, net, peer, vault);
+    for head in of_own {
+        learn_one(core, &pull, peer, &mine, head).await?;
+    }
+    for head in of_others {
+        if let Err(error) = learn_one(core, &pull, peer, &mine, head).await {
+            tracing::debug!(target: "replicate", peer = %peer.short(), device = %head.device.short(), code = error.code, %error,
+                "a head of another device could not be taken over");
         }
     }
     // Whoever has the newest head beside another one does not see that it carries that one on.
@@ -103,6 +97,51 @@ pub(super) async fn learn_heads(
     Ok(())
 }
 
+/// Takes over one head, if it is news. `mine`: those that counted here before.
+async fn learn_one(
+    core: &Arc<Core>,
+    pull: &Pull<'_>,
+    peer: PeerId,
+    mine: &[Head],
+    head: HeadSummary,
+) -> Result<(), ApiError> {
+    let vault = pull.vault;
+    if core.blocking(move |core| engine::is_known(&core.store, vault, &head).map_err(failed)).await? {
+        return Ok(());
+    }
+    let found = pull.look(head.id).await?;
+    let is_own = found.head.certificate.peer == core.key.peer_id();
+    let was_here = is_own && core.blocking(move |core| was_here(core, vault, &head)).await?;
+    if is_own && !was_here {
+        // First: once the head is here nothing tells any more that this disk did not have it.
+        core.blocking(|core| core.store.doubt_all_holders().map_err(failed)).await?;
+    }
+    let (head, came) = pull.take(found).await?;
+    if came == HeadNews::Known {
+        return Ok(());
+    }
+    core.owning.note_heads();
+    let before = mine.iter().find(|mine| mine.device() == head.device());
+    if came == HeadNews::Mended || was_here {
+        tracing::info!(target: "replicate", peer = %peer.short(), seq = head.draft.seq, "a lost head came back");
+    } else if is_own {
+        let before = before.cloned();
+        core.blocking(move |core| note_rollback(core, &head, before.as_ref(), peer)).await?;
+    } else {
+        let nodes: Vec<PeerId> = mine.iter().map(|head| head.certificate.peer).collect();
+        devices::meet_holders(core, &head, before, &nodes).await?;
+    }
+    Ok(())
+}
+
+/// Whether a head of this device was on this disk as it is: its file is, damaged, or a holder is known to have confirmed it,
+/// which an older image would not know. Blocking.
+fn was_here(core: &Core, vault: VaultId, head: &HeadSummary) -> Result<bool, ApiError> {
+    let names = core.store.head_names(vault, head.device).map_err(failed)?;
+    let confirmed = core.store.head_receipts().map_err(failed)?;
+    Ok(names.contains(&(head.seq, head.id)) || confirmed.iter().any(|(_, _, _, id)| *id == head.id))
+}
+
 /// Notes that a peer has a part of this device's own history that is not on its disk. Blocking.
 fn note_rollback(core: &Arc<Core>, head: &Head, before: Option<&Head>, peer: PeerId) -> Result<(), ApiError> {
     let listed: HashSet<SnapshotId> =
@@ -110,7 +149,7 @@ fn note_rollback(core: &Arc<Core>, head: &Head, before: Option<&Head>, peer: Pee
     let snapshots = head.draft.snapshots.iter().filter(|id| !listed.contains(id)).count() as u64;
     tracing::warn!(target: "replicate", peer = %peer.short(), seq = head.draft.seq, snapshots,
         ours = before.map_or(0, |head| head.draft.seq),
-        "a holder has a head of this device that this disk has not: an old image or a copy of the disk is in use");
+        "a holder has a head of this device that this disk has not: an old image or a copy of the disk is in use, or the file is gone");
     let known: Option<Joined> = core.store.read_state_if_sound(FILE).map_err(failed)?;
     let recent =
         known.filter(|known| core.now().since(Moment::from_millis(known.time_ms)) < limit::ROLLBACK_TOLD);
@@ -181,7 +220,7 @@ pub(super) fn describe(core: &Core, vault: VaultId, status: &mut Status) -> Resu
     {
         let when = Moment::from_millis(time_ms).to_rfc3339();
         status.problems.push(format!(
-            "an old image or a copy of this node's disk was in use until {when}: {snapshots} snapshots that it did not have were taken over from holders (`shadowvault snapshots`)"
+            "this disk was without its own newest head until {when}: an old image or a copy of it was in use, or the file is gone; {snapshots} snapshots that it did not have were taken over from holders (`shadowvault snapshots`)"
         ));
     }
     Ok(())

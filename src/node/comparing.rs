@@ -1,7 +1,8 @@
 //! Holders that come are asked where their store is, before anything rests on what they confirmed.
 //!
 //! One that shows a state which may lack what it confirmed, or that cannot be told, is asked for all of it: what it does not
-//! confirm again counts no more, and is offered anew. [`Confirmed`](crate::policy::Confirmed) decides.
+//! confirm again counts no more, and is offered anew. [`Confirmed`](crate::policy::Confirmed) decides. So is every one of them
+//! when it is this node's own disk that turns out to be an older copy: they may have let go what it does not know of.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,9 +11,11 @@ use std::sync::{Arc, Mutex};
 use super::auditing::confirmed;
 use super::core::Core;
 use super::error::failed;
+use super::owning::own_head;
 use super::records::ask;
-use crate::api::{ApiError, Happening};
-use crate::base::{Code, PackId, PeerId, VaultId, limit, random_bytes};
+use crate::api::{ApiError, Happening, Status, Verdict};
+use crate::base::{Code, HeadId, PackId, PeerId, VaultId, limit, random_bytes};
+use crate::engine;
 use crate::net::Net;
 use crate::policy::{Inventory, Mark, RUNS_MAX};
 use crate::store::{PackNumber, Store, StoreError};
@@ -64,9 +67,16 @@ impl Comparing {
     }
 }
 
-/// Compares those that have come.
-pub(super) async fn round(core: &Arc<Core>, net: &Net, vault: VaultId, peers: &[PeerId]) {
-    for peer in peers.iter().copied().filter(|peer| !core.comparing.is_done(peer)) {
+/// Compares those that have come, or that are doubted for whatever this node found out since.
+pub(super) async fn round(
+    core: &Arc<Core>,
+    net: &Net,
+    vault: VaultId,
+    peers: &[PeerId],
+) -> Result<(), ApiError> {
+    let doubted = core.blocking(|core| core.store.doubted_holders().map_err(failed)).await?;
+    let is_due = |peer: &PeerId| !core.comparing.is_done(peer) || doubted.contains(peer);
+    for peer in peers.iter().copied().filter(is_due) {
         match compare(core, net, peer, vault).await {
             Ok(()) => core.comparing.note(peer),
             Err(error) => {
@@ -74,6 +84,7 @@ pub(super) async fn round(core: &Arc<Core>, net: &Net, vault: VaultId, peers: &[
             }
         }
     }
+    Ok(())
 }
 
 async fn compare(core: &Arc<Core>, net: &Net, peer: PeerId, vault: VaultId) -> Result<(), ApiError> {
@@ -90,7 +101,8 @@ async fn compare(core: &Arc<Core>, net: &Net, peer: PeerId, vault: VaultId) -> R
         let is_there = known.is_in(&now);
         match is_there {
             true => core.store.settle_holder(peer, &now),
-            false => core.store.doubt_holder(peer),
+            // It is told of heads again, and confirms them when their records are there.
+            false => core.store.doubt_holder(peer).and_then(|()| core.store.drop_head_receipts(peer)),
         }
         .map_err(failed)?;
         Ok(is_there)
@@ -99,17 +111,12 @@ async fn compare(core: &Arc<Core>, net: &Net, peer: PeerId, vault: VaultId) -> R
         return Ok(());
     }
     let (asked, lost) = ask_for_all(core, net, peer, vault).await?;
-    core.blocking(move |core| {
-        // It is told them again, and confirms them when their records are there.
-        core.store.drop_head_receipts(peer).map_err(failed)?;
-        core.store.settle_holder(peer, &inventory).map_err(failed)
-    })
-    .await?;
+    core.blocking(move |core| core.store.settle_holder(peer, &inventory).map_err(failed)).await?;
     core.sharing.forget(peer);
     if lost > 0 {
         core.tell(Happening::AuditFailed { peer, packs: lost, records: 0 });
         tracing::warn!(target: "replicate", peer = %peer.short(), asked, lost,
-            "a holder lacks what it confirmed: its disk is an older copy, or a part of it was lost; it gets it anew");
+            "a holder lacks what it confirmed: its disk or this one is an older copy, or a part of it was lost; it gets it anew");
     } else if asked > 0 {
         tracing::info!(target: "replicate", peer = %peer.short(), asked, "a holder confirmed all that it has again");
     }
@@ -117,12 +124,16 @@ async fn compare(core: &Arc<Core>, net: &Net, peer: PeerId, vault: VaultId) -> R
 }
 
 /// Has a holder confirm again what counts; how much that is, and how much of it counts no more.
+///
+/// Only for a head of this device that counts there too: it keeps what that one lists, and may let go anything else.
 async fn ask_for_all(
     core: &Arc<Core>,
     net: &Net,
     peer: PeerId,
     vault: VaultId,
 ) -> Result<(u64, u64), ApiError> {
+    let silent = || ApiError::new(Code::PeerBusy, format!("{} does not say what it holds", peer.short()));
+    let (head, listed) = core.blocking(move |core| listed(core, vault)).await?;
     let (mut asked, mut lost) = (0, 0);
     let mut from = Some(PackNumber(0));
     while let Some(begin) = from {
@@ -130,19 +141,51 @@ async fn ask_for_all(
             .blocking(move |core| core.store.held_by(peer, begin, limit::RECEIPT_PACKS_MAX).map_err(failed));
         let (page, next) = page.await?;
         from = next;
-        if page.is_empty() {
-            continue;
+        let page = page.into_iter().map(|row| (row.id, row.bytes));
+        let (kept, mut gone): (Vec<_>, Vec<_>) = page.partition(|(pack, _)| listed.contains(pack));
+        if asked == 0 && !kept.is_empty() {
+            let said = confirmed(net, peer, vault, Some(head), &[]).await.ok_or_else(silent)?;
+            if said.head != Some(head) {
+                let late = format!("{} has not the newest head yet", peer.short());
+                return Err(ApiError::new(Code::PeerBusy, late));
+            }
         }
-        let page: Vec<(PackId, u64)> = page.into_iter().map(|row| (row.id, row.bytes)).collect();
-        let there = confirmed(net, peer, vault, &page).await.ok_or_else(|| {
-            ApiError::new(Code::PeerBusy, format!("{} does not say what it holds", peer.short()))
-        })?;
-        let gone: Vec<PackId> =
-            page.iter().map(|(pack, _)| *pack).filter(|pack| !there.contains(pack)).collect();
-        (asked, lost) = (asked + page.len() as u64, lost + gone.len() as u64);
+        if !kept.is_empty() {
+            let said = confirmed(net, peer, vault, None, &kept).await.ok_or_else(silent)?;
+            let there: HashSet<PackId> = said.packs.into_iter().collect();
+            let lacking = kept.iter().filter(|(pack, _)| !there.contains(pack));
+            (asked, lost) = (asked + kept.len() as u64, lost + lacking.clone().count() as u64);
+            gone.extend(lacking);
+        }
+        let gone: Vec<PackId> = gone.into_iter().map(|(pack, _)| pack).collect();
         core.blocking(move |core| core.store.drop_pack_receipts(peer, &gone).map_err(failed)).await?;
     }
     Ok((asked, lost))
+}
+
+/// This device's newest head and what it lists. Blocking.
+fn listed(core: &Arc<Core>, vault: VaultId) -> Result<(HeadId, HashSet<PackId>), ApiError> {
+    let head = own_head(core, vault)?
+        .ok_or_else(|| ApiError::new(Code::StorageCorrupted, "this device has no head that can be read"))?;
+    let packs = engine::head_packs(&core.store, &head).map(|listed| listed.map(|(id, _)| id));
+    Ok((head.id, packs.collect::<Result<_, _>>().map_err(failed)?))
+}
+
+/// Holders of which nothing counts for now.
+pub(super) fn describe(core: &Core, status: &mut Status) -> Result<(), ApiError> {
+    let doubted = core.store.doubted_holders().map_err(failed)?;
+    let lines = status.peers.iter().filter(|peer| doubted.contains(&peer.id) && peer.packs_held > 0).map(|peer| {
+        let name = peer.name.clone().unwrap_or_else(|| peer.id.to_string());
+        format!(
+            "what {name} confirmed is not proven: its disk or this one is an older copy; it counts again once {name} was asked for all of it (`shadowvault peers`)"
+        )
+    });
+    let lines: Vec<String> = lines.collect();
+    if !lines.is_empty() && status.verdict == Verdict::Ok {
+        status.verdict = Verdict::AtRisk;
+    }
+    status.problems.extend(lines);
+    Ok(())
 }
 
 /// An inventory as it is sent.

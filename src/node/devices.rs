@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::core::Core;
 use super::door;
 use super::error::failed;
-use super::records::{heads_at, look_at_head, signed_from_hex};
+use super::records::{Pull, heads_at, signed_from_hex};
 use crate::api::{ApiError, DeviceHead, DeviceInfo, Happening, RevokedDevice};
 use crate::base::{Code, DeviceId, Moment, PeerId, VaultId, limit};
 use crate::engine::{self, Revocations};
@@ -317,7 +317,7 @@ async fn heads_of_holder(
         let is_known =
             known.iter().any(|mine| mine.id == head.id || mine.carries_on().any(|id| id == head.id));
         if !is_known {
-            more.push(look_at_head(core, net, holder, vault, head.id).await?);
+            more.push(Pull::new(core, net, holder, vault).look(head.id).await?.head);
         }
     }
     Ok(more)

@@ -12,7 +12,7 @@ use tracing::Instrument;
 use super::core::{Core, log_failure};
 use super::error::failed;
 use super::mending;
-use super::records::{self, ask, pull_head};
+use super::records::{self, Pull, ask};
 use super::resources::Promise;
 use super::source::Mesh;
 use super::status;
@@ -248,7 +248,7 @@ async fn head_for(
     match known {
         Some(head) => Ok((head, false)),
         None => {
-            let (head, _) = pull_head(core, net, owner, vault, wanted.id).await?;
+            let (head, _) = Pull::new(core, net, owner, vault).pull(wanted.id).await?;
             core.blocking(|core| core.store.count_taken_in().map_err(failed)).await?;
             Ok((head, true))
         }

@@ -117,19 +117,23 @@ async fn round(core: &Arc<Core>, vault: VaultId) -> Result<(), ApiError> {
     if peers.is_empty() {
         return Ok(());
     }
+    let mut met = Vec::new();
     for peer in peers.iter().copied() {
-        if let Err(error) = chains::learn_heads(core, &net, peer, vault).await {
-            tracing::debug!(target: "replicate", peer = %peer.short(), code = error.code, %error, "comparing heads failed");
+        match chains::learn_heads(core, &net, peer, vault).await {
+            Ok(()) => met.push(peer),
+            Err(error) => {
+                tracing::debug!(target: "replicate", peer = %peer.short(), code = error.code, %error, "comparing heads failed");
+            }
         }
     }
-    comparing::round(core, &net, vault, &peers).await;
+    log_failure(chains::join(core).await, "joining branches of this device's history");
+    log_failure(comparing::round(core, &net, vault, &met).await, "comparing stores");
     if !core.owning.all_read.load(Ordering::Relaxed)
         && let Err(error) = index_listed(core, &net, vault).await
     {
         // Nobody who is connected has them.
         tracing::debug!(target: "replicate", code = error.code, %error, "directories of packs could not be read");
     }
-    log_failure(chains::join(core).await, "joining branches of this device's history");
     log_failure(devices::inherit(core).await, "carrying on a revoked device");
     if let Ok(open) = core.vault() {
         log_failure(sharing::list_borrowed(core, &open).await, "listing packs of other devices");

@@ -299,105 +299,102 @@ impl Errand {
     }
 }
 
+/// Heads of a vault that a peer has.
+pub(super) struct Pull<'a> {
+    core: &'a Arc<Core>,
+    net: &'a Net,
+    peer: PeerId,
+    pub(super) vault: VaultId,
+    patience: &'a Patience<'a>,
+}
+
 /// A head that a peer has, checked and not kept.
-pub(super) async fn look_at_head(
-    core: &Arc<Core>,
-    net: &Net,
-    peer: PeerId,
-    vault: VaultId,
-    want: HeadId,
-) -> Result<Head, ApiError> {
-    let what = (vault, RecordKind::RecordHead);
-    let bytes = record(core, net, peer, what, want.as_bytes(), &Patience::SHORT).await?;
-    core.blocking(move |core| engine::accept_head(&core.store, vault, want, &bytes).map_err(failed)).await
+pub(super) struct Found {
+    pub(super) head: Head,
+    bytes: Vec<u8>,
 }
 
-/// Fetches a head, its pack lists and its snapshot records; stores the records first and the head last. What came before an
-/// error stays, and is not asked for again.
-pub(super) async fn pull_head(
-    core: &Arc<Core>,
-    net: &Net,
-    peer: PeerId,
-    vault: VaultId,
-    want: HeadId,
-) -> Result<(Head, HeadNews), ApiError> {
-    pull_head_patiently(core, net, peer, vault, want, &Patience::SHORT).await
-}
+impl<'a> Pull<'a> {
+    pub(super) fn new(core: &'a Arc<Core>, net: &'a Net, peer: PeerId, vault: VaultId) -> Self {
+        Self { core, net, peer, vault, patience: &Patience::SHORT }
+    }
 
-/// The same with as much patience as is given.
-pub(super) async fn pull_head_patiently(
-    core: &Arc<Core>,
-    net: &Net,
-    peer: PeerId,
-    vault: VaultId,
-    want: HeadId,
-    patience: &Patience<'_>,
-) -> Result<(Head, HeadNews), ApiError> {
-    let (head, bytes, lacking) = pull_records(core, net, peer, vault, want, patience).await?;
-    lacking.complete(peer)?;
-    adopt(core, head, bytes).await
-}
+    pub(super) fn with(self, patience: &'a Patience<'a>) -> Self {
+        Self { patience, ..self }
+    }
 
-/// The same where some snapshot records are nowhere: how many lack.
-pub(super) async fn pull_head_without(
-    core: &Arc<Core>,
-    net: &Net,
-    peer: PeerId,
-    vault: VaultId,
-    want: HeadId,
-    patience: &Patience<'_>,
-) -> Result<usize, ApiError> {
-    let (head, bytes, lacking) = pull_records(core, net, peer, vault, want, patience).await?;
-    adopt(core, head, bytes).await.map(|_| lacking.lacking.len())
-}
-
-async fn adopt(core: &Arc<Core>, head: Head, bytes: Vec<u8>) -> Result<(Head, HeadNews), ApiError> {
-    core.blocking(move |core| {
-        let news = engine::adopt_head(&core.store, &head, &bytes).map_err(failed)?;
-        Ok((head, news))
-    })
-    .await
-}
-
-/// Fetches a head, and stores its pack lists and those of its snapshot records that the peer has.
-async fn pull_records(
-    core: &Arc<Core>,
-    net: &Net,
-    peer: PeerId,
-    vault: VaultId,
-    want: HeadId,
-    patience: &Patience<'_>,
-) -> Result<(Head, Vec<u8>, Errand), ApiError> {
-    let what = (vault, RecordKind::RecordHead);
-    let bytes = record(core, net, peer, what, want.as_bytes(), patience).await?;
-    let (head, needs, bytes) = core
-        .blocking(move |core| {
-            let head = engine::accept_head(&core.store, vault, want, &bytes).map_err(failed)?;
-            let needs = engine::missing_records(&core.store, &head).map_err(failed)?;
-            Ok((head, needs, bytes))
-        })
-        .await?;
-    let lists = needs.lists.iter().map(|id| *id.as_bytes());
-    let mut lists = Errand::new(vault, RecordKind::RecordList, lists);
-    while let Some(came) = lists.next(core, net, peer, patience).await? {
-        let keep = move |core: &Arc<Core>| {
-            came.iter().try_for_each(|(id, bytes)| {
-                engine::store_list(&core.store, ListId::new(*id), bytes).map_err(failed)
+    /// Fetches a head alone.
+    pub(super) async fn look(&self, want: HeadId) -> Result<Found, ApiError> {
+        let what = (self.vault, RecordKind::RecordHead);
+        let bytes = record(self.core, self.net, self.peer, what, want.as_bytes(), self.patience).await?;
+        let vault = self.vault;
+        self.core
+            .blocking(move |core| {
+                let head = engine::accept_head(&core.store, vault, want, &bytes).map_err(failed)?;
+                Ok(Found { head, bytes })
             })
-        };
-        core.blocking(keep).await?;
+            .await
     }
-    lists.complete(peer)?;
-    let (count, mut told) = (needs.snapshots.len(), Instant::now());
-    let snapshots = needs.snapshots.iter().map(|id| *id.as_bytes());
-    let mut snapshots = Errand::new(vault, RecordKind::RecordSnapshot, snapshots);
-    while let Some(came) = snapshots.next(core, net, peer, patience).await? {
-        let records = came.into_iter().map(|(id, bytes)| (SnapshotId::new(id), bytes)).collect::<Vec<_>>();
-        core.blocking(move |core| engine::store_snapshots(&core.store, &records).map_err(failed)).await?;
-        if told.elapsed() >= TELL_EVERY {
-            patience.tell(&format!("{} of {count} snapshot records are here", count - snapshots.left()));
-            told = Instant::now();
+
+    /// Fetches what a head names, and stores the head last. What came before an error stays, and is not asked for again.
+    pub(super) async fn take(&self, found: Found) -> Result<(Head, HeadNews), ApiError> {
+        let (found, lacking) = self.records(found).await?;
+        lacking.complete(self.peer)?;
+        self.adopt(found).await
+    }
+
+    /// A head and what it names.
+    pub(super) async fn pull(&self, want: HeadId) -> Result<(Head, HeadNews), ApiError> {
+        self.take(self.look(want).await?).await
+    }
+
+    /// The same where some snapshot records are nowhere: how many lack.
+    pub(super) async fn pull_without(&self, want: HeadId) -> Result<usize, ApiError> {
+        let (found, lacking) = self.records(self.look(want).await?).await?;
+        self.adopt(found).await.map(|_| lacking.lacking.len())
+    }
+
+    async fn adopt(&self, Found { head, bytes }: Found) -> Result<(Head, HeadNews), ApiError> {
+        self.core
+            .blocking(move |core| {
+                let news = engine::adopt_head(&core.store, &head, &bytes).map_err(failed)?;
+                Ok((head, news))
+            })
+            .await
+    }
+
+    /// Stores a head's pack lists, and those of its snapshot records that the peer has.
+    async fn records(&self, found: Found) -> Result<(Found, Errand), ApiError> {
+        let (core, net, peer, patience) = (self.core, self.net, self.peer, self.patience);
+        let (found, needs) = core
+            .blocking(move |core| {
+                let needs = engine::missing_records(&core.store, &found.head).map_err(failed)?;
+                Ok((found, needs))
+            })
+            .await?;
+        let lists = needs.lists.iter().map(|id| *id.as_bytes());
+        let mut lists = Errand::new(self.vault, RecordKind::RecordList, lists);
+        while let Some(came) = lists.next(core, net, peer, patience).await? {
+            let keep = move |core: &Arc<Core>| {
+                came.iter().try_for_each(|(id, bytes)| {
+                    engine::store_list(&core.store, ListId::new(*id), bytes).map_err(failed)
+                })
+            };
+            core.blocking(keep).await?;
         }
+        lists.complete(peer)?;
+        let (count, mut told) = (needs.snapshots.len(), Instant::now());
+        let snapshots = needs.snapshots.iter().map(|id| *id.as_bytes());
+        let mut snapshots = Errand::new(self.vault, RecordKind::RecordSnapshot, snapshots);
+        while let Some(came) = snapshots.next(core, net, peer, patience).await? {
+            let records =
+                came.into_iter().map(|(id, bytes)| (SnapshotId::new(id), bytes)).collect::<Vec<_>>();
+            core.blocking(move |core| engine::store_snapshots(&core.store, &records).map_err(failed)).await?;
+            if told.elapsed() >= TELL_EVERY {
+                patience.tell(&format!("{} of {count} snapshot records are here", count - snapshots.left()));
+                told = Instant::now();
+            }
+        }
+        Ok((found, snapshots))
     }
-    Ok((head, bytes, snapshots))
 }

@@ -16,7 +16,7 @@ use super::error::{failed, panicked};
 use super::inviting;
 use super::making::as_new_device;
 use super::owning::index_listed;
-use super::records::{Patience, ask, heads_at, pull_head_patiently, pull_head_without, refused};
+use super::records::{Patience, Pull, ask, heads_at, refused};
 use super::ticket::Ticket;
 use super::{Mode, Node};
 use crate::api::{ApiError, Identity, Joined, Role};
@@ -517,7 +517,7 @@ async fn fetch_head(
 ) -> Result<(), ApiError> {
     let mut failure = None;
     for holder in holders {
-        match pull_head_patiently(core, net, *holder, vault, head.id, patience).await {
+        match Pull::new(core, net, *holder, vault).with(patience).pull(head.id).await {
             Ok(_) => return Ok(()),
             Err(error) if is_ours(&error) => return Err(error),
             Err(error) => {
@@ -528,7 +528,8 @@ async fn fetch_head(
     }
     let error = failure.expect("one holder let this node in");
     for holder in holders {
-        if let Ok(lacking) = pull_head_without(core, net, *holder, vault, head.id, patience).await {
+        let pull = Pull::new(core, net, *holder, vault).with(patience);
+        if let Ok(lacking) = pull.pull_without(head.id).await {
             patience
                 .tell(&format!("{lacking} snapshot records are at none of the holders that were reached"));
             return Ok(());

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Mode;
 use super::core::Core;
 use super::error::failed;
-use super::{chains, devices, elsewhere, mending, reach, schedule, verified};
+use super::{chains, comparing, devices, elsewhere, mending, reach, schedule, verified};
 use crate::api::{
     ApiError, Coverage, EntryInfo, Health, Identity, PeerInfo, ReplicationStatus, SnapshotInfo,
     SnapshotQuery, Status, StorageStatus, Verdict,
@@ -136,6 +136,7 @@ pub(super) fn status(core: &Arc<Core>) -> Result<Status, ApiError> {
     revoked(core, &mut status)?;
     if let Some(vault) = core.vault_id() {
         chains::describe(core, vault, &mut status)?;
+        comparing::describe(core, &mut status)?;
     }
     doubled(core, &mut status);
     last_verified(core, &mut status)?;

@@ -161,7 +161,9 @@ impl Store {
         let retiring = Retiring::new(retired, doomed, index.mistrusted()?);
         let (disk_limit, disk_used) = (AtomicU64::new(0), Mutex::default());
         let chains = Chains::default();
-        Ok(Self { files, index, reserve, disk_limit, disk_used, retiring, chains, _lock: lock })
+        let store = Self { files, index, reserve, disk_limit, disk_used, retiring, chains, _lock: lock };
+        store.renew_doubts()?;
+        Ok(store)
     }
 
     fn open_files(dir: &Path) -> Result<(Files, String, std::fs::File), StoreError> {

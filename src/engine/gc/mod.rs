@@ -343,11 +343,17 @@ impl Run<'_> {
         self.monitor.enter("deleting what waited long enough");
         let mut retired = store.retired_packs();
         self.settle_clock(&mut retired)?;
-        // Whoever is away has what it confirmed; it only cannot take what is new.
-        let counts = store.receipt_counts(|_| true)?;
+        // Whoever is away has what it confirmed; it only cannot take what is new. What is not proven may be so for the old
+        // packs, and not for the new ones.
+        let doubted = store.doubted_holders()?;
+        let (known, proven) =
+            (store.receipt_counts(|_| true)?, store.receipt_counts(|holder| !doubted.contains(holder))?);
         let copies = self.vault.options().copies;
-        let of = |pack: &PackNumber| counts.get(pack).copied().unwrap_or(0).min(copies);
-        let covered = |one: &Retired| one.successors.iter().all(|next| of(next) >= of(&one.pack));
+        let of = |counts: &HashMap<PackNumber, u32>, pack: &PackNumber| {
+            counts.get(pack).copied().unwrap_or(0).min(copies)
+        };
+        let covered =
+            |one: &Retired| one.successors.iter().all(|next| of(&proven, next) >= of(&known, &one.pack));
         retired.retain(|one| self.dead.contains(&one.pack) && self.is_due(one) && covered(one));
         let is_shared =
             |one: &Retired| self.rows.get(&one.pack).is_some_and(|row| self.shared.contains(&row.id));

@@ -15,7 +15,7 @@ use crate::engine::{
     BackupResult, EngineError, GcOptions, GcResult, TagEdit, collect, forget, plan_forget, plan_named,
     publish_next_head, tag, waiting,
 };
-use crate::policy::Rules;
+use crate::policy::{Inventory, Rules};
 use crate::store::Store;
 
 fn gc(fixture: &Fixture, now: bool) -> GcResult {
@@ -236,6 +236,10 @@ fn a_moved_pack_stays_until_its_successors_have_as_many_copies() {
         assert_eq!(moved.resealed, done.resealed, "they wait for copies of what they were moved to");
         let all: Vec<PackId> = fixture.packs().into_iter().map(|(id, _)| id).collect();
         receipt(&all);
+        // What a holder that is to be asked again once confirmed proves nothing for the new ones.
+        fixture.store().doubt_all_holders().unwrap();
+        assert_eq!(gc(&fixture, true).deleted.0, 0);
+        fixture.store().settle_holder(holder, &Inventory::default()).unwrap();
         let done = gc(&fixture, true);
         assert_eq!(done.deleted.0, moved.resealed, "{done:?}");
         sound(&fixture);

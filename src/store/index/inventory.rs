@@ -3,11 +3,11 @@
 //! The count and the rows that it counts are committed together, so that an image of the disk has both or neither. An index
 //! that is made anew knows nothing of earlier runs: whoever relies on it asks again.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use redb::{ReadableTable, WriteTransaction};
 
-use super::{CONFIRMED, META, damaged, wrong};
+use super::{Borrowed, CONFIRMED, HEAD_RECEIPTS, META, RECEIPTS, damaged, wrong};
 use crate::base::PeerId;
 use crate::policy::{Confirmed, Inventory, Mark};
 use crate::store::Store;
@@ -16,6 +16,9 @@ use crate::store::error::StoreError;
 /// Keys in [`META`].
 const RUNS: &str = "runs";
 const TAKEN_IN: &str = "taken_in";
+/// Holders that have not been asked since this store turned out to be an older image of itself. An index that is made anew
+/// would not know of it.
+const UNPROVEN: &str = "unproven.json";
 /// A mark: two numbers, little-endian.
 const MARK_BYTES: usize = 16;
 
@@ -67,9 +70,51 @@ impl Store {
         self.edit_confirmed(holder, |confirmed| confirmed.doubted = true)
     }
 
+    /// This store is an older image of itself, and holders may have let go what it knows them to have: from now on nothing
+    /// counts that any of them confirmed or promised, until it was asked for all of it. Durable when this returns, and also
+    /// for an index that is made anew.
+    pub fn doubt_all_holders(&self) -> Result<(), StoreError> {
+        self.publish_state(UNPROVEN, &self.holders()?)?;
+        self.renew_doubts()?;
+        let mut promised = self.borrowed()?;
+        promised.retain(|_, state| *state == Borrowed::Confirmed);
+        self.set_borrowed(&promised.into_keys().collect::<Vec<_>>(), Borrowed::Unconfirmed)
+    }
+
+    /// Has the index know of doubts that are older than it.
+    pub(in crate::store) fn renew_doubts(&self) -> Result<(), StoreError> {
+        self.unproven()?.into_iter().try_for_each(|holder| self.doubt_holder(holder))
+    }
+
+    /// A file that cannot be understood may name any holder.
+    fn unproven(&self) -> Result<BTreeSet<PeerId>, StoreError> {
+        match self.read_state(UNPROVEN) {
+            Err(StoreError::DamagedFile(_)) => self.holders(),
+            read => Ok(read?.unwrap_or_default()),
+        }
+    }
+
+    /// Everyone who confirmed something.
+    fn holders(&self) -> Result<BTreeSet<PeerId>, StoreError> {
+        self.index.read(|tx| {
+            let mut holders = BTreeSet::new();
+            for row in tx.open_table(RECEIPTS).map_err(wrong)?.iter().map_err(wrong)? {
+                let (key, _) = row.map_err(wrong)?;
+                holders.insert(PeerId::new(*key.value().1));
+            }
+            for row in tx.open_table(HEAD_RECEIPTS).map_err(wrong)?.iter().map_err(wrong)? {
+                let (key, _) = row.map_err(wrong)?;
+                holders.insert(PeerId::new(*key.value().0));
+            }
+            Ok(holders)
+        })
+    }
+
     /// What counts of a holder is in its store as it is there.
     pub fn settle_holder(&self, holder: PeerId, inventory: &Inventory) -> Result<(), StoreError> {
-        self.edit_confirmed(holder, |confirmed| confirmed.settle(inventory))
+        self.edit_confirmed(holder, |confirmed| confirmed.settle(inventory))?;
+        let mut unproven = self.unproven()?;
+        if unproven.remove(&holder) { self.publish_state(UNPROVEN, &unproven) } else { Ok(()) }
     }
 
     /// Holders of which nothing counts.
@@ -139,7 +184,7 @@ fn confirmed_of(bytes: &[u8]) -> Result<Confirmed, StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::{Epoch, PackId, VaultId};
+    use crate::base::{DeviceId, Epoch, HeadId, Moment, PackId, VaultId};
     use crate::store::NewPack;
 
     #[test]
@@ -170,5 +215,34 @@ mod tests {
         assert_eq!(store.doubted_holders().unwrap(), HashSet::from([b]));
         store.settle_holder(b, &Inventory::default()).unwrap();
         assert!(store.doubted_holders().unwrap().is_empty());
+    }
+
+    /// What holders promised an older image of a store is worth nothing, whatever becomes of its program or its index.
+    #[test]
+    fn a_doubt_of_all_holders_outlives_the_program_and_the_index_and_ends_one_by_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("s");
+        let store = Store::create(&root).unwrap();
+        let (epoch, own) = (Epoch(0), true);
+        let pack =
+            |fill| NewPack { id: PackId::new([fill; 32]), bytes: 131_072, epoch, own, entries: vec![] };
+        store.index_packs(&[pack(1)]).unwrap();
+        let there = store.index_borrowed(&[pack(2)]).unwrap()[0].number;
+        store.set_borrowed(&[there], Borrowed::Confirmed).unwrap();
+        let (a, b, c) = (PeerId::new([1; 32]), PeerId::new([2; 32]), PeerId::new([3; 32]));
+        store.add_receipts(a, &[PackId::new([1; 32])], Moment::from_millis(1)).unwrap();
+        store.set_head_receipt(b, DeviceId::new([1; 32]), 1, HeadId::new([1; 32])).unwrap();
+        store.note_mark(c, Mark { run: 1, count: 1 }).unwrap();
+        store.doubt_all_holders().unwrap();
+        assert_eq!(store.doubted_holders().unwrap(), HashSet::from([a, b]), "nothing counts of the third");
+        assert_eq!(store.unconfirmed_packs(), HashSet::from([there]));
+        drop(store);
+        Store::rebuild(&root).unwrap().publish_index().unwrap();
+        let store = Store::open(&root).unwrap();
+        assert_eq!(store.doubted_holders().unwrap(), HashSet::from([a, b]));
+        store.settle_holder(a, &Inventory::default()).unwrap();
+        drop(store);
+        let store = Store::open(&root).unwrap();
+        assert_eq!(store.doubted_holders().unwrap(), HashSet::from([b]));
     }
 }
