@@ -24,7 +24,7 @@ import time
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from kill_test import Ledger, kill_holder, kill_owner, wait_for_copies  # noqa: E402
+from kill_test import Ledger, kill_holder, kill_owner, new_holder, new_owner, wait_for_copies  # noqa: E402
 from nodes import Failed, Node, differences, pair, picture, working_directory  # noqa: E402
 
 # A command that ends sooner than this leaves nothing to hit.
@@ -66,8 +66,7 @@ class Scene:
         self.ledger = Ledger()
 
     def owner(self, copies=0, backups=4, **sizes):
-        owner = Node(self.work, "owner", {"SHADOWVAULT_REPLICATION__COPIES": str(copies)})
-        owner.run("init", "--phrase-out", self.phrase)
+        owner = new_owner(self.work, copies)
         self.source = Source(os.path.join(self.work, "source"), self.dice, **sizes)
         owner.start()
         for round in range(backups):
@@ -78,11 +77,7 @@ class Scene:
         return owner
 
     def holder(self, name="holder"):
-        holder = Node(self.work, name, {"SHADOWVAULT_REPLICATION__LEND": "100GiB"})
-        holder.run("init", "--storage-only")
-        # One whose port changed at every start would have to be searched for.
-        holder.env["SHADOWVAULT_LISTEN_PORT"] = str(self.dice.randrange(20000, 30000))
-        return holder
+        return new_holder(self.work, self.dice, name)
 
     def copied(self, owner, holder):
         holder.start()
@@ -243,7 +238,7 @@ class Recover(Scene):
 
     def check(self):
         listed(self.new, self.ledger)
-        restored(self.new, self.ledger, self.ledger.newest(1))
+        self.ledger.restore(self.new, self.ledger.newest(1))
 
     def end(self):
         self.peer.stop()
@@ -393,17 +388,6 @@ def listed(node, ledger):
     lost = [number[:8] for number in ledger.snapshots if number not in known]
     if lost:
         raise Failed(f"{node.name}: acknowledged snapshots are not listed: {' '.join(lost)}")
-
-
-def restored(node, ledger, numbers):
-    for number in numbers:
-        path, want = ledger.snapshots[number]
-        target = os.path.join(node.work, "restored")
-        node.run("restore", f"{number}:{path}", "--target", target)
-        wrong = differences(want, picture(target))
-        shutil.rmtree(target)
-        if wrong:
-            raise Failed(f"{node.name}: snapshot {number} comes back different\n{wrong}")
 
 
 def matrix(scene, dice, rounds):

@@ -75,6 +75,21 @@ class Source:
         self.picture = picture(self.top)
 
 
+def new_owner(work, copies):
+    """Without a daemon yet; its phrase is in the file `phrase`."""
+    owner = Node(work, "owner", {"SHADOWVAULT_REPLICATION__COPIES": str(copies)})
+    owner.run("init", "--phrase-out", os.path.join(work, "phrase"))
+    return owner
+
+
+def new_holder(work, dice, name="holder"):
+    holder = Node(work, name, {"SHADOWVAULT_REPLICATION__LEND": "100GiB"})
+    holder.run("init", "--storage-only")
+    # One whose port changed at every start would be found again only through Kademlia.
+    holder.env["SHADOWVAULT_LISTEN_PORT"] = str(dice.randrange(20000, 30000))
+    return holder
+
+
 class Ledger:
     """What was acknowledged: snapshot id and the picture of the source at that time."""
 
@@ -91,7 +106,11 @@ class Ledger:
         report = node.json("verify")
         if report.get("invalid_snapshots"):
             raise Failed(f"{node.name}: verify ended with 0 and reports {report['invalid_snapshots']} bad snapshots")
-        for number in restore:
+        self.restore(node, restore)
+
+    def restore(self, node, numbers):
+        """What comes back is what was there."""
+        for number in numbers:
             path, want = self.snapshots[number]
             target = os.path.join(node.work, "restored")
             node.run("restore", f"{number}:{path}", "--target", target)
@@ -130,8 +149,7 @@ def running_backup(owner):
 def kill_owner(work, seed, moments):
     dice = random.Random(seed)
     source, ledger = Source(os.path.join(work, "source"), seed), Ledger()
-    owner = Node(work, "owner", {"SHADOWVAULT_REPLICATION__COPIES": "0"})
-    owner.run("init", "--phrase-out", os.path.join(work, "phrase"))
+    owner = new_owner(work, copies=0)
     owner.start()
 
     def whole():
@@ -198,12 +216,7 @@ def wait_for_copies(owner, holder, timeout=120):
 def kill_holder(work, seed, moments):
     dice = random.Random(seed + 1)
     source, ledger = Source(os.path.join(work, "source"), seed + 1), Ledger()
-    owner = Node(work, "owner", {"SHADOWVAULT_REPLICATION__COPIES": "1"})
-    holder = Node(work, "holder", {"SHADOWVAULT_REPLICATION__LEND": "100GiB"})
-    owner.run("init", "--phrase-out", os.path.join(work, "phrase"))
-    holder.run("init", "--storage-only")
-    # A holder whose port changed at every start would be found again only through Kademlia.
-    holder.env["SHADOWVAULT_LISTEN_PORT"] = str(dice.randrange(20000, 30000))
+    owner, holder = new_owner(work, copies=1), new_holder(work, dice)
     for node in (owner, holder):
         node.start()
     pair(owner, holder)
@@ -250,14 +263,7 @@ def kill_holder(work, seed, moments):
     new = Node(work, "new")
     new.run("recover", "--peer", address, "--phrase-file", os.path.join(work, "phrase"))
     chosen = ledger.some(dice)
-    for snapshot in chosen:
-        path, want = ledger.snapshots[snapshot]
-        target = os.path.join(work, "restored")
-        new.run("restore", f"{snapshot}:{path}", "--target", target)
-        wrong = differences(want, picture(target))
-        shutil.rmtree(target)
-        if wrong:
-            raise Failed(f"snapshot {snapshot} comes back different from the holder\n{wrong}")
+    ledger.restore(new, chosen)
     holder.stop()
     print(f"holder: {killed} kills in {tries} rounds; the owner deleted, {len(chosen)} of {len(ledger.snapshots)} "
           "snapshots restored from the holder, all equal", flush=True)
