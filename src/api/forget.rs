@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::{DeviceId, HeadId, PackId, PeerId, SnapshotId, VaultId};
+use crate::base::{DeviceId, HeadId, ListId, PackId, PeerId, SnapshotId, VaultId};
 
 /// Which snapshots stay. A field that is absent is no rule; with no rule at all everything stays.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,6 +77,9 @@ pub struct ForgetReport {
     /// With `lost`: heads that cannot be read and are waited for no more, or would be.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub heads: Vec<HeadId>,
+    /// The same of pieces of this device's pack list, of which nothing else tells which packs they name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lists: Vec<ListId>,
     /// With `lost`: holders that were asked for the records and do not have them, by name or id.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub asked: Vec<String>,

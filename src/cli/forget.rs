@@ -194,6 +194,11 @@ fn render_lost(report: &ForgetReport) -> String {
         let id = head.to_string();
         text += &format!("head {}: nobody has it; what of its snapshots is here stays listed\n", &id[..12]);
     }
+    for list in &report.lists {
+        let id = list.to_string();
+        text +=
+            &format!("pack list {}: nobody has it; packs that only it names are listed no more\n", &id[..12]);
+    }
     text + "what only they need is deleted by the next collections, here and, after their hold, at holders: that is final\n"
 }
 

@@ -8,8 +8,9 @@ use std::collections::HashSet;
 use jiff::tz::TimeZone;
 
 use super::error::EngineError;
-use super::heads::{VaultView, next_head, store_head};
+use super::heads::VaultView;
 use super::holder::readable;
+use super::signing::{next_head, store_head};
 use super::vault::Vault;
 use crate::base::{ChunkId, DeviceId, Moment, SnapshotId};
 use crate::policy::{self, Candidate, Reason, Rules};

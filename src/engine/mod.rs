@@ -39,6 +39,7 @@ mod repair;
 mod restore;
 mod revocations;
 mod seen;
+mod signing;
 mod stats;
 mod tag;
 mod tar;
@@ -71,8 +72,7 @@ pub use forget::{
 pub use gather::{Errand, Gathering};
 pub use gc::{GcOptions, GcResult, Waiting, collect, gc_memory_wanted, waiting};
 pub use heads::{
-    Carried, HeadNews, VaultView, adopt_head, any_head, give_up_head, head_packs, heads_at, inherit,
-    is_known, join_branches, newest_heads, next_head, publish_first_head, publish_next_head,
+    HeadNews, VaultView, adopt_head, any_head, head_packs, heads_at, is_known, newest_heads, packs_as_known,
     unreadable_heads,
 };
 pub use hold::{HoldResult, drop_expired, note_release};
@@ -88,8 +88,8 @@ pub use rebuild::{
     Rebuilt, adopt_unindexed, rebuild_index, renew_kept, renew_snapshot_packs, verify_known_receipts,
 };
 pub use records::{
-    RecordDamage, RecordFault, RecordRepair, RecordSource, damaged_records, is_record, lost_snapshots,
-    named_by, records_to_ask, renew_own_lists, repair_records,
+    RecordDamage, RecordFault, RecordRepair, RecordSource, damaged_records, give_up_lists, is_record,
+    lost_lists, lost_snapshots, named_by, records_to_ask, renew_own_lists, repair_records,
 };
 pub use recover::index_remote_pack;
 pub use reference::{resolve, resolve_listed};
@@ -99,6 +99,9 @@ pub use repair::{
 };
 pub use restore::{RestoreAction, RestoreChange, RestoreOptions, RestoreResult, restore};
 pub use revocations::{Revocations, keep_revocation, revocations};
+pub use signing::{
+    Carried, give_up_head, inherit, join_branches, next_head, publish_first_head, publish_next_head,
+};
 pub use stats::{ChunkSums, Sums, snapshot_sums, vault_sums};
 pub use tag::{Retagged, TagEdit, tag};
 pub use tree::{Spot, TreeEntry, list, locate};

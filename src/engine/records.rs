@@ -8,10 +8,11 @@ use std::fmt;
 
 use super::chain::read_head;
 use super::error::EngineError;
-use super::heads::{newest_heads, publish_next_head};
+use super::heads::newest_heads;
 use super::monitor::Monitor;
+use super::signing::{publish_head_without, publish_next_head, unknown_lists};
 use super::vault::Vault;
-use crate::base::{PeerId, SnapshotId, VaultId, limit};
+use crate::base::{ListId, PeerId, SnapshotId, VaultId, limit};
 use crate::snapshot::{Head, PeerAddress};
 use crate::store::{RecordName, Store};
 
@@ -202,20 +203,35 @@ fn repair_each(
     Ok(())
 }
 
-/// Pieces of this device's own pack list that nobody has are written anew, with a new head: the index knows the packs.
+/// Pieces of this device's own pack list that nobody has are written anew, with a new head, where the index knows the packs.
 /// Whether there were any.
 pub fn renew_own_lists(vault: &Vault, holders: &[PeerAddress]) -> Result<bool, EngineError> {
-    let mut lost = false;
-    for head in newest_heads(&vault.store, vault.id())? {
-        let head = head?;
-        for list in head.draft.lists.iter().filter(|_| head.device() == vault.device()) {
-            lost |= examine(&vault.store, &RecordName::List(list.id))?.is_some();
-        }
+    let (mine, mut lost) = (own_heads(vault)?, false);
+    for list in mine.iter().flat_map(|head| &head.draft.lists) {
+        lost |= examine(&vault.store, &RecordName::List(list.id))?.is_some();
     }
+    lost &= unknown_lists(&vault.store, &mine)?.is_empty();
     if lost {
         publish_next_head(vault, &[], holders)?;
     }
     Ok(lost)
+}
+
+/// Pieces of this device's pack list that cannot be read, and of which nothing else tells here which packs they name.
+pub fn lost_lists(vault: &Vault) -> Result<Vec<ListId>, EngineError> {
+    Ok(unknown_lists(&vault.store, &own_heads(vault)?)?.into_iter().map(|list| list.id).collect())
+}
+
+/// Signs a head without pieces that are lost: packs that only they name are listed no more. Others stay as they are.
+pub fn give_up_lists(vault: &Vault, lost: &[ListId], holders: &[PeerAddress]) -> Result<(), EngineError> {
+    publish_head_without(vault, lost, holders)?;
+    Ok(())
+}
+
+fn own_heads(vault: &Vault) -> Result<Vec<Head>, EngineError> {
+    let is_mine =
+        |head: &Result<Head, EngineError>| head.as_ref().map_or(true, |head| head.device() == vault.device());
+    newest_heads(&vault.store, vault.id())?.filter(is_mine).collect()
 }
 
 /// Snapshots of these damaged records.

@@ -11,13 +11,14 @@ use std::path::{Path, PathBuf};
 
 use super::budget::BATCH_BYTES;
 use super::error::EngineError;
-use super::heads::{VaultView, publish_next_head};
+use super::heads::VaultView;
 use super::monitor::Monitor;
 use super::open_pack::OpenPack;
 use super::parent::{Cursor, tree_of};
 use super::reader::ChunkReader;
 use super::repair::Damage;
 use super::seen::SeenTrees;
+use super::signing::publish_next_head;
 use super::vault::Vault;
 use super::verify::VerifyResult;
 use crate::base::{ByteSize, ChunkId, PackId, limit};

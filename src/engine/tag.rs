@@ -5,7 +5,8 @@
 
 use super::copies::packs_of;
 use super::error::EngineError;
-use super::heads::{VaultView, next_head, store_head};
+use super::heads::VaultView;
+use super::signing::{next_head, store_head};
 use super::vault::Vault;
 use crate::base::SnapshotId;
 use crate::snapshot::{PeerAddress, Snapshot, seal_record};

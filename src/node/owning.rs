@@ -207,8 +207,10 @@ fn confirmed_by(core: &Arc<Core>, vault: VaultId) -> Result<HashSet<PeerId>, Api
 /// Own packs that want holders.
 fn lacking(core: &Arc<Core>, vault: VaultId, copies: u32) -> Result<Vec<Want>, ApiError> {
     let Some(head) = own_head(core, vault)? else { return Ok(Vec::new()) };
-    let listed = engine::head_packs(&core.store, &head).map(|listed| listed.map(|(id, _)| id));
-    let listed = listed.collect::<Result<_, _>>().map_err(failed)?;
+    let (listed, unreadable) = engine::packs_as_known(&core.store, &head).map_err(failed)?;
+    if !unreadable.is_empty() {
+        core.doubt_records();
+    }
     let mut wanting = core.owning.tell(|ledger, now| ledger.wanting(now, copies, listed));
     let mut holders: HashMap<_, Vec<PeerId>> = HashMap::new();
     let counted = core.counted();

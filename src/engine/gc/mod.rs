@@ -22,10 +22,11 @@ use std::time::Duration;
 
 use super::borrow::read_again;
 use super::error::EngineError;
-use super::heads::{for_each_ever_listed, head_packs, publish_next_head};
+use super::heads::{for_each_ever_listed, head_packs};
 use super::monitor::Monitor;
 use super::pull::PackSource;
 use super::rebuild::adopt_unindexed;
+use super::signing::{publish_next_head, unknown_lists};
 use super::vault::Vault;
 use crate::base::{Moment, PackId, SnapshotId};
 use crate::snapshot::{Head, PeerAddress};
@@ -129,6 +130,7 @@ pub fn collect(
     let start = store.mark_start();
     monitor.enter("reading heads");
     let roots = mark::roots(vault)?;
+    lists_known(vault, &roots.heads)?;
     monitor.enter("following snapshots");
     let usage = mark::measure(vault, &roots.snapshots, source, options.memory_bytes, monitor)?;
     let mut run = Run {
@@ -176,6 +178,15 @@ fn rows_before(store: &Store, end: PackNumber) -> Result<HashMap<PackNumber, Pac
         true
     })?;
     Ok(rows)
+}
+
+/// That what this device lists is known: of a piece of its pack list that is not, packs would stay listed that are deleted.
+fn lists_known(vault: &Vault, heads: &[Head]) -> Result<(), EngineError> {
+    let mine: Vec<Head> = heads.iter().filter(|head| head.device() == vault.device()).cloned().collect();
+    match unknown_lists(&vault.store, &mine)?.first() {
+        Some(list) => Err(EngineError::RootUnreadable(format!("pack list {} of this device", list.id))),
+        None => Ok(()),
+    }
 }
 
 /// Packs that newest heads of other devices list; and, of what is kept for those, what heads list that are still held: they

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::fixture::{Fixture, Holders, Manner, Ticking, gc_options, noise, passphrase};
 use crate::base::{Clock, Code, Coded, Moment, PackId, SnapshotId};
 use crate::crypto::KdfCost;
-use crate::engine::heads::store_head;
+use crate::engine::signing::store_head;
 use crate::engine::tests::fixture::{head_packs, newest_heads};
 use crate::engine::{
     Carried, HeadNews, Monitor, PackSource, Vault, accept_head, adopt_head, collect, confirm_borrowed,

@@ -3,18 +3,20 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use super::fixture::{Fixture, noise};
+use super::fixture::{Fixture, gc_options, noise};
 use crate::base::{Code, Coded, HeadId, Moment, PackId, PeerId, SnapshotId, limit};
 use crate::crypto::{DeviceKeys, NodeKey};
-use crate::engine::heads::store_head;
+use crate::engine::signing::store_head;
 use crate::engine::tests::fixture::{head_packs, newest_heads};
 use crate::engine::{
-    BackupOptions, EngineError, HeadNews, Monitor, VaultView, adopt_head, backup, copy_counts, next_head,
-    publish_next_head, record_receipt, resolve, verify_known_receipts,
+    BackupOptions, EngineError, HeadNews, Monitor, VaultView, adopt_head, backup, collect, copy_counts,
+    give_up_lists, lost_lists, next_head, publish_next_head, rebuild_index, record_receipt, renew_own_lists,
+    resolve, verify_known_receipts,
 };
 use crate::snapshot::{
     Head, HeadDraft, ListRef, PackList, PackSize, SignedHead, issue_certificate, sign_receipt,
 };
+use crate::store::Store;
 
 fn sign(fixture: &Fixture, draft: HeadDraft) -> (Head, Vec<u8>) {
     let keyring = &fixture.vault.keyring;
@@ -93,6 +95,71 @@ fn a_lost_piece_of_the_pack_list_is_written_anew_with_the_next_head() {
     fixture.backup();
     let listed = head_packs(fixture.store(), &newest(&fixture)[0]).unwrap();
     assert_eq!(listed.len(), fixture.packs().len());
+    assert!(fixture.verify().is_sound());
+}
+
+/// The index was taken to know what stood in a piece that cannot be read. One that was made anew while a pack's file was away
+/// does not: the pack was listed no more, and its holders let it go.
+#[test]
+fn a_lost_piece_of_the_pack_list_stays_named_where_the_index_may_not_know_its_packs() {
+    let fixture = Fixture::new();
+    fixture.write("a", &noise(1, 300_000));
+    fixture.backup();
+    let before = newest(&fixture).remove(0);
+    let (away, path) = fixture.packs().remove(0);
+    let away_bytes = std::fs::read(&path).unwrap();
+    let fixture =
+        fixture.reopened(|_| std::fs::remove_file(&path).unwrap(), |dir| Store::rebuild(dir).unwrap());
+    rebuild_index(fixture.store(), Some(&fixture.vault.keyring.vault), &Monitor::default()).unwrap();
+    assert_eq!(fixture.store().pack_by_id(away).unwrap(), None);
+    let list = fixture.store().dir().join(format!("lists/{}", before.draft.lists[0].id));
+    let whole = std::fs::read(&list).unwrap();
+    std::fs::remove_file(&list).unwrap();
+    fixture.write("b", b"b");
+    fixture.backup();
+    fixture.backup();
+    let head = newest(&fixture).remove(0);
+    assert!(head.draft.lists.contains(&before.draft.lists[0]), "nobody would know the pack any more");
+    // Nothing is deleted that may be listed there, and nobody but a person gives it up.
+    let collected = collect(&fixture.vault, gc_options(true), &[], None, &Monitor::default());
+    assert!(matches!(collected, Err(EngineError::RootUnreadable(_))), "{collected:?}");
+    assert!(!renew_own_lists(&fixture.vault, &[]).unwrap());
+    assert_eq!(lost_lists(&fixture.vault).unwrap(), [before.draft.lists[0].id]);
+    assert_eq!(newest(&fixture), [head]);
+    // It comes back from a holder: all is listed, once.
+    std::fs::write(&list, whole).unwrap();
+    std::fs::write(&path, away_bytes).unwrap();
+    fixture.backup();
+    let listed: Vec<PackId> =
+        head_packs(fixture.store(), &newest(&fixture)[0]).unwrap().into_iter().map(|(id, _)| id).collect();
+    let distinct: HashSet<PackId> = listed.iter().copied().collect();
+    assert!(distinct.contains(&away) && distinct.len() == listed.len());
+    // From here on the index is known to have all, and a lost piece costs nothing.
+    fixture.backup();
+    for list in std::fs::read_dir(fixture.store().dir().join("lists")).unwrap() {
+        std::fs::remove_file(list.unwrap().path()).unwrap();
+    }
+    assert_eq!(lost_lists(&fixture.vault).unwrap(), []);
+    assert!(renew_own_lists(&fixture.vault, &[]).unwrap());
+    assert!(listed_by_this_device(&fixture).contains(&away));
+}
+
+#[test]
+fn a_lost_piece_of_the_pack_list_is_given_up_and_what_else_is_known_stays_listed() {
+    let fixture = Fixture::new();
+    fixture.write("a", &noise(1, 300_000));
+    fixture.backup();
+    let fixture = fixture.reopened(|_| {}, |dir| Store::rebuild(dir).unwrap());
+    rebuild_index(fixture.store(), Some(&fixture.vault.keyring.vault), &Monitor::default()).unwrap();
+    let lost = newest(&fixture)[0].draft.lists[0].id;
+    std::fs::remove_file(fixture.store().dir().join(format!("lists/{lost}"))).unwrap();
+    fixture.write("b", &noise(2, 300_000));
+    fixture.backup();
+    assert_eq!(lost_lists(&fixture.vault).unwrap(), [lost]);
+    give_up_lists(&fixture.vault, &[lost], &[]).unwrap();
+    assert_eq!(lost_lists(&fixture.vault).unwrap(), []);
+    assert_eq!(listed_by_this_device(&fixture).len(), fixture.packs().len());
+    collect(&fixture.vault, gc_options(true), &[], None, &Monitor::default()).unwrap();
     assert!(fixture.verify().is_sound());
 }
 

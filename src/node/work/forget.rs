@@ -11,7 +11,7 @@ use crate::api::{
     ApiError, ForgetReport, ForgetRequest, GcReport, GcRequest, GcStatus, JobOutcome, KeepRules, Kept,
     ReplacedFile,
 };
-use crate::base::{ByteSize, Code, HeadId, Moment, PeerId, SnapshotId, limit};
+use crate::base::{ByteSize, Code, HeadId, ListId, Moment, PeerId, SnapshotId, limit};
 use crate::config::Settings;
 use crate::engine::{
     self, ForgetPlan, GcOptions, GcResult, Monitor, PackSource, RecordDamage, UnreadableHead, Vault,
@@ -119,7 +119,7 @@ pub(super) async fn forget(
         let monitor = monitor.clone();
         core.blocking(move |core| forget_now(core, &request, asked, &monitor)).await?
     };
-    let is_changed = !report.forgotten.is_empty() || !report.heads.is_empty();
+    let is_changed = !(report.forgotten.is_empty() && report.heads.is_empty() && report.lists.is_empty());
     if is_changed && !report.dry_run {
         core.changed.notify_one();
     }
@@ -145,13 +145,15 @@ async fn look_for(
         let vault = core.vault()?;
         let view = VaultView::load(&vault).map_err(failed)?;
         let lost = engine::unreadable_heads(&core.store, vault.id()).map_err(failed)?;
-        let named = resolve_all(&view, &lost, &references)?;
+        let lists = engine::lost_lists(&vault).map_err(failed)?;
+        let named = resolve_all(&view, (&lost, &lists), &references)?;
         let heads = heads_named(lost, &references);
         let damages = engine::damaged_records(&core.store, &monitor).map_err(failed)?;
+        let lists = lists_named(&lists, &references);
         let is_meant = |damage: &RecordDamage| match damage.record {
             RecordName::Snapshot(id) => named.contains(&id),
             RecordName::Head { id, .. } => heads.contains(&id),
-            RecordName::List(_) => false,
+            RecordName::List(id) => lists.contains(&id),
         };
         let Some(source) = RecordMesh::new(core) else { return Ok(Vec::new()) };
         let named = damages.into_iter().filter(is_meant).collect();
@@ -161,25 +163,41 @@ async fn look_for(
     .await
 }
 
-/// Snapshots by their references, also such whose records cannot be read; none twice.
+/// Heads and pieces of the pack list that cannot be read.
+type Lost<'a> = (&'a [UnreadableHead], &'a [ListId]);
+
+/// Heads that cannot be read, by their references.
 fn heads_named(lost: Vec<UnreadableHead>, references: &[String]) -> Vec<HeadId> {
     let is_meant = |head: &UnreadableHead| references.iter().any(|reference| is_named(head, reference));
     lost.into_iter().filter(is_meant).map(|head| head.id).collect()
 }
 
-/// Whether a reference is the beginning of this head's id, as `status` shows it.
-fn is_named(head: &UnreadableHead, reference: &str) -> bool {
-    reference.len() >= HEAD_REFERENCE_MIN && head.id.to_string().starts_with(&reference.to_lowercase())
+/// The same of pieces of the pack list.
+fn lists_named(lost: &[ListId], references: &[String]) -> Vec<ListId> {
+    let is_meant = |list: &&ListId| references.iter().any(|reference| begins(list, reference));
+    lost.iter().filter(is_meant).copied().collect()
 }
 
+/// Whether a reference is the beginning of this head's id, as `status` shows it.
+fn is_named(head: &UnreadableHead, reference: &str) -> bool {
+    begins(&head.id, reference)
+}
+
+fn begins(id: &impl ToString, reference: &str) -> bool {
+    reference.len() >= HEAD_REFERENCE_MIN && id.to_string().starts_with(&reference.to_lowercase())
+}
+
+/// Snapshots by their references, also such whose records cannot be read; none twice.
 fn resolve_all(
     view: &VaultView,
-    lost: &[UnreadableHead],
+    (heads, lists): Lost<'_>,
     references: &[String],
 ) -> Result<Vec<SnapshotId>, ApiError> {
     let mut named: Vec<SnapshotId> = Vec::new();
-    for reference in references.iter().filter(|reference| !lost.iter().any(|head| is_named(head, reference)))
-    {
+    let is_other = |reference: &&String| {
+        heads.iter().any(|head| is_named(head, reference)) || lists.iter().any(|list| begins(list, reference))
+    };
+    for reference in references.iter().filter(|reference| !is_other(reference)) {
         let id = engine::resolve_listed(view, reference).map_err(failed)?;
         if !named.contains(&id) {
             named.push(id);
@@ -225,12 +243,16 @@ fn forget_now(
     if request.scheduled {
         watch_clock(core)?;
     }
-    let lost = match request.lost {
-        true => engine::unreadable_heads(&core.store, vault.id()).map_err(failed)?,
-        false => Vec::new(),
+    let (lost, lists) = match request.lost {
+        true => (
+            engine::unreadable_heads(&core.store, vault.id()).map_err(failed)?,
+            engine::lost_lists(&vault).map_err(failed)?,
+        ),
+        false => Default::default(),
     };
-    let plan = plan(core, &vault, &view, &lost, request)?;
+    let plan = plan(core, &vault, &view, (&lost, &lists), request)?;
     let heads = heads_named(lost, &request.snapshots);
+    let lists = lists_named(&lists, &request.snapshots);
     let effect = engine::forget_effect(&vault, &view, &plan.forget).map_err(failed)?;
     // Rules count snapshots and know nothing of what is in them: the newest ones may be of a source that was lost.
     let by_rules = request.snapshots.is_empty() && !request.dry_run && !request.confirmed;
@@ -249,8 +271,10 @@ fn forget_now(
         false => Default::default(),
     };
     if request.lost && !request.dry_run && !request.confirmed {
-        let count = plan.forget.len() + heads.len();
-        let text = format!("{count} snapshots or heads would be given up for good; nothing was forgotten");
+        let count = plan.forget.len() + heads.len() + lists.len();
+        let text = format!(
+            "{count} snapshots, heads or pack lists would be given up for good; nothing was forgotten"
+        );
         return Err(ApiError::new(Code::ConfirmationNeeded, text)
             .with_hint("look with --dry-run what that means; --yes does it"));
     }
@@ -258,6 +282,11 @@ fn forget_now(
         for id in &heads {
             engine::give_up_head(&vault, *id, &core.holder_addresses()).map_err(failed)?;
             tracing::warn!(target: "forget", head = %id.short(), "an unreadable head is given up");
+        }
+        if !lists.is_empty() {
+            engine::give_up_lists(&vault, &lists, &core.holder_addresses()).map_err(failed)?;
+            tracing::warn!(target: "forget", lists = lists.len(), "unreadable pieces of the pack list are given up");
+            core.doubt_records();
         }
     }
     if !request.dry_run && !plan.forget.is_empty() {
@@ -285,6 +314,7 @@ fn forget_now(
         freed_bytes: effect.freed_bytes,
         live_bytes: effect.live_bytes,
         heads,
+        lists,
         asked,
         not_asked,
         gc: None,
@@ -295,7 +325,7 @@ fn plan(
     core: &Core,
     vault: &Vault,
     view: &VaultView,
-    lost: &[UnreadableHead],
+    lost: Lost<'_>,
     request: &ForgetRequest,
 ) -> Result<ForgetPlan, ApiError> {
     if request.snapshots.is_empty() {

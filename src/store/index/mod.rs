@@ -22,7 +22,7 @@ use redb::{
     WriteTransaction,
 };
 
-use crate::base::{ChunkId, Epoch, PackId, SnapshotId, VaultId, limit, meter};
+use crate::base::{ChunkId, Epoch, HeadId, PackId, SnapshotId, VaultId, limit, meter};
 use crate::pack::PackEntry;
 use crate::store::error::StoreError;
 use crate::store::health::{Failure, Health};
@@ -70,6 +70,8 @@ const NOWHERE: u32 = u32::MAX;
 const NEXT_PACK: &str = "next_pack";
 /// The key in [`META`] that is there once everything the files tell has been entered.
 const WHOLE: &str = "whole";
+/// The key in [`META`] of this device's head of which every pack has been entered.
+const LISTED: &str = "listed";
 
 /// Packs and bytes kept for each foreign vault.
 type Usage = HashMap<VaultId, (u64, u64)>;
@@ -436,6 +438,24 @@ impl Store {
         from: &HashSet<PackNumber>,
     ) -> Result<Vec<IndexedPack>, StoreError> {
         Ok(self.enter_packs(packs, |pack| from.contains(&pack), |_| true, false)?.0)
+    }
+
+    /// Durably notes that this index knows every pack that a head of this device lists, before that head is published. Rows of
+    /// packs only go once a newer head does not list them. An index that is made anew knows of no head.
+    pub fn note_head_indexed(&self, head: HeadId) -> Result<(), StoreError> {
+        self.index.write(|tx| {
+            tx.open_table(META).map_err(wrong)?.insert(LISTED, head.as_bytes().as_slice()).map_err(wrong)?;
+            Ok(())
+        })
+    }
+
+    /// Whether this index knows every pack that this head lists, as was noted when it was signed here.
+    pub fn is_head_indexed(&self, head: HeadId) -> Result<bool, StoreError> {
+        self.index.read(|tx| {
+            let meta = tx.open_table(META).map_err(wrong)?;
+            let known = meta.get(LISTED).map_err(wrong)?;
+            Ok(known.is_some_and(|known| known.value() == head.as_bytes()))
+        })
     }
 
     /// Packs with chunks that were found in other packs, until those went: their chunks have to be entered again.
