@@ -12,7 +12,7 @@ use tracing::Instrument;
 use super::core::{Core, log_failure};
 use super::error::failed;
 use super::mending;
-use super::records::{self, Pull, ask};
+use super::records::{Pull, TwinTries, ask};
 use super::resources::Promise;
 use super::source::Mesh;
 use super::status;
@@ -332,15 +332,10 @@ fn pull(
     let source = Mesh::new(core.clone(), net, Some(owner));
     let monitor = Monitor::default();
     let mut bytes = spare.take();
-    let mut tries = 0..records::TWIN_TRIES;
+    let mut twins = TwinTries::default();
     let (outboard, _) = loop {
         match engine::pull_pack(&source, id, size.bytes(), &mut bytes, &monitor).map_err(failed) {
-            // The other machine that passes for the owner may have answered.
-            Err(error)
-                if error.kind() == Code::ChunkNotFound
-                    && records::has_twin(core, owner)
-                    && tries.next().is_some() =>
-            {
+            Err(error) if error.kind() == Code::ChunkNotFound && twins.again(core, owner) => {
                 // Connections take turns: two packs that are asked for in step would never change theirs.
                 std::thread::sleep(limit::BUSY_PAUSE * u32::from(random_bytes::<1>()[0]) / 64);
             }

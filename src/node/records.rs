@@ -18,7 +18,7 @@ use crate::wire::{self, Bound, RecordKind, Status, sync_request::Ask, sync_respo
 const BROKEN_MAX: u32 = 3;
 /// How often something is asked of a peer that two machines pass for, until that counts as an answer: each time the other of
 /// its connections may be taken.
-pub(super) const TWIN_TRIES: u32 = 6;
+const TWIN_TRIES: u32 = 6;
 /// How often is said that something takes its time.
 const TELL_EVERY: Duration = Duration::from_secs(2);
 
@@ -128,7 +128,8 @@ impl<'a> Patience<'a> {
         peer: PeerId,
         mut work: impl FnMut() -> F,
     ) -> Result<T, ApiError> {
-        let (began, mut told, mut broken, mut absent) = (Instant::now(), Instant::now(), 0, 0);
+        let (began, mut told, mut broken) = (Instant::now(), Instant::now(), 0);
+        let mut twins = TwinTries::default();
         let mut pause = limit::BUSY_PAUSE;
         loop {
             let error = match work().await {
@@ -140,13 +141,7 @@ impl<'a> Patience<'a> {
                     broken += 1;
                     error
                 }
-                // The other machine that passes for this peer may have answered.
-                Err(error)
-                    if error.kind() == Code::ChunkNotFound && has_twin(core, peer) && absent < TWIN_TRIES =>
-                {
-                    absent += 1;
-                    error
-                }
+                Err(error) if error.kind() == Code::ChunkNotFound && twins.again(core, peer) => error,
                 other => return other,
             };
             if self.most.is_some_and(|most| began.elapsed() + pause > most) {
@@ -164,9 +159,18 @@ impl<'a> Patience<'a> {
     }
 }
 
-/// Whether two machines pass for this peer: what one of them does not have, the other may.
-pub(super) fn has_twin(core: &Core, peer: PeerId) -> bool {
-    core.twins.has_twin(peer, core.now())
+/// How often something was asked again of a peer that did not have it, as two machines pass for that peer: what one of them
+/// does not have, the other may.
+#[derive(Default)]
+pub(super) struct TwinTries(u32);
+
+impl TwinTries {
+    /// Whether to ask once more.
+    pub(super) fn again(&mut self, core: &Core, peer: PeerId) -> bool {
+        let again = self.0 < TWIN_TRIES && core.twins.has_twin(peer, core.now());
+        self.0 += u32::from(again);
+        again
+    }
 }
 
 /// A connection that went away; the next request makes another one.
@@ -202,14 +206,14 @@ pub(super) struct Errand {
     most: usize,
     /// The peer is of a version that knows no batches.
     singly: bool,
-    /// How often the other one of two machines may have been asked.
-    absent: u32,
+    /// Messages that brought nothing.
+    twins: TwinTries,
 }
 
 impl Errand {
     pub(super) fn new(vault: VaultId, kind: RecordKind, ids: impl IntoIterator<Item = [u8; 32]>) -> Self {
         let (left, most) = (ids.into_iter().collect(), limit::RECORDS_ASKED_MAX);
-        Self { vault, kind, left, lacking: Vec::new(), most, singly: false, absent: 0 }
+        Self { vault, kind, left, lacking: Vec::new(), most, singly: false, twins: TwinTries::default() }
     }
 
     /// How many are still to be asked for.
@@ -249,8 +253,7 @@ impl Errand {
             return Err(odd(peer, "answered something else"));
         }
         self.left.drain(..answers.len());
-        let is_in_doubt = has_twin(core, peer) && self.absent < TWIN_TRIES;
-        let mut came = Vec::with_capacity(answers.len());
+        let (mut came, mut absent) = (Vec::with_capacity(answers.len()), Vec::new());
         for (id, answer) in asked.into_iter().zip(answers) {
             match answer.status() {
                 Status::Ok if *blake3::hash(&answer.record).as_bytes() == id => {
@@ -260,11 +263,17 @@ impl Errand {
                     core.blame(peer);
                     return Err(odd(peer, "sent another record than was asked for"));
                 }
-                Status::NotFound if is_in_doubt => self.left.push_back(id),
+                Status::NotFound => absent.push(id),
                 other => self.lacking.push((id, other)),
             }
         }
-        self.absent += u32::from(came.is_empty());
+        // Where something came, something else may come from the other one.
+        let twins = if came.is_empty() { &mut self.twins } else { &mut TwinTries::default() };
+        if !absent.is_empty() && twins.again(core, peer) {
+            self.left.extend(absent);
+        } else {
+            self.lacking.extend(absent.into_iter().map(|id| (id, Status::NotFound)));
+        }
         Ok(Some(came))
     }
 
