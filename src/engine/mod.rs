@@ -95,7 +95,7 @@ pub use recover::index_remote_pack;
 pub use reference::{resolve, resolve_listed};
 pub use regain::{RegainResult, note_damage, plan_regain, regain};
 pub use repair::{
-    Damage, RepairPlan, RepairResult, look_over, plan_repair, read_sound, run_repair, undo_repair,
+    Damage, RepairPlan, RepairResult, look_over, lost_packs, plan_repair, read_sound, run_repair, undo_repair,
 };
 pub use restore::{RestoreAction, RestoreChange, RestoreOptions, RestoreResult, restore};
 pub use revocations::{Revocations, keep_revocation, revocations};

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use super::borrow::packs_elsewhere;
 use super::error::EngineError;
 use super::monitor::Monitor;
 use super::pull::{PackSource, pull_cells};
@@ -81,6 +82,27 @@ impl Damage {
     pub fn bytes_wanted(&self) -> u64 {
         (self.cells.len() * limit::CELL_BYTES) as u64
     }
+}
+
+/// Packs that should be here and whose files are gone or of another length: a look at each file, no more.
+pub fn lost_packs(store: &Store) -> Result<Vec<PackId>, EngineError> {
+    let (elsewhere, aside) = (packs_elsewhere(store)?, store.packs_aside());
+    let mut rows = Vec::new();
+    for own in [true, false] {
+        store.for_each_pack(own, |row| {
+            rows.push(row);
+            true
+        })?;
+    }
+    rows.retain(|row| !elsewhere.contains_key(&row.number) && !aside.contains(&row.number));
+    let mut lost = Vec::new();
+    for row in rows {
+        // Its row goes before its file.
+        if store.pack_length(row.id)? != Some(row.bytes) && store.pack_by_number(row.number)?.is_some() {
+            lost.push(row.id);
+        }
+    }
+    Ok(lost)
 }
 
 /// Of packs that are here, those whose bytes are what they should be, and what is wrong with the others: what is confirmed

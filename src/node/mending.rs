@@ -111,14 +111,19 @@ pub(super) fn status(core: &Core) -> RepairQueueStatus {
 pub(super) async fn run_loop(core: Arc<Core>) {
     let looked = core.blocking(|core| {
         let damages = engine::damaged_records(&core.store, &Monitor::default()).map_err(failed)?;
+        let lost = engine::lost_packs(&core.store).map_err(failed)?;
+        if !lost.is_empty() {
+            tracing::warn!(target: "repair", packs = lost.len(), "files of packs are gone");
+        }
         edit(core, |queue| {
             queue.note_records(!damages.is_empty(), core.now());
+            queue.enter(lost, core.now());
             // Whoever is connected already came before this was known.
             queue.hurry(core.now());
         });
         Ok(())
     });
-    log_failure(looked.await, "looking at records");
+    log_failure(looked.await, "looking what is lost");
     loop {
         let due = core.blocking(|core| {
             let due = edit(core, |queue| (queue.take_due(core.now()), queue.take_records(core.now())));
@@ -166,6 +171,20 @@ impl Core {
     /// A record here turned out to be missing or damaged: all are looked at and mended in a while. Blocking.
     pub(super) fn doubt_records(&self) {
         edit(self, |queue| queue.note_records(true, self.now()));
+    }
+
+    /// Of packs that somebody wanted and did not get, those that are kept here and whose files are gone. Blocking.
+    pub(super) fn doubt_kept(&self, packs: &[PackId]) -> Result<(), ApiError> {
+        for pack in packs {
+            let row = self.store.pack_by_id(*pack).map_err(failed)?.filter(|row| !row.own);
+            if row.is_some_and(
+                |row| !matches!(self.store.pack_length(*pack), Ok(Some(length)) if length == row.bytes),
+            ) {
+                tracing::warn!(target: "repair", pack = %pack.short(), "the file of a pack is gone");
+                self.doubt(*pack);
+            }
+        }
+        Ok(())
     }
 
     /// A pack here turned out to be damaged: it is looked at and mended in a while. Blocking.

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, Weak};
 
-use super::core::Core;
+use super::core::{Core, log_failure};
 use super::error::failed;
 use super::{acl, comparing, devices, door, holding, reach, releasing};
 use crate::api::{ApiError, Happening};
@@ -317,6 +317,10 @@ fn receipts(core: &Arc<Core>, query: &wire::ReceiptQuery) -> Answered {
     let vault = VaultId::try_from(query.vault.as_slice()).map_err(malformed)?;
     let packs = pack_ids(&query.packs)?;
     let held = engine::held_packs(&core.store, vault, &packs).map_err(failed)?;
+    if held.len() < packs.len() {
+        let lacking: Vec<PackId> = packs.iter().copied().filter(|pack| !held.contains(pack)).collect();
+        core.doubt_kept(&lacking)?;
+    }
     let head = HeadId::try_from(query.head.as_slice()).ok();
     let complete = match head {
         Some(id) => engine::complete_head(&core.store, vault, id).map_err(failed)?.map(|head| head.id),
@@ -400,7 +404,10 @@ fn fetch(core: &Arc<Core>, from: PeerId, request: &wire::FetchRequest) -> wire::
             fetch_status(Status::Unavailable)
         }
         Err(ServeError::Status(status)) => fetch_status(status),
-        Err(ServeError::Store(StoreError::MissingPack(_))) => fetch_status(Status::NotFound),
+        Err(ServeError::Store(StoreError::MissingPack(_))) => {
+            log_failure(core.doubt_kept(&[pack]), "noting a lost pack");
+            fetch_status(Status::NotFound)
+        }
         Err(ServeError::Store(error)) if is_rot(&error) => {
             tracing::warn!(target: "serve", pack = %pack.short(), "a pack here is damaged");
             core.doubt(pack);

@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::mesh::{holders, owner};
-use super::node::{Node, flip, text, until};
+use super::node::{Node, connected, flip, text, until};
 use super::tree::{self, assert_same};
 
 #[test]
@@ -44,6 +44,30 @@ fn an_owner_mends_damage_from_a_holder_and_pulls_little() {
     assert_same(&source, &target);
     // Damaged files are set aside, not deleted.
     assert!(!owner.files("quarantine/").is_empty());
+}
+
+/// Nothing noticed before a scrub came by, which may take weeks, or an audit asked for just that pack.
+#[test]
+fn a_holder_that_lost_the_file_of_a_pack_has_it_again_without_a_backup() {
+    let owner = owner(1);
+    let [mut holder] = holders(&owner);
+    let source = owner.path("source");
+    tree::plain(&source, 1, 20, 200_000);
+    owner.replicate(&source);
+    let packs = holder.packs();
+    for with_index in [false, true] {
+        holder.terminate();
+        fs::remove_file(&packs[0]).unwrap();
+        if with_index {
+            fs::remove_file(holder.repo().join("index.redb")).unwrap();
+            holder.run(&["rebuild-index"]).exits(0);
+        }
+        holder.start();
+        connected(&owner, &holder);
+        until("it has it again", &[&owner, &holder], || (holder.packs() == packs).then_some(()));
+        until("it counts", &[&owner, &holder], || (owner.snapshots()[0]["copies"] == 1).then_some(()));
+        holder.run(&["verify"]).exits(0);
+    }
 }
 
 #[test]
