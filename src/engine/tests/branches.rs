@@ -2,21 +2,20 @@
 //! nobody forgot stays listed there, and comes back to whichever copy of the device goes on.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
 use super::devices::{own_head, pass_on};
-use super::fixture::{Fixture, Ticking, noise, passphrase, scratch, vault_options, watched};
+use super::fixture::{Fixture, noise, scratch, vault_options, watched};
 use super::full::copy;
 use crate::base::{Moment, SnapshotId, random_bytes};
-use crate::crypto::{NodeKey, Phrase};
+use crate::crypto::NodeKey;
 use crate::engine::tests::fixture::newest_heads;
 use crate::engine::{
-    Vault, complete_head, drop_expired, forget, is_known, join_branches, publish_next_head, record_receipt,
-    unlock, unreadable_heads,
+    complete_head, drop_expired, forget, is_known, join_branches, publish_next_head, record_receipt,
+    unreadable_heads,
 };
 use crate::store::Store;
 
@@ -251,13 +250,7 @@ impl World {
         let Disk { fixture, listed, rotted } = &self.disks[of];
         let dir = scratch();
         copy(fixture.store().dir(), &dir.path().join("store"));
-        std::fs::create_dir(dir.path().join("src")).unwrap();
-        let store = Store::open(&dir.path().join("store")).unwrap();
-        let keyring = unlock(&store, &passphrase()).unwrap();
-        let options = (*fixture.vault.options()).clone();
-        let vault = Vault::new(Arc::new(store), keyring, Arc::new(Ticking::default()), options);
-        let phrase = Phrase::parse(&fixture.phrase.words()).unwrap();
-        Disk { fixture: Fixture { dir, vault, phrase }, listed: listed.clone(), rotted: *rotted }
+        Disk { fixture: fixture.again(dir), listed: listed.clone(), rotted: *rotted }
     }
 
     /// What was promised holds.

@@ -156,6 +156,16 @@ impl Fixture {
         Self { dir, vault, phrase }
     }
 
+    /// A copy of the store, which lies in `dir`, in use beside it.
+    pub(super) fn again(&self, dir: tempfile::TempDir) -> Self {
+        std::fs::create_dir(dir.path().join("src")).unwrap();
+        let store = Store::open(&dir.path().join("store")).unwrap();
+        let keyring = unlock(&store, &passphrase()).unwrap();
+        let clock = Ticking(AtomicU64::new(self.vault.clock.running().as_secs()));
+        let vault = Vault::new(Arc::new(store), keyring, Arc::new(clock), (*self.vault.options()).clone());
+        Self { dir, vault, phrase: Phrase::parse(&self.phrase.words()).unwrap() }
+    }
+
     /// Closes the store, lets `change` loose on its directory, and opens it with `open`.
     pub(super) fn reopened(self, change: impl FnOnce(&Path), open: fn(&Path) -> Store) -> Self {
         let path = self.store().dir().to_owned();

@@ -40,8 +40,22 @@ impl Holder {
         let store = if index_lost { Store::rebuild(&path).unwrap() } else { Store::open(&path).unwrap() };
         if index_lost {
             rebuild_index(&store, None, &Monitor::default()).unwrap();
+            store.publish_index().unwrap();
         }
         Self { dir, store, key, day, held }
+    }
+
+    /// An index is being made anew when the program dies: the old one stands.
+    pub(super) fn cut(self, is_filled: bool) -> Self {
+        let Self { dir, store, key, day, held } = self;
+        let path = store.dir().to_owned();
+        drop(store);
+        let store = Store::rebuild(&path).unwrap();
+        if is_filled {
+            rebuild_index(&store, None, &Monitor::default()).unwrap();
+        }
+        drop(store);
+        Self { dir, store: Store::open(&path).unwrap(), key, day, held }
     }
 
     pub(super) fn has(&self, pack: PackId) -> bool {
@@ -67,8 +81,9 @@ pub(super) fn sound_bytes(store: &Path, id: PackId) -> Option<(Vec<u8>, Outboard
     (found == id).then_some((bytes, outboard))
 }
 
+/// Packs that a head lists; none while one of its lists is not sound.
 pub(super) fn listed_by(store: &Store, head: &Head) -> BTreeSet<PackId> {
-    head_packs(store, head).unwrap().into_iter().map(|(id, _)| id).collect()
+    head_packs(store, head).unwrap_or_default().into_iter().map(|(id, _)| id).collect()
 }
 
 /// Packs from wherever they are, sound or not.

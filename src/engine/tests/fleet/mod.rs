@@ -1,15 +1,18 @@
 //! Devices of one vault and their holders: whatever they do in whatever order, against a simple model.
 //!
 //! Devices edit, back up, forget, collect, meet holders, have packs damaged, mend them, die and come again; holders lose
-//! packs, let time pass, die and come again. The model knows what each snapshot that nobody forgot must give back, and
-//! after each step every one of them does. What is spoilt is only ever what somebody else is known to have: losing all
-//! copies at the same time is no promise's fault.
+//! packs, let time pass, die and come again; disks are put back to old images and copied, records rot, and indexes that are made
+//! anew stay halves. The model knows what each snapshot that nobody forgot must give back, and after each step every one of
+//! them does. What is spoilt is only ever what somebody else is known to have: losing all copies at the same time is no
+//! promise's fault. Where a device's history has branches, every one of its disks lists what was acknowledged on it, what
+//! holders have confirmed stays with them, and once all disks have met all holders one disk has everything.
 //!
 //! At the end all meet until nothing changes: then nobody has a pack that no snapshot needs.
 //!
 //! A history is a seed and steps, and whoever has it has the run: keys, salts, times and paths follow from it, and so does
 //! every byte in the stores. One that failed is printed as it stands in [`known`], where it stays.
 
+mod disks;
 mod holder;
 mod known;
 mod promises;
@@ -86,6 +89,40 @@ enum Step {
     Days {
         days: u8,
     },
+    /// What the device's disk is like is kept.
+    Image {
+        device: u8,
+    },
+    /// A disk becomes what its image was.
+    PutBack {
+        device: u8,
+    },
+    /// The disk is copied, and both are used.
+    Copy {
+        device: u8,
+    },
+    /// The newest copy is used no more.
+    DropCopy,
+    /// A head, a piece of a pack list or a snapshot's record is spoilt.
+    SpoilRecord {
+        device: u8,
+        which: u8,
+        is_gone: bool,
+    },
+    SpoilAtHolder {
+        holder: u8,
+        which: u8,
+        is_gone: bool,
+    },
+    /// The program dies while the index is made anew, at the beginning or when only its publication is left.
+    CutRebuild {
+        device: u8,
+        is_filled: bool,
+    },
+    HolderCutRebuild {
+        holder: u8,
+        is_filled: bool,
+    },
 }
 
 /// Names of files, and the content that each gets.
@@ -136,6 +173,16 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => (one(), rarely()).prop_map(|(holder, index_lost)| Step::HolderCrash { holder, index_lost }),
         1 => (one(), one()).prop_map(|(holder, which)| Step::Lose { holder, which }),
         2 => (0u8..40).prop_map(|days| Step::Days { days }),
+        2 => one().prop_map(|device| Step::Image { device }),
+        2 => one().prop_map(|device| Step::PutBack { device }),
+        1 => one().prop_map(|device| Step::Copy { device }),
+        1 => Just(Step::DropCopy),
+        2 => (one(), one(), any::<bool>())
+            .prop_map(|(device, which, is_gone)| Step::SpoilRecord { device, which, is_gone }),
+        1 => (one(), one(), any::<bool>())
+            .prop_map(|(holder, which, is_gone)| Step::SpoilAtHolder { holder, which, is_gone }),
+        1 => (one(), any::<bool>()).prop_map(|(device, is_filled)| Step::CutRebuild { device, is_filled }),
+        1 => (one(), any::<bool>()).prop_map(|(holder, is_filled)| Step::HolderCutRebuild { holder, is_filled }),
     ];
     prop::collection::vec(step, 8..32)
 }
@@ -197,12 +244,12 @@ fn run_lot(seed: u64, cases: u32) -> Result<(), String> {
     }
 }
 
-/// `CASES` and `SEED` from the environment (`make test-forgetting`), else 500 cases from a seed that nobody chose.
+/// `CASES` and `SEED` from the environment (`make test-forgetting`), else 2,000 cases from a seed that nobody chose.
 #[test]
 fn whatever_is_done_in_whatever_order_live_snapshots_restore_and_garbage_goes() {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
     let seed = number("SEED").unwrap_or_else(|| u64::from_le_bytes(random_bytes()));
-    let cases = number("CASES").map_or(500, |cases| cases as u32);
+    let cases = number("CASES").map_or(2_000, |cases| cases as u32);
     let (next, failures) = (AtomicU32::new(0), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {

@@ -6,24 +6,29 @@ use std::path::{Path, PathBuf};
 use super::Due;
 use super::holder::{HOLD_DAYS, listed_by};
 use super::source::content;
-use super::world::{Fleet, Live};
+use super::world::{Disk, Fleet, Live};
 use crate::base::{PackId, SnapshotId};
 use crate::engine::copies::packs_of;
 use crate::engine::reader::ChunkReader;
+use crate::engine::tests::devices::own_head;
 use crate::engine::tests::fixture::Fixture;
-use crate::engine::{Monitor, VaultView};
+use crate::engine::{Monitor, VaultView, forget, unreadable_heads};
 use crate::store::{PackNumber, Store};
 
 impl Fleet {
     /// What was promised holds.
     pub(super) fn check(&self) {
-        for (device, fixture) in self.devices.iter().enumerate() {
-            let view = fixture.view();
-            let head = view.heads.iter().find(|head| head.device() == fixture.vault.device()).unwrap();
-            let own: HashSet<SnapshotId> = head.draft.snapshots.iter().copied().collect();
-            assert_eq!(own, self.live[device].iter().map(|one| one.done.snapshot).collect());
-            self.reads(device);
-            let listed = listed_by(fixture.store(), head);
+        for device in 0..self.disks.len() {
+            self.lists(device);
+            let Disk { fixture, astray, .. } = &self.disks[device];
+            if astray.is_empty() && !self.has_twins(device) {
+                self.reads(device);
+            }
+            // Of a device with branches, another disk may have let holders have it go.
+            if self.is_branched(device) {
+                continue;
+            }
+            let listed = listed_by(fixture.store(), &own_head(fixture));
             for (holder, at) in self.holders.iter().enumerate() {
                 for pack in self.confirmed(device, holder).intersection(&listed) {
                     let is_known = self.unnoticed.contains(&(holder, device, *pack));
@@ -36,7 +41,7 @@ impl Fleet {
             assert_eq!(gone, None, "holder {holder} let it go before the hold was over");
         }
         let copies = self.with_holders();
-        for one in self.live.iter().flatten().filter(|one| one.is_safe) {
+        for one in self.live.iter().filter(|one| one.is_safe) {
             assert!(
                 one.chunks.keys().all(|id| copies.contains(id)),
                 "{} has no copy any more",
@@ -45,22 +50,39 @@ impl Fleet {
         }
     }
 
+    /// What was acknowledged on a disk, and nobody forgot, is listed there; of a device with one disk, nothing else.
+    fn lists(&self, device: usize) {
+        let Disk { fixture, listed, .. } = &self.disks[device];
+        let wanted: BTreeSet<SnapshotId> = listed.difference(&self.gone).copied().collect();
+        let has: BTreeSet<SnapshotId> =
+            self.tips(device).into_iter().flat_map(|head| head.draft.snapshots).collect();
+        // What only a head lists that cannot be read is not known, and that is said.
+        if !unreadable_heads(fixture.store(), fixture.vault.id()).unwrap().is_empty() {
+            return;
+        }
+        let lost: Vec<_> = wanted.difference(&has).collect();
+        assert!(lost.is_empty(), "disk {device} does not list {lost:?}");
+        assert!(self.is_branched(device) || has == wanted, "disk {device} lists what was forgotten");
+    }
+
     /// Every chunk that this device's snapshots need can be had. That they restore is looked at in the end: files take ten
     /// times as long.
     fn reads(&self, device: usize) {
         let (source, monitor) = (self.everywhere(), Monitor::default());
-        let mut reader = ChunkReader::new(&self.devices[device].vault, Some(&source), &monitor);
-        let needed: BTreeMap<_, _> = self.live[device].iter().flat_map(|one| &one.chunks).collect();
+        let Disk { fixture, listed, .. } = &self.disks[device];
+        let mut reader = ChunkReader::new(&fixture.vault, Some(&source), &monitor);
+        let own = self.live.iter().filter(|one| one.device == fixture.vault.device());
+        let own = own.filter(|one| listed.contains(&one.done.snapshot));
+        let needed: BTreeMap<_, _> = own.flat_map(|one| &one.chunks).collect();
         for (id, kind) in needed {
             let read = reader.read(*kind, *id).map(drop);
             assert!(read.is_ok(), "{kind:?} chunk {id} of device {device}: {read:?}");
         }
     }
 
-    fn restores(&self, fixture: &Fixture, view: &VaultView, Live { done, files, .. }: &Live) {
+    fn restores(&self, fixture: &Fixture, view: &VaultView, Live { done, src, files, .. }: &Live) {
         let found = view.snapshots.iter().find(|one| one.id == done.snapshot).unwrap();
-        let origin = self.devices.iter().find(|one| one.vault.device() == found.device).unwrap().src();
-        let (out, _, monitor) = fixture.restore_path(found, &origin, "out", Some(&self.everywhere()));
+        let (out, _, monitor) = fixture.restore_path(found, src, "out", Some(&self.everywhere()));
         assert_eq!(monitor.problems().1, []);
         let mut names: Vec<String> = std::fs::read_dir(&out)
             .unwrap()
@@ -78,7 +100,7 @@ impl Fleet {
     fn settle(&mut self) {
         // Which heads are known to whom, and how many packs.
         let state = |fleet: &Self| {
-            let vault = fleet.devices[0].vault.id();
+            let vault = fleet.disks[0].fixture.vault.id();
             let known = |store: &Store| {
                 let heads = store.head_devices(vault).unwrap().into_iter();
                 let heads: Vec<_> = heads.map(|device| store.head_names(vault, device).unwrap()).collect();
@@ -88,7 +110,7 @@ impl Fleet {
         };
         let mut before = state(self);
         for _ in 0..16 {
-            for device in 0..self.devices.len() {
+            for device in 0..self.disks.len() {
                 for holder in 0..self.holders.len() {
                     self.meet(device, holder, usize::MAX);
                 }
@@ -119,23 +141,59 @@ impl Fleet {
         needed
     }
 
+    /// Copies of disks meet every holder and are used no more; what else was forgotten is forgotten where an old image
+    /// brought it back.
+    fn join(&mut self) {
+        if self.branched.is_empty() {
+            return;
+        }
+        for _ in 0..2 {
+            for device in (0..self.disks.len()).rev() {
+                for holder in 0..self.holders.len() {
+                    self.meet(device, holder, usize::MAX);
+                }
+            }
+        }
+        for copy in self.disks.split_off(self.devices) {
+            let id = copy.fixture.vault.device();
+            let own = self.disks.iter_mut().find(|disk| disk.fixture.vault.device() == id).unwrap();
+            own.listed.extend(copy.listed);
+        }
+        for device in 0..self.devices {
+            for holder in 0..self.holders.len() {
+                self.meet(device, holder, usize::MAX);
+            }
+            let again: BTreeSet<SnapshotId> =
+                self.tips(device).into_iter().flat_map(|head| head.draft.snapshots).collect();
+            let again: Vec<SnapshotId> = again.intersection(&self.gone).copied().collect();
+            forget(&self.disks[device].fixture.vault, &again, &[]).unwrap();
+        }
+        for device in 0..self.devices {
+            for holder in 0..self.holders.len() {
+                self.meet(device, holder, usize::MAX);
+            }
+        }
+    }
+
     /// Everything is everywhere that it should be, and nothing else.
     pub(super) fn end(&mut self) {
-        (0..self.devices.len()).for_each(|device| self.repair(device));
+        self.join();
+        (0..self.devices).for_each(|device| self.repair(device));
         self.settle();
         self.check();
-        let needed: BTreeSet<PackId> = self.devices.iter().flat_map(|fixture| self.needed(fixture)).collect();
+        let needed: BTreeSet<PackId> =
+            self.disks.iter().flat_map(|disk| self.needed(&disk.fixture)).collect();
         for (at, store) in self.stores().enumerate() {
             let packs = store.pack_files().unwrap().into_iter();
             let garbage: Vec<PackId> = packs.filter(|id| !needed.contains(id)).collect();
             assert_eq!(garbage, [], "with {at}, holders first");
         }
-        for (device, fixture) in self.devices.iter().enumerate() {
+        for (device, Disk { fixture, .. }) in self.disks.iter().enumerate() {
             // Of a chunk that two devices stored each may use its own, and lets the other's pack be.
             let waits = fixture.store().retired_packs().into_iter().filter(|one| !one.unlisted);
             assert_eq!(waits.count(), 0, "device {device}");
             let view = fixture.view();
-            for one in self.live.iter().flatten() {
+            for one in &self.live {
                 self.restores(fixture, &view, one);
             }
             let found = fixture.verify();

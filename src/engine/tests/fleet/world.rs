@@ -3,14 +3,14 @@
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::disks::{Image, RecordsOf, is_whole, joined, own_tips, sound_record, take_over};
 use super::holder::{Everywhere, HOLD_DAYS, Holder, listed_by, pack_path, sound_bytes};
 use super::source::{Files, Source};
 use super::{Damage, Due, Step};
-use crate::base::Seeded;
-use crate::base::{ChunkId, HeadId, Moment, PackId};
+use crate::base::{ChunkId, DeviceId, HeadId, Moment, PackId, Seeded, SnapshotId};
 use crate::crypto::Kind;
 use crate::engine::backup::backup_entries;
 use crate::engine::reader::ChunkReader;
@@ -20,18 +20,22 @@ use crate::engine::tests::fixture::{head_packs, newest_heads};
 use crate::engine::tree::for_each_reference;
 use crate::engine::{
     BackupResult, EngineError, GcOptions, Monitor, VaultOptions, adopt_unindexed, collect, complete_head,
-    confirm_borrowed, copy_counts, drop_expired, forget, forward_packs, held_packs, index_remote_pack,
-    keep_here, note_damage, plan_repair, publish_next_head, read_again, rebuild_index, record_receipt,
-    referred_elsewhere, regain, renew_kept, run_repair,
+    confirm_borrowed, copy_counts, damaged_records, drop_expired, forget, forward_packs, held_packs,
+    index_remote_pack, is_known, join_branches, keep_here, missing_records, named_by, note_damage,
+    plan_repair, publish_next_head, read_again, rebuild_index, record_receipt, referred_elsewhere, regain,
+    renew_kept, repair_records, run_repair, unreadable_heads, void_head_receipt,
 };
 use crate::pack::read_pack;
-use crate::snapshot::sign_receipt;
-use crate::store::{Borrowed, PackNumber, Store};
+use crate::snapshot::{Head, HeadName, sign_receipt};
+use crate::store::{Borrowed, PackNumber, RecordName, Store};
 
-/// A snapshot that nobody forgot.
+/// A snapshot that nobody forgot and that went with no disk.
 pub(super) struct Live {
+    /// Of which device.
+    pub(super) device: DeviceId,
     pub(super) done: BackupResult,
-    /// What it must give back.
+    /// Where the files were, and what it must give back.
+    pub(super) src: PathBuf,
     pub(super) files: Files,
     /// All that it needs.
     pub(super) chunks: BTreeMap<ChunkId, Kind>,
@@ -39,23 +43,43 @@ pub(super) struct Live {
     pub(super) is_safe: bool,
 }
 
+/// What a device runs on: its own disk, or a copy of it.
+pub(super) struct Disk {
+    pub(super) fixture: Fixture,
+    /// What it backs up.
+    pub(super) source: Source,
+    /// Snapshots of its device that were acknowledged here, or that holders told of: those that nobody forgot stay listed.
+    pub(super) listed: BTreeSet<SnapshotId>,
+    /// Holders with which it has yet to exchange everything since its history had branches. Until then it may look for
+    /// what it needs where that was.
+    pub(super) astray: BTreeSet<usize>,
+    /// What its store was like once.
+    pub(super) image: Option<Image>,
+}
+
 /// Everybody, and the model.
 pub(super) struct Fleet {
     _seeded: Seeded,
-    pub(super) devices: Vec<Fixture>,
+    /// One for each device, then copies.
+    pub(super) disks: Vec<Disk>,
     pub(super) holders: Vec<Holder>,
-    /// What each device backs up.
-    sources: Vec<Source>,
-    /// Snapshots of each device that nobody forgot.
-    pub(super) live: Vec<Vec<Live>>,
+    /// How many devices there are.
+    pub(super) devices: usize,
+    pub(super) live: Vec<Live>,
+    /// Snapshots that were forgotten, or lost with the only disk that had all of them: old images may list them.
+    pub(super) gone: BTreeSet<SnapshotId>,
+    /// Devices whose disk was put back or copied, or lost a head: what was forgotten may be listed again.
+    pub(super) branched: BTreeSet<DeviceId>,
     /// What is in each pack that there ever was.
-    packs: HashMap<PackId, HashSet<ChunkId>>,
-    /// What holders lost and nobody noticed: of whom, by which device.
+    pub(super) packs: HashMap<PackId, HashSet<ChunkId>>,
+    /// What holders lost and nobody noticed: of whom, by which disk.
     pub(super) unnoticed: HashSet<(usize, usize, PackId)>,
     /// The time of holders, in milliseconds.
     time: u64,
+    /// Images and copies so far.
+    pub(super) copied: usize,
     /// Where all of it lies; last, as it goes last.
-    _place: Place,
+    pub(super) place: Place,
 }
 
 impl Fleet {
@@ -69,21 +93,31 @@ impl Fleet {
         while all.len() < devices {
             all.push(twin_at(place.dir(&format!("device-{}", all.len())), &all[0]));
         }
+        let disk = |fixture: Fixture| Disk {
+            source: Source::new(fixture.src()),
+            fixture,
+            listed: BTreeSet::new(),
+            astray: BTreeSet::new(),
+            image: None,
+        };
         Self {
             _seeded: seeded,
-            sources: all.iter().map(|fixture| Source::new(fixture.src())).collect(),
-            devices: all,
+            disks: all.into_iter().map(disk).collect(),
             holders: (0..holders).map(|at| Holder::at(place.dir(&format!("holder-{at}")))).collect(),
-            live: (0..devices).map(|_| Vec::new()).collect(),
+            devices,
+            live: Vec::new(),
+            gone: BTreeSet::new(),
+            branched: BTreeSet::new(),
             packs: HashMap::new(),
             unnoticed: HashSet::new(),
             time: 1,
-            _place: place,
+            copied: 0,
+            place,
         }
     }
 
     fn device(&self, any: u8) -> usize {
-        usize::from(any) % self.devices.len()
+        usize::from(any) % self.disks.len()
     }
 
     fn holder(&self, any: u8) -> usize {
@@ -93,7 +127,7 @@ impl Fleet {
     /// Of holders, then of devices.
     pub(super) fn stores(&self) -> impl Iterator<Item = &Store> {
         let holders = self.holders.iter().map(|holder| &holder.store);
-        holders.chain(self.devices.iter().map(|device| device.store()))
+        holders.chain(self.disks.iter().map(|disk| disk.fixture.store()))
     }
 
     pub(super) fn everywhere(&self) -> Everywhere {
@@ -101,13 +135,32 @@ impl Fleet {
         Everywhere(named.map(|(at, store)| (holder(at), store.dir().to_owned())).collect())
     }
 
+    /// Heads of a disk's own device that count there: several where its history has branches.
+    pub(super) fn tips(&self, device: usize) -> Vec<Head> {
+        let Fixture { vault, .. } = &self.disks[device].fixture;
+        let heads = newest_heads(&vault.store, vault.id()).unwrap();
+        heads.into_iter().filter(|head| head.device() == vault.device()).collect()
+    }
+
+    /// Packs that the device's heads list. What a list that is not sound has is not known.
     pub(super) fn listed(&self, device: usize) -> BTreeSet<PackId> {
-        listed_by(self.devices[device].store(), &own_head(&self.devices[device]))
+        let store = self.disks[device].fixture.store();
+        self.tips(device).iter().flat_map(|head| listed_by(store, head)).collect()
+    }
+
+    pub(super) fn is_branched(&self, device: usize) -> bool {
+        self.branched.contains(&self.disks[device].fixture.vault.device())
+    }
+
+    /// Whether other disks of its device are in use.
+    pub(super) fn has_twins(&self, device: usize) -> bool {
+        let id = |disk: &Disk| disk.fixture.vault.device();
+        self.disks.iter().filter(|disk| id(disk) == id(&self.disks[device])).count() > 1
     }
 
     /// Packs that this holder has confirmed to this device.
     pub(super) fn confirmed(&self, device: usize, holder: usize) -> BTreeSet<PackId> {
-        let (store, peer) = (self.devices[device].store(), self.holders[holder].key.peer_id());
+        let (store, peer) = (self.disks[device].fixture.store(), self.holders[holder].key.peer_id());
         let mut packs = Vec::new();
         store.for_each_receipt(|pack, of, _| packs.extend((of == peer).then_some(pack))).unwrap();
         packs.into_iter().filter_map(|pack| store.pack_by_number(pack).unwrap()).map(|row| row.id).collect()
@@ -138,15 +191,33 @@ impl Fleet {
             }
             Step::Lose { holder, which } => self.lose(self.holder(holder), which),
             Step::Days { days } => self.days(u64::from(days)),
+            Step::Image { device } => self.take_image(self.device(device)),
+            Step::PutBack { device } => self.put_back(usize::from(device)),
+            Step::Copy { device } => self.copy_disk(self.device(device)),
+            Step::DropCopy => self.drop_copy(),
+            Step::SpoilRecord { device, which, is_gone } => {
+                self.spoil_record(self.device(device), which, is_gone)
+            }
+            Step::SpoilAtHolder { holder, which, is_gone } => {
+                self.spoil_at_holder(self.holder(holder), which, is_gone)
+            }
+            Step::CutRebuild { device, is_filled } => self.cut_rebuild(self.device(device), is_filled),
+            Step::HolderCutRebuild { holder, is_filled } => {
+                let holder = self.holder(holder);
+                let reopened = self.holders.remove(holder).cut(is_filled);
+                self.holders.insert(holder, reopened);
+            }
         }
     }
 
     fn backup(&mut self, device: usize, edits: &[(u8, u8)]) {
-        let (fixture, tree) = (&self.devices[device], &mut self.sources[device]);
+        let source = self.everywhere();
+        let Disk { fixture, source: tree, listed, .. } = &mut self.disks[device];
         edits.iter().for_each(|(name, of)| tree.write(*name, *of));
         let (files, monitor) = (tree.files().clone(), Monitor::default());
-        let done = backup_entries(&fixture.vault, &fixture.options(), tree.entries(), &monitor).unwrap();
-        let (mut chunks, source) = (BTreeMap::new(), self.everywhere());
+        let done = backup_entries(&fixture.vault, &fixture.options(), tree.entries(), &monitor);
+        let Some(done) = joined(fixture, done) else { return };
+        let mut chunks = BTreeMap::new();
         let mut reader = ChunkReader::new(&fixture.vault, Some(&source), &monitor);
         for_each_reference(
             &mut reader,
@@ -158,13 +229,15 @@ impl Fleet {
             &mut |_, error| panic!("{error}"),
         )
         .unwrap();
-        self.live[device].push(Live { done, files, chunks, is_safe: false });
+        listed.insert(done.snapshot);
+        let of = fixture.vault.device();
+        self.live.push(Live { device: of, done, src: fixture.src(), files, chunks, is_safe: false });
         self.note_packs(device);
     }
 
     /// Notes what is in packs that this device wrote.
     fn note_packs(&mut self, device: usize) {
-        let vault = &self.devices[device].vault;
+        let vault = &self.disks[device].fixture.vault;
         let mut written = Vec::new();
         vault.store.for_each_pack(true, |row| (written.push(row.id), true).1).unwrap();
         for id in written {
@@ -183,59 +256,96 @@ impl Fleet {
         self.packs.iter().filter(|(id, _)| has(id)).flat_map(|(_, chunks)| chunks).copied().collect()
     }
 
+    /// Whether holders have all of it, and one of them a head that lists it and its record.
+    fn is_kept(&self, one: &Live, with_holders: &HashSet<ChunkId>) -> bool {
+        let (vault, id) = (self.disks[0].fixture.vault.id(), one.done.snapshot);
+        let is_listed = |at: &Holder| {
+            let heads = newest_heads(&at.store, vault).unwrap();
+            heads.iter().any(|head| head.draft.snapshots.contains(&id))
+                && sound_record(&at.store, &RecordName::Snapshot(id)).is_some()
+        };
+        one.chunks.keys().all(|id| with_holders.contains(id)) && self.holders.iter().any(is_listed)
+    }
+
     /// What has a copy by now, as the device counts it.
     fn note_safe(&mut self, device: usize) {
-        let (fixture, copies) = (&self.devices[device], self.with_holders());
+        let (fixture, copies) = (&self.disks[device].fixture, self.with_holders());
         let counts = copy_counts(&fixture.vault, &fixture.view(), |_| true).unwrap();
-        let is_misled = self.unnoticed.iter().any(|(_, by, _)| *by == device);
-        for one in &mut self.live[device] {
-            if counts.of_snapshot(one.done.snapshot) > 0 {
-                one.is_safe = one.chunks.keys().all(|id| copies.contains(id));
-                assert!(one.is_safe || is_misled, "{} was said to have a copy", one.done.snapshot);
+        let is_misled = self.is_branched(device) || self.unnoticed.iter().any(|(_, by, _)| *by == device);
+        for at in 0..self.live.len() {
+            let one = &self.live[at];
+            if one.device == fixture.vault.device() && counts.of_snapshot(one.done.snapshot) > 0 {
+                let is_safe = self.is_kept(one, &copies);
+                assert!(is_safe || is_misled, "{} was said to have a copy", one.done.snapshot);
+                self.live[at].is_safe = is_safe;
             }
         }
     }
 
-    fn forget(&mut self, device: usize, which: u8) {
-        let live = &mut self.live[device];
-        if !live.is_empty() {
-            let Live { done, .. } = live.remove(usize::from(which) % live.len());
-            assert_eq!(forget(&self.devices[device].vault, &[done.snapshot], &[]).unwrap(), 1);
+    /// What was spoilt at holders may be what made a snapshot safe.
+    pub(super) fn look_again(&mut self) {
+        let copies = self.with_holders();
+        for at in 0..self.live.len() {
+            self.live[at].is_safe &= self.is_kept(&self.live[at], &copies);
         }
+    }
+
+    fn forget(&mut self, device: usize, which: u8) {
+        let Disk { fixture, listed, .. } = &self.disks[device];
+        let known = self.live.iter().filter(|one| listed.contains(&one.done.snapshot));
+        let own = known.filter(|one| one.device == fixture.vault.device());
+        let own: Vec<SnapshotId> = own.map(|one| one.done.snapshot).collect();
+        let Some(id) = own.get(usize::from(which) % own.len().max(1)) else { return };
+        // What a head lists that cannot be read is not there to be forgotten.
+        let is_whole = unreadable_heads(fixture.store(), fixture.vault.id()).unwrap().is_empty();
+        let Some(forgotten) = joined(fixture, forget(&fixture.vault, &[*id], &[])) else { return };
+        assert!(forgotten == 1 || !is_whole);
+        self.gone.insert(*id);
+        self.live.retain(|one| one.done.snapshot != *id);
     }
 
     pub(super) fn gc(&mut self, device: usize, due: Due) {
         let grace = if due == Due::Old { Duration::from_secs(3) } else { GRACE };
         let options = GcOptions { grace, holder_room: Some(u64::MAX), ..gc_options(due == Due::All) };
-        let fixture = &self.devices[device];
-        let source = self.everywhere();
+        let fixture = &self.disks[device].fixture;
+        let (source, before) = (self.everywhere(), fixture.store().pack_files().unwrap());
+        let is_whole = is_whole(fixture.store());
         match collect(&fixture.vault, options, &[], Some(&source), &Monitor::default()) {
-            // Another device forgot since what it had said, and its trees were never anywhere else.
-            Err(EngineError::RootUnreadable(_)) if self.is_behind(device) => {}
+            // Another device forgot since what it had said, and its trees were never anywhere else; or a record that tells
+            // what is needed is not sound.
+            Err(EngineError::RootUnreadable(_) | EngineError::RootBroken { .. })
+                if self.is_behind(device) || !self.branched.is_empty() || !is_whole => {}
             other => drop(other.unwrap()),
         }
+        let left: HashSet<PackId> = fixture.store().pack_files().unwrap().into_iter().collect();
+        assert!(
+            is_whole || before.iter().all(|id| left.contains(id)),
+            "device {device} deleted packs although it could not know what is needed"
+        );
         self.note_packs(device);
     }
 
     /// Whether it knows another device by an older head than that one's newest.
     fn is_behind(&self, device: usize) -> bool {
-        let fixture = &self.devices[device];
+        let fixture = &self.disks[device].fixture;
         let known = newest_heads(fixture.store(), fixture.vault.id()).unwrap();
-        let newest: Vec<HeadId> = self.devices.iter().map(|one| own_head(one).id).collect();
+        let newest: Vec<HeadId> = self.disks.iter().map(|disk| own_head(&disk.fixture).id).collect();
         known.iter().any(|head| !newest.contains(&head.id))
     }
 
     pub(super) fn meet(&mut self, device: usize, holder: usize, most: usize) {
         self.audit(device, holder);
-        for head in newest_heads(&self.holders[holder].store, self.devices[device].vault.id()).unwrap() {
-            if head.device() != self.devices[device].vault.device() {
-                pass_on(self.devices[device].store(), &self.holders[holder].store, &head);
-            }
-        }
+        let told = self.learn(device, holder);
+        self.mend_records(device);
+        let fixture = &self.disks[device].fixture;
+        joined(fixture, join_branches(&fixture.vault, &told, &[]));
         self.index_listed(device);
         self.list_borrowed(device);
         self.hand_over(device, holder, most);
-        let fixture = &self.devices[device];
+        if most == usize::MAX {
+            self.disks[device].astray.remove(&holder);
+        }
+        let fixture = &self.disks[device].fixture;
         for row in referred_elsewhere(&fixture.vault).unwrap() {
             if keep_here(&fixture.vault, &self.everywhere(), &row, &Monitor::default()).is_ok() {
                 fixture.store().set_borrowed(&[row.number], Borrowed::Kept).unwrap();
@@ -244,20 +354,58 @@ impl Fleet {
         self.note_safe(device);
     }
 
+    /// Takes over what the holder has of the vault; which heads of this device's own it takes for newest.
+    fn learn(&mut self, device: usize, holder: usize) -> Vec<HeadName> {
+        let Disk { fixture, listed, .. } = &mut self.disks[device];
+        let (store, vault, at) = (fixture.store(), fixture.vault.id(), &self.holders[holder]);
+        let theirs = newest_heads(&at.store, vault).unwrap();
+        let mut told = Vec::new();
+        for head in &theirs {
+            let is_own = head.device() == fixture.vault.device();
+            if !is_known(store, vault, &head.summary()).unwrap()
+                && take_over(store, &at.store, head)
+                && is_own
+            {
+                listed.extend(&head.draft.snapshots);
+            }
+            told.extend(is_own.then_some((head.draft.seq, head.id)));
+        }
+        told
+    }
+
+    /// Gets records again from whoever has them.
+    fn mend_records(&self, device: usize) {
+        let store = self.disks[device].fixture.store();
+        let damages = damaged_records(store, &Monitor::default()).unwrap();
+        repair_records(store, damages, &RecordsOf(&self.holders), &Monitor::default()).unwrap();
+    }
+
     /// What the holder cannot prove to have is no copy any more.
     fn audit(&mut self, device: usize, holder: usize) {
-        let (fixture, at) = (&self.devices[device], &self.holders[holder]);
+        let (fixture, at) = (&self.disks[device].fixture, &self.holders[holder]);
         let confirmed = self.confirmed(device, holder).into_iter();
         let lost: Vec<PackId> = confirmed.filter(|pack| !at.has(*pack)).collect();
         fixture.store().drop_pack_receipts(at.key.peer_id(), &lost).unwrap();
+        for (by, device, seq, id) in fixture.store().head_receipts().unwrap() {
+            let vault = fixture.vault.id();
+            let head = sound_record(&at.store, &RecordName::Head { vault, device, seq, id });
+            let is_there =
+                |head: &Head| named_by(head).all(|record| sound_record(&at.store, &record).is_some());
+            let head =
+                head.and_then(|_| own_tips(&at.store, vault, device).into_iter().find(|head| head.id == id));
+            if by == at.key.peer_id() && !head.is_some_and(|head| is_there(&head)) {
+                void_head_receipt(fixture.store(), by, id).unwrap();
+            }
+        }
         self.unnoticed.retain(|(of, by, _)| (*of, *by) != (holder, device));
     }
 
     /// Reads the directories of packs that heads list and the index does not know.
     fn index_listed(&self, device: usize) {
-        let (fixture, source) = (&self.devices[device], self.everywhere());
+        let (fixture, source) = (&self.disks[device].fixture, self.everywhere());
         for head in newest_heads(fixture.store(), fixture.vault.id()).unwrap() {
-            for (id, size) in head_packs(fixture.store(), &head).unwrap() {
+            // A list that nobody has yet tells nothing.
+            for (id, size) in head_packs(fixture.store(), &head).unwrap_or_default() {
                 if fixture.store().pack_by_id(id).unwrap().is_some() {
                     continue;
                 }
@@ -275,7 +423,7 @@ impl Fleet {
 
     /// Lists what other devices have written, unless it is on its way out.
     fn list_borrowed(&self, device: usize) {
-        let fixture = &self.devices[device];
+        let fixture = &self.disks[device].fixture;
         let (unconfirmed, leaving) = (fixture.store().unconfirmed_packs(), fixture.store().unlisted_packs());
         if unconfirmed.is_subset(&leaving) {
             return;
@@ -286,18 +434,21 @@ impl Fleet {
             row.is_some_and(|row| !listed.contains(&row.id))
         };
         if unconfirmed.difference(&leaving).any(is_new) {
-            publish_next_head(&fixture.vault, &[], &[]).unwrap();
+            joined(fixture, publish_next_head(&fixture.vault, &[], &[]));
         }
     }
 
     /// Gives a holder the newest head and packs that it does not have; it confirms what it has of all that is listed.
     fn hand_over(&mut self, device: usize, holder: usize, most: usize) {
-        let fixture = &self.devices[device];
+        let fixture = &self.disks[device].fixture;
         let (vault, head) = (fixture.vault.id(), own_head(fixture));
-        let known = newest_heads(&self.holders[holder].store, vault).unwrap();
-        if let Some(old) = known.iter().find(|old| old.device() == head.device() && old.id != head.id) {
-            self.holders[holder].replaces(old);
+        if !missing_records(fixture.store(), &head).unwrap().is_empty() {
+            return;
         }
+        let known = newest_heads(&self.holders[holder].store, vault).unwrap();
+        let carried: HashSet<HeadId> = head.carries_on().collect();
+        let old = known.iter().filter(|old| old.device() == head.device() && carried.contains(&old.id));
+        old.for_each(|old| self.holders[holder].replaces(old));
         let at = &self.holders[holder];
         pass_on(&at.store, fixture.store(), &head);
         let listed: Vec<PackId> = listed_by(fixture.store(), &head).into_iter().collect();
@@ -320,7 +471,7 @@ impl Fleet {
 
     /// Spoils a pack of which a holder is known to have a copy.
     fn damage(&self, device: usize, which: u8, how: Damage) {
-        let store = self.devices[device].store().dir();
+        let store = self.disks[device].fixture.store().dir();
         let packs: Vec<PackId> = self
             .listed(device)
             .into_iter()
@@ -345,7 +496,8 @@ impl Fleet {
 
     /// Looks at everything and mends it, from others and, if they cannot, from the files.
     pub(super) fn repair(&self, device: usize) {
-        let fixture = &self.devices[device];
+        self.mend_records(device);
+        let fixture = &self.disks[device].fixture;
         let found = fixture.verify();
         note_damage(fixture.store(), &found.damages).unwrap();
         let plan = plan_repair(found.damages);
@@ -355,53 +507,72 @@ impl Fleet {
             regain(&fixture.vault, &left, &[], &Monitor::default()).unwrap();
         }
         let left = fixture.verify();
-        let is_sound = left.is_sound() || self.is_behind(device) && left.damages.is_empty();
+        let may_lack = self.is_behind(device) || !self.branched.is_empty() || !left.records.is_empty();
+        let is_sound = left.is_sound() || may_lack && (left.damages.is_empty() || self.is_branched(device));
         assert!(is_sound, "{:?} {:?} {:?}", left.damages, left.records, left.snapshots);
     }
 
     fn crash(&mut self, device: usize, index_lost: bool) {
-        let fixture = self.devices.remove(device);
         let open: fn(&Path) -> Store =
             if index_lost { |dir| Store::rebuild(dir).unwrap() } else { |dir| Store::open(dir).unwrap() };
-        let fixture = fixture.reopened(|_| {}, open);
+        self.reopen(device, |_| {}, open);
+        let fixture = &self.disks[device].fixture;
         if index_lost {
             rebuild_index(fixture.store(), Some(&fixture.vault.keyring.vault), &Monitor::default()).unwrap();
             renew_kept(&fixture.vault).unwrap();
+            fixture.store().publish_index().unwrap();
+            self.index_listed(device);
         } else {
             adopt_unindexed(&fixture.vault, &Monitor::default()).unwrap();
         }
-        self.devices.insert(device, fixture);
-        if index_lost {
-            self.index_listed(device);
+    }
+
+    pub(super) fn reopen(&mut self, device: usize, change: impl FnOnce(&Path), open: fn(&Path) -> Store) {
+        let Disk { fixture, source, listed, astray, image } = self.disks.remove(device);
+        let fixture = fixture.reopened(change, open);
+        self.disks.insert(device, Disk { fixture, source, listed, astray, image });
+    }
+
+    /// An index is being made anew when the program dies, before or after the new one has everything: the old one stands.
+    fn cut_rebuild(&mut self, device: usize, is_filled: bool) {
+        self.reopen(device, |_| {}, |dir| Store::rebuild(dir).unwrap());
+        if is_filled {
+            let Fixture { vault, .. } = &self.disks[device].fixture;
+            rebuild_index(&vault.store, Some(&vault.keyring.vault), &Monitor::default()).unwrap();
         }
+        self.crash(device, false);
     }
 
     /// A pack goes that whoever needs it has, or another holder.
     fn lose(&mut self, holder: usize, which: u8) {
         let store = &self.holders[holder].store;
-        let listed: Vec<BTreeSet<PackId>> = (0..self.devices.len()).map(|one| self.listed(one)).collect();
+        // Where a record is not sound, what is needed is not known.
+        if !self.stores().all(is_whole) {
+            return;
+        }
+        let listed: Vec<BTreeSet<PackId>> = (0..self.disks.len()).map(|one| self.listed(one)).collect();
         let is_spare = |id: &PackId| {
-            (0..self.devices.len()).all(|device| {
-                !listed[device].contains(id)
-                    || sound_bytes(self.devices[device].store().dir(), *id).is_some()
-                    || self.is_safe(device, *id, Some(holder))
-            })
+            // What an old image does not know of may be needed by a head that only holders have.
+            let is_elsewhere = self.branched.is_empty()
+                || (0..self.holders.len()).any(|other| other != holder && self.holders[other].has(*id));
+            is_elsewhere
+                && (0..self.disks.len()).all(|device| {
+                    !listed[device].contains(id)
+                        || sound_bytes(self.disks[device].fixture.store().dir(), *id).is_some()
+                        || self.is_safe(device, *id, Some(holder))
+                })
         };
         let packs: Vec<PackId> = store.pack_files().unwrap().into_iter().filter(is_spare).collect();
         let Some(id) = packs.get(usize::from(which) % packs.len().max(1)) else { return };
         std::fs::remove_file(pack_path(store.dir(), *id)).unwrap();
         self.holders[holder].held.remove(id);
-        self.unnoticed.extend((0..self.devices.len()).map(|device| (holder, device, *id)));
-        let copies = self.with_holders();
-        self.live
-            .iter_mut()
-            .flatten()
-            .for_each(|one| one.is_safe &= one.chunks.keys().all(|id| copies.contains(id)));
+        self.unnoticed.extend((0..self.disks.len()).map(|device| (holder, device, *id)));
+        self.look_again();
     }
 
     pub(super) fn days(&mut self, days: u64) {
         let span = |days| Duration::from_secs(days * 86_400);
-        for fixture in &self.devices {
+        for Disk { fixture, .. } in &self.disks {
             let own = Some(fixture.vault.id());
             drop_expired(fixture.store(), own, span(HOLD_DAYS), span(days)).unwrap();
             age_records(fixture.store(), span(days));
