@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
 """Puts old images of a disk back, copies it, and spoils the newest head: nothing that was acknowledged may vanish.
 
-usage: history_test.py [rollback|rot|clone]...      (default: all)
+usage: history_test.py [rollback|lapse|rot|clone]...      (default: all)
 
 - rollback: an owner's data directory is copied, more is backed up, the copy is put back, and with the holder away fewer, as many
   or more backups are made than were lost. After the two met, every snapshot is listed and restorable at the owner and by a
   fresh recovery, and the owner says what happened.
+- lapse: after the copy the first snapshot is forgotten, and the holder lets go what only that one needed; then the copy is put
+  back. What the copy says of that holder is not true any more: no count rests on it, and what is gone is stored there again, be
+  it that a backup needs its content, or that a backup without the holder made the old list count again.
 - rot: one bit of the newest head file is flipped, and a backup follows, with the holder there or away.
 - clone: a copy of the data directory runs beside the original; both back up. Once one is stopped, everything that both made
   is listed and has a copy.
@@ -136,6 +139,45 @@ def rollback(work):
         story.end()
 
 
+def lapse(work):
+    for away in (False, True):
+        story = Story(work, f"lapse-{'away' if away else 'there'}")
+        first = story.backup()
+        story.backup()
+        story.image()
+        before = len(pack_files(story.holder))
+        story.owner.run("forget", first, "--yes")
+        story.owner.run("gc", "--now")
+        story.backup()
+        story.owner.run("forget", "--release-holds", "--phrase-file", story.phrase, "--yes")
+        until = time.monotonic() + 60
+        while len(pack_files(story.holder)) != len(pack_files(story.owner)):
+            if time.monotonic() > until:
+                raise Failed(f"the holder keeps {len(pack_files(story.holder))} files of packs, {before} before")
+            time.sleep(0.3)
+        if away:
+            story.holder.stop()
+            story.put_back()
+            story.backup(wait="local")
+            story.holder.start()
+        else:
+            story.put_back()
+            until = time.monotonic() + 60
+            while first in story.listed(story.owner):
+                if time.monotonic() > until:
+                    raise Failed("the owner does not take over what it had")
+                time.sleep(0.3)
+            story.made.pop(first)
+            # The same content as the first one had, and a little more.
+            story.backup()
+        story.settle()
+        story.restores(story.owner)
+        story.recovers()
+        print(f"lapse, holder {'away' if away else 'there'}: {len(story.made)} of {len(story.made)} snapshots at the owner, "
+              "at the holder, and after a recovery")
+        story.end()
+
+
 def files_below(node, folder):
     files = []
     for top, _, names in os.walk(os.path.join(node.repo, folder)):
@@ -215,7 +257,7 @@ def clone(work):
         story.end()
 
 
-STORIES = {"rollback": rollback, "rot": rot, "clone": clone}
+STORIES = {"rollback": rollback, "lapse": lapse, "rot": rot, "clone": clone}
 
 
 def main():
