@@ -63,11 +63,14 @@ impl Signer {
     }
 }
 
-/// One decoder: what it is called, a message that it takes, and it. It says whether it took what it was given.
+/// Says whether it took what it was given.
+type Take<'a> = Box<dyn Fn(&[u8]) -> bool + 'a>;
+
+/// One decoder: what it is called, a message that it takes, and it.
 struct Decoder<'a> {
     name: &'static str,
     valid: Vec<u8>,
-    take: Box<dyn Fn(&[u8]) -> bool + 'a>,
+    take: Take<'a>,
 }
 
 fn message<M: Layout>(name: &'static str, valid: &M, bytes: usize, fields: usize) -> Decoder<'static> {
@@ -75,7 +78,7 @@ fn message<M: Layout>(name: &'static str, valid: &M, bytes: usize, fields: usize
     Decoder { name, valid: valid.encode_to_vec(), take: Box::new(take) }
 }
 
-fn signed<'a>(name: &'static str, valid: wire::Signed, take: Box<dyn Fn(&[u8]) -> bool + 'a>) -> Decoder<'a> {
+fn signed<'a>(name: &'static str, valid: wire::Signed, take: Take<'a>) -> Decoder<'a> {
     Decoder { name, valid: valid.body, take }
 }
 
