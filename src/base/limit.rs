@@ -1,5 +1,6 @@
 //! Every bound of the program, with its unit in the name and its reason beside it.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 /// One KiB, MiB, GiB in bytes.
@@ -157,10 +158,27 @@ pub const VAULTS_MAX: usize = 1024;
 pub const PENDING_PEERS_MAX: usize = 64;
 /// Established connections of one peer: simultaneous dials and TCP beside QUIC need more than one.
 pub const CONNECTIONS_PER_PEER_MAX: u32 = 3;
-/// Connections that are still shaking hands, each way.
+/// Connections that are still shaking hands: outgoing ones, and incoming ones of each transport.
 pub const CONNECTIONS_PENDING_MAX: u32 = 32;
+/// Of the incoming ones: from hosts that no member was seen at.
+pub const PENDING_STRANGERS_MAX: usize = 16;
+/// Of those, from one host: a home with some devices behind one address.
+pub const PENDING_PER_HOST_MAX: usize = 8;
+/// And from one network.
+pub const PENDING_PER_NETWORK_MAX: usize = 12;
+/// And from hosts that members were seen at, who may all come back at one time; they wait for each other a little.
+pub const PENDING_MEMBERS_MAX: usize = 16;
+const _: () = assert!(PENDING_STRANGERS_MAX + PENDING_MEMBERS_MAX <= CONNECTIONS_PENDING_MAX as usize);
+/// How long an incoming connection may take to say who it is: four round trips over a satellite take some seconds.
+pub const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Incoming connections through relays that still shake hands: only members of this node's relays can make one.
+pub const RELAYED_PENDING_MAX: usize = 16;
 /// Connections that strangers may hold open at one time.
 pub const STRANGER_CONNECTIONS_MAX: usize = 16;
+/// Of those, from one host: a home whose machines are all set up anew.
+pub const STRANGER_CONNECTIONS_PER_HOST_MAX: usize = 8;
+/// And from one network.
+pub const STRANGER_CONNECTIONS_PER_NETWORK_MAX: usize = 12;
 /// Connections of all kinds that may be established at one time with up to `peers` members connected.
 pub const fn connections_max(peers: usize) -> usize {
     peers.saturating_mul(CONNECTIONS_PER_PEER_MAX as usize).saturating_add(2 * STRANGER_CONNECTIONS_MAX)
@@ -169,6 +187,20 @@ pub const fn connections_max(peers: usize) -> usize {
 pub const FETCH_SERVED_MAX: usize = 16;
 /// Of those, for one peer.
 pub const FETCH_SERVED_PER_PEER_MAX: usize = 10;
+/// Of the places for requests that are served, those that only peers get that hold few: two that read nothing must not hold
+/// all of them.
+pub const KEPT_PLACES: usize = 4;
+/// How many of those one peer may hold.
+pub const KEPT_PLACES_PER_PEER_MAX: usize = 2;
+/// A peer that takes less of its answers than this while others wait for places, in bytes a second, ...
+pub const SLOW_READER_BYTES_PER_SECOND: u64 = 16 * KIB as u64;
+/// ... for so long, is disconnected: in that time a kernel's buffers, which are emptied by thirds, no longer matter.
+pub const SLOW_READER_TIME: Duration = Duration::from_secs(30);
+/// The same when it takes nothing at all.
+pub const STALLED_READER_TIME: Duration = Duration::from_secs(10);
+/// How long it has one place afterwards.
+pub const SLOW_READER_RESTRICTED: Duration = Duration::from_secs(600);
+const _: () = assert!(KEPT_PLACES < FETCH_SERVED_MAX && KEPT_PLACES < SYNC_SERVED_MAX);
 /// Sync and door requests being served at one time, for all peers.
 pub const SYNC_SERVED_MAX: usize = 12;
 /// Commands and events waiting between the swarm and the rest.
@@ -213,6 +245,13 @@ pub const BUSY_PAUSE_MAX: Duration = Duration::from_secs(5);
 pub const BUSY_WAIT: Duration = Duration::from_secs(60);
 /// How long a recovery waits for the next of the holders that it knows of, when one let it in already.
 pub const HOLDER_WAIT: Duration = Duration::from_secs(5);
+/// How long one call of `join` knocks at a door that is busy, and how long the command does so again and again.
+pub const JOIN_CALL: Duration = Duration::from_secs(10);
+/// See [`JOIN_CALL`].
+pub const JOIN_PATIENCE: Duration = Duration::from_secs(300);
+/// How often a node knocks again, in a row, at a door whose connection breaks: with pauses of up to [`BUSY_PAUSE_MAX`] some two
+/// minutes, longer than a stranger may stay inside.
+pub const DOOR_TRIES: u32 = 30;
 /// A nonce from the door is good for this long.
 pub const DOOR_NONCE_LIFE: Duration = Duration::from_secs(60);
 /// Invitations that are remembered, open or not; the one that was used or expired first makes room.
@@ -246,6 +285,13 @@ pub const REJECTED_PEERS_MAX: usize = 256;
 pub const JOIN_WAIT: Duration = Duration::from_secs(10);
 /// Wrong answers after which a peer is asked last and given no new packs.
 pub const MISBEHAVIOUR_MAX: u32 = 3;
+
+/// An owner that gives less than this of what it offered while others wait for its place, in bytes a second, ...
+pub const HOLDING_BACK_BYTES_PER_SECOND: u64 = 4 * KIB as u64;
+/// ... for so long, loses it: it takes a question and its answer over a slow line a few times.
+pub const HOLDING_BACK_TIME: Duration = Duration::from_secs(20);
+/// For so long it then shares the few places of those that held back.
+pub const HOLDING_BACK_SLOW: Duration = Duration::from_secs(600);
 
 /// A head is published this often during a long backup, so that holders can begin to pull.
 pub const CHECKPOINT_EVERY: Duration = Duration::from_secs(300);
@@ -370,10 +416,21 @@ pub const ADMISSION_GRACE: Duration = Duration::from_millis(500);
 pub const DOOR_SERVED_MAX: usize = 4;
 /// Of those, for one peer.
 pub const DOOR_SERVED_PER_PEER_MAX: usize = 2;
-/// Door requests of all strangers together: identities are free, so a rate for each is not enough.
-pub const DOOR_REQUESTS_PER_SECOND_MAX: u32 = 20;
+/// Door requests of all strangers together, those that only knock apart: identities are free, so a rate for each is not
+/// enough. Each is a lookup, or a signature to check: 50 of them take some thousandths of a core.
+pub const DOOR_REQUESTS_PER_SECOND_MAX: NonZeroU32 = NonZeroU32::new(50).expect("not zero");
+/// Knocks of all strangers together: each writes a file.
+pub const DOOR_KNOCKS_PER_SECOND_MAX: NonZeroU32 = NonZeroU32::new(10).expect("not zero");
+/// Door requests of one host: to be let in takes two.
+pub const DOOR_REQUESTS_PER_HOST_PER_SECOND_MAX: NonZeroU32 = NonZeroU32::new(10).expect("not zero");
+/// Hosts whose door requests are counted; whoever comes from another one meanwhile is told to come again.
+pub const DOOR_HOSTS_MAX: usize = 1024;
 /// Of the sync requests being served, for one peer.
 pub const SYNC_SERVED_PER_PEER_MAX: usize = 6;
+/// Rows that are looked up, or written, for what counts as one request: some thousandths of a second.
+pub const ROWS_OF_A_REQUEST: usize = 64;
+/// Signatures that are checked for what counts as one request: as long.
+pub const SIGNATURES_OF_A_REQUEST: usize = 8;
 /// Sync requests in flight to one peer.
 pub const SYNC_IN_FLIGHT_PER_PEER_MAX: usize = 4;
 /// Sync requests in flight to all peers: an answer may be 2 MiB.
@@ -382,12 +439,27 @@ pub const SYNC_IN_FLIGHT_MAX: usize = 6;
 pub const DOOR_IN_FLIGHT_MAX: usize = 8;
 /// Peers being dialled in the background at one time; each may use several addresses.
 pub const DIALS_MAX: usize = 8;
+/// How long nothing is dialled where a peer claims to be and never was, after the first failure; each pause is twice the one
+/// before, up to [`CLAIM_PAUSE_MAX`].
+pub const CLAIM_PAUSE: Duration = Duration::from_secs(10);
+/// See [`CLAIM_PAUSE`].
+pub const CLAIM_PAUSE_MAX: Duration = Duration::from_secs(3600);
+/// How long it may take to ask where a name leads that a peer claims, ...
+pub const NAME_TIME: Duration = Duration::from_secs(5);
+/// ... and how many of the addresses are dialled that it leads to.
+pub const NAME_ADDRESSES_MAX: usize = 4;
 /// TCP is dialled this much before QUIC: it moves more (740 against 470 MB/s measured).
 pub const DIAL_HEAD_START: Duration = Duration::from_millis(500);
 /// Kademlia searches under way.
 pub const FINDS_MAX: usize = 16;
 /// A Kademlia message in bytes: 20 peers with 16 short addresses each fit.
 pub const KAD_BYTES_MAX: usize = 32 * KIB;
+/// Kademlia's news of one peer's connections in a second, its questions among them: a search takes a handful.
+pub const KAD_PER_SECOND_MAX: NonZeroU32 = NonZeroU32::new(10).expect("not zero");
+/// Of those, how many may come at once: a node that lost all of its members searches for eight of them together.
+pub const KAD_BURST_MAX: u64 = 100;
+/// And how many wait for their turn: the connections of one peer have 32 streams each for questions.
+pub const KAD_WAITING_MAX: usize = CONNECTIONS_PER_PEER_MAX as usize * 32;
 /// Peers that are remembered without being members.
 pub const PEERS_REMEMBERED_MAX: usize = 1024;
 /// Substreams of one connection; over it yamux breaks the connection, so it stays above the sum of all protocols.
@@ -498,6 +570,10 @@ pub const BACKUP_REQUEST_BYTES_MAX: usize = 4 * MIB;
 pub const HTTP_ANSWER_BYTES_MAX: usize = 64 * MIB;
 /// Connections that the control socket serves at one time; each command needs one.
 pub const HTTP_CONNECTIONS_MAX: usize = 64;
+/// Of the connections of one port over TCP: from one host. Those that wait for no answer make room for others.
+pub const HTTP_CONNECTIONS_PER_HOST_MAX: usize = 32;
+/// And from one network.
+pub const HTTP_CONNECTIONS_PER_NETWORK_MAX: usize = 48;
 /// How long a call that only looks something up may take.
 pub const HTTP_SHORT_CALL: Duration = Duration::from_secs(15);
 /// How long a call that dials a peer, reads trees or derives a key may take.

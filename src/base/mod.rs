@@ -8,6 +8,7 @@ mod id;
 mod label;
 pub mod limit;
 pub mod meter;
+mod origin;
 mod path;
 #[cfg(test)]
 mod seeded;
@@ -17,6 +18,7 @@ mod unit;
 pub use code::{Category, Code, Coded, Retry};
 pub use id::{ChunkId, DeviceId, HeadId, IdError, ListId, PackId, PeerId, SnapshotId, VaultId, random_bytes};
 pub use label::{host_fault, tag_fault};
+pub use origin::Origin;
 pub use path::{encode_path, reference_text, split_reference};
 #[cfg(test)]
 pub(crate) use seeded::Seeded;

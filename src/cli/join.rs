@@ -1,7 +1,7 @@
 //! `invite` and `join`: two machines become peers by a ticket.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 
@@ -13,11 +13,14 @@ use crate::api::{
     ApiError, Invitation, InviteInfo, InviteRequest, InviteState, JoinRequest, Joined, Role, Service,
     TicketText,
 };
-use crate::base::{ByteSize, Code, parse_duration};
+use crate::base::{ByteSize, Code, format_duration, limit, parse_duration};
 use crate::node::{self, DeviceJoined, InitRequest, Mode, Newcomer, Ticket};
 
 /// How often `invite --wait` looks whether the ticket was redeemed.
 const LOOK: Duration = Duration::from_millis(500);
+
+/// Between two tries of `join` at a door that is busy.
+const AGAIN: Duration = Duration::from_secs(5);
 
 #[derive(Args)]
 pub(super) struct InviteArgs {
@@ -127,7 +130,7 @@ pub(super) async fn join(args: JoinArgs, session: &Session<'_>) -> Result<u8, Ap
     confirm(session, &ticket)?;
     let handle = open(session, &ticket).await?;
     let is_daemon = matches!(handle, Handle::Daemon(_));
-    let result = handle.service().join(JoinRequest { ticket: text }).await;
+    let result = join_patiently(handle.service(), &text, session).await;
     let joined = handle.close(result).await?;
     session.output.show(&joined, render_joined);
     if !is_daemon {
@@ -136,6 +139,27 @@ pub(super) async fn join(args: JoinArgs, session: &Session<'_>) -> Result<u8, Ap
         session.output.note("not connected yet; `shadowvault peers why` tells what is in the way");
     }
     Ok(0)
+}
+
+/// Redeems the ticket; at a door that is busy again and again, for some minutes, and says so.
+async fn join_patiently(
+    node: &dyn Service,
+    ticket: &TicketText,
+    session: &Session<'_>,
+) -> Result<Joined, ApiError> {
+    let began = Instant::now();
+    loop {
+        let error = match node.join(JoinRequest { ticket: ticket.clone() }).await {
+            Err(error) if matches!(error.kind(), Code::PeerBusy | Code::ConnectionFailed) => error,
+            result => return result,
+        };
+        if began.elapsed() > limit::JOIN_PATIENCE {
+            return Err(error);
+        }
+        let again = format_duration(AGAIN);
+        session.output.note(&format!("{}; trying again in {again}", escape(&error.message)));
+        tokio::time::sleep(AGAIN).await;
+    }
 }
 
 /// Makes this machine, which has no node yet, another device of the inviter's vault.

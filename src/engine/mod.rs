@@ -24,6 +24,7 @@ mod heads;
 mod hold;
 mod holder;
 mod hurt;
+mod laggards;
 mod ledger;
 mod monitor;
 mod open_pack;
@@ -81,6 +82,7 @@ pub use holder::{
     keep_what_is_here, missing_records, store_list, store_snapshot, store_snapshots, wanted_packs,
 };
 pub use hurt::{HurtFile, HurtFiles};
+pub use laggards::Laggards;
 pub use ledger::{Candidate, Ledger, Plan, ROUND_INTERVAL, ROUND_PAUSE, Want, Wanting};
 pub use monitor::{Monitor, Problem};
 pub use pull::{FetchFailure, Given, PackSource, PulledSlice, Sources, pull_pack};
@@ -107,4 +109,7 @@ pub use tag::{Retagged, TagEdit, tag};
 pub use tree::{Spot, TreeEntry, list, locate};
 pub use vault::{Vault, VaultOptions};
 pub use verify::{SnapshotFinding, VerifyOptions, VerifyResult, verify};
-pub use wishes::{OWNERS_MAX, PULLS_MAX, Serving, Wish, WishKey, Wishes, is_hopeless};
+pub use wishes::{
+    OWNERS_MAX, PULLS_MAX, PULLS_PER_OWNER_MAX, SLOW_OWNERS_MAX, SLOW_PULLS_MAX, Serving, Wish, WishKey,
+    Wishes, is_hopeless,
+};

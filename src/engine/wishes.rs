@@ -11,8 +11,14 @@ use crate::snapshot::HeadSummary;
 
 /// Packs pulled at one time for all owners together: each needs up to 16 MiB.
 pub const PULLS_MAX: usize = 4;
+/// Of those, for one owner.
+pub const PULLS_PER_OWNER_MAX: usize = 3;
+/// And for all owners together that held back.
+pub const SLOW_PULLS_MAX: usize = 1;
 /// Owners served at one time, so that one with much to store does not keep the others waiting.
 pub const OWNERS_MAX: usize = 8;
+/// Of those, such that held back.
+pub const SLOW_OWNERS_MAX: usize = 2;
 /// Vaults of one owner that may wait at one time: each wish holds up to 512 KiB of pack ids.
 const WISHES_PER_OWNER_MAX: usize = 4;
 /// Packs of one wish: an owner that is served late may offer a few times before.
@@ -67,10 +73,29 @@ impl Wishes {
         self.waiting.iter().filter(|((of, _), _)| *of == owner).count()
     }
 
-    /// The next wish of an owner and vault that is not `served` already.
-    pub fn take(&mut self, served: &HashSet<WishKey>) -> Option<(WishKey, Wish)> {
-        let place = self.waiting.iter().position(|(key, _)| !served.contains(key))?;
+    /// The next wish of an owner that has no place yet, however many vaults it has. `served` are those that have; of those
+    /// that are `slow` only a few have one.
+    pub fn take(
+        &mut self,
+        served: &HashSet<PeerId>,
+        slow: impl Fn(PeerId) -> bool,
+    ) -> Option<(WishKey, Wish)> {
+        let place = self.next(served, slow)?;
         self.waiting.remove(place)
+    }
+
+    /// Whether somebody waits for a place.
+    pub fn is_awaited(&self, served: &HashSet<PeerId>) -> bool {
+        self.waiting.iter().any(|((owner, _), _)| !served.contains(owner))
+    }
+
+    fn next(&self, served: &HashSet<PeerId>, slow: impl Fn(PeerId) -> bool) -> Option<usize> {
+        if served.len() >= OWNERS_MAX {
+            return None;
+        }
+        let slow_places = SLOW_OWNERS_MAX.saturating_sub(served.iter().filter(|owner| slow(**owner)).count());
+        let may = |owner: PeerId| !served.contains(&owner) && (slow_places > 0 || !slow(owner));
+        self.waiting.iter().position(|((owner, _), _)| may(*owner))
     }
 
     /// Drops what an owner wanted: it offers again when it is back.
@@ -164,13 +189,35 @@ mod tests {
         for (owner, seq, range) in [(2, 1, 0..2), (1, 1, 0..1), (2, 2, 1..4)] {
             assert_eq!(wishes.add(key(owner, 0), head(seq), &packs[range.clone()]), range.len() as u32);
         }
-        let (first, wish) = wishes.take(&HashSet::new()).unwrap();
+        let nobody = HashSet::new();
+        let of = |owner: u8| HashSet::from([key(owner, 0).0]);
+        let (first, wish) = wishes.take(&nobody, |_| false).unwrap();
         assert_eq!((first, wish.head.seq, wish.packs), (key(2, 0), 2, packs[..4].to_vec()));
         wishes.add(key(2, 0), head(3), &packs);
-        assert_eq!(wishes.take(&HashSet::from([key(1, 0)])).map(|(next, _)| next), Some(key(2, 0)));
-        assert!(wishes.take(&HashSet::from([key(1, 0)])).is_none(), "it is being served");
+        assert_eq!(wishes.take(&of(1), |_| false).map(|(next, _)| next), Some(key(2, 0)));
+        assert!(wishes.take(&of(1), |_| false).is_none(), "it is being served");
         wishes.forget(key(1, 0).0);
-        assert!(wishes.take(&HashSet::new()).is_none());
+        assert!(wishes.take(&nobody, |_| false).is_none());
+    }
+
+    /// One owner with eight vaults whose records never came held all places for as long as it wanted.
+    #[test]
+    fn an_owner_has_one_place_and_those_that_held_back_have_few_together() {
+        let (mut wishes, packs) = (Wishes::default(), packs(1));
+        for (owner, vault) in [(1, 0), (1, 1), (2, 0), (3, 0), (4, 0), (5, 0)] {
+            wishes.add(key(owner, vault), head(1), &packs);
+        }
+        let is_slow = |owner: PeerId| owner != key(5, 0).0;
+        let mut served = HashSet::new();
+        let order = std::iter::from_fn(|| {
+            let (key, _) = wishes.take(&served, is_slow)?;
+            served.insert(key.0);
+            Some(key)
+        });
+        assert_eq!(order.collect::<Vec<_>>(), [key(1, 0), key(2, 0), key(5, 0)]);
+        assert!(wishes.is_awaited(&served));
+        let all: HashSet<PeerId> = (10..10 + OWNERS_MAX as u8).map(|n| key(n, 0).0).collect();
+        assert!(wishes.take(&all, |_| false).is_none(), "all places are taken");
     }
 
     #[test]

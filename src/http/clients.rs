@@ -1,6 +1,6 @@
 //! How much each client address may ask: a token bucket for each.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
-use crate::base::{limit, meter};
+use crate::base::{Origin, limit, meter};
 use crate::config::Security;
 
 /// Buckets for clients over TCP. Whitelisted addresses are exempt; it grants them nothing else.
@@ -58,7 +58,8 @@ impl Clients {
                 return Err(Duration::from_secs(1));
             }
         }
-        buckets.check_key(&key(address)).map_err(|not_until| {
+        // Whoever has one address of an IPv6 network has all of them.
+        buckets.check_key(&Origin::of(address).host).map_err(|not_until| {
             meter::RATE_LIMITED.add("ip", 1);
             not_until.wait_time_from(DefaultClock::default().now())
         })
@@ -74,17 +75,6 @@ impl Clients {
 
     fn rules(&self) -> Arc<Rules> {
         self.rules.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
-/// One bucket for an IPv4 address or an IPv6 /64: whoever has one address of such a network has all of them.
-fn key(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
-        }
     }
 }
 

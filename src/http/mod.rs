@@ -9,10 +9,13 @@
 
 mod client;
 mod clients;
+#[cfg(test)]
+mod crowded_test;
 mod events;
 mod extract;
 mod fates;
 mod guard;
+mod guests;
 mod problem;
 mod router;
 mod socket;

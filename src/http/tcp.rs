@@ -1,7 +1,7 @@
 //! What is served over TCP: metrics, health, and the API for bearers of the token.
 //!
-//! Every request passes its client's token bucket first. Connections are bounded, and one that does not get on with
-//! its request is closed.
+//! Every request passes its client's token bucket first. Connections are bounded: one that waits for no answer makes room
+//! for another, and one that does not get on with its request is closed.
 
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
@@ -18,12 +18,12 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::clients::Clients;
 use super::guard::{self, Token};
+use super::guests::{Guest, Guests, Work};
 use super::problem::Problem;
 use super::router;
 use crate::api::{ApiError, Service};
@@ -80,7 +80,7 @@ impl Port {
 
     /// Serves `site` until `stop`; then ends what is under way within a second.
     pub async fn serve(self, site: Site, clients: Arc<Clients>, stop: impl Future<Output = ()>) {
-        let places = Arc::new(Semaphore::new(limit::HTTP_CONNECTIONS_MAX));
+        let guests = Guests::default();
         let router = guarded(site, self.address, clients.clone());
         let (ending, mut connections) = (CancellationToken::new(), JoinSet::new());
         let mut pruning = tokio::time::interval(limit::HTTP_CLIENTS_PRUNED);
@@ -91,14 +91,9 @@ impl Port {
                 _ = pruning.tick() => clients.prune(),
                 Some(_) = connections.join_next() => {}
                 accepted = self.listener.accept() => match accepted {
-                    // Over the bound a connection is closed at once: waiting would let idle ones keep all others out.
-                    Ok((stream, from)) => if let Ok(place) = places.clone().try_acquire_owned() {
-                        let service = router.clone().layer(axum::Extension(From(from.ip())));
-                        let ending = ending.clone();
-                        connections.spawn(async move {
-                            converse(stream, service, ending).await;
-                            drop(place);
-                        });
+                    Ok((stream, from)) => if let Some((guest, work)) = guests.enter(from.ip()) {
+                        let service = router.clone().layer(axum::Extension(From(from.ip(), work)));
+                        connections.spawn(converse(stream, service, ending.clone(), guest));
                     },
                     Err(error) => {
                         tracing::warn!(target: "http", %error, "accepting a connection failed");
@@ -117,11 +112,11 @@ impl Port {
     }
 }
 
-/// The client's address.
-#[derive(Copy, Clone)]
-struct From(IpAddr);
+/// The client's address, and the requests of its connection.
+#[derive(Clone)]
+struct From(IpAddr, Work);
 
-async fn converse(stream: TcpStream, router: Router, ending: CancellationToken) {
+async fn converse(stream: TcpStream, router: Router, ending: CancellationToken, mut guest: Guest) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limit::HTTP_HEAD_READ)
@@ -131,6 +126,7 @@ async fn converse(stream: TcpStream, router: Router, ending: CancellationToken) 
     // An error is the client's: it left, or spoke something else.
     tokio::select! {
         _ = connection.as_mut() => {}
+        () = guest.has_to_go() => {}
         () = ending.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await.ok();
@@ -155,15 +151,17 @@ fn guarded(site: Site, local: SocketAddr, clients: Arc<Clients>) -> Router {
 /// Charges the client's bucket before anything else is looked at.
 async fn charge(
     State(clients): State<Arc<Clients>>,
-    axum::Extension(From(address)): axum::Extension<From>,
+    axum::Extension(From(address, work)): axum::Extension<From>,
     request: Request,
     next: Next,
 ) -> Response {
     let Err(wait) = clients.charge(address) else {
+        let under_way = work.begin();
         let answer = tokio::time::timeout(limit::HTTP_REQUEST_LIFE, next.run(request));
-        return answer.await.unwrap_or_else(|_| {
+        let answer = answer.await.unwrap_or_else(|_| {
             Problem::usage(StatusCode::REQUEST_TIMEOUT, "the request did not arrive in time").into_response()
         });
+        return answer.map(|body| under_way.until_sent(body));
     };
     let seconds = wait.as_secs() + 1;
     let error = ApiError::new(Code::RateLimitExceeded, "this address asks too often");

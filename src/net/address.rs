@@ -1,5 +1,7 @@
 //! Peer addresses: what people paste, what peers claim, and the two forms of a peer id.
 
+use std::net::IpAddr;
+
 use libp2p::multiaddr::Protocol;
 use libp2p::{Multiaddr, PeerId as Libp2pId};
 
@@ -124,25 +126,88 @@ pub(super) fn through(address: Multiaddr, relay: PeerId) -> Multiaddr {
     address.with(Protocol::P2p(to_libp2p(relay))).with(Protocol::P2pCircuit)
 }
 
-/// Whether an address that a peer claims for itself is worth keeping: one that can be dialled, and not our own
-/// machine unless the peer is on it. `seen_at` is where the peer really is.
-pub(super) fn is_credible(claimed: &Multiaddr, seen_at: &Multiaddr) -> bool {
+/// Whether an address that a peer claims for itself can be dialled at all. Who it may lead to is looked at when it is
+/// ([`may_claim`]): names lead elsewhere every day.
+pub(super) fn is_claimable(claimed: &Multiaddr) -> bool {
     let port_given = claimed.iter().any(|p| matches!(p, Protocol::Tcp(n) | Protocol::Udp(n) if n != 0));
-    let placed = match claimed.iter().next() {
-        Some(Protocol::Ip4(ip)) => !ip.is_unspecified() && !ip.is_multicast() && !ip.is_broadcast(),
-        Some(Protocol::Ip6(ip)) => !ip.is_unspecified() && !ip.is_multicast() && !ip.is_unicast_link_local(),
-        _ => true,
+    is_dialable(claimed) && port_given && first_ip(claimed).is_none_or(|ip| !is_nowhere(ip))
+}
+
+/// Whether this node dials `ip` because a peer says that it is there: nobody makes it dial itself, or a network that the
+/// peer has nothing to do with. `seen_at` is where the peer really is, `own` are this machine's addresses; `signed` is the
+/// peer's own signed word.
+pub(super) fn may_claim(ip: IpAddr, seen_at: Option<IpAddr>, own: &[IpAddr], signed: bool) -> bool {
+    let (ip, seen_at) = (ip.to_canonical(), seen_at.map(|ip| ip.to_canonical()));
+    let is_here = |ip: IpAddr| ip.is_loopback() || own.contains(&ip);
+    let on_this_machine = seen_at.is_some_and(is_here);
+    if is_nowhere(ip) {
+        false
+    } else if is_here(ip) {
+        on_this_machine
+    } else if is_global(ip) {
+        true
+    } else {
+        signed || on_this_machine || seen_at.is_some_and(|seen_at| is_one_network(seen_at, ip))
+    }
+}
+
+/// Where nobody is, or everybody, or somebody else depending on who looks.
+fn is_nowhere(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => ip.octets()[0] == 0 || ip.is_multicast() || ip.is_broadcast() || ip.is_link_local(),
+        IpAddr::V6(ip) => {
+            let is_old_v4 = ip.segments()[..6] == [0; 6] && !ip.is_loopback();
+            is_old_v4 || ip.is_multicast() || ip.is_unicast_link_local()
+        }
+    }
+}
+
+/// Whether both are in one home or office: an inner network has a /16 at most, as people lay them out, or a /48.
+fn is_one_network(one: IpAddr, other: IpAddr) -> bool {
+    match (one, other) {
+        (IpAddr::V4(one), IpAddr::V4(other)) => {
+            !is_global(one.into()) && one.octets()[..2] == other.octets()[..2]
+        }
+        (IpAddr::V6(one), IpAddr::V6(other)) => one.segments()[..3] == other.segments()[..3],
+        _ => false,
+    }
+}
+
+/// A name at the place of an IP address, and which kinds of address it may lead to: 4, 6, or both.
+pub(super) fn name_of(address: &Multiaddr) -> Option<(String, u16, Option<bool>)> {
+    if is_relayed(address) {
+        return None;
+    }
+    let mut parts = address.iter();
+    let (name, only_v4) = match parts.next()? {
+        Protocol::Dns(name) => (name.into_owned(), None),
+        Protocol::Dns4(name) => (name.into_owned(), Some(true)),
+        Protocol::Dns6(name) => (name.into_owned(), Some(false)),
+        _ => return None,
     };
-    is_dialable(claimed) && port_given && placed && (!is_loopback(claimed) || is_loopback(seen_at))
+    match parts.next()? {
+        Protocol::Tcp(port) | Protocol::Udp(port) => Some((name, port, only_v4)),
+        _ => None,
+    }
+}
+
+/// The same address at an IP address.
+pub(super) fn at_ip(address: &Multiaddr, ip: IpAddr) -> Option<Multiaddr> {
+    address.replace(0, |_| Some(Protocol::from(ip)))
+}
+
+/// The IP address that it begins with, of a relay's address the relay's.
+pub(super) fn first_ip(address: &Multiaddr) -> Option<IpAddr> {
+    match address.iter().next()? {
+        Protocol::Ip4(ip) => Some(ip.into()),
+        Protocol::Ip6(ip) => Some(ip.into()),
+        _ => None,
+    }
 }
 
 /// Whether it leads to the machine itself.
 pub(super) fn is_loopback(address: &Multiaddr) -> bool {
-    match address.iter().next() {
-        Some(Protocol::Ip4(ip)) => ip.is_loopback(),
-        Some(Protocol::Ip6(ip)) => ip.is_loopback(),
-        _ => false,
-    }
+    first_ip(address).is_some_and(|ip| ip.to_canonical().is_loopback())
 }
 
 /// Whether it is a TCP address, and not one of a relay.
@@ -151,27 +216,20 @@ pub(super) fn is_tcp(address: &Multiaddr) -> bool {
 }
 
 /// The IP address that a multiaddr begins with; a relay's address says nothing of who is behind it.
-pub(super) fn ip_of(address: &Multiaddr) -> Option<std::net::IpAddr> {
-    if is_relayed(address) {
-        return None;
-    }
-    match address.iter().next()? {
-        Protocol::Ip4(ip) => Some(ip.into()),
-        Protocol::Ip6(ip) => Some(ip.into()),
-        _ => None,
-    }
+pub(super) fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
+    if is_relayed(address) { None } else { first_ip(address) }
 }
 
 /// Whether an address is one on the internet: not of a home's or an office's own network, a provider's inner one, or this
 /// machine's.
-pub(super) fn is_global(ip: std::net::IpAddr) -> bool {
-    match ip {
-        std::net::IpAddr::V4(ip) => {
+pub(super) fn is_global(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => {
             let shared = ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64;
             let inner = ip.is_private() || ip.is_link_local() || ip.is_loopback() || shared;
             !inner && !ip.is_unspecified() && !ip.is_multicast() && !ip.is_broadcast()
         }
-        std::net::IpAddr::V6(ip) => {
+        IpAddr::V6(ip) => {
             let inner = ip.is_unique_local() || ip.is_unicast_link_local() || ip.is_loopback();
             !inner && !ip.is_unspecified() && !ip.is_multicast()
         }
@@ -182,8 +240,8 @@ pub(super) fn is_global(ip: std::net::IpAddr) -> bool {
 pub(super) fn tcp_socket(address: &Multiaddr) -> Option<std::net::SocketAddr> {
     let mut parts = address.iter();
     let ip = match parts.next()? {
-        Protocol::Ip4(ip) => std::net::IpAddr::V4(ip),
-        Protocol::Ip6(ip) => std::net::IpAddr::V6(ip),
+        Protocol::Ip4(ip) => IpAddr::V4(ip),
+        Protocol::Ip6(ip) => IpAddr::V6(ip),
         _ => return None,
     };
     match parts.next()? {
@@ -257,17 +315,60 @@ mod tests {
     }
 
     #[test]
-    fn claimed_addresses_are_kept_only_when_they_can_be_true() {
+    fn claimed_addresses_are_kept_only_when_they_can_be_dialled() {
         let table = [
-            ("/ip4/10.0.0.1/tcp/9000", "/ip4/10.0.0.1/tcp/4", true),
-            ("/ip4/127.0.0.1/tcp/9000", "/ip4/10.0.0.1/tcp/4", false),
-            ("/ip4/127.0.0.1/tcp/9000", "/ip4/127.0.0.1/tcp/4", true),
-            ("/ip4/0.0.0.0/tcp/9000", "/ip4/127.0.0.1/tcp/4", false),
-            ("/ip4/10.0.0.1/tcp/0", "/ip4/10.0.0.1/tcp/4", false),
-            ("/ip4/224.0.0.1/udp/1/quic-v1", "/ip4/10.0.0.1/tcp/4", false),
+            ("/ip4/10.0.0.1/tcp/9000", true),
+            ("/dns4/box.example/udp/9000/quic-v1", true),
+            ("/ip4/127.0.0.1/tcp/9000", true),
+            ("/ip4/0.0.0.0/tcp/9000", false),
+            ("/ip4/10.0.0.1/tcp/0", false),
+            ("/ip4/224.0.0.1/udp/1/quic-v1", false),
+            ("/ip4/169.254.7.7/tcp/9000", false),
+            ("/ip6/fe80::1/tcp/9000", false),
+            ("/ip6/::/tcp/9000", false),
+            ("/ip6/::7f00:1/tcp/9000", false),
+            ("/unix/x", false),
         ];
-        for (claimed, seen, kept) in table {
-            assert_eq!(is_credible(&claimed.parse().unwrap(), &seen.parse().unwrap()), kept, "{claimed}");
+        for (claimed, kept) in table {
+            let parsed = claimed.parse();
+            assert_eq!(parsed.is_ok_and(|claimed: Multiaddr| is_claimable(&claimed)), kept, "{claimed}");
         }
+    }
+
+    /// Members' claims made a node dial its own ports again and again, in any spelling of its address.
+    #[test]
+    fn nobody_is_dialled_where_the_peer_cannot_be() {
+        let own: [IpAddr; 2] = ["192.168.1.5".parse().unwrap(), "203.0.113.5".parse().unwrap()];
+        // (claimed, seen at, signed, dialled)
+        let table = [
+            ("198.51.100.1", "198.51.100.1", false, true),
+            ("203.0.113.9", "10.0.0.1", false, true),
+            ("127.0.0.1", "198.51.100.1", true, false),
+            ("127.9.9.9", "192.168.1.7", true, false),
+            ("::1", "198.51.100.1", true, false),
+            ("::ffff:127.0.0.1", "198.51.100.1", true, false),
+            ("::ffff:192.168.1.5", "198.51.100.1", true, false),
+            ("127.0.0.1", "127.0.0.1", false, true),
+            ("192.168.1.5", "127.0.0.1", false, true),
+            ("127.0.0.1", "::ffff:127.0.0.1", false, true),
+            ("0.0.0.0", "127.0.0.1", true, false),
+            ("0.7.7.7", "127.0.0.1", true, false),
+            ("169.254.1.1", "169.254.1.2", true, false),
+            ("192.168.1.5", "192.168.1.7", true, false),
+            ("203.0.113.5", "198.51.100.1", true, false),
+            ("203.0.113.5", "203.0.113.5", false, true),
+            ("192.168.1.9", "198.51.100.1", false, false),
+            ("192.168.1.9", "198.51.100.1", true, true),
+            ("192.168.1.9", "192.168.200.7", false, true),
+            ("172.17.0.1", "192.168.1.7", false, false),
+            ("100.64.0.9", "198.51.100.1", false, false),
+            ("fd00:1:2:3::1", "fd00:1:2:4::1", false, true),
+            ("fd00:1:2:3::1", "2001:db8::1", false, false),
+        ];
+        for (claimed, seen_at, signed, dialled) in table {
+            let claims = |seen_at| may_claim(claimed.parse().unwrap(), seen_at, &own, signed);
+            assert_eq!(claims(Some(seen_at.parse().unwrap())), dialled, "{claimed} of {seen_at}");
+        }
+        assert!(!may_claim("127.0.0.1".parse().unwrap(), None, &own, true), "seen nowhere");
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use libp2p::Transport;
 use libp2p::core::ConnectedPoint;
+use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::upgrade::Version;
 use libp2p::kad::store::{MemoryStore, MemoryStoreConfig};
 use libp2p::request_response::ProtocolSupport;
@@ -19,11 +20,13 @@ use libp2p::{
 use rustix::net::sockopt::set_tcp_user_timeout;
 use tracing::warn;
 
+use super::backlog::{Backlog, KnownHosts};
 use super::codec::{Codec, Door, Fetch, Protocol, Sync};
 use super::cork::Corked;
 use super::gate::{Admission, Gate, Verdict};
 use super::hold::Hold;
 use super::nearby::Nearby;
+use super::paced::Paced;
 use super::streams::Guarded;
 use super::{Limits, Members, NetConfig, NetError};
 use crate::base::limit;
@@ -49,7 +52,7 @@ pub(super) struct Behaviour {
     nearby: Toggle<Nearby>,
     identify: Gate<identify::Behaviour>,
     ping: Gate<ping::Behaviour>,
-    pub(super) kad: Gate<kad::Behaviour<MemoryStore>>,
+    kad: Paced<Gate<kad::Behaviour<MemoryStore>>>,
     pub(super) sync: Gate<request_response::Behaviour<Codec<Sync>>>,
     pub(super) fetch: Gate<request_response::Behaviour<Codec<Fetch>>>,
     pub(super) door: request_response::Behaviour<Codec<Door>>,
@@ -82,7 +85,7 @@ impl Behaviour {
             identify: Gate::new(identify::Behaviour::new(identify), verdict.clone()),
             ping: Gate::new(ping::Behaviour::new(ping), verdict.clone()),
             // What it hears of others' addresses is signed by nobody.
-            kad: Gate::unheard(kademlia(me, config), verdict.clone()),
+            kad: Paced::new(Gate::unheard(kademlia(me, config), verdict.clone())),
             sync: Gate::new(protocol(config.fetch_timeout), verdict.clone()),
             fetch: Gate::new(protocol(config.fetch_timeout), verdict),
             door: protocol(config.connection_timeout),
@@ -91,6 +94,11 @@ impl Behaviour {
 }
 
 impl Behaviour {
+    /// The members' Kademlia.
+    pub(super) fn kad(&mut self) -> &mut kad::Behaviour<MemoryStore> {
+        self.kad.inner().inner()
+    }
+
     /// Another limit of memory from now on.
     pub(super) fn bound_memory(&mut self, limits: &Limits) {
         self.memory = memory_bound(limits);
@@ -166,10 +174,10 @@ fn kademlia(me: libp2p::PeerId, config: &NetConfig) -> kad::Behaviour<MemoryStor
     behaviour
 }
 
+/// Incoming connections that still shake hands are bounded by each transport's [`Backlog`].
 fn connection_limits(config: &NetConfig) -> connection_limits::ConnectionLimits {
     let total = u32::try_from(limit::connections_max(config.max_peers)).unwrap_or(u32::MAX);
     connection_limits::ConnectionLimits::default()
-        .with_max_pending_incoming(Some(limit::CONNECTIONS_PENDING_MAX))
         .with_max_pending_outgoing(Some(limit::CONNECTIONS_PENDING_MAX))
         .with_max_established_per_peer(Some(limit::CONNECTIONS_PER_PEER_MAX))
         .with_max_established(Some(total))
@@ -180,6 +188,7 @@ pub(super) fn build(
     key: identity::Keypair,
     config: &NetConfig,
     members: Arc<Members>,
+    known: &KnownHosts,
 ) -> Result<Swarm<Behaviour>, NetError> {
     let start = |e: &dyn std::error::Error| NetError::Start(e.to_string());
     let muxer = || {
@@ -205,16 +214,27 @@ pub(super) fn build(
         settings.max_stream_data = limit::QUIC_STREAM_WINDOW_BYTES;
         settings.max_connection_data = limit::QUIC_CONNECTION_WINDOW_BYTES;
         settings.handshake_timeout = config.connection_timeout;
-        let over_quic = quic::tokio::Transport::new(settings).map(guarded(&members));
+        let over_quic = quic::tokio::Transport::new(settings)
+            .map(guarded(&members))
+            .map(|(peer, connection), _| (peer, StreamMuxerBox::new(connection)));
+        let over_quic = Backlog::new(known.clone()).before(over_quic.boxed());
+        let backlog = Backlog::new(known.clone());
+        let waiting = backlog.clone();
         let over_tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
-            .map(move |io, _| {
+            .map(move |io, point| {
                 give_up_after(&io, silence);
-                Corked::new(io)
+                let ear = match &point {
+                    ConnectedPoint::Listener { send_back_addr, .. } => waiting.ear(send_back_addr),
+                    ConnectedPoint::Dialer { .. } => None,
+                };
+                Corked::new(io).heard_by(ear)
             })
             .upgrade(Version::V1Lazy)
             .authenticate(noise()?)
             .multiplex(muxer())
-            .map(guarded(&members));
+            .map(guarded(&members))
+            .map(|(peer, connection), _| (peer, StreamMuxerBox::new(connection)));
+        let over_tcp = backlog.before(over_tcp.boxed());
         let (through_members, circuits) = relay::client::new(key.public().to_peer_id());
         let through_members = through_members
             .upgrade(Version::V1Lazy)

@@ -3,11 +3,13 @@
 
 use std::io;
 use std::marker::PhantomData;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use libp2p::{StreamProtocol, request_response};
 use prost::Message;
 
+use super::readers::Taken;
 use crate::base::limit;
 use crate::wire::{self, Bound, Layout, WireError};
 
@@ -51,6 +53,19 @@ impl Protocol for Door {
     const RESPONSE: Bound = Bound::new(limit::DOOR_BYTES_MAX, limit::DOOR_FIELDS_MAX);
 }
 
+/// An answer. What its reader has taken of one that is sent is counted.
+#[derive(Debug)]
+pub(super) struct Answer<M> {
+    pub(super) message: M,
+    pub(super) taken: Option<Taken>,
+}
+
+impl<M> From<M> for Answer<M> {
+    fn from(message: M) -> Self {
+        Self { message, taken: None }
+    }
+}
+
 /// The codec of protocol `P`.
 pub(super) struct Codec<P>(PhantomData<fn() -> P>);
 
@@ -72,7 +87,7 @@ pub(super) type Asked<M> = Result<M, WireError>;
 impl<P: Protocol> request_response::Codec for Codec<P> {
     type Protocol = StreamProtocol;
     type Request = Asked<P::Request>;
-    type Response = P::Response;
+    type Response = Answer<P::Response>;
 
     async fn read_request<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Self::Request>
     where
@@ -90,8 +105,9 @@ impl<P: Protocol> request_response::Codec for Codec<P> {
             // A peer that gave up on the request closes the stream without a word.
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        wire::decode_shared(bytes.into(), P::RESPONSE)
-            .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
+        let message: P::Response = wire::decode_shared(bytes.into(), P::RESPONSE)
+            .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
+        Ok(message.into())
     }
 
     async fn write_request<T>(
@@ -104,7 +120,7 @@ impl<P: Protocol> request_response::Codec for Codec<P> {
         T: AsyncWrite + Unpin + Send,
     {
         let request = request.map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
-        write(io, &request, P::REQUEST.bytes).await
+        write(io, &request, P::REQUEST.bytes, None).await
     }
 
     async fn write_response<T>(
@@ -116,7 +132,7 @@ impl<P: Protocol> request_response::Codec for Codec<P> {
     where
         T: AsyncWrite + Unpin + Send,
     {
-        write(io, &response, P::RESPONSE.bytes).await
+        write(io, &response.message, P::RESPONSE.bytes, response.taken.as_deref()).await
     }
 }
 
@@ -141,12 +157,25 @@ async fn write<T: AsyncWrite + Unpin + Send>(
     io: &mut T,
     message: &impl Message,
     limit: usize,
+    taken: Option<&AtomicU64>,
 ) -> io::Result<()> {
     let length = message.encoded_len();
     if length > limit {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, WireError::TooLong { length, limit }));
     }
-    io.write_all(&message.encode_to_vec()).await
+    let bytes = message.encode_to_vec();
+    let mut left = bytes.as_slice();
+    while !left.is_empty() {
+        let written = io.write(left).await?;
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        if let Some(taken) = taken {
+            taken.fetch_add(written as u64, Ordering::Relaxed);
+        }
+        left = &left[written..];
+    }
+    Ok(())
 }
 
 #[cfg(test)]

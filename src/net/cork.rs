@@ -6,6 +6,8 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use futures::{AsyncRead, AsyncWrite};
@@ -23,11 +25,18 @@ pub(super) struct Corked<T> {
     /// What is to go and was not yet sent begins at `sent`.
     going: Vec<u8>,
     sent: usize,
+    /// Set when something came.
+    ear: Option<Arc<AtomicBool>>,
 }
 
 impl<T> Corked<T> {
     pub(super) fn new(io: T) -> Self {
-        Self { io, came: Vec::new(), read: 0, going: Vec::new(), sent: 0 }
+        Self { io, came: Vec::new(), read: 0, going: Vec::new(), sent: 0, ear: None }
+    }
+
+    /// Sets `ear` as soon as something came.
+    pub(super) fn heard_by(self, ear: Option<Arc<AtomicBool>>) -> Self {
+        Self { ear, ..self }
     }
 }
 
@@ -62,6 +71,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Corked<T> {
             let n = ready!(Pin::new(&mut this.io).poll_read(cx, &mut came))?;
             came.truncate(n);
             this.came = came;
+            if let Some(ear) = this.ear.take() {
+                ear.store(true, Ordering::Relaxed);
+            }
         }
         let n = buffer.len().min(this.came.len() - this.read);
         buffer[..n].copy_from_slice(&this.came[this.read..this.read + n]);

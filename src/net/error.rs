@@ -12,6 +12,8 @@ pub struct Tried {
     pub address: String,
     /// What happened there.
     pub reason: String,
+    /// Something answered and ended the connection before it had said who it is.
+    pub hung_up: bool,
 }
 
 /// Why something on the network did not work.
@@ -97,6 +99,17 @@ pub enum NetError {
     /// The network was shut down.
     #[error("the network is shut down")]
     Stopped,
+}
+
+impl NetError {
+    /// Whether the peer may be there and have too much to do to shake hands: it may be asked again.
+    pub fn is_hung_up(&self) -> bool {
+        match self {
+            Self::Unreachable { tried, .. } => tried.iter().any(|tried| tried.hung_up),
+            Self::Broken { .. } => true,
+            _ => false,
+        }
+    }
 }
 
 fn list(tried: &[Tried]) -> String {

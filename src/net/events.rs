@@ -14,23 +14,24 @@ use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use super::address::{
-    from_libp2p, ip_of, is_credible, is_relayed, strip_peer, through, to_libp2p, with_peer,
+    first_ip, from_libp2p, ip_of, is_claimable, is_relayed, may_claim, strip_peer, through, to_libp2p,
+    with_peer,
 };
 use super::behaviour::BehaviourEvent;
-use super::codec::{Asked, Protocol as _, Sync};
-use super::dial::transport_reason;
+use super::codec::{Answer, Asked, Protocol as _, Sync};
+use super::dial::{hung_up, transport_reason};
 use super::lane::{Answering, Lane, Waiting};
-use super::peers::Link;
+use super::peers::{Link, Record, Word};
 use super::slots::Slot;
 use super::swarm::{Act, Node};
 use super::{NetError, NetEvent, Tried};
 use crate::base::{Clock, Moment, PeerId, SystemClock, limit, meter};
 use crate::wire::Status;
 
-type Channel<P> = ResponseChannel<<P as super::codec::Protocol>::Response>;
+type Channel<P> = ResponseChannel<Answer<<P as super::codec::Protocol>::Response>>;
 type Event<P> = request_response::Event<
     Asked<<P as super::codec::Protocol>::Request>,
-    <P as super::codec::Protocol>::Response,
+    Answer<<P as super::codec::Protocol>::Response>,
 >;
 
 impl Node {
@@ -49,6 +50,7 @@ impl Node {
                 let tried = errors.iter().map(|(address, error)| Tried {
                     address: strip_peer(address.clone(), peer).to_string(),
                     reason: transport_reason(error),
+                    hung_up: hung_up(error),
                 });
                 self.on_connected(peer, connection_id, &endpoint, tried.collect());
             }
@@ -145,12 +147,20 @@ impl Node {
                 .links
                 .insert(id, Link { member: admitted.member, remote: remote.clone(), since: Instant::now() });
             record.last_seen = Some(now);
-            tried.iter().for_each(|t| record.failed(t));
+            if admitted.member {
+                record.seen_at = ip_of(&remote).or(record.seen_at);
+            }
+            tried.iter().for_each(|t| record.failed(t, Instant::now()));
             if endpoint.is_dialer() {
                 // A stranger is dialled only at the owner's wish, who may want it again before it is a member.
-                record.learn(remote.clone(), stranger);
+                let seen_at = ip_of(&remote);
+                let found = Word::Claimed { seen_at, signed: true };
+                record.learn(remote.clone(), if stranger { Word::Given } else { found });
                 record.worked(&remote, now);
             }
+        }
+        if admitted.member {
+            self.know_hosts();
         }
         if admitted.member || !self.shared.members.allows(&peer) {
             self.dial_succeeded(peer);
@@ -200,21 +210,25 @@ impl Node {
         let mut evicted = Vec::new();
         let is_new = {
             let mut table = self.table();
+            let own = table.own_ips();
             let Some(record) = table.records.get_mut(&peer) else { return };
             let Some(seen_at) = record.links.get(&id).map(|l| l.remote.clone()) else { return };
             record.agent = Some(plain(&info.agent_version));
             record.other_version = false;
+            let word = Word::Claimed { seen_at: first_ip(&seen_at), signed: false };
             for claimed in info.listen_addrs.into_iter().take(limit::PEER_ADDRESSES_MAX) {
                 let address = strip_peer(claimed, peer);
-                if is_credible(&address, &seen_at) {
-                    evicted.extend(record.learn(address.clone(), false));
+                let may_be =
+                    first_ip(&address).is_none_or(|ip| may_claim(ip, first_ip(&seen_at), &own, false));
+                if is_claimable(&address) && may_be {
+                    evicted.extend(record.learn(address.clone(), word));
                     told.push(address);
                 }
             }
             record.settle();
             !std::mem::replace(&mut record.serves_us, true)
         };
-        let kad = self.swarm.behaviour_mut().kad.inner();
+        let kad = self.swarm.behaviour_mut().kad();
         let id = to_libp2p(peer);
         told.into_iter().for_each(|address| {
             kad.add_address(&id, address);
@@ -253,7 +267,11 @@ impl Node {
         if !wanted || known || !self.shared.members.allows(&relay) {
             return;
         }
-        let addresses = self.table().records.get(&relay).map(|record| record.dialable()).unwrap_or_default();
+        let addresses = {
+            let table = self.table();
+            let ways = |record: &Record| record.ways(Instant::now(), &table.own_ips()).ready;
+            table.records.get(&relay).map(ways).unwrap_or_default()
+        };
         let Some(address) = addresses.into_iter().find(|address| !is_relayed(address)) else { return };
         match self.swarm.listen_on(through(address, relay)) {
             Ok(id) => {
@@ -297,14 +315,19 @@ impl Node {
     fn on_lane_event<P: Lane>(&mut self, event: Event<P>) {
         match event {
             Event::<P>::Message {
-                peer, message: Message::Request { request_id, request, channel }, ..
+                peer,
+                connection_id,
+                message: Message::Request { request_id, request, channel },
             } => {
+                if !P::MEMBERS_ONLY {
+                    self.swarm.behaviour_mut().admission.note_asked(connection_id);
+                }
                 if let Ok(peer) = from_libp2p(&peer) {
                     self.answer::<P>(peer, request_id, request, channel);
                 }
             }
             Event::<P>::Message { message: Message::Response { request_id, response }, .. } => {
-                self.settle::<P>(request_id, Ok(response));
+                self.settle::<P>(request_id, Ok(response.message));
             }
             Event::<P>::OutboundFailure { request_id, error, .. } => {
                 self.settle::<P>(request_id, Err(error));
@@ -350,7 +373,7 @@ impl Node {
         request: Asked<P::Request>,
         channel: Channel<P>,
     ) {
-        P::traffic(&mut self.lanes).inward.insert(id, Answering { peer, slot: None });
+        P::traffic(&mut self.lanes).inward.insert(id, Answering { peer, slot: None, ready: false });
         let request = match request {
             Ok(request) => request,
             Err(error) => {
@@ -362,7 +385,7 @@ impl Node {
         let exempt = self.is_exempt(peer);
         // Identities are free: strangers wait nowhere.
         let known = P::MEMBERS_ONLY || exempt || self.shared.members.allows(&peer);
-        let admitted = known || self.meter.allows_stranger();
+        let admitted = known || self.meter.allows_stranger(self.host_of(peer), P::writes(&request));
         let place = self.waiting.enter(peer, request.encoded_len()).filter(|_| admitted);
         let Some(place) = place else {
             meter::RATE_LIMITED.add("peer", 1);
@@ -402,6 +425,12 @@ impl Node {
         });
     }
 
+    /// Where a peer calls from.
+    fn host_of(&self, peer: PeerId) -> Option<std::net::IpAddr> {
+        let table = self.shared.table();
+        table.records.get(&peer)?.links.values().find_map(|link| ip_of(&link.remote))
+    }
+
     /// Whether a peer is connected from whitelisted addresses only.
     fn is_exempt(&self, peer: PeerId) -> bool {
         let table = self.shared.table();
@@ -419,10 +448,12 @@ impl Node {
         slot: Option<Slot>,
     ) {
         meter::MESSAGES_SENT.add(1);
-        let sent = P::behaviour(self.swarm.behaviour_mut()).send_response(channel, response).is_ok();
         let inward = &mut P::traffic(&mut self.lanes).inward;
+        let taken = inward.get(&id).map(|answering| self.readers.of(answering.peer));
+        let answer = Answer { message: response, taken };
+        let sent = P::behaviour(self.swarm.behaviour_mut()).send_response(channel, answer).is_ok();
         match inward.get_mut(&id) {
-            Some(answering) if sent => answering.slot = slot,
+            Some(answering) if sent => (answering.slot, answering.ready) = (slot, true),
             _ => drop(inward.remove(&id)),
         }
     }

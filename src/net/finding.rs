@@ -4,11 +4,16 @@
 //! members' Kademlia; only its own, and only for members. Who lost a member asks for that record. Addresses that
 //! Kademlia's messages carry beside it are signed by nobody, and are neither dialled nor remembered.
 
+use std::net::IpAddr;
+
 use libp2p::kad::store::RecordStore;
 use libp2p::{Multiaddr, PeerId as Libp2pId, kad};
 use tracing::debug;
 
-use super::address::{from_libp2p, is_credible, is_dialable, is_loopback, is_relayed, strip_peer, to_libp2p};
+use super::address::{
+    first_ip, from_libp2p, is_claimable, is_loopback, is_relayed, may_claim, strip_peer, to_libp2p,
+};
+use super::peers::{Record, Word};
 use super::swarm::{Found, Node};
 use super::whereabouts::Whereabouts;
 use crate::base::{Clock, PeerId, SystemClock, limit};
@@ -17,7 +22,8 @@ use crate::base::{Clock, PeerId, SystemClock, limit};
 pub(super) struct Search {
     peer: PeerId,
     reply: Option<Found>,
-    newest: Option<Whereabouts>,
+    /// With where the one that told it is seen.
+    newest: Option<(Whereabouts, Option<IpAddr>)>,
 }
 
 fn key_of(peer: PeerId) -> kad::RecordKey {
@@ -32,10 +38,12 @@ impl Node {
         for (id, address) in found {
             let Ok(peer) = from_libp2p(&id) else { continue };
             let address = strip_peer(address, peer);
-            let usable = is_dialable(&address) && !is_relayed(&address) && !is_loopback(&address);
+            let usable = is_claimable(&address) && !is_relayed(&address) && !is_loopback(&address);
             if peer != self.me && usable && self.is_looked_for(peer) {
                 debug!(target: "net", %peer, %address, "heard on the local network");
-                self.take_found(peer, vec![address]);
+                // It was heard here, so it is on a network of this machine.
+                let word = Word::Claimed { seen_at: first_ip(&address), signed: true };
+                self.take_found(peer, vec![address], word);
             }
         }
     }
@@ -47,16 +55,16 @@ impl Node {
     }
 
     /// Remembers where a peer is said to be, and dials it there. Who answers has to prove who it is.
-    fn take_found(&mut self, peer: PeerId, addresses: Vec<Multiaddr>) {
+    fn take_found(&mut self, peer: PeerId, addresses: Vec<Multiaddr>, word: Word) {
         {
             let mut table = self.table();
             let record = table.record(peer);
-            for address in &addresses {
-                record.learn(address.clone(), false);
+            for address in addresses {
+                record.learn(address, word);
             }
         }
         if !self.is_usable(peer) {
-            self.dial(peer, addresses, None);
+            self.dial(peer, Vec::new(), None);
         }
     }
 
@@ -72,7 +80,7 @@ impl Node {
         let record = kad::Record { key: key_of(self.me), value, publisher: None, expires: None };
         let members: Vec<Libp2pId> = members.iter().map(|peer| to_libp2p(*peer)).collect();
         if !members.is_empty() {
-            let kad = self.swarm.behaviour_mut().kad.inner();
+            let kad = self.swarm.behaviour_mut().kad();
             kad.put_record_to(record, members.into_iter(), kad::Quorum::One);
         }
     }
@@ -118,7 +126,7 @@ impl Node {
             Ok(_) if !self.shared.members.allows(&peer) => Err("not a member".to_owned()),
             Ok(_) => {
                 let record = kad::Record { publisher: None, expires: None, ..record };
-                let store = self.swarm.behaviour_mut().kad.inner().store_mut();
+                let store = self.swarm.behaviour_mut().kad().store_mut();
                 store.put(record).map_err(|error| error.to_string())
             }
             Err(error) => Err(error.to_string()),
@@ -131,7 +139,7 @@ impl Node {
     /// Forgets what peers said that are no longer members.
     pub(super) fn forget_whereabouts(&mut self) {
         let members: Vec<kad::RecordKey> = self.shared.members.all().into_iter().map(key_of).collect();
-        let store = self.swarm.behaviour_mut().kad.inner().store_mut();
+        let store = self.swarm.behaviour_mut().kad().store_mut();
         store.retain(|key, _| members.contains(key));
     }
 
@@ -140,7 +148,7 @@ impl Node {
             // The dropped reply reads as "nobody knows".
             return;
         }
-        let id = self.swarm.behaviour_mut().kad.inner().get_record(key_of(peer));
+        let id = self.swarm.behaviour_mut().kad().get_record(key_of(peer));
         self.finds.insert(id, Search { peer, reply, newest: None });
     }
 
@@ -155,23 +163,26 @@ impl Node {
                 return;
             }
         };
-        // Loopback only from who is on this machine as well.
+        // Of this machine's own addresses only from who is on it as well.
         let teller = found.peer.and_then(|id| from_libp2p(&id).ok()).unwrap_or(peer);
-        let seen_at = self.table().records.get(&teller).and_then(|record| record.place());
-        told.addresses.retain(|address| match &seen_at {
-            Some(seen_at) => is_credible(address, seen_at),
-            None => !is_loopback(address),
+        let (seen_at, own) = {
+            let table = self.table();
+            (table.records.get(&teller).and_then(Record::place).as_ref().and_then(first_ip), table.own_ips())
+        };
+        told.addresses.retain(|address| {
+            let may_be = |ip| may_claim(ip, seen_at, &own, true);
+            is_claimable(address) && first_ip(address).is_none_or(may_be)
         });
         if let Some(search) = self.finds.get_mut(&id)
-            && search.newest.as_ref().is_none_or(|known| known.seq < told.seq)
+            && search.newest.as_ref().is_none_or(|(known, _)| known.seq < told.seq)
         {
-            search.newest = Some(told);
+            search.newest = Some((told, seen_at));
         }
     }
 
     fn on_searched(&mut self, id: kad::QueryId) {
         let Some(Search { peer, reply, newest }) = self.finds.remove(&id) else { return };
-        let told = newest.map(|newest| newest.addresses).unwrap_or_default();
+        let (told, seen_at) = newest.map(|(newest, seen_at)| (newest.addresses, seen_at)).unwrap_or_default();
         if let Some(reply) = reply {
             let mut found = self.table().records.get(&peer).map(|record| record.good()).unwrap_or_default();
             found.extend(told.iter().filter(|address| !found.contains(address)).cloned().collect::<Vec<_>>());
@@ -180,7 +191,7 @@ impl Node {
             let _ = reply.send(found);
         }
         if !told.is_empty() && self.shared.members.allows(&peer) {
-            self.take_found(peer, told);
+            self.take_found(peer, told, Word::Claimed { seen_at, signed: true });
         }
     }
 }

@@ -4,7 +4,7 @@
 //! member's or a stranger's. [`Gate`] hides strangers' connections from the behaviour inside it and gives them
 //! a handler that speaks nothing.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -15,15 +15,16 @@ use libp2p::core::transport::PortUse;
 use libp2p::swarm::behaviour::ConnectionEstablished;
 use libp2p::swarm::derive_prelude::Either;
 use libp2p::swarm::{
-    ConnectionClosed, ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, NotifyHandler, THandler,
-    THandlerInEvent, THandlerOutEvent, ToSwarm, dummy,
+    CloseConnection, ConnectionClosed, ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour,
+    NotifyHandler, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm, dummy,
 };
 use libp2p::{Multiaddr, PeerId as Libp2pId};
 use tokio::sync::oneshot;
 
 use super::Members;
-use super::address::from_libp2p;
-use crate::base::{PeerId, limit};
+use super::address::{from_libp2p, ip_of, is_relayed, to_libp2p};
+use crate::base::{Origin, PeerId, limit, random_bytes};
+use crate::policy::{Crowd, Entry, Room};
 
 /// The latest decision, for the gates that are asked about the same connection right after.
 #[derive(Debug, Clone, Default)]
@@ -50,6 +51,8 @@ pub(super) enum Refusal {
     NotAsked,
     #[error("as many members are connected as p2p.max_peers allows")]
     Full,
+    #[error("too many connections through relays that say nothing")]
+    Relayed,
 }
 
 /// What [`Admission`] knows of one connection.
@@ -61,6 +64,8 @@ pub(super) struct Admitted {
     /// A call back, made or asked for.
     call: bool,
     since: Instant,
+    /// A stranger asked something at the door.
+    asked: bool,
 }
 
 impl Admitted {
@@ -70,12 +75,25 @@ impl Admitted {
     }
 }
 
+/// How many strangers may be inside at one time.
+const STRANGERS: Room = Room {
+    all: limit::STRANGER_CONNECTIONS_MAX,
+    host: limit::STRANGER_CONNECTIONS_PER_HOST_MAX,
+    network: limit::STRANGER_CONNECTIONS_PER_NETWORK_MAX,
+};
+
 /// Decides on every connection. Must stand before every [`Gate`] in the behaviour, and after the limits.
 pub(super) struct Admission {
     members: Arc<Members>,
     verdict: Verdict,
     members_max: usize,
     connections: HashMap<ConnectionId, Admitted>,
+    /// Incoming connections of strangers.
+    strangers: Crowd<ConnectionId>,
+    /// Those that have to make room.
+    going: VecDeque<(Libp2pId, ConnectionId)>,
+    /// Incoming connections through relays that still shake hands.
+    relayed: HashSet<ConnectionId>,
     asked: HashSet<ConnectionId>,
     /// Calls back that this node makes, and those that it asked members for.
     calls: HashSet<ConnectionId>,
@@ -96,6 +114,9 @@ impl Admission {
             verdict,
             members_max,
             connections: HashMap::new(),
+            strangers: Crowd::new(STRANGERS),
+            going: VecDeque::new(),
+            relayed: HashSet::new(),
             asked: HashSet::new(),
             calls: HashSet::new(),
             expected: HashMap::new(),
@@ -150,17 +171,46 @@ impl Admission {
             .collect()
     }
 
-    fn decide(&mut self, id: ConnectionId, peer: &Libp2pId, inbound: bool) -> Result<(), ConnectionDenied> {
+    /// A stranger asked something at the door: it is not the first to make room.
+    pub(super) fn note_asked(&mut self, connection: ConnectionId) {
+        if let Some(admitted) = self.connections.get_mut(&connection) {
+            admitted.asked = true;
+        }
+    }
+
+    /// A place for a stranger. One that does nothing makes room, so that no number of those keeps out who comes in earnest.
+    fn enter(&mut self, id: ConnectionId, peer: PeerId, from: &Multiaddr) -> Result<(), ConnectionDenied> {
+        let of_peer = self.connections.values().filter(|a| !a.member && a.inbound && a.peer == peer).count();
+        // Behind a relay nobody is told apart: all of them are one host.
+        let origin = Origin::of(ip_of(from).unwrap_or(std::net::Ipv4Addr::UNSPECIFIED.into()));
+        let worth = |id| Some(self.connections.get(&id).map_or(0, |admitted| u8::from(admitted.asked)));
+        let chance = u64::from_le_bytes(random_bytes());
+        if of_peer >= limit::STRANGER_CONNECTIONS_PER_PEER_MAX {
+            return Err(ConnectionDenied::new(Refusal::Crowded));
+        }
+        match self.strangers.enter(id, origin, chance, worth) {
+            Entry::Free => Ok(()),
+            Entry::InsteadOf(goes) => {
+                let peer = self.connections.get(&goes).map(|admitted| to_libp2p(admitted.peer));
+                self.going.extend(peer.map(|peer| (peer, goes)));
+                Ok(())
+            }
+            Entry::Full => Err(ConnectionDenied::new(Refusal::Crowded)),
+        }
+    }
+
+    fn decide(
+        &mut self,
+        id: ConnectionId,
+        peer: &Libp2pId,
+        inbound: bool,
+        at: &Multiaddr,
+    ) -> Result<(), ConnectionDenied> {
         let peer = from_libp2p(peer).map_err(|_| ConnectionDenied::new(Refusal::Identity))?;
         let call = self.members.allows(&peer) && self.is_call(id, peer, inbound);
         let member = self.members.allows(&peer) && !call;
-        if !member && inbound && !call {
-            let strangers = || self.connections.values().filter(|a| !a.member && a.inbound);
-            if strangers().count() >= limit::STRANGER_CONNECTIONS_MAX
-                || strangers().filter(|a| a.peer == peer).count() >= limit::STRANGER_CONNECTIONS_PER_PEER_MAX
-            {
-                return Err(ConnectionDenied::new(Refusal::Crowded));
-            }
+        if inbound && !member && !call {
+            self.enter(id, peer, at)?;
         }
         if member {
             let connected: HashSet<PeerId> =
@@ -169,7 +219,8 @@ impl Admission {
                 return Err(ConnectionDenied::new(Refusal::Full));
             }
         }
-        self.connections.insert(id, Admitted { peer, member, inbound, call, since: Instant::now() });
+        self.connections
+            .insert(id, Admitted { peer, member, inbound, call, since: Instant::now(), asked: false });
         self.verdict.tell(id, member);
         Ok(())
     }
@@ -179,14 +230,30 @@ impl NetworkBehaviour for Admission {
     type ConnectionHandler = dummy::ConnectionHandler;
     type ToSwarm = Infallible;
 
+    fn handle_pending_inbound_connection(
+        &mut self,
+        id: ConnectionId,
+        local: &Multiaddr,
+        _: &Multiaddr,
+    ) -> Result<(), ConnectionDenied> {
+        if is_relayed(local) {
+            if self.relayed.len() >= limit::RELAYED_PENDING_MAX {
+                return Err(ConnectionDenied::new(Refusal::Relayed));
+            }
+            self.relayed.insert(id);
+        }
+        Ok(())
+    }
+
     fn handle_established_inbound_connection(
         &mut self,
         id: ConnectionId,
         peer: Libp2pId,
         _: &Multiaddr,
-        _: &Multiaddr,
+        from: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        self.decide(id, &peer, true)?;
+        self.relayed.remove(&id);
+        self.decide(id, &peer, true, from)?;
         Ok(dummy::ConnectionHandler)
     }
 
@@ -209,12 +276,12 @@ impl NetworkBehaviour for Admission {
         &mut self,
         id: ConnectionId,
         peer: Libp2pId,
-        _: &Multiaddr,
+        at: &Multiaddr,
         _: Endpoint,
         _: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
         self.asked.remove(&id);
-        self.decide(id, &peer, false)?;
+        self.decide(id, &peer, false, at)?;
         Ok(dummy::ConnectionHandler)
     }
 
@@ -226,6 +293,8 @@ impl NetworkBehaviour for Admission {
             _ => return,
         };
         self.connections.remove(&gone);
+        self.strangers.leave(gone);
+        self.relayed.remove(&gone);
         self.asked.remove(&gone);
         self.calls.remove(&gone);
     }
@@ -235,7 +304,12 @@ impl NetworkBehaviour for Admission {
     }
 
     fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Self::ToSwarm, THandlerInEvent<Self>>> {
-        Poll::Pending
+        match self.going.pop_front() {
+            Some((peer_id, id)) => {
+                Poll::Ready(ToSwarm::CloseConnection { peer_id, connection: CloseConnection::One(id) })
+            }
+            None => Poll::Pending,
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use tokio_util::task::AbortOnDropHandle;
 use zeroize::Zeroizing;
 
 use super::address::{from_libp2p, ip_of, is_global, is_relayed, parse_for, parse_own, with_peer};
+use super::backlog::KnownHosts;
 use super::codec::{Door, Fetch, Sync};
 use super::lane::{Lane, Places, fetch_cost};
 use super::meter::{Limits, Meter, Paces};
@@ -112,6 +113,8 @@ pub(super) struct Shared {
     /// This node listens at another address.
     pub(super) moved: Notify,
     pub(super) paces: Paces,
+    /// Where members were seen.
+    pub(super) known: KnownHosts,
 }
 
 impl Shared {
@@ -134,7 +137,8 @@ impl Net {
         let me = from_libp2p(&key.public().to_peer_id()).map_err(|e| start(&e))?;
         let listen = config.listen.iter().map(|a| parse_own(a, me)).collect::<Result<Vec<_>, _>>()?;
         let announce = config.announce.iter().map(|a| parse_own(a, me)).collect::<Result<Vec<_>, _>>()?;
-        let swarm = super::behaviour::build(key, &config, Arc::clone(&members))?;
+        let known = KnownHosts::default();
+        let swarm = super::behaviour::build(key, &config, Arc::clone(&members), &known)?;
         let (acts, acts_in) = mpsc::channel(limit::NET_QUEUE_MAX);
         let (events, events_in) = mpsc::channel(limit::NET_QUEUE_MAX);
         let fetches = config.max_concurrent_fetch;
@@ -147,6 +151,7 @@ impl Net {
             table: Mutex::default(),
             announce: announce.clone(),
             moved: Notify::new(),
+            known,
         });
         let mut node = Node::new(swarm, Arc::clone(&shared), server, events);
         node.listen(listen, announce).await?;

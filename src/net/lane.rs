@@ -1,7 +1,7 @@
 //! What the three request-response protocols have in common, and where they differ: who may use them, who
 //! answers, and how many at one time.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use super::meter::{Fare, Meter, Paces};
 use super::slots::{Slot, Slots};
 use super::{NetConfig, NetError};
 use crate::base::{PeerId, limit};
+use crate::wire::sync_request::Ask;
 use crate::wire::{self, RecordKind, Status};
 
 /// A future that owns what it needs.
@@ -43,6 +44,8 @@ pub(super) struct Waiting<R> {
 pub(super) struct Answering {
     pub(super) peer: PeerId,
     pub(super) slot: Option<Slot>,
+    /// The answer is ready: it is for the peer to take it.
+    pub(super) ready: bool,
 }
 
 /// One protocol's requests under way, seen from the swarm's task.
@@ -63,6 +66,15 @@ pub(super) struct Lanes {
     sync: Traffic<Sync>,
     fetch: Traffic<Fetch>,
     pub(super) door: Traffic<Door>,
+}
+
+impl Lanes {
+    /// Peers that have answers to take.
+    pub(super) fn awaited(&self) -> HashSet<PeerId> {
+        let Self { sync, fetch, door } = self;
+        let all = sync.inward.values().chain(fetch.inward.values()).chain(door.inward.values());
+        all.filter(|answering| answering.ready).map(|answering| answering.peer).collect()
+    }
 }
 
 /// Places for requests, one way.
@@ -122,10 +134,24 @@ impl Places {
     /// For requests that it answers.
     pub(super) fn served() -> Self {
         Self {
-            sync: Slots::new(limit::SYNC_SERVED_MAX, limit::SYNC_SERVED_PER_PEER_MAX),
-            fetch: Slots::new(limit::FETCH_SERVED_MAX, limit::FETCH_SERVED_PER_PEER_MAX),
+            sync: Slots::keeping(limit::KEPT_PLACES, limit::SYNC_SERVED_MAX, limit::SYNC_SERVED_PER_PEER_MAX),
+            fetch: Slots::keeping(
+                limit::KEPT_PLACES,
+                limit::FETCH_SERVED_MAX,
+                limit::FETCH_SERVED_PER_PEER_MAX,
+            ),
             door: Slots::new(limit::DOOR_SERVED_MAX, limit::DOOR_SERVED_PER_PEER_MAX),
         }
+    }
+
+    /// Whether somebody may have to wait because others hold their places.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.sync.is_crowded() || self.fetch.is_crowded()
+    }
+
+    /// From now on the peer has one place of each kind only, for some time.
+    pub(super) fn restrict(&self, peer: PeerId) {
+        [&self.sync, &self.fetch].into_iter().for_each(|slots| slots.restrict(peer));
     }
 
     pub(super) fn prune(&self) {
@@ -173,6 +199,10 @@ pub(super) trait Lane: Protocol {
         from: PeerId,
         request: Self::Request,
     ) -> BoxFuture<'static, Self::Response>;
+    /// Whether it leaves something on the disk, whoever asks.
+    fn writes(_: &Self::Request) -> bool {
+        false
+    }
     /// Whether requests are metered by the bytes of packs that they ask for, and not one by one.
     const IN_BYTES: bool = false;
     /// What the request costs if it is answered in full.
@@ -276,6 +306,10 @@ impl Lane for Fetch {
 impl Lane for Door {
     const MEMBERS_ONLY: bool = false;
 
+    fn writes(request: &wire::DoorRequest) -> bool {
+        matches!(request.ask, Some(wire::door_request::Ask::Hello(_)))
+    }
+
     fn timeout(config: &NetConfig) -> Duration {
         config.connection_timeout
     }
@@ -309,10 +343,29 @@ impl Lane for Door {
     }
 }
 
-/// How many requests a sync request counts as: one, and a batch of records one for each 64 KiB that may be read and sent
-/// for it.
+/// How many requests a sync request counts as: one, and more for what it makes this node do. A batch of records counts one
+/// for each 64 KiB that may be read and sent for it; rows that are looked up, and signatures that are checked, by the numbers
+/// in `base::limit`.
 pub(super) fn sync_cost(request: &wire::SyncRequest) -> u32 {
-    let Some(wire::sync_request::Ask::Batch(query)) = &request.ask else { return 1 };
+    let many = |count: usize, of_one: usize| 1 + u32::try_from(count / of_one).unwrap_or(u32::MAX - 1);
+    match &request.ask {
+        Some(Ask::Batch(query)) => batch_cost(query),
+        Some(Ask::Records(sent)) => {
+            many(sent.records.len().saturating_add(sent.revocations.len()), limit::SIGNATURES_OF_A_REQUEST)
+        }
+        Some(Ask::Receipts(query)) => many(query.packs.len(), limit::ROWS_OF_A_REQUEST),
+        Some(Ask::Receipt(signed)) => many(signed.body.len() / 32, limit::ROWS_OF_A_REQUEST),
+        Some(Ask::Offer(offer)) => many(offer.packs.len(), limit::ROWS_OF_A_REQUEST),
+        Some(Ask::Damage(notice)) => {
+            let packs = notice.packs.len() + notice.declined.len() + notice.doubted.len();
+            many(packs.saturating_add(notice.heads.len()), limit::ROWS_OF_A_REQUEST)
+        }
+        None
+        | Some(Ask::Heads(_) | Ask::Record(_) | Ask::Inventory(_) | Ask::CallBack(_) | Ask::Release(_)) => 1,
+    }
+}
+
+fn batch_cost(query: &wire::RecordsQuery) -> u32 {
     let each = match query.kind() {
         RecordKind::RecordSnapshot => limit::RECORD_BYTES,
         RecordKind::RecordList => limit::LIST_BYTES_MAX,
@@ -383,6 +436,26 @@ mod tests {
             assert_eq!(cost(kind, ids), requests, "{kind:?} {ids}");
         }
         assert_eq!(sync_cost(&wire::SyncRequest { ask: None }), 1);
+    }
+
+    /// Questions for the receipts of 4,096 packs, and 256 peer records, were as cheap as any other.
+    #[test]
+    fn questions_cost_the_rows_and_signatures_that_they_take() {
+        let cost = |ask: Ask| sync_cost(&wire::SyncRequest { ask: Some(ask) });
+        let receipts = |packs: usize| {
+            cost(Ask::Receipts(wire::ReceiptQuery { packs: vec![vec![]; packs], ..Default::default() }))
+        };
+        assert_eq!((receipts(0), receipts(100)), (1, 1 + (100 / limit::ROWS_OF_A_REQUEST) as u32));
+        assert!(receipts(limit::RECEIPT_PACKS_MAX) > 10);
+        let signed = wire::Signed::default();
+        let records = |count: usize| {
+            let records = vec![signed.clone(); count];
+            cost(Ask::Records(wire::PeerRecords { records, revocations: vec![] }))
+        };
+        assert!(records(1) == 1 && records(limit::PEER_RECORDS_MAX) > 10);
+        let receipt = wire::Signed { body: vec![0; limit::RECEIPT_BYTES_MAX], signature: vec![] };
+        assert!(cost(Ask::Receipt(receipt)) > 10);
+        assert_eq!(cost(Ask::Heads(wire::HeadQuery::default())), 1);
     }
 
     #[test]

@@ -3,16 +3,15 @@
 //! Whoever is over a rate waits for its turn, in the order of arrival. Who waits is bounded elsewhere: [`super::lane`].
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
-use crate::base::{PeerId, limit};
+use crate::base::{Origin, PeerId, limit};
 use crate::policy::Flow;
 
 /// How much peers may ask, and how fast bytes may flow; 0 is no limit throughout.
@@ -161,17 +160,16 @@ impl Each {
 pub(super) struct Meter {
     requests: Each,
     fetched: Each,
-    strangers: DefaultDirectRateLimiter,
+    strangers: Strangers,
     exempt: Vec<IpAddr>,
 }
 
 impl Meter {
     pub(super) fn new(limits: &Limits) -> Self {
-        let strangers = NonZeroU32::new(limit::DOOR_REQUESTS_PER_SECOND_MAX).expect("a constant");
         Self {
             requests: Each::new(limits.requests_per_second.into(), limits.burst.into()),
             fetched: Each::new(limits.peer_bytes_per_second, limits.peer_bytes_per_second),
-            strangers: RateLimiter::direct(Quota::per_second(strangers)),
+            strangers: Strangers::new(),
             exempt: limits.exempt.clone(),
         }
     }
@@ -192,15 +190,69 @@ impl Meter {
     }
 
     /// Charges one request of someone who may have any number of identities. Nobody waits for that: over the rate is a
-    /// refusal.
-    pub(super) fn allows_stranger(&self) -> bool {
-        self.strangers.check().is_ok()
+    /// refusal. `writes` is one that leaves something on the disk.
+    pub(super) fn allows_stranger(&self, from: Option<IpAddr>, writes: bool) -> bool {
+        self.strangers.allow(from, writes)
     }
 
     /// Forgets peers that may ask as if they had never asked. To be called now and then.
     pub(super) fn prune(&self) {
         self.requests.prune();
         self.fetched.prune();
+        self.strangers.prune();
+    }
+}
+
+/// What strangers ask at the door: so much each host, and so much all together. Who only knocks pays from a purse of its
+/// own, so that no number of knocks keeps out who has a ticket or proves a vault.
+struct Strangers {
+    began: Instant,
+    purses: Mutex<Purses>,
+}
+
+struct Purses {
+    all: Flow,
+    knocks: Flow,
+    hosts: HashMap<IpAddr, Flow>,
+}
+
+impl Strangers {
+    fn new() -> Self {
+        let each_second = |rate: NonZeroU32| Flow::new(NonZeroU64::from(rate), rate.get().into());
+        let purses = Purses {
+            all: each_second(limit::DOOR_REQUESTS_PER_SECOND_MAX),
+            knocks: each_second(limit::DOOR_KNOCKS_PER_SECOND_MAX),
+            hosts: HashMap::new(),
+        };
+        Self { began: Instant::now(), purses: Mutex::new(purses) }
+    }
+
+    fn allow(&self, from: Option<IpAddr>, writes: bool) -> bool {
+        let now = self.began.elapsed();
+        let Purses { all, knocks, hosts } = &mut *self.purses();
+        // Behind relays nobody is told apart.
+        let host = Origin::of(from.unwrap_or(Ipv4Addr::UNSPECIFIED.into())).host;
+        if hosts.len() >= limit::DOOR_HOSTS_MAX && !hosts.contains_key(&host) {
+            return false;
+        }
+        let rate = limit::DOOR_REQUESTS_PER_HOST_PER_SECOND_MAX;
+        let own = hosts.entry(host).or_insert_with(|| Flow::new(rate.into(), rate.get().into()));
+        let shared = if writes { knocks } else { all };
+        let allowed = own.wait(now).is_zero() && shared.wait(now).is_zero();
+        if allowed {
+            own.charge(now, 1);
+            shared.charge(now, 1);
+        }
+        allowed
+    }
+
+    fn prune(&self) {
+        let now = self.began.elapsed();
+        self.purses().hosts.retain(|_, own| !own.is_rested(now));
+    }
+
+    fn purses(&self) -> MutexGuard<'_, Purses> {
+        self.purses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -219,6 +271,24 @@ mod tests {
         let is_exempt = |address: &str| meter.exempts(address.parse().unwrap());
         assert!(is_exempt("192.0.2.1") && is_exempt("::ffff:192.0.2.1"));
         assert!(!is_exempt("192.0.2.2") && !is_exempt("2001:db8::1"));
+    }
+
+    /// Twenty knocks a second, of whomever, kept everybody with a ticket out.
+    #[tokio::test]
+    async fn knocks_and_other_hosts_leave_who_has_a_ticket_its_turn() {
+        let meter = Meter::new(&Limits::default());
+        let ip = |n: u32| Some(IpAddr::from(Ipv4Addr::from(0x0a00_0000 + n)));
+        let asked = |from: Option<IpAddr>, writes: bool| meter.allows_stranger(from, writes);
+        let of_one = (0..1000).filter(|_| asked(ip(1), false)).count();
+        assert_eq!(of_one as u32, limit::DOOR_REQUESTS_PER_HOST_PER_SECOND_MAX.get());
+        let knocks = (2..1000).filter(|n| asked(ip(*n), true)).count();
+        assert_eq!(knocks as u32, limit::DOOR_KNOCKS_PER_SECOND_MAX.get());
+        assert!(asked(ip(5000), false));
+        let hosts = || meter.strangers.purses().hosts.len();
+        assert!((0..100_000).filter(|n| asked(ip(*n), false)).count() < 100);
+        assert_eq!(hosts(), limit::DOOR_HOSTS_MAX);
+        meter.prune();
+        assert!(hosts() < limit::DOOR_HOSTS_MAX);
     }
 
     /// Takes and keeps without waiting; whether that went.

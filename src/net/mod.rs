@@ -11,10 +11,13 @@
 //! - An invariant: nothing here waits without a deadline, and nothing queues without a bound.
 
 mod address;
+mod backlog;
 mod behaviour;
 mod calling;
 mod codec;
 mod cork;
+#[cfg(test)]
+mod crowd_test;
 mod dial;
 mod error;
 mod events;
@@ -26,7 +29,9 @@ mod lane;
 mod members;
 mod meter;
 mod nearby;
+mod paced;
 mod peers;
+mod readers;
 mod router;
 mod slots;
 mod standing;

@@ -4,13 +4,16 @@
 //! I/O. Lost with the process; members' addresses are kept on disk by the node.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use libp2p::Multiaddr;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::ConnectionId;
 
-use super::address::{is_loopback, is_relayed, is_tcp, with_peer};
+use super::address::{
+    at_ip, first_ip, ip_of, is_loopback, is_relayed, is_tcp, may_claim, name_of, with_peer,
+};
 use super::{Members, Tried};
 use crate::base::{Moment, PeerId, limit};
 
@@ -53,6 +56,8 @@ pub struct AddressState {
     pub last_good: Option<Moment>,
     /// Why it did not, the last time it was tried.
     pub last_error: Option<String>,
+    /// The owner gave it.
+    pub given: bool,
 }
 
 /// What this node knows of a peer.
@@ -102,13 +107,53 @@ pub(super) struct Link {
     pub(super) since: Instant,
 }
 
+/// Whose word it is that a peer is somewhere.
+#[derive(Debug, Copy, Clone, PartialEq, Eq)]
+pub(super) enum Word {
+    /// The owner's of this node. Such an address never makes room for another.
+    Given,
+    /// The peer's own, of whom it is known where it was seen: signed for others to pass on, or said on its connection.
+    Claimed { seen_at: Option<IpAddr>, signed: bool },
+}
+
 #[derive(Debug, Clone)]
 struct Known {
     address: Multiaddr,
+    word: Word,
     good: Option<Moment>,
     error: Option<String>,
-    /// Given by the owner, not claimed by the peer: never makes room for another.
-    pinned: bool,
+    /// Failures in a row of one that never led to the peer, and when it is tried again.
+    failures: u32,
+    retry_at: Option<Instant>,
+}
+
+impl Known {
+    fn is_given(&self) -> bool {
+        self.word == Word::Given
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        self.retry_at.is_none_or(|at| at <= now)
+    }
+
+    /// Whether it may be dialled at that IP address.
+    fn may_lead_to(&self, ip: IpAddr, own: &[IpAddr]) -> bool {
+        match self.word {
+            Word::Given => true,
+            Word::Claimed { seen_at, signed } => may_claim(ip, seen_at, own, signed),
+        }
+    }
+}
+
+/// Where a peer may be dialled now.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Ways {
+    /// Addresses, best first.
+    pub(super) ready: Vec<Multiaddr>,
+    /// Names that the peer claims: where they lead is looked at first.
+    pub(super) named: Vec<Multiaddr>,
+    /// Those that are not dialled, and why.
+    pub(super) left_out: Vec<Tried>,
 }
 
 /// One peer's record.
@@ -124,6 +169,8 @@ pub(super) struct Record {
     pub(super) other_version: bool,
     /// When this node last called it back.
     pub(super) called: Option<Instant>,
+    /// Where it last was on a connection of a member.
+    pub(super) seen_at: Option<IpAddr>,
     failures: u32,
     retry_at: Option<Instant>,
 }
@@ -141,7 +188,7 @@ impl Record {
 
     /// Whether the owner gave an address of it.
     pub(super) fn is_given(&self) -> bool {
-        self.addresses.iter().any(|known| known.pinned)
+        self.addresses.iter().any(Known::is_given)
     }
 
     /// Connections through relays that a direct one has made needless.
@@ -154,9 +201,42 @@ impl Record {
         self.links.iter().filter(move |(_, link)| direct && is_relayed(&link.remote)).map(|(id, _)| *id)
     }
 
-    /// Addresses to dial, best first.
-    pub(super) fn dialable(&self) -> Vec<Multiaddr> {
+    /// All addresses, best first.
+    #[cfg(test)]
+    fn dialable(&self) -> Vec<Multiaddr> {
         self.addresses.iter().map(|k| k.address.clone()).collect()
+    }
+
+    /// Where to dial it now: claims that cannot be true are left out, and those that failed a moment ago.
+    pub(super) fn ways(&self, now: Instant, own: &[IpAddr]) -> Ways {
+        let mut ways = Ways::default();
+        for known in &self.addresses {
+            let is_claim = !known.is_given();
+            let leave = |reason: &str| Tried {
+                address: known.address.to_string(),
+                reason: reason.to_owned(),
+                hung_up: false,
+            };
+            if !known.is_due(now) {
+                ways.left_out.push(leave(known.error.as_deref().unwrap_or(NOT_YET)));
+            } else if is_claim && name_of(&known.address).is_some() {
+                ways.named.push(known.address.clone());
+            } else if first_ip(&known.address).is_some_and(|ip| !known.may_lead_to(ip, own)) {
+                ways.left_out.push(leave(NOT_THERE));
+            } else {
+                ways.ready.push(known.address.clone());
+            }
+        }
+        ways
+    }
+
+    /// Of the addresses that a claimed name leads to, those at which the peer may be.
+    pub(super) fn plausible(&self, name: &Multiaddr, found: &[IpAddr], own: &[IpAddr]) -> Vec<Multiaddr> {
+        let Some(known) = self.addresses.iter().find(|known| known.address == *name) else {
+            return Vec::new();
+        };
+        let found = found.iter().filter(|ip| known.may_lead_to(**ip, own));
+        found.take(limit::NAME_ADDRESSES_MAX).filter_map(|ip| at_ip(name, *ip)).collect()
     }
 
     /// Addresses that led to the peer.
@@ -165,20 +245,24 @@ impl Record {
     }
 
     /// Remembers an address; returns the one that had to make room, which may be the new one itself.
-    pub(super) fn learn(&mut self, address: Multiaddr, pinned: bool) -> Option<Multiaddr> {
+    pub(super) fn learn(&mut self, address: Multiaddr, word: Word) -> Option<Multiaddr> {
         if let Some(known) = self.addresses.iter_mut().find(|k| k.address == address) {
-            known.pinned |= pinned;
+            if word == Word::Given {
+                (known.word, known.failures, known.retry_at) = (word, 0, None);
+            } else if !known.is_given() {
+                known.word = word;
+            }
             return None;
         }
-        let entry = Known { address, good: None, error: None, pinned };
+        let entry = Known { address, word, good: None, error: None, failures: 0, retry_at: None };
         if self.addresses.len() < limit::PEER_ADDRESSES_MAX {
             self.addresses.push(entry);
             self.sort();
             return None;
         }
         // The last one that the owner did not give: the list is in order of worth.
-        match self.addresses.iter().rposition(|k| !k.pinned) {
-            Some(i) if pinned || self.addresses[i].good.is_none() => {
+        match self.addresses.iter().rposition(|k| !k.is_given()) {
+            Some(i) if word == Word::Given || self.addresses[i].good.is_none() => {
                 let evicted = std::mem::replace(&mut self.addresses[i], entry).address;
                 self.sort();
                 Some(evicted)
@@ -195,28 +279,35 @@ impl Record {
     pub(super) fn worked(&mut self, address: &Multiaddr, now: Moment) {
         if let Some(known) = self.addresses.iter_mut().find(|k| k.address == *address) {
             known.good = Some(now);
-            known.error = None;
+            (known.error, known.failures, known.retry_at) = (None, 0, None);
         }
         self.sort();
     }
 
-    /// An address did not lead to the peer.
-    pub(super) fn failed(&mut self, tried: &Tried) {
+    /// An address did not lead to the peer. One that never did waits longer each time.
+    pub(super) fn failed(&mut self, tried: &Tried, now: Instant) {
         if let Some(known) = self.addresses.iter_mut().find(|k| k.address.to_string() == tried.address) {
             known.error = Some(tried.reason.clone());
+            if !known.is_given() && known.good.is_none() {
+                known.failures = known.failures.saturating_add(1);
+                known.retry_at = Some(now + CLAIM_PACE.wait(known.failures, 0));
+            }
         }
         self.sort();
     }
 
     /// Latest good first, untried before failed, TCP before QUIC.
     fn sort(&mut self) {
-        self.addresses
-            .sort_by_key(|k| (k.error.is_some(), std::cmp::Reverse(k.good), !k.pinned, !is_tcp(&k.address)));
+        self.addresses.sort_by_key(|k| {
+            (k.error.is_some(), std::cmp::Reverse(k.good), !k.is_given(), !is_tcp(&k.address))
+        });
     }
 
     /// Whether it is time to dial in the background.
     pub(super) fn is_due(&self, now: Instant) -> bool {
-        !self.has_member_link() && !self.addresses.is_empty() && self.retry_at.is_none_or(|at| at <= now)
+        !self.has_member_link()
+            && self.retry_at.is_none_or(|at| at <= now)
+            && self.addresses.iter().any(|known| known.is_due(now))
     }
 
     /// Counts a failure and sets the time of the next try.
@@ -254,6 +345,7 @@ impl Record {
             address: with_peer(&k.address, id),
             last_good: k.good,
             last_error: k.error.clone(),
+            given: k.is_given(),
         };
         let newest = self
             .links
@@ -274,6 +366,11 @@ impl Record {
         }
     }
 }
+
+const NOT_THERE: &str = "not dialled: the peer cannot be at this address";
+const NOT_YET: &str = "not dialled: it failed a moment ago";
+/// Between tries of an address that a peer claims and that never led to it.
+const CLAIM_PACE: Pace = Pace { first: limit::CLAIM_PAUSE, max: limit::CLAIM_PAUSE_MAX };
 
 /// How long to wait between attempts to reach a peer.
 #[derive(Debug, Clone, Copy)]
@@ -328,6 +425,22 @@ impl Table {
         all
     }
 
+    /// This machine's own addresses: those that it listens at, and those that others reach it at.
+    pub(super) fn own_ips(&self) -> Vec<IpAddr> {
+        let all = self.listening.iter().filter_map(ip_of).map(|ip| ip.to_canonical());
+        all.filter(|ip| !ip.is_loopback() && !ip.is_unspecified()).collect()
+    }
+
+    /// Where members were seen, or are where they once answered.
+    pub(super) fn hosts_of(&self, members: &Members) -> Vec<IpAddr> {
+        let of_member = self.records.iter().filter(|(id, _)| members.allows(id));
+        let hosts = of_member.flat_map(|(_, record)| {
+            let good = record.addresses.iter().filter(|known| known.good.is_some() || known.is_given());
+            record.seen_at.into_iter().chain(good.filter_map(|known| ip_of(&known.address)))
+        });
+        hosts.collect()
+    }
+
     /// Members first come from the list, whether anything is known of them or not; in order of id.
     pub(super) fn states(&self, members: &Members) -> Vec<PeerState> {
         let blank = Record::default();
@@ -355,6 +468,9 @@ impl Table {
 mod tests {
     use super::*;
 
+    const CLAIM: Word =
+        Word::Claimed { seen_at: Some(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST)), signed: false };
+
     fn address(n: usize, tail: &str) -> Multiaddr {
         format!("/ip4/10.0.0.{n}/{tail}").parse().unwrap()
     }
@@ -369,10 +485,13 @@ mod tests {
             address(4, "udp/1/quic-v1"),
         ];
         for a in [&quic, &tcp, &bad, &good] {
-            assert_eq!(record.learn(a.clone(), false), None);
+            assert_eq!(record.learn(a.clone(), CLAIM), None);
         }
         record.worked(&good, Moment::from_millis(5));
-        record.failed(&Tried { address: bad.to_string(), reason: "no".to_owned() });
+        record.failed(
+            &Tried { address: bad.to_string(), reason: "no".to_owned(), hung_up: false },
+            Instant::now(),
+        );
         assert_eq!(record.dialable(), [good, tcp, quic, bad]);
     }
 
@@ -381,15 +500,41 @@ mod tests {
         let mut record = Record::default();
         let given = address(250, "tcp/1");
         let good = address(251, "tcp/1");
-        record.learn(given.clone(), true);
-        record.learn(good.clone(), false);
+        record.learn(given.clone(), Word::Given);
+        record.learn(good.clone(), CLAIM);
         record.worked(&good, Moment::from_millis(1));
         for n in 0..100 {
-            record.learn(address(n, "tcp/9"), false);
+            record.learn(address(n, "tcp/9"), CLAIM);
         }
         let kept = record.dialable();
         assert_eq!(kept.len(), limit::PEER_ADDRESSES_MAX);
         assert!(kept.contains(&given) && kept.contains(&good));
+    }
+
+    /// A claim of the victim's own ports was dialled again and again.
+    #[test]
+    fn claims_that_cannot_be_true_or_just_failed_are_left_out() {
+        let (mut record, now) = (Record::default(), Instant::now());
+        let far = Word::Claimed { seen_at: Some("198.51.100.1".parse().unwrap()), signed: false };
+        let all = ["/ip4/127.0.0.1/tcp/1", "/dns4/localhost/tcp/1", "/ip4/198.51.100.9/tcp/1"];
+        let [own, name, other] = all.map(|text| text.parse::<Multiaddr>().unwrap());
+        [&own, &name, &other].into_iter().for_each(|address| drop(record.learn(address.clone(), far)));
+        let ways = record.ways(now, &[]);
+        assert_eq!((&ways.ready, &ways.named), (&vec![other.clone()], &vec![name.clone()]));
+        let found = ["127.0.0.1", "::1", "198.51.100.7"].map(|ip| ip.parse().unwrap());
+        assert_eq!(record.plausible(&name, &found, &[]), ["/ip4/198.51.100.7/tcp/1".parse().unwrap()]);
+        let tried = Tried { address: other.to_string(), reason: "no".to_owned(), hung_up: false };
+        for failures in 1..5 {
+            record.failed(&tried, now);
+            let pause = CLAIM_PACE.wait(failures, 0);
+            assert!(!record.ways(now + pause / 2, &[]).ready.contains(&other), "{failures}");
+            assert!(record.ways(now + pause, &[]).ready.contains(&other), "{failures}");
+        }
+        // What the owner says is dialled, wherever it leads.
+        [&own, &name, &other]
+            .into_iter()
+            .for_each(|address| drop(record.learn(address.clone(), Word::Given)));
+        assert_eq!(record.ways(now, &[]).ready.len(), 3);
     }
 
     #[test]
@@ -408,7 +553,7 @@ mod tests {
         let [a, b] = [PeerId::new([1; 32]), PeerId::new([2; 32])];
         let members = Members::new([a]);
         let mut table = Table::default();
-        table.record(b).learn(address(1, "tcp/1"), false);
+        table.record(b).learn(address(1, "tcp/1"), CLAIM);
         let states = table.states(&members);
         assert_eq!(states.iter().map(|s| (s.id, s.member)).collect::<Vec<_>>(), [(a, true), (b, false)]);
         table.prune(&members);

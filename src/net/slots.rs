@@ -1,59 +1,116 @@
-//! Bounded concurrency: so many at one time in all, and so many of them for one peer.
+//! Bounded concurrency: so many at one time in all, so many of them for one peer, and some for those who have few.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::base::PeerId;
+use crate::base::{PeerId, limit};
 
 /// One place or several, given back when dropped.
 #[derive(Debug)]
 pub(super) struct Slot {
     _peer: OwnedSemaphorePermit,
     _all: OwnedSemaphorePermit,
+    _first: Option<OwnedSemaphorePermit>,
 }
 
-/// The places there are.
+/// The places there are. Some are kept for peers that have few: whoever holds many cannot take those.
 #[derive(Debug)]
 pub(super) struct Slots {
     all: Arc<Semaphore>,
+    kept: Arc<Semaphore>,
     per_peer: usize,
-    peers: Mutex<HashMap<PeerId, Arc<Semaphore>>>,
+    peers: Mutex<HashMap<PeerId, Own>>,
+    /// Peers that have one place only, until then.
+    restricted: Mutex<HashMap<PeerId, Instant>>,
+}
+
+/// One peer's places, and how many of those may be kept ones.
+#[derive(Debug, Clone)]
+struct Own {
+    places: Arc<Semaphore>,
+    first: Arc<Semaphore>,
+}
+
+impl Own {
+    fn new(places: usize) -> Self {
+        let first = places.min(limit::KEPT_PLACES_PER_PEER_MAX);
+        Self { places: Arc::new(Semaphore::new(places)), first: Arc::new(Semaphore::new(first)) }
+    }
 }
 
 impl Slots {
     pub(super) fn new(all: usize, per_peer: usize) -> Self {
-        Self { all: Arc::new(Semaphore::new(all)), per_peer, peers: Mutex::default() }
+        Self::keeping(0, all, per_peer)
+    }
+
+    /// Of all places, so many are kept.
+    pub(super) fn keeping(kept: usize, all: usize, per_peer: usize) -> Self {
+        Self {
+            all: Arc::new(Semaphore::new(all - kept)),
+            kept: Arc::new(Semaphore::new(kept)),
+            per_peer,
+            peers: Mutex::default(),
+            restricted: Mutex::default(),
+        }
     }
 
     /// Waits for a place. First the peer's own queue, so that those who wait for a slow peer block no other.
     /// `None` never happens while the node runs: the semaphores are not closed.
     pub(super) async fn take(&self, peer: PeerId) -> Option<Slot> {
         let own = self.of(peer);
-        let _peer = own.acquire_owned().await.ok()?;
-        let _all = Arc::clone(&self.all).acquire_owned().await.ok()?;
-        Some(Slot { _peer, _all })
+        let _peer = own.places.acquire_owned().await.ok()?;
+        let kept = async {
+            let first = own.first.acquire_owned().await.ok()?;
+            Some((Arc::clone(&self.kept).acquire_owned().await.ok()?, first))
+        };
+        let (_all, _first) = tokio::select! {
+            biased;
+            all = Arc::clone(&self.all).acquire_owned() => (all.ok()?, None),
+            kept = kept => kept.map(|(all, first)| (all, Some(first)))?,
+        };
+        Some(Slot { _peer, _all, _first })
     }
 
     /// So many places now, or none.
     pub(super) fn try_take_many(&self, peer: PeerId, places: u32) -> Option<Slot> {
-        let _peer = self.of(peer).try_acquire_many_owned(places).ok()?;
+        let _peer = self.of(peer).places.try_acquire_many_owned(places).ok()?;
         let _all = Arc::clone(&self.all).try_acquire_many_owned(places).ok()?;
-        Some(Slot { _peer, _all })
+        Some(Slot { _peer, _all, _first: None })
+    }
+
+    /// Whether no place is left but kept ones.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.all.available_permits() == 0
+    }
+
+    /// From now on the peer has one place only, for some time. Those that it holds it gives back as always.
+    pub(super) fn restrict(&self, peer: PeerId) {
+        let until = Instant::now() + limit::SLOW_READER_RESTRICTED;
+        self.restricted().insert(peer, until);
+        self.lock().remove(&peer);
     }
 
     /// Forgets peers that hold no place and wait for none.
     pub(super) fn prune(&self) {
-        self.lock().retain(|_, own| Arc::strong_count(own) > 1);
+        let now = Instant::now();
+        self.restricted().retain(|_, until| *until > now);
+        self.lock().retain(|_, own| Arc::strong_count(&own.places) > 1);
     }
 
-    fn of(&self, peer: PeerId) -> Arc<Semaphore> {
-        let mut peers = self.lock();
-        Arc::clone(peers.entry(peer).or_insert_with(|| Arc::new(Semaphore::new(self.per_peer))))
+    fn of(&self, peer: PeerId) -> Own {
+        let is_restricted = self.restricted().contains_key(&peer);
+        let places = if is_restricted { 1 } else { self.per_peer };
+        self.lock().entry(peer).or_insert_with(|| Own::new(places)).clone()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<PeerId, Arc<Semaphore>>> {
+    fn restricted(&self) -> MutexGuard<'_, HashMap<PeerId, Instant>> {
+        self.restricted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<PeerId, Own>> {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -76,5 +133,31 @@ mod tests {
         slots.prune();
         assert!(slots.try_take_many(a, 1).is_none(), "pruning keeps peers that hold a place");
         slots.try_take_many(b, 1).unwrap();
+    }
+
+    /// Two that read nothing held all places.
+    #[tokio::test]
+    async fn who_holds_many_leaves_some_to_those_who_have_few() {
+        use futures::FutureExt;
+        let slots = Slots::keeping(4, 16, 10);
+        let peer = |n: u8| PeerId::new([n; 32]);
+        let take = |n: u8| slots.take(peer(n)).now_or_never().flatten();
+        let one: Vec<Slot> = (0..20).map_while(|_| take(1)).collect();
+        let two: Vec<Slot> = (0..20).map_while(|_| take(2)).collect();
+        assert_eq!((one.len(), two.len()), (10, 2 + limit::KEPT_PLACES_PER_PEER_MAX));
+        assert!(slots.is_crowded());
+        let mut three: Vec<Slot> = (0..20).map_while(|_| take(3)).collect();
+        assert_eq!(three.len(), limit::KEPT_PLACES_PER_PEER_MAX);
+        // Who waits for the next one gets it, however many of its own wait with it.
+        let waiting = futures::future::select_all((0..5).map(|_| Box::pin(slots.take(peer(3)))));
+        three.pop();
+        assert!(waiting.now_or_never().is_some());
+        drop((one, two, three));
+        assert!(!slots.is_crowded());
+        slots.restrict(peer(1));
+        assert_eq!((0..20).map_while(|_| take(1)).collect::<Vec<Slot>>().len(), 1);
+        slots.prune();
+        let _held = take(1).unwrap();
+        assert!(take(1).is_none());
     }
 }

@@ -26,17 +26,24 @@ impl Node {
             }
         }
         let known: Vec<Libp2pId> = {
-            let kad = self.swarm.behaviour_mut().kad.inner();
+            let kad = self.swarm.behaviour_mut().kad();
             kad.kbuckets()
                 .flat_map(|b| b.iter().map(|e| *e.node.key.preimage()).collect::<Vec<_>>())
                 .collect()
         };
         for peer in known {
             if !from_libp2p(&peer).is_ok_and(|p| members.allows(&p)) {
-                self.swarm.behaviour_mut().kad.inner().remove_peer(&peer);
+                self.swarm.behaviour_mut().kad().remove_peer(&peer);
             }
         }
         self.part_with_admitted();
+        self.know_hosts();
+    }
+
+    /// Who calls from where members were seen waits apart from all others.
+    pub(super) fn know_hosts(&self) {
+        let hosts = self.table().hosts_of(&self.shared.members);
+        self.shared.known.set(hosts.into_iter());
     }
 
     /// Closes strangers' connections of peers that have become members: not before the door has answered them

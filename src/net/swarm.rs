@@ -22,7 +22,8 @@ use super::finding::Search;
 use super::handle::Shared;
 use super::lane::{Lane, Lanes, Places, Waiting, WaitingRoom};
 use super::meter::Meter;
-use super::peers::{Pace, Record, Table};
+use super::peers::{Pace, Record, Table, Word};
+use super::readers::Readers;
 use super::slots::Slot;
 use super::{NetError, NetEvent, Server};
 use crate::base::{PeerId, limit, random_bytes};
@@ -48,6 +49,7 @@ pub(super) struct Node {
     pub(super) server: Arc<dyn Server>,
     pub(super) events: mpsc::Sender<NetEvent>,
     pub(super) lanes: Lanes,
+    pub(super) readers: Readers,
     /// When the door last answered a peer, for as long as that matters.
     pub(super) door_answered: HashMap<PeerId, Instant>,
     /// Connections that somebody waits to see closed.
@@ -92,6 +94,7 @@ impl Node {
             server,
             events,
             lanes: Lanes::default(),
+            readers: Readers::default(),
             door_answered: HashMap::new(),
             partings: Vec::new(),
             served: Arc::new(Places::served()),
@@ -250,7 +253,7 @@ impl Node {
                 return;
             }
             let record = table.record(peer);
-            record.learn(address, true);
+            record.learn(address, Word::Given);
             record.hurry();
         }
         self.dial(peer, Vec::new(), None);
@@ -260,7 +263,7 @@ impl Node {
         if let Some(record) = self.table().records.get_mut(&peer) {
             record.forget_addresses();
         }
-        self.swarm.behaviour_mut().kad.inner().remove_peer(&to_libp2p(peer));
+        self.swarm.behaviour_mut().kad().remove_peer(&to_libp2p(peer));
         self.disconnect(peer);
         self.table().prune(&self.shared.members);
     }
@@ -307,6 +310,7 @@ impl Node {
         }
         self.part_with_admitted();
         self.part_with_relays(now);
+        self.part_with_slow(now);
         if self.moved && now.duration_since(self.told) >= limit::WHEREABOUTS_PAUSE {
             self.told = now;
             self.tell_all();
@@ -326,6 +330,15 @@ impl Node {
             self.shared.outgoing.prune();
             self.table().prune(&self.shared.members);
             self.forget_whereabouts();
+        }
+    }
+
+    fn part_with_slow(&mut self, now: Instant) {
+        let (awaited, crowded) = (self.lanes.awaited(), self.served.is_crowded());
+        for peer in self.readers.slow(now, &awaited, crowded) {
+            warn!(target: "net", %peer, "disconnected: it does not take what it asked for, and others wait");
+            self.served.restrict(peer);
+            self.disconnect(peer);
         }
     }
 

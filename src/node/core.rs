@@ -18,6 +18,7 @@ use super::caching::Caching;
 use super::chains::OwnChain;
 use super::clocks::Clocks;
 use super::comparing::Comparing;
+use super::desk::Desk;
 use super::devices::{self, Knocks};
 use super::disk::{self, Disk};
 use super::door::Doors;
@@ -122,6 +123,7 @@ pub(super) struct Core {
     pub(super) pulling: Pulling,
     /// What serving peers keeps at hand.
     pub(super) served: Served,
+    pub(super) desk: Desk,
     /// Wrong answers of each peer.
     misbehaved: Mutex<HashMap<PeerId, Misconduct>>,
 }
@@ -192,6 +194,7 @@ impl Core {
             clocks: Clocks::default(),
             pulling: Pulling::default(),
             served: Served::default(),
+            desk: Desk::default(),
             misbehaved: Mutex::default(),
             events: Arc::new(Events::new(SystemClock.now())),
             resources: Resources::new(settings.storage.memory_limit),
@@ -385,7 +388,10 @@ impl Core {
         let good: Vec<String> = state
             .iter()
             .filter(|state| state.id == peer)
-            .flat_map(|state| state.addresses.iter().map(|address| address.address.clone()))
+            .flat_map(|state| &state.addresses)
+            // What a peer only claims would be taken for the owner's word after a restart.
+            .filter(|address| address.last_good.is_some() || address.given)
+            .map(|address| address.address.clone())
             .take(limit::PEER_ADDRESSES_MAX)
             .collect();
         let edited = self.edit_book(move |book| {

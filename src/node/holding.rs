@@ -1,12 +1,13 @@
 //! Storing for others: offers are queued, then heads, records and packs are pulled, stored and confirmed.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use tokio::sync::{Notify, Semaphore};
-use tokio::task::JoinSet;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::task::{self, AbortHandle, JoinSet};
+use tokio::time::interval;
 use tracing::Instrument;
 
 use super::core::{Core, log_failure};
@@ -19,7 +20,8 @@ use super::status;
 use crate::api::ApiError;
 use crate::base::{Code, HeadId, PackId, PeerId, VaultId, limit, random_bytes};
 use crate::engine::{
-    self, EngineError, Lending, Monitor, OWNERS_MAX, PULLS_MAX, Serving, Wish, WishKey, Wishes,
+    self, EngineError, Laggards, Lending, Monitor, OWNERS_MAX, PULLS_MAX, PULLS_PER_OWNER_MAX,
+    SLOW_PULLS_MAX, Serving, Wish, WishKey, Wishes,
 };
 use crate::net::Net;
 use crate::snapshot::{Head, HeadSummary, PackSize, sign_receipt_at};
@@ -29,18 +31,39 @@ use crate::wire::{self, sync_request::Ask, sync_response::Answer};
 /// How long room is waited for that packs under way may give back, and how often is looked.
 const ROOM_WAIT: Duration = Duration::from_secs(60);
 const ROOM_LOOK: Duration = Duration::from_millis(50);
+/// How often is looked whether somebody holds back.
+const LOOK: Duration = Duration::from_secs(1);
 
-/// [`Wishes`], shared.
+/// [`Wishes`], shared, and who works on them.
 pub(super) struct HoldQueue {
     wishes: Mutex<Wishes>,
     more: Notify,
-    pulls: Semaphore,
+    pulls: Arc<Semaphore>,
+    slow_pulls: Arc<Semaphore>,
+    began: Instant,
+    laggards: Mutex<Laggards>,
+    /// Ends the work for an owner.
+    work: Mutex<HashMap<PeerId, AbortHandle>>,
 }
 
 impl Default for HoldQueue {
     fn default() -> Self {
-        Self { wishes: Mutex::default(), more: Notify::new(), pulls: Semaphore::new(PULLS_MAX) }
+        Self {
+            wishes: Mutex::default(),
+            more: Notify::new(),
+            pulls: Arc::new(Semaphore::new(PULLS_MAX)),
+            slow_pulls: Arc::new(Semaphore::new(SLOW_PULLS_MAX)),
+            began: Instant::now(),
+            laggards: Mutex::default(),
+            work: Mutex::default(),
+        }
     }
+}
+
+/// A place to pull one pack.
+struct PullPlace {
+    _slow: Option<OwnedSemaphorePermit>,
+    _pull: OwnedSemaphorePermit,
 }
 
 impl HoldQueue {
@@ -49,18 +72,73 @@ impl HoldQueue {
         self.wishes().forget(peer);
     }
 
+    /// The same, and what is done for it: it is not to come back.
+    pub(super) fn part(&self, peer: PeerId) {
+        self.forget(peer);
+        if let Some(work) = self.work().remove(&peer) {
+            work.abort();
+        }
+    }
+
+    /// An owner gave something that was asked of it.
+    pub(super) fn give(&self, peer: PeerId, bytes: u64) {
+        self.laggards().give(peer, bytes);
+    }
+
     fn add(&self, key: WishKey, head: HeadSummary, packs: &[PackId]) -> u32 {
         let accepted = self.wishes().add(key, head, packs);
         self.more.notify_one();
         accepted
     }
 
-    fn take(&self, served: &HashSet<WishKey>) -> Option<(WishKey, Wish)> {
-        self.wishes().take(served)
+    fn take(&self, served: &HashSet<PeerId>) -> Option<(WishKey, Wish)> {
+        let now = self.began.elapsed();
+        let laggards = self.laggards();
+        let taken = self.wishes().take(served, |peer| laggards.is_slow(now, peer))?;
+        Some(taken)
+    }
+
+    fn begin(&self, peer: PeerId, work: AbortHandle) {
+        self.laggards().begin(self.began.elapsed(), peer);
+        self.work().insert(peer, work);
+    }
+
+    fn end(&self, peer: PeerId) {
+        self.laggards().end(peer);
+        self.work().remove(&peer);
+    }
+
+    /// Takes the places of those that hold back while others wait.
+    fn look(&self, served: &HashSet<PeerId>) {
+        let is_full = served.len() >= OWNERS_MAX && self.wishes().is_awaited(served);
+        let awaited = is_full || (served.len() > 1 && self.pulls.available_permits() == 0);
+        for peer in self.laggards().found(self.began.elapsed(), awaited) {
+            tracing::warn!(target: "hold", peer = %peer.short(), "it holds back what it offered, and others wait");
+            if let Some(work) = self.work().remove(&peer) {
+                work.abort();
+            }
+        }
+    }
+
+    async fn place_for(&self, owner: PeerId) -> Option<PullPlace> {
+        let is_slow = self.laggards().is_slow(self.began.elapsed(), owner);
+        let _slow = match is_slow {
+            true => Some(self.slow_pulls.clone().acquire_owned().await.ok()?),
+            false => None,
+        };
+        Some(PullPlace { _slow, _pull: self.pulls.clone().acquire_owned().await.ok()? })
     }
 
     fn wishes(&self) -> MutexGuard<'_, Wishes> {
         self.wishes.lock().expect("no panic while held")
+    }
+
+    fn laggards(&self) -> MutexGuard<'_, Laggards> {
+        self.laggards.lock().expect("no panic while held")
+    }
+
+    fn work(&self) -> MutexGuard<'_, HashMap<PeerId, AbortHandle>> {
+        self.work.lock().expect("no panic while held")
     }
 }
 
@@ -122,35 +200,43 @@ pub(super) async fn answer_offer(
 impl Core {
     /// Works off wishes, for several owners at a time, until the node ends.
     pub(super) async fn hold_loop(self: Arc<Self>) {
-        let mut served: HashSet<WishKey> = HashSet::new();
-        let mut work: JoinSet<WishKey> = JoinSet::new();
+        let mut served: HashMap<task::Id, PeerId> = HashMap::new();
+        let mut work: JoinSet<()> = JoinSet::new();
+        let mut looks = interval(LOOK);
         loop {
-            while served.len() < OWNERS_MAX {
-                let Some((key, wish)) = self.holding.take(&served) else { break };
-                served.insert(key);
+            let owners: HashSet<PeerId> = served.values().copied().collect();
+            if let Some((key, wish)) = self.holding.take(&owners) {
                 let span = tracing::info_span!(target: "hold", "owner", peer = %key.0.short());
-                work.spawn(serve_owner(self.clone(), key, wish).instrument(span));
+                let handle = work.spawn(serve_owner(self.clone(), key, wish).instrument(span));
+                served.insert(handle.id(), key.0);
+                self.holding.begin(key.0, handle);
+                continue;
             }
             tokio::select! {
                 // Dropping the set ends what is under way; half-pulled packs were never published.
                 () = self.stop.cancelled() => return,
                 () = self.holding.more.notified() => {}
-                Some(done) = work.join_next() => match done {
-                    Ok(key) => {
-                        served.remove(&key);
-                    }
-                    Err(error) => {
+                _ = looks.tick() => self.holding.look(&owners),
+                Some(done) = work.join_next_with_id() => {
+                    let id = match &done {
+                        Ok((id, ())) => *id,
+                        Err(error) => error.id(),
+                    };
+                    if let Err(error) = done
+                        && !error.is_cancelled()
+                    {
                         tracing::error!(target: "hold", %error, "storing for a peer failed");
-                        served.clear();
-                        work.abort_all();
                     }
-                },
+                    if let Some(peer) = served.remove(&id) {
+                        self.holding.end(peer);
+                    }
+                }
             }
         }
     }
 }
 
-async fn serve_owner(core: Arc<Core>, key: WishKey, wish: Wish) -> WishKey {
+async fn serve_owner(core: Arc<Core>, key: WishKey, wish: Wish) {
     let (owner, vault) = key;
     let mut serving = Serving::new(&wish.packs);
     if let Err(error) = hold(&core, owner, vault, wish, &mut serving).await {
@@ -161,7 +247,6 @@ async fn serve_owner(core: Arc<Core>, key: WishKey, wish: Wish) -> WishKey {
     if !left.is_empty() {
         log_failure(decline(&core, owner, vault, left).await, "telling an owner what is not stored");
     }
-    key
 }
 
 /// Tells the owner which packs it offered are not here, so that it does not wait for them.
@@ -268,14 +353,20 @@ async fn pull_packs(
     let pulls = wanted.into_iter().map(|(id, size)| {
         let (core, net, spare) = (core.clone(), net.clone(), spare.clone());
         async move {
-            let Ok(_place) = core.holding.pulls.acquire().await else {
+            let Some(place) = core.holding.place_for(owner).await else {
                 return (id, Err(ApiError::new(Code::Cancelled, "the node is ending")));
             };
-            let pulled = core.blocking(move |core| pull(core, net, owner, vault, (id, size), &spare)).await;
-            (id, pulled)
+            let monitor = Arc::new(Monitor::default());
+            // A thread does not end with who waits for it: it is told, and keeps its place until then.
+            let _ended = Ended(monitor.clone());
+            let pulled = core.blocking(move |core| {
+                let _place = place;
+                pull(core, net, owner, vault, (id, size), &spare, &monitor)
+            });
+            (id, pulled.await)
         }
     });
-    let mut pulls = futures::stream::iter(pulls).buffer_unordered(PULLS_MAX);
+    let mut pulls = futures::stream::iter(pulls).buffer_unordered(PULLS_PER_OWNER_MAX);
     let began = Instant::now();
     let mut failure = None;
     while let Some((id, pulled)) = pulls.next().await {
@@ -303,6 +394,15 @@ async fn pull_packs(
     failure.map_or(Ok(()), Err)
 }
 
+/// Ends a pull when nobody waits for it any more.
+struct Ended(Arc<Monitor>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
 /// Memory of packs that were stored, for those that come next from the same owner: fresh memory for each costs as much
 /// as checking it.
 #[derive(Clone, Default)]
@@ -327,14 +427,14 @@ fn pull(
     vault: VaultId,
     (id, size): (PackId, PackSize),
     spare: &Buffers,
+    monitor: &Monitor,
 ) -> Result<(), ApiError> {
     let _promise = promise_room(core, size.bytes(), || free_for(core, owner)).map_err(failed)?;
     let source = Mesh::new(core.clone(), net, Some(owner));
-    let monitor = Monitor::default();
     let mut bytes = spare.take();
     let mut twins = TwinTries::default();
     let (outboard, _) = loop {
-        match engine::pull_pack(&source, id, size.bytes(), &mut bytes, &monitor).map_err(failed) {
+        match engine::pull_pack(&source, id, size.bytes(), &mut bytes, monitor).map_err(failed) {
             Err(error) if error.kind() == Code::ChunkNotFound && twins.again(core, owner) => {
                 // Connections take turns: two packs that are asked for in step would never change theirs.
                 std::thread::sleep(limit::BUSY_PAUSE * u32::from(random_bytes::<1>()[0]) / 64);

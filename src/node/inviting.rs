@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::core::{Core, log_failure};
 use super::door;
 use super::error::failed;
-use super::records::{Patience, refused};
+use super::records::{Patience, refused, unmet};
 use super::ticket::{Ticket, TicketSecret, check_name, clean_name};
 use crate::api::{
     ApiError, Happening, Invitation, InviteInfo, InviteRequest, InviteState, JoinRequest, Joined, Role,
@@ -273,7 +273,7 @@ pub(super) async fn join(core: &Arc<Core>, request: JoinRequest) -> Result<Joine
         return Err(ApiError::new(Code::UsageInvalid, text)
             .with_hint("run `shadowvault join` where there is no node yet: --repo names another directory"));
     }
-    redeem(core, &ticket, &Patience::SHORT).await
+    redeem(core, &ticket, &Patience::CALL).await
 }
 
 /// Redeems a ticket: afterwards both nodes allow each other, here with what the ticket promises the inviter.
@@ -288,8 +288,12 @@ pub(super) async fn redeem(
             .with_hint("run `shadowvault join` on the other machine"));
     }
     let net = core.net()?.clone();
-    net.dial(peer, &ticket.addresses).await.map_err(|error| unreached(ticket, core.now(), error))?;
-    patience.with(core, peer, || knock(&net, ticket)).await?;
+    let meet = async || {
+        let dialled = net.dial(peer, &ticket.addresses).await;
+        dialled.map_err(|error| unreached(ticket, core.now(), error))?;
+        knock(&net, ticket).await
+    };
+    patience.at_the_door().with(core, peer, meet).await?;
     let name = (!ticket.from.is_empty()).then(|| core.book().free_name(peer, &ticket.from));
     let entry = PeerEntry {
         name: name.clone(),
@@ -313,7 +317,7 @@ pub(super) async fn redeem(
 
 /// That the inviter cannot be reached; that the ticket seems to be over, too, is worth saying.
 fn unreached(ticket: &Ticket, now: Moment, error: NetError) -> ApiError {
-    let mut error = failed(error);
+    let mut error = unmet(error);
     if now > ticket.expires {
         error.message = format!("{}; the ticket expired at {}", error.message, ticket.expires);
     }
@@ -323,7 +327,7 @@ fn unreached(ticket: &Ticket, now: Moment, error: NetError) -> ApiError {
 async fn knock(net: &Net, ticket: &Ticket) -> Result<(), ApiError> {
     let redeem = wire::DoorRedeem { secret: ticket.secret.expose().to_vec(), name: host() };
     let request = wire::DoorRequest { ask: Some(Ask::Redeem(redeem)) };
-    let answer = net.door(ticket.peer, request).await.map_err(failed)?;
+    let answer = net.door(ticket.peer, request).await.map_err(unmet)?;
     let again = "ask for a new one: `shadowvault invite` on the other machine";
     let (code, text) = match (answer.status(), answer.refusal()) {
         (Status::Ok, _) if answer.admitted => return Ok(()),

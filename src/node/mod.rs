@@ -11,6 +11,7 @@ mod chains;
 mod clocks;
 mod comparing;
 mod core;
+mod desk;
 mod devices;
 mod disk;
 mod door;

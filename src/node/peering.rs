@@ -82,7 +82,7 @@ pub(super) async fn part(core: &Arc<Core>, peer: PeerId) -> Result<(), ApiError>
     if let Ok(net) = core.net() {
         net.forget(peer).await;
     }
-    core.holding.forget(peer);
+    core.holding.part(peer);
     core.owning.forget_offers(peer);
     core.clocks.forget(peer);
     core.pulling.forget(&peer);

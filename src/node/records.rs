@@ -8,9 +8,9 @@ use super::core::Core;
 use super::error::failed;
 use super::serve::notice_twins;
 use crate::api::ApiError;
-use crate::base::{Code, HeadId, ListId, Moment, PeerId, SnapshotId, VaultId, limit};
+use crate::base::{Code, HeadId, ListId, Moment, PeerId, SnapshotId, VaultId, format_duration, limit};
 use crate::engine::{self, HeadNews};
-use crate::net::Net;
+use crate::net::{Net, NetError};
 use crate::snapshot::{Head, HeadSummary, PeerAddress};
 use crate::wire::{self, Bound, RecordKind, Status, sync_request::Ask, sync_response::Answer};
 
@@ -31,6 +31,18 @@ pub(super) fn signed_from_hex(text: &str, max: usize, what: &str) -> Result<wire
     let malformed = || ApiError::new(Code::UsageInvalid, format!("this is no {what}"));
     let bytes = hex::decode(text).map_err(|_| malformed())?;
     wire::decode(&bytes, Bound::new(max + limit::SIGNED_BYTES, limit::FIELDS_FEW)).map_err(|_| malformed())
+}
+
+/// Why a peer that does not know this node yet was not met. One that hung up is asked again: among many strangers somebody
+/// has to make room.
+pub(super) fn unmet(error: NetError) -> ApiError {
+    let hung_up = error.is_hung_up();
+    let mut error = failed(error);
+    if hung_up && error.kind() != Code::ConnectionFailed {
+        let text = format!("{}; it may be busy with others", error.message);
+        error = ApiError::new(Code::ConnectionFailed, text).with_hint(error.hint.unwrap_or_default());
+    }
+    error
 }
 
 /// What a status that is not OK means.
@@ -102,18 +114,29 @@ pub(super) async fn heads_at(
 pub(super) struct Patience<'a> {
     /// In all, for one request; a connection that broke is made again meanwhile. None is for ever.
     most: Option<Duration>,
+    /// How often in a row one may break.
+    broken_max: u32,
     tell: &'a (dyn Fn(&str) + Send + Sync),
 }
 
 impl Patience<'static> {
     /// Of a daemon: what it waits for comes up again by itself.
-    pub(super) const SHORT: Self = Self { most: Some(limit::BUSY_WAIT), tell: &|_| {} };
+    pub(super) const SHORT: Self =
+        Self { most: Some(limit::BUSY_WAIT), broken_max: BROKEN_MAX, tell: &|_| {} };
+    /// Of one call that its caller makes again and again, telling why.
+    pub(super) const CALL: Self =
+        Self { most: Some(limit::JOIN_CALL), broken_max: BROKEN_MAX, tell: &|_| {} };
 }
 
 impl<'a> Patience<'a> {
     /// Of a command that a person waits for and can interrupt: as long as the peer answers at all.
     pub(super) fn endless(tell: &'a (dyn Fn(&str) + Send + Sync)) -> Self {
-        Self { most: None, tell }
+        Self { most: None, broken_max: BROKEN_MAX, tell }
+    }
+
+    /// For a peer that does not know this node yet: among many strangers its connection may be the one that has to make room.
+    pub(super) fn at_the_door(&self) -> Self {
+        Self { broken_max: limit::DOOR_TRIES, ..*self }
     }
 
     pub(super) fn tell(&self, what: &str) {
@@ -137,7 +160,7 @@ impl<'a> Patience<'a> {
                     broken = 0;
                     error
                 }
-                Err(error) if is_broken(&error) && broken < BROKEN_MAX => {
+                Err(error) if is_broken(&error) && broken < self.broken_max => {
                     broken += 1;
                     error
                 }
@@ -148,7 +171,12 @@ impl<'a> Patience<'a> {
                 return Err(error);
             }
             if told.elapsed() >= TELL_EVERY {
-                self.tell(&format!("waiting for {}: {}", peer.short(), error.message));
+                let again = format_duration(pause.max(Duration::from_secs(1)));
+                self.tell(&format!(
+                    "waiting for {}: {}; trying again in {again}",
+                    peer.short(),
+                    error.message
+                ));
                 told = Instant::now();
             }
             tokio::select! {
@@ -257,6 +285,7 @@ impl Errand {
         for (id, answer) in asked.into_iter().zip(answers) {
             match answer.status() {
                 Status::Ok if *blake3::hash(&answer.record).as_bytes() == id => {
+                    core.holding.give(peer, answer.record.len() as u64);
                     came.push((id, answer.record))
                 }
                 Status::Ok => {

@@ -16,7 +16,7 @@ use super::error::{failed, panicked};
 use super::inviting;
 use super::making::as_new_device;
 use super::owning::index_listed;
-use super::records::{Patience, Pull, ask, heads_at, refused};
+use super::records::{Patience, Pull, ask, heads_at, refused, unmet};
 use super::ticket::Ticket;
 use super::{Mode, Node};
 use crate::api::{ApiError, Identity, Joined, Role};
@@ -207,7 +207,8 @@ async fn knock_as_drill(
     let proved = match node.core.net() {
         Ok(net) => {
             let addresses = [address];
-            Patience::SHORT.with(&node.core, peer, || prove_to(net, admin, peer, &addresses, true)).await
+            let patience = Patience::SHORT.at_the_door();
+            patience.with(&node.core, peer, || prove_to(net, admin, peer, &addresses, true)).await
         }
         Err(error) => Err(error),
     };
@@ -401,7 +402,8 @@ async fn knock_patiently(
     holder: &PeerAddress,
     patience: &Patience<'_>,
 ) -> Result<(), ApiError> {
-    patience.with(core, holder.peer, || knock(core, admin, holder.peer, &holder.addresses)).await
+    let knock = || knock(core, admin, holder.peer, &holder.addresses);
+    patience.at_the_door().with(core, holder.peer, knock).await
 }
 
 /// Proves the vault to a holder and makes it a member here.
@@ -430,14 +432,14 @@ async fn prove_to(
     addresses: &[String],
     drill: bool,
 ) -> Result<bool, ApiError> {
-    net.dial(holder, addresses).await.map_err(failed)?;
+    net.dial(holder, addresses).await.map_err(unmet)?;
     let challenge = wire::DoorRequest { ask: Some(door_request::Ask::Challenge(wire::DoorChallenge {})) };
-    let answer = net.door(holder, challenge).await.map_err(failed)?;
+    let answer = net.door(holder, challenge).await.map_err(unmet)?;
     if answer.status() != Status::Ok {
         return Err(refused(holder, answer.status()));
     }
     let proof = prove(admin, net.peer_id(), holder, &answer.nonce, drill);
-    let answer = net.door(holder, proof).await.map_err(failed)?;
+    let answer = net.door(holder, proof).await.map_err(unmet)?;
     match answer.status() {
         Status::Ok => Ok(answer.admitted),
         Status::NotFound => {

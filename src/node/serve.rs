@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use super::core::{Core, log_failure};
 use super::error::failed;
-use super::{acl, comparing, devices, door, holding, reach, releasing};
+use super::{acl, comparing, desk, devices, door, holding, reach, releasing};
 use crate::api::{ApiError, Happening};
 use crate::base::{Code, DeviceId, HeadId, ListId, Moment, PackId, PeerId, SnapshotId, VaultId, limit};
 use crate::engine;
@@ -87,6 +87,10 @@ async fn sync(core: Arc<Core>, from: PeerId, request: wire::SyncRequest) -> wire
     if core.blocking(|core| core.store.available().map_err(failed)).await.is_err() {
         return status(Status::Unavailable);
     }
+    let _turn = match &request.ask {
+        Some(ask) if desk::is_costly(ask) => core.desk.turn(from).await,
+        _ => None,
+    };
     let answered = match request.ask {
         None => return status(Status::Unsupported),
         Some(Ask::Heads(query)) => core.blocking(move |core| heads(core, from, &query)).await,

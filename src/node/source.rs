@@ -146,6 +146,9 @@ impl PackSource for Mesh {
                 tokio::select! {
                     Some((errand, answer)) = flights.next() => {
                         self.core.pulling.note(errand.holder, &answer);
+                        if let Ok(slice) = &answer {
+                            self.core.holding.give(errand.holder, slice.data.len() as u64);
+                        }
                         gathering.answered(began.elapsed(), errand, answer);
                     }
                     () = tokio::time::sleep(wake) => {}

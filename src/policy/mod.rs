@@ -5,6 +5,7 @@
 //! that went wrong can be played again. No clock, no I/O, no async.
 
 mod cron;
+mod crowd;
 mod flow;
 mod inventory;
 mod misconduct;
@@ -18,6 +19,7 @@ mod stride;
 mod timing;
 
 pub use cron::{CronError, CronLine};
+pub use crowd::{Crowd, Entry, Room};
 pub use flow::Flow;
 pub use inventory::{Confirmed, Inventory, Mark, RUNS_MAX};
 pub use misconduct::Misconduct;

@@ -8,6 +8,7 @@ mod damage;
 mod decoders;
 mod devices;
 mod disk;
+mod doors;
 mod fidelity;
 mod forgetting;
 mod history;

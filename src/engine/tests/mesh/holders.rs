@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::world::{Character, Event, Line, PACK_BYTES, Request, Shape, World, peer};
 use crate::base::{Code, DeviceId, HeadId, PeerId, VaultId};
-use crate::engine::{Lending, OWNERS_MAX, PULLS_MAX, Serving, WishKey, Wishes, is_hopeless};
+use crate::engine::{Lending, PULLS_MAX, PULLS_PER_OWNER_MAX, Serving, WishKey, Wishes, is_hopeless};
 use crate::policy::Inventory;
 use crate::snapshot::HeadSummary;
 
@@ -116,11 +116,10 @@ impl World {
     }
 
     fn begin_services(&mut self, holder: usize) {
-        while self.holders[holder].services.len() < OWNERS_MAX {
+        loop {
             let at = &mut self.holders[holder];
-            let served: HashSet<WishKey> =
-                at.services.keys().map(|owner| key_of(self.owners[*owner].peer)).collect();
-            let Some(((peer, _), wish)) = at.wishes.take(&served) else { return };
+            let served: HashSet<PeerId> = at.services.keys().map(|owner| self.owners[*owner].peer).collect();
+            let Some(((peer, _), wish)) = at.wishes.take(&served, |_| false) else { return };
             let owner = self.owners.iter().position(|owner| owner.peer == peer).expect("an owner");
             let serving = Serving::new(&wish.packs);
             let offered: Vec<usize> = wish.packs.iter().map(|id| self.numbers[id]).collect();
@@ -187,6 +186,7 @@ impl World {
             let waiting = waiting.filter(|(_, service)| !service.is_telling && !service.wanted.is_empty());
             let pulls = |line: &Line| self.pulls.values().filter(|pull| pull.line == *line).count();
             let lines = waiting.map(|(owner, _)| Line { owner: *owner, holder });
+            let lines = lines.filter(|line| pulls(line) < PULLS_PER_OWNER_MAX);
             let Some(line) = lines.min_by_key(pulls) else { return };
             if self.free_for(line) >= PACK_BYTES {
                 self.begin_pull(line);
