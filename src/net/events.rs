@@ -173,13 +173,18 @@ impl Node {
 
     fn on_closed(&mut self, peer: PeerId, id: ConnectionId) {
         self.parted(id);
-        let served_us = {
+        let gone = {
             let mut table = self.table();
             let Some(record) = table.records.get_mut(&peer) else { return };
             let was_member = record.links.remove(&id).is_some_and(|l| l.member);
             record.last_seen = Some(now());
             let lost = was_member && !record.has_member_link();
-            let served_us = lost && std::mem::take(&mut record.serves_us);
+            let gone = match (was_member && record.serves_us, lost) {
+                (false, _) => None,
+                (true, true) => Some(NetEvent::Disconnected(peer)),
+                (true, false) => Some(NetEvent::Renewed(peer)),
+            };
+            record.serves_us &= !lost;
             if lost {
                 record.round_trip = None;
                 record.other_version = false;
@@ -191,10 +196,10 @@ impl Node {
             if lost {
                 self.back_off(peer);
             }
-            served_us
+            gone
         };
-        if served_us {
-            self.emit(NetEvent::Disconnected(peer));
+        if let Some(event) = gone {
+            self.emit(event);
         }
     }
 

@@ -59,6 +59,9 @@ pub enum NetEvent {
     Connected(PeerId),
     /// The last connection to such a member closed.
     Disconnected(PeerId),
+    /// One of several connections to such a member closed. It may have died and come again before that was noticed, as with
+    /// QUIC it is after seconds: what was said to it is said anew.
+    Renewed(PeerId),
     /// A peer that is not a member knocked.
     Stranger {
         /// Who.

@@ -99,6 +99,7 @@ pub(super) struct Peer {
     pub(super) events: mpsc::Receiver<NetEvent>,
     pub(super) members: Arc<Members>,
     pub(super) server: Arc<Answers>,
+    key: Zeroizing<[u8; 32]>,
 }
 
 pub(super) fn config(listen: &[&str]) -> NetConfig {
@@ -131,8 +132,9 @@ impl Peer {
     pub(super) async fn start_with(config: NetConfig, admits: bool) -> Self {
         let members = Arc::new(Members::default());
         let server = Arc::new(Answers { members: Arc::clone(&members), admits, ..Answers::default() });
+        let key = config.node_key.clone();
         let (net, events) = Net::start(config, Arc::clone(&members), server.clone()).await.unwrap();
-        Self { net, events, members, server }
+        Self { net, events, members, server, key }
     }
 
     pub(super) fn id(&self) -> PeerId {
@@ -321,6 +323,21 @@ async fn lost_member_is_dialled_again() {
     one.net.disconnect(b).await;
     one.expect(|e| *e == NetEvent::Disconnected(b)).await;
     one.expect(|e| *e == NetEvent::Connected(b)).await;
+}
+
+/// A member that died and came again within seconds was taken for the old one, whose connection nobody had seen end: what it
+/// had been offered before was waited for.
+#[tokio::test]
+async fn a_member_that_came_again_before_its_end_was_noticed_is_told_of() {
+    let (mut one, before) = pair(config(&[TCP]), config(&[TCP])).await;
+    let b = before.id();
+    let again = Peer::start(NetConfig { node_key: before.key.clone(), ..config(&[]) }).await;
+    assert_eq!(again.id(), b);
+    again.knows(&one).await;
+    again.net.sync(one.id(), heads()).await.unwrap();
+    before.net.disconnect(one.id()).await;
+    one.expect(|e| *e == NetEvent::Renewed(b)).await;
+    one.net.sync(b, heads()).await.unwrap();
 }
 
 #[tokio::test]

@@ -362,6 +362,12 @@ impl Core {
                     self.holding.forget(peer);
                     self.changed.notify_one();
                 }
+                Some(NetEvent::Renewed(peer)) => {
+                    self.owning.forget_offers(peer);
+                    self.comparing.forget(peer);
+                    self.sharing.forget(peer);
+                    self.changed.notify_one();
+                }
                 Some(NetEvent::Stranger { peer, .. }) if self.book().rejected.contains(&peer) => {
                     tracing::debug!(target: "peers", peer = %peer.short(), "one that was turned away knocked");
                 }
