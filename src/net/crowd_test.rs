@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use super::address::{from_libp2p, tcp_socket, to_libp2p};
 use super::codec::{Fetch, Protocol};
 use super::tests::{PATIENCE, Peer, TCP, config, data, heads, hello, proof, range};
-use super::*;
+use super::{NetConfig, NetEvent};
 use crate::base::{PeerId, limit};
 use crate::wire::{self, Status};
 
