@@ -46,6 +46,9 @@ pub struct StorageStatus {
     pub foreign_packs: u64,
     /// Their bytes.
     pub foreign_bytes: u64,
+    /// Bytes that heads, pack lists and snapshot records kept for others take: they count in what is lent, as packs do.
+    #[serde(default)]
+    pub foreign_record_bytes: u64,
     /// Of those, bytes that the hold keeps though their owners list them no more.
     #[serde(default)]
     pub on_hold_bytes: u64,
@@ -209,9 +212,9 @@ pub struct PeerInfo {
     pub packs_held: u64,
     /// Their bytes.
     pub bytes_held: u64,
-    /// Packs kept here for it.
+    /// Packs that it brought and that are kept here.
     pub packs_stored: u64,
-    /// Their bytes.
+    /// Their bytes, and those of the records that it brought: what counts in its quota.
     pub bytes_stored: u64,
     /// Of those, bytes of packs that it lists no more and that the hold keeps.
     #[serde(default)]
@@ -515,6 +518,15 @@ pub struct AuditReport {
     /// When it last lost any, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lost_at: Option<String>,
+    /// When it last proved something, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proven_at: Option<String>,
+    /// Since when it has proved nothing, though it was asked, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unproven_since: Option<String>,
+    /// That has gone on for so long that it does not count as a copy.
+    #[serde(default)]
+    pub not_counted: bool,
 }
 
 /// A verification over all snapshots.

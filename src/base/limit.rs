@@ -29,8 +29,10 @@ pub const RECORD_BYTES: usize = 8 * KIB;
 pub const HEAD_BYTES_MAX: usize = 2 * MIB;
 /// Packs in one pack-list piece: 4,096 × 33 bytes, so that a piece stays far under a message's limit.
 pub const LIST_PACKS_MAX: usize = 4096;
+/// A pack in a pack-list piece, in bytes: its id and its size.
+pub const LIST_ENTRY_BYTES: usize = 33;
 /// A pack-list piece in bytes.
-pub const LIST_BYTES_MAX: usize = 8 + LIST_PACKS_MAX * 33;
+pub const LIST_BYTES_MAX: usize = 8 + LIST_PACKS_MAX * LIST_ENTRY_BYTES;
 /// Snapshots one head may list.
 pub const HEAD_SNAPSHOTS_MAX: usize = 16_384;
 /// Earlier heads that one head names as carried on: 64 before it, one at each power of two, those that holders have, and
@@ -279,8 +281,9 @@ const _: () = assert!(
 );
 /// How far a record's time may lie ahead of this node's clock.
 pub const PEER_RECORD_AHEAD: Duration = Duration::from_secs(24 * 3600);
-/// Peers that were turned away for good; the oldest makes room.
-pub const REJECTED_PEERS_MAX: usize = 256;
+/// Peers that were turned away or removed; the one that was first makes room. A person does that one by one, an admin for at
+/// most [`PEER_RECORDS_MAX`]; at 100 bytes each they leave most of a state file of 1 MiB to the others.
+pub const TURNED_AWAY_PEERS_MAX: usize = 2048;
 /// How long `join` waits to be served by the inviter after it was admitted.
 pub const JOIN_WAIT: Duration = Duration::from_secs(10);
 /// Wrong answers after which a peer is asked last and given no new packs.
@@ -751,6 +754,11 @@ pub const HOLD_STAMPS_MAX: usize = 8192;
 pub const VAULT_HEADS_MAX: usize = 16_384;
 /// Their bytes: an hourly one with as many snapshots as it may list, for the usual hold, twice.
 pub const VAULT_HEADS_BYTES_MAX: u64 = 1 << 30;
+/// Of what is lent, and of each quota, one part in so many takes heads and pack lists only: an owner that has filled the rest
+/// can still say that it needs less.
+pub const HEADS_RESERVE_SHARE: u64 = 64;
+/// And at most so much: the largest head eight times.
+pub const HEADS_RESERVE_BYTES_MAX: u64 = 8 * HEAD_BYTES_MAX as u64;
 /// A release of a hold in bytes: a head of each of 256 devices.
 pub const RELEASE_BYTES_MAX: usize = 32 * KIB;
 /// Releases that an owner keeps for holders that were away, of one vault: one for all, and for each that was named.
@@ -825,6 +833,26 @@ pub const AUDIT_IN_FLIGHT: usize = 4;
 pub const AUDIT_RECORDS_ROUND: usize = 4;
 /// Records that each holder is asked for when a person audits.
 pub const AUDIT_RECORDS_NOW: usize = 100;
+/// Packs of one holder that it neither proved nor denied and that are asked for again until it does: with fifty holders they fit
+/// a state file of 1 MiB.
+pub const AUDIT_OPEN_MAX: usize = 64;
+/// How often is looked whether somebody who is there now was away when the last round asked.
+pub const AUDIT_LOOK: Duration = Duration::from_secs(60);
+/// How long an audit of one holder may take in all, whatever it is asked for: all are asked at the same time, so this is what
+/// `verify --peers` takes beside the disk.
+pub const AUDIT_WHOLE: Duration = Duration::from_secs(60);
+/// Slices of each pack that is confirmed again by a holder that had lost it.
+pub const AUDIT_SLICES_TRIAL: usize = 4;
+/// Packs that holders have confirmed again and that wait for proof, of all together; others are offered again later.
+pub const AUDIT_TRIALS_MAX: usize = 16_384;
+/// How far a receipt's time may lie ahead of this node's clock.
+pub const RECEIPT_AHEAD: Duration = PEER_RECORD_AHEAD;
+/// Files in which the receipts of one holder lie; more are joined into one.
+pub const RECEIPT_FILES_MAX: usize = 64;
+/// Such a file in bytes: two million packs, at 41 bytes.
+pub const RECEIPT_FILE_BYTES_MAX: usize = 96 * MIB;
+/// Heads and runs of one holder that are remembered there, each.
+pub const RECEIPT_HEADS_MAX: usize = 256;
 /// A holder that lost something gets nothing new for so long, where others can take it.
 pub const AUDIT_PROBATION: Duration = Duration::from_secs(24 * 3600);
 

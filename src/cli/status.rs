@@ -238,7 +238,8 @@ fn storage(status: &Status) -> String {
     if disk.elsewhere_packs > 0 {
         own += &format!(" ({} more with holders only)", ByteSize(disk.elsewhere_bytes));
     }
-    let mut lent = format!("for others {} of {} lent", ByteSize(disk.foreign_bytes), ByteSize(disk.lend));
+    let foreign = ByteSize(disk.foreign_bytes + disk.foreign_record_bytes);
+    let mut lent = format!("for others {foreign} of {} lent", ByteSize(disk.lend));
     if disk.on_hold_bytes > 0 {
         lent += &format!(" ({} of it on hold)", ByteSize(disk.on_hold_bytes));
     }

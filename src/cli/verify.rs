@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use clap::Args;
 
 use super::job::{self, is_sound};
-use super::output::{Paint, count, escape, span};
+use super::output::{Paint, count, escape, local_time, span};
 use super::session::Session;
 use crate::api::{
     ApiError, AuditReport, Coverage, DrillReport, JobOutcome, JobRequest, RepairReport, RepairRequest,
@@ -222,6 +222,12 @@ pub(super) fn render_audit(audit: &AuditReport, paint: Paint) -> String {
     if audit.wrong > 0 {
         let lost = format!(", {} WRONG: {} lost there", audit.wrong, count(audit.packs_lost, "pack"));
         text += &paint.bad(&lost);
+    }
+    if let Some(since) = &audit.unproven_since {
+        text += &format!(", nothing proven since {}", local_time(since));
+        if audit.not_counted {
+            text += ": NOT COUNTED as a copy";
+        }
     }
     match (audit.records_ok, audit.records_lost) {
         (0, 0) => {}

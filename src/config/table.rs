@@ -146,6 +146,8 @@ table! {
         copies: u32 = Number<u32>, "2", Between(0, 64), Live, Built;
         /// Disk space lent to peers; 0 stores for nobody.
         lend: u64 = Size, "0", Any, Live, Built;
+        /// A holder that is asked and proves nothing of what it keeps for this long does not count as a copy.
+        proof_within: Duration = Span, "72h", Between(MINUTE, 365 * DAY), Live, Built;
         /// Bytes per second sent to all peers together; 0 is no limit.
         upload_limit: u64 = Size, "0", Any, Live, Built;
         /// Bytes per second taken from all peers together; 0 is no limit.

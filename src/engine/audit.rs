@@ -60,7 +60,9 @@ impl Pick {
                 Ok(()) => AuditOutcome::Ok,
                 Err(_) => AuditOutcome::Wrong,
             },
-            Err(FetchFailure::NotFound | FetchFailure::Corrupt) => AuditOutcome::Wrong,
+            Err(FetchFailure::NotFound | FetchFailure::Corrupt | FetchFailure::Malformed) => {
+                AuditOutcome::Wrong
+            }
             Err(FetchFailure::Timeout) => AuditOutcome::Timeout,
             Err(FetchFailure::Offline(_)) => AuditOutcome::Offline,
             Err(FetchFailure::Busy | FetchFailure::Refused) => AuditOutcome::Unknown,
@@ -220,6 +222,10 @@ pub struct AuditTally {
     pub outcomes: [u64; 5],
     /// Packs of which a slice was right.
     pub proven: BTreeSet<PackId>,
+    /// Packs that it was asked for and of which it proved nothing: it was busy, refused, or kept silent.
+    pub unanswered: BTreeSet<PackId>,
+    /// It was not there to be asked.
+    pub was_away: bool,
     /// Packs of which a slice was wrong.
     pub lost: BTreeSet<PackId>,
     /// Packs more that the holder says itself that it does not have.
@@ -240,8 +246,15 @@ impl AuditTally {
         match outcome {
             AuditOutcome::Ok => self.proven.insert(pick.pack),
             AuditOutcome::Wrong => self.lost.insert(pick.pack),
-            _ => false,
+            AuditOutcome::Timeout | AuditOutcome::Unknown => self.unanswered.insert(pick.pack),
+            AuditOutcome::Offline => false,
         };
+    }
+
+    /// Packs of which every slice that was asked for came and was right.
+    pub fn wholly_proven(&self) -> impl Iterator<Item = PackId> {
+        let is_whole = |pack: &&PackId| !self.lost.contains(pack) && !self.unanswered.contains(pack);
+        self.proven.iter().filter(is_whole).copied()
     }
 
     /// Packs that count as lost.
@@ -350,6 +363,7 @@ mod tests {
             (slice(&[]), AuditOutcome::Wrong),
             (Err(FetchFailure::NotFound), AuditOutcome::Wrong),
             (Err(FetchFailure::Corrupt), AuditOutcome::Wrong),
+            (Err(FetchFailure::Malformed), AuditOutcome::Wrong),
             (Err(FetchFailure::Busy), AuditOutcome::Unknown),
             (Err(FetchFailure::Refused), AuditOutcome::Unknown),
             (Err(FetchFailure::Timeout), AuditOutcome::Timeout),
@@ -361,6 +375,6 @@ mod tests {
             assert_eq!(outcome, *expected);
             tally.note(&pick, outcome);
         }
-        assert_eq!((tally.slices, tally.outcomes, tally.lost.len()), (9, [1, 4, 1, 1, 2], 1));
+        assert_eq!((tally.slices, tally.outcomes, tally.lost.len()), (10, [1, 5, 1, 1, 2], 1));
     }
 }

@@ -13,15 +13,17 @@ use tar::{Archive, Builder, Header};
 use super::copies::packs_of;
 use super::error::EngineError;
 use super::heads::{adopt_head, for_each_listed, head_packs, newest_heads};
-use super::holder::{accept_head, forward_packs, held_packs, missing_records, store_list, store_snapshot};
+use super::holder::{
+    accept_head, charges_of, forward_packs, held_packs, missing_records, store_list, store_snapshot,
+};
 use super::monitor::Monitor;
 use super::pull::{PackSource, pull_pack};
 use super::rebuild::adopt_unindexed;
 use super::vault::Vault;
-use crate::base::{HeadId, ListId, PackId, SnapshotId, VaultId, limit};
+use crate::base::{HeadId, ListId, PackId, PeerId, SnapshotId, VaultId, limit};
 use crate::pack::Outboard;
 use crate::snapshot::{Head, PackSize, SignedHead, Snapshot};
-use crate::store::{Store, StoreError};
+use crate::store::{RecordName, Store, StoreError, record_room};
 
 /// The first member; its content is the vault's id.
 const FIRST: &str = "shadowvault-export-1";
@@ -138,8 +140,11 @@ pub struct ImportResult {
     pub held: u64,
 }
 
-/// Stores a foreign pack of so many bytes by calling what it is given, if there is room for it.
-pub type Room<'a> = &'a dyn Fn(u64, &mut dyn FnMut() -> Result<(), EngineError>) -> Result<(), EngineError>;
+/// Stores something of that vault and of so many bytes by calling what it is given with who pays for it, if there is room.
+pub type Room<'a> = &'a dyn Fn(VaultId, u64, Keep<'_>) -> Result<(), EngineError>;
+
+/// Stores something that is charged to this peer.
+pub type Keep<'a> = &'a mut dyn FnMut(PeerId) -> Result<(), EngineError>;
 
 /// Takes in an export: as copies for another's vault, or, with the keys of that very vault, as packs that are missing here.
 ///
@@ -314,20 +319,36 @@ impl Import<'_> {
 
     fn list(&mut self, id: &str, bytes: &[u8]) -> Result<(), EngineError> {
         let id: ListId = named(id)?;
-        if self.records.has(id.as_bytes()) {
-            store_list(self.store, id, bytes)
-        } else {
-            self.passed_over("pack list")
+        if !self.records.has(id.as_bytes()) {
+            return self.passed_over("pack list");
         }
+        self.keep_record(RecordName::List(id), bytes, || store_list(self.store, id, bytes))
     }
 
     fn snapshot(&mut self, id: &str, bytes: &[u8]) -> Result<(), EngineError> {
         let id: SnapshotId = named(id)?;
-        if self.records.has(id.as_bytes()) {
-            store_snapshot(self.store, id, bytes)
-        } else {
-            self.passed_over("snapshot record")
+        if !self.records.has(id.as_bytes()) {
+            return self.passed_over("snapshot record");
         }
+        self.keep_record(RecordName::Snapshot(id), bytes, || store_snapshot(self.store, id, bytes))
+    }
+
+    /// Stores a record of another's vault in the room that there is; of the own one everything has room.
+    fn keep_record(
+        &self,
+        name: RecordName,
+        bytes: &[u8],
+        store: impl Fn() -> Result<(), EngineError>,
+    ) -> Result<(), EngineError> {
+        if self.own.is_some() || self.store.record_length(&name)?.is_some() {
+            return store();
+        }
+        let (vault, length) = (self.result.vault, bytes.len() as u64);
+        let mut keep = |payer| {
+            store()?;
+            Ok(self.store.charge_records(vault, payer, &[(*name.hash(), length)])?)
+        };
+        (self.room)(vault, record_room(length), &mut keep)
     }
 
     fn pack(&mut self, id: &str, bytes: &[u8]) -> Result<(), EngineError> {
@@ -347,8 +368,8 @@ impl Import<'_> {
             self.store.replace_pack(id, bytes, &outboard)?;
         } else {
             let vault = self.result.vault;
-            let mut keep = || forward_packs(self.store, vault, id, bytes, &outboard);
-            (self.room)(bytes.len() as u64, &mut keep)?;
+            let mut keep = |payer| forward_packs(self.store, (vault, payer), id, bytes, &outboard);
+            (self.room)(vault, bytes.len() as u64, &mut keep)?;
         }
         self.result.packs += 1;
         self.result.bytes += bytes.len() as u64;
@@ -366,8 +387,9 @@ impl Import<'_> {
     fn listed(&mut self) -> Result<&mut Names, EngineError> {
         if self.listed.is_none() {
             let (mut listed, mut lists, store) = (Names::default(), HashSet::new(), self.store);
+            let (room, vault) = (self.room, self.result.vault);
             if self.own.is_some() {
-                for head in newest_heads(store, self.result.vault)? {
+                for head in newest_heads(store, vault)? {
                     list_packs(store, &head?, &mut lists, &mut listed)?;
                 }
             }
@@ -376,7 +398,12 @@ impl Import<'_> {
                 if !missing_records(store, &head)?.is_empty() {
                     return Err(EngineError::NotAnExport("records of a head are not in it".to_owned()));
                 }
-                adopt_head(store, &head, bytes)?;
+                let mut keep = |payer| {
+                    adopt_head(store, &head, bytes)?;
+                    // What was here already is this vault's as well now.
+                    Ok(store.charge_records(vault, payer, &charges_of(store, &head)?)?)
+                };
+                room(vault, record_room(bytes.len() as u64), &mut keep)?;
                 list_packs(store, &head, &mut lists, &mut listed)
             })?;
             self.listed = Some(listed);

@@ -2,8 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use prost::Message;
-
 use super::error::EngineError;
 use super::heads::{VaultView, head_packs, newest_heads};
 use super::monitor::Monitor;
@@ -13,29 +11,103 @@ use super::tree::for_each_reference;
 use super::vault::Vault;
 use crate::base::{DeviceId, HeadId, Moment, PackId, PeerId, SnapshotId, VaultId, limit};
 use crate::snapshot::{Head, Receipt, ReceiptError, SignedHead, Snapshot};
-use crate::store::{PackNumber, Store, StoreError};
+use crate::store::{KeptReceipts, PackNumber, Store, StoreError};
 use crate::wire::{self, Bound};
 
-/// Checks a receipt that `from` delivered, keeps it, and enters it. `None` when it confirms nothing new: a holder answers
-/// every offer with one, and those are not kept.
+/// What a receipt may count for.
+pub struct Terms<'a> {
+    /// What time it is here.
+    pub now: Moment,
+    /// Packs that its holder was offered, or asked about: of others it may say anything.
+    pub expected: &'a dyn Fn(&PackId) -> bool,
+    /// The holder lost something lately: all that it confirms has to be proven.
+    pub on_probation: bool,
+}
+
+/// What came of a receipt.
+pub struct Taken {
+    /// The receipt, with those of its packs that count now.
+    pub receipt: Receipt,
+    /// Packs that count once slices of them were proven: the holder lost them before.
+    pub doubted: Vec<PackId>,
+}
+
+/// Checks a receipt that `from` delivered, keeps what counts of it, and enters that. `None` when it confirms nothing new: a
+/// holder answers every offer with one, and those are not kept.
 ///
 /// # Errors
-/// A receipt that is not signed by `from`, or for another vault.
+/// A receipt that is not signed by `from`, for another vault, or from the future.
+pub fn take_receipt(
+    store: &Store,
+    vault: VaultId,
+    from: PeerId,
+    signed: &wire::Signed,
+    terms: &Terms<'_>,
+) -> Result<Option<Taken>, EngineError> {
+    let mut receipt = checked(vault, from, signed)?;
+    if receipt.time.since(terms.now) > limit::RECEIPT_AHEAD {
+        return Err(ReceiptError::Ahead.into());
+    }
+    let void = store.void_receipts_of(from)?;
+    let is_old = |id: &[u8; 32]| void.get(id).is_some_and(|until| receipt.time <= *until);
+    let (mut counted, mut doubted) = (Vec::new(), Vec::new());
+    for pack in std::mem::take(&mut receipt.packs) {
+        let is_own = || Ok::<_, EngineError>(store.pack_by_id(pack)?.is_some_and(|row| row.own));
+        if !(terms.expected)(&pack) || is_old(pack.as_bytes()) || !is_own()? {
+            continue;
+        }
+        match terms.on_probation || void.contains_key(pack.as_bytes()) {
+            true => doubted.push(pack),
+            false => counted.push(pack),
+        }
+    }
+    receipt.head = receipt.head.filter(|head| !is_old(head.as_bytes()));
+    receipt.packs = counted;
+    let is_news = !receipt.packs.is_empty() || confirms_a_head(store, &receipt)?;
+    if is_news {
+        keep_and_enter(store, &receipt)?;
+    }
+    Ok((is_news || !doubted.is_empty()).then_some(Taken { receipt, doubted }))
+}
+
+fn checked(vault: VaultId, from: PeerId, signed: &wire::Signed) -> Result<Receipt, EngineError> {
+    let receipt = Receipt::verify(signed)?;
+    if receipt.holder != from || receipt.vault != vault {
+        return Err(ReceiptError::Malformed("holder or vault is another one").into());
+    }
+    Ok(receipt)
+}
+
+/// Enters packs that a holder confirmed at that time, by its own clock, and has proven to have since.
+pub fn enter_proven(
+    store: &Store,
+    holder: PeerId,
+    packs: &[PackId],
+    time: Moment,
+) -> Result<(), EngineError> {
+    store.keep_receipt(holder, &KeptReceipts::of(packs, None, None, time))?;
+    Ok(store.add_receipts(holder, packs, time)?)
+}
+
+fn keep_and_enter(store: &Store, receipt: &Receipt) -> Result<(), EngineError> {
+    let kept = KeptReceipts::of(&receipt.packs, receipt.head, receipt.mark, receipt.time);
+    store.keep_receipt(receipt.holder, &kept)?;
+    enter_receipt(store, receipt)
+}
+
+/// Takes a receipt by its word alone.
+#[cfg(test)]
 pub fn record_receipt(
     store: &Store,
     vault: VaultId,
     from: PeerId,
     signed: &wire::Signed,
 ) -> Result<Option<Receipt>, EngineError> {
-    let receipt = Receipt::verify(signed)?;
-    if receipt.holder != from || receipt.vault != vault {
-        return Err(ReceiptError::Malformed("holder or vault is another one").into());
-    }
+    let receipt = checked(vault, from, signed)?;
     if receipt.packs.is_empty() && !confirms_a_head(store, &receipt)? {
         return Ok(None);
     }
-    store.publish_receipt(from, &signed.encode_to_vec())?;
-    enter_receipt(store, &receipt)?;
+    keep_and_enter(store, &receipt)?;
     Ok(Some(receipt))
 }
 
@@ -50,9 +122,10 @@ fn confirms_a_head(store: &Store, receipt: &Receipt) -> Result<bool, EngineError
 /// What a holder said of a head's records is not so: it counts for none of that head's snapshots until it says so again.
 /// Whether it counted.
 pub fn void_head_receipt(store: &Store, holder: PeerId, head: HeadId) -> Result<bool, EngineError> {
-    let mut last = Moment::from_millis(0);
+    let kept = store.kept_receipts_of(holder)?;
+    let mut last = kept.heads.get(&head).copied().unwrap_or_default();
     let bound = Bound::new(limit::RECEIPT_BYTES_MAX + limit::SIGNED_BYTES, limit::FIELDS_FEW);
-    store.for_each_stored_receipt(|bytes| {
+    store.for_each_signed_receipt(|bytes| {
         let signed = wire::decode::<wire::Signed>(bytes, bound);
         if let Some(receipt) = signed.ok().and_then(|signed| Receipt::verify(&signed).ok())
             && (receipt.holder, receipt.head) == (holder, Some(head))
@@ -73,6 +146,15 @@ pub(super) fn enter_receipt(store: &Store, receipt: &Receipt) -> Result<(), Engi
         && let Some((device, seq)) = find_head(store, receipt.vault, id)?
     {
         store.set_head_receipt(receipt.holder, device, seq, id)?;
+    }
+    Ok(())
+}
+
+/// Enters that a holder has all records of a head of this node's vault, if the head is here.
+pub(super) fn enter_head(store: &Store, holder: PeerId, head: HeadId) -> Result<(), EngineError> {
+    let Some(vault) = store.read_vault_id()? else { return Ok(()) };
+    if let Some((device, seq)) = find_head(store, vault, head)? {
+        store.set_head_receipt(holder, device, seq, head)?;
     }
     Ok(())
 }

@@ -92,7 +92,10 @@ impl Holder {
                 };
                 self.broken <= most
             }
-            FetchFailure::NotFound | FetchFailure::Corrupt | FetchFailure::Refused => false,
+            FetchFailure::NotFound
+            | FetchFailure::Corrupt
+            | FetchFailure::Malformed
+            | FetchFailure::Refused => false,
         }
     }
 }

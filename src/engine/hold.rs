@@ -147,6 +147,7 @@ fn expire_heads(
     let carried_on = carried_on(store, vault, &revoked)?;
     let mut kept = Kept::default();
     let mut still: BTreeMap<String, u64> = BTreeMap::new();
+    let mut gone: Vec<[u8; 32]> = Vec::new();
     for device in store.head_devices(vault)? {
         let names = store.head_names(vault, device)?;
         // What every branch of the chain lists is needed, whatever their numbers, until a head carries it on.
@@ -188,6 +189,7 @@ fn expire_heads(
                 stamps.is_released(device, seq) || stamps.observed_ms.saturating_sub(since) >= millis(hold);
             if over && sure && !confirmed.contains(&id) {
                 store.remove_head(vault, device, seq, id)?;
+                gone.push(*id.as_bytes());
                 kept.removed += 1;
             } else {
                 // One without room for a stamp goes with the one that replaced it.
@@ -199,6 +201,7 @@ fn expire_heads(
             }
         }
     }
+    store.discharge_records(&gone)?;
     stamps.heads = still;
     store.publish_state(&file(vault), &stamps)?;
     Ok(kept)
@@ -257,16 +260,17 @@ fn remove_records(
     lists: &HashSet<ListId>,
     records: &HashSet<SnapshotId>,
 ) -> Result<u64, EngineError> {
-    let mut removed = 0;
+    let mut removed = Vec::new();
     for id in store.old_lists(limit::RECORD_AGE_MIN)?.into_iter().filter(|id| !lists.contains(id)) {
         store.remove_list(id)?;
-        removed += 1;
+        removed.push(*id.as_bytes());
     }
     for id in store.old_snapshots(limit::RECORD_AGE_MIN)?.into_iter().filter(|id| !records.contains(id)) {
         store.remove_snapshot(id)?;
-        removed += 1;
+        removed.push(*id.as_bytes());
     }
-    Ok(removed)
+    store.discharge_records(&removed)?;
+    Ok(removed.len() as u64)
 }
 
 #[cfg(test)]
@@ -350,7 +354,8 @@ mod tests {
             self.previous = Some(head.id);
             self.store.publish_head(self.vault(), self.device.id(), self.seq, head.id, &bytes).unwrap();
             for (id, bytes, outboard) in packs {
-                forward_packs(&self.store, self.vault(), id, &bytes, &outboard).unwrap();
+                forward_packs(&self.store, (self.vault(), PeerId::new([1; 32])), id, &bytes, &outboard)
+                    .unwrap();
             }
         }
 

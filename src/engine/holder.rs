@@ -6,10 +6,12 @@ use super::error::EngineError;
 use super::heads::{head_packs, newest_heads};
 use super::revocations::revocations;
 use super::vault::Vault;
-use crate::base::{ByteSize, Code, Coded, DeviceId, HeadId, ListId, PackId, SnapshotId, VaultId, limit};
+use crate::base::{
+    ByteSize, Code, Coded, DeviceId, HeadId, ListId, PackId, PeerId, SnapshotId, VaultId, limit,
+};
 use crate::pack::{Outboard, read_pack};
 use crate::snapshot::{Head, HeadError, PackList, PackSize, SignedHead};
-use crate::store::{Borrowed, NewPack, RecordName, Store, StoreError};
+use crate::store::{Borrowed, ChargedRecord, NOBODY, NewPack, RecordName, Store, StoreError};
 
 /// Why a holder does not take something.
 #[derive(Debug, thiserror::Error)]
@@ -99,7 +101,7 @@ pub(super) fn check_device(store: &Store, head: &Head) -> Result<(), HolderError
 pub struct Lending {
     /// Lent to all others together.
     pub lent: u64,
-    /// Stored for others.
+    /// Stored for others: packs, and the records that lead to them.
     pub stored: u64,
     /// What the disk can take.
     pub disk: u64,
@@ -115,6 +117,52 @@ impl Lending {
     pub fn free_for(&self, quota: Option<u64>, stored: u64) -> u64 {
         quota.map_or(self.free(), |quota| self.free().min(quota.saturating_sub(stored)))
     }
+
+    /// The same for packs and snapshot records: they leave room for heads and pack lists, so that an owner who has filled
+    /// its share can still say that it needs less.
+    pub fn free_for_packs(&self, quota: Option<u64>, stored: u64) -> u64 {
+        let reserve = |most: u64| (most / limit::HEADS_RESERVE_SHARE).min(limit::HEADS_RESERVE_BYTES_MAX);
+        let lent = self.lent.saturating_sub(reserve(self.lent));
+        let quota = quota.map(|quota| quota.saturating_sub(reserve(quota)));
+        Self { lent, ..*self }.free_for(quota, stored)
+    }
+}
+
+/// What everything is charged with that a head names and that is stored here.
+pub fn charges_of(store: &Store, head: &Head) -> Result<Vec<ChargedRecord>, EngineError> {
+    let lists = head.draft.lists.iter().map(|list| RecordName::List(list.id));
+    let snapshots = head.draft.snapshots.iter().map(|id| RecordName::Snapshot(*id));
+    let own = (head.vault(), head.device(), head.draft.seq, head.id);
+    let own = RecordName::Head { vault: own.0, device: own.1, seq: own.2, id: own.3 };
+    let mut charges = Vec::new();
+    for name in lists.chain(snapshots).chain([own]) {
+        if let Some(length) = store.record_length(&name)? {
+            charges.push((*name.hash(), length));
+        }
+    }
+    Ok(charges)
+}
+
+/// Charges what is kept here for others and was never charged: of an index that is of an earlier version, or was made anew.
+/// Records of replaced heads are not looked for; they go when their hold ends. Who brought it is not known.
+pub fn account(store: &Store) -> Result<(), EngineError> {
+    if store.is_accounted()? {
+        return Ok(());
+    }
+    let own = store.read_vault_id()?;
+    for vault in store.head_vaults()? {
+        let mut packs = Vec::new();
+        for number in store.foreign_packs(vault)? {
+            packs.extend(store.pack_by_number(number)?.map(|row| (row.id, row.bytes)));
+        }
+        store.charge_packs(vault, NOBODY, &packs)?;
+        if own != Some(vault) {
+            for head in newest_heads(store, vault)? {
+                store.charge_records(vault, NOBODY, &charges_of(store, &head?)?)?;
+            }
+        }
+    }
+    Ok(store.note_accounted()?)
 }
 
 /// Records that a head lists and that are not here.
@@ -227,10 +275,11 @@ pub fn held_packs(store: &Store, vault: VaultId, packs: &[PackId]) -> Result<Vec
     Ok(held)
 }
 
-/// Stores a pulled and verified pack for a foreign vault: durable, with its row, when this returns `Ok`.
+/// Stores a pulled and verified pack for a foreign vault, charged to who brought it: durable, with its row, when this
+/// returns `Ok`.
 pub fn forward_packs(
     store: &Store,
-    vault: VaultId,
+    (vault, payer): (VaultId, PeerId),
     id: PackId,
     bytes: &[u8],
     outboard: &Outboard,
@@ -246,13 +295,14 @@ pub fn forward_packs(
     };
     let indexed = store.index_packs(&[pack])?;
     let numbers: Vec<_> = indexed.iter().map(|pack| pack.number).collect();
-    Ok(store.add_foreign(vault, &numbers)?)
+    Ok(store.add_foreign(vault, &numbers, payer)?)
 }
 
 /// Stores a pulled and verified pack for another device of this node's own vault: its chunks can be referred to here too.
 /// Durable, with its rows, when this returns `Ok`.
 pub fn keep_for_device(
     vault: &Vault,
+    payer: PeerId,
     id: PackId,
     bytes: &[u8],
     outboard: &Outboard,
@@ -265,11 +315,15 @@ pub fn keep_for_device(
     let pack = NewPack { id, bytes: bytes.len() as u64, epoch, own: true, entries };
     let numbers: Vec<_> = store.index_borrowed(&[pack])?.iter().map(|pack| pack.number).collect();
     store.set_borrowed(&numbers, Borrowed::Kept)?;
-    Ok(store.add_foreign(vault.id(), &numbers)?)
+    Ok(store.add_foreign(vault.id(), &numbers, payer)?)
 }
 
 /// Notes, of packs that another device of this node's vault wants kept, that those which are here anyway are.
-pub fn keep_what_is_here(store: &Store, vault: VaultId, packs: &[PackId]) -> Result<(), EngineError> {
+pub fn keep_what_is_here(
+    store: &Store,
+    (vault, payer): (VaultId, PeerId),
+    packs: &[PackId],
+) -> Result<(), EngineError> {
     let mut numbers = Vec::new();
     for id in packs {
         let Some(row) = store.pack_by_id(*id)? else { continue };
@@ -278,7 +332,7 @@ pub fn keep_what_is_here(store: &Store, vault: VaultId, packs: &[PackId]) -> Res
         }
     }
     store.set_borrowed(&numbers, Borrowed::Kept)?;
-    Ok(store.add_foreign(vault, &numbers)?)
+    Ok(store.add_foreign(vault, &numbers, payer)?)
 }
 
 /// Whether all records of a head are here, so that a receipt may name it.

@@ -74,6 +74,12 @@ impl Ledger {
         });
     }
 
+    /// Packs that were offered to a holder, and that it has not confirmed or declined.
+    pub fn offered_to(&self, holder: PeerId) -> HashSet<PackId> {
+        let offered = self.offered.iter().filter(|(_, peers)| peers.iter().any(|(peer, _)| *peer == holder));
+        offered.map(|(pack, _)| *pack).collect()
+    }
+
     /// A holder does not take packs. What it was not offered says nothing.
     pub fn decline(&mut self, now: Duration, holder: PeerId, packs: &[PackId]) {
         self.forget_old(now);

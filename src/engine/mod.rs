@@ -58,9 +58,14 @@ pub use backup::{
 };
 pub use borrow::{confirm_borrowed, is_revoked, keep_here, packs_elsewhere, read_again, referred_elsewhere};
 pub use cache::{Cached, cached_packs, choose_evicted, proven, tree_packs};
-pub use carry::{ImportResult, Room, export, import};
+pub use carry::{ImportResult, Keep, Room, export, import};
 pub use chain::UnreadableHead;
-pub use copies::{CopyCounts, Place, copy_counts, locked_copy_counts, record_receipt, void_head_receipt};
+#[cfg(test)]
+pub use copies::record_receipt;
+pub use copies::{
+    CopyCounts, Place, Taken, Terms, copy_counts, enter_proven, locked_copy_counts, take_receipt,
+    void_head_receipt,
+};
 pub use diff::{Change, DiffTotals, Difference, SideTotals, diff};
 pub use drill::{DrillOptions, DrillResult, restore_drill};
 pub use dump::{DumpKind, dump};
@@ -78,8 +83,9 @@ pub use heads::{
 };
 pub use hold::{HoldResult, drop_expired, note_release};
 pub use holder::{
-    HolderError, Lending, Needs, accept_head, complete_head, forward_packs, held_packs, keep_for_device,
-    keep_what_is_here, missing_records, store_list, store_snapshot, store_snapshots, wanted_packs,
+    HolderError, Lending, Needs, accept_head, account, charges_of, complete_head, forward_packs, held_packs,
+    keep_for_device, keep_what_is_here, missing_records, store_list, store_snapshot, store_snapshots,
+    wanted_packs,
 };
 pub use hurt::{HurtFile, HurtFiles};
 pub use laggards::Laggards;

@@ -28,6 +28,9 @@ pub enum FetchFailure {
     /// It has it, but damaged.
     #[error("has it damaged")]
     Corrupt,
+    /// What it sent is no answer.
+    #[error("sent something that is no answer")]
+    Malformed,
     /// It has too much to do.
     #[error("is busy")]
     Busy,
@@ -47,6 +50,7 @@ impl Coded for FetchFailure {
         match self {
             Self::NotFound => Code::ChunkNotFound,
             Self::Corrupt => Code::StorageCorrupted,
+            Self::Malformed => Code::PeerMisbehaved,
             Self::Busy => Code::PeerBusy,
             Self::Refused => Code::Unauthorized,
             Self::Timeout => Code::NetworkTimeout,

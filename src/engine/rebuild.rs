@@ -3,7 +3,7 @@
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use super::copies::{enter_receipt, packs_of};
+use super::copies::{enter_head, enter_receipt, packs_of};
 use super::error::EngineError;
 use super::heads::{VaultView, for_each_ever_listed, newest_heads};
 use super::holder::keep_what_is_here;
@@ -13,8 +13,9 @@ use super::vault::Vault;
 use crate::base::{Epoch, Moment, PackId, PeerId, VaultId, limit};
 use crate::crypto::VaultKeys;
 use crate::pack::read_pack;
+use crate::policy::Mark;
 use crate::snapshot::Receipt;
-use crate::store::{NewPack, Store};
+use crate::store::{KeptReceipts, NOBODY, NewPack, Store};
 use crate::wire::{self, Bound};
 
 /// What a rebuild found.
@@ -128,7 +129,7 @@ fn commit(
         }
     }
     for (vault, numbers) in by_vault {
-        store.add_foreign(vault, &numbers)?;
+        store.add_foreign(vault, &numbers, NOBODY)?;
     }
     batch.clear();
     Ok(())
@@ -138,7 +139,7 @@ fn commit(
 pub fn verify_known_receipts(store: &Store) -> Result<Vec<String>, EngineError> {
     let (mut receipts, mut problems) = (Vec::new(), Vec::new());
     let mut void: HashMap<PeerId, BTreeMap<[u8; 32], Moment>> = HashMap::new();
-    store.for_each_stored_receipt(|bytes| {
+    store.for_each_signed_receipt(|bytes| {
         let signed = wire::decode::<wire::Signed>(
             bytes,
             Bound::new(limit::RECEIPT_BYTES_MAX + 1024, limit::FIELDS_FEW),
@@ -159,7 +160,37 @@ pub fn verify_known_receipts(store: &Store) -> Result<Vec<String>, EngineError> 
         receipt.head = receipt.head.filter(|head| counts(head.as_bytes()));
         enter_receipt(store, &receipt)?;
     }
+    let mut all = Vec::new();
+    store.for_each_kept_receipt(|holder, kept| {
+        all.push((holder, kept));
+        Ok(())
+    })?;
+    for (holder, kept) in all {
+        enter_kept(store, holder, kept)?;
+    }
     Ok(problems)
+}
+
+/// Enters what is kept of a holder's receipts and is not void.
+fn enter_kept(store: &Store, holder: PeerId, kept: KeptReceipts) -> Result<(), EngineError> {
+    let void = store.void_receipts_of(holder)?;
+    let counts = |id: &[u8; 32], time: Moment| void.get(id).is_none_or(|until| time > *until);
+    let mut packs: BTreeMap<Moment, Vec<PackId>> = BTreeMap::new();
+    for (pack, time) in kept.packs.into_iter().filter(|(pack, time)| counts(pack.as_bytes(), *time)) {
+        packs.entry(time).or_default().push(pack);
+    }
+    for (run, count) in kept.marks {
+        store.note_mark(holder, Mark { run, count })?;
+    }
+    for (time, packs) in packs {
+        store.add_receipts(holder, &packs, time)?;
+    }
+    for (head, time) in kept.heads {
+        if counts(head.as_bytes(), time) {
+            enter_head(store, holder, head)?;
+        }
+    }
+    Ok(())
 }
 
 impl EngineError {
@@ -210,7 +241,7 @@ pub fn renew_kept(vault: &Vault) -> Result<(), EngineError> {
         packs.extend(files.contains(&id).then_some(id));
     })?;
     let packs: Vec<PackId> = packs.into_iter().collect();
-    keep_what_is_here(&vault.store, vault.id(), &packs)
+    keep_what_is_here(&vault.store, (vault.id(), NOBODY), &packs)
 }
 
 /// Works out again which packs each snapshot needs.

@@ -18,7 +18,7 @@ use super::records::{ask, signed_from_hex};
 use crate::api::ApiError;
 use crate::base::{Code, PeerId, VaultId, limit};
 use crate::snapshot::PeerRecord;
-use crate::store::{PeerEntry, Store};
+use crate::store::{PeerEntry, Store, Word};
 use crate::wire::{self, sync_request::Ask};
 
 const FILE: &str = "acl.json";
@@ -104,12 +104,14 @@ async fn apply(core: &Arc<Core>, signed: wire::Signed) -> Result<bool, ApiError>
     }
     if draft.removes {
         tracing::info!(target: "acl", peer = %peer.short(), "removed by an admin");
-        peering::part(core, peer).await?;
+        peering::retire(core, peer, draft.time).await?;
+    } else if core.book().bars(peer, Word::Given(draft.time)) {
+        tracing::info!(target: "acl", peer = %peer.short(), "allowed by an admin, but removed here since");
     } else {
         tracing::info!(target: "acl", peer = %peer.short(), "allowed by an admin");
         let name = (!draft.name.is_empty()).then(|| core.book().free_name(peer, &draft.name));
         let entry = PeerEntry { name, addresses: draft.addresses, ..PeerEntry::new(peer, core.now()) };
-        core.admit(entry).await?;
+        core.admit(entry, Word::Given(draft.time)).await?;
     }
     Ok(true)
 }

@@ -50,7 +50,7 @@ use crate::crypto::{NodeKey, Passphrase, Secret};
 use crate::engine::{self, Vault, VaultOptions};
 use crate::net::{Limits, Members, Net, NetConfig, NetEvent};
 use crate::policy::Misconduct;
-use crate::store::{PeerBook, PeerEntry, Store, StoreError};
+use crate::store::{PeerBook, PeerEntry, Store, StoreError, Word};
 
 /// How long a starting daemon waits for the store's lock.
 const LOCK_PATIENCE: Duration = Duration::from_secs(3);
@@ -154,6 +154,8 @@ impl Core {
             )
         })?;
         let vault_id = store.read_vault_id().map_err(failed)?;
+        // What is not charged yet (there was no room to write that down) is looked for again at the next start.
+        log_failure(engine::account(&store).map_err(failed), "charging what is kept for others");
         let book = store.read_peers().map_err(failed)?;
         let invites = Invites::load(&store)?;
         let acl = Acl::load(&store)?;
@@ -368,7 +370,7 @@ impl Core {
                     self.sharing.forget(peer);
                     self.changed.notify_one();
                 }
-                Some(NetEvent::Stranger { peer, .. }) if self.book().rejected.contains(&peer) => {
+                Some(NetEvent::Stranger { peer, .. }) if self.book().ignores(peer) => {
                     tracing::debug!(target: "peers", peer = %peer.short(), "one that was turned away knocked");
                 }
                 Some(NetEvent::Stranger { peer, addresses }) => {
@@ -433,6 +435,7 @@ impl Core {
             let mut book = core.book();
             let mut next = book.clone();
             let value = edit(&mut next);
+            next.settle();
             if next != *book {
                 core.store.publish_peers(&next).map_err(failed)?;
                 *book = next;
@@ -442,30 +445,15 @@ impl Core {
         .await
     }
 
-    /// Allows a peer: durable first, then in force, then dialled where it is said to be.
-    pub(super) async fn admit(self: &Arc<Self>, entry: PeerEntry) -> Result<(), ApiError> {
+    /// Allows a peer: durable first, then in force, then dialled where it is said to be. On no word but a person's later one
+    /// does somebody come in who was turned away.
+    pub(super) async fn admit(self: &Arc<Self>, entry: PeerEntry, word: Word) -> Result<(), ApiError> {
         let peer = entry.peer;
         let addresses = entry.addresses.clone();
-        self.edit_book(move |book| {
-            book.pending.retain(|pending| pending.peer != peer);
-            book.rejected.retain(|rejected| *rejected != peer);
-            match book.allowed.iter_mut().find(|known| known.peer == peer) {
-                None => book.allowed.push(entry),
-                Some(known) => {
-                    for address in entry.addresses {
-                        known.addresses.retain(|old| *old != address);
-                        known.addresses.insert(0, address);
-                    }
-                    known.addresses.truncate(limit::PEER_ADDRESSES_MAX);
-                    known.name = entry.name.or(known.name.take());
-                    known.proved = entry.proved.or(known.proved);
-                    // Who was to store nothing here may when it is allowed without a limit of its own.
-                    known.quota = entry.quota.or(known.quota.filter(|bytes| *bytes > 0));
-                    known.lends = entry.lends.or(known.lends);
-                }
-            }
-        })
-        .await?;
+        if !self.edit_book(move |book| book.let_in(entry, word)).await? {
+            let text = format!("{} was turned away here", peer.short());
+            return Err(ApiError::new(Code::Unauthorized, text));
+        }
         self.members.insert(peer);
         if let Ok(net) = self.net() {
             for address in &addresses {

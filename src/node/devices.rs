@@ -17,7 +17,7 @@ use crate::base::{Code, DeviceId, Moment, PeerId, VaultId, limit};
 use crate::engine::{self, Revocations};
 use crate::net::Net;
 use crate::snapshot::{Head, PeerAddress, Revocation, open_device_name};
-use crate::store::PeerEntry;
+use crate::store::{PeerEntry, Word};
 use crate::wire::{self, Status};
 
 /// A door that did not open is tried again after this.
@@ -55,7 +55,7 @@ pub(super) async fn allow_holder(
         quota: (!is_device).then_some(0),
         ..PeerEntry::new(holder.peer, core.now())
     };
-    core.admit(entry).await
+    core.admit(entry, Word::Proof).await
 }
 
 /// Allows the holders that another device has gained since its head before this one.
@@ -73,7 +73,7 @@ pub(super) async fn meet_holders(
             holder.peer != core.key.peer_id()
                 && !was_there(holder.peer)
                 && book.find(holder.peer).is_none()
-                && !book.rejected.contains(&holder.peer)
+                && !book.bars(holder.peer, Word::Proof)
         };
         head.draft.holders.iter().filter(is_new).cloned().collect()
     };

@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex};
 use super::core::{Core, log_failure};
 use super::error::failed;
 use super::inviting;
-use crate::base::{DeviceId, Moment, PeerId, VaultId, limit, random_bytes};
+use crate::api::ApiError;
+use crate::base::{Code, DeviceId, Moment, PeerId, VaultId, limit, random_bytes};
 use crate::crypto::{self, AdminKey, Context};
 use crate::engine;
 use crate::snapshot::Certificate;
-use crate::store::PeerEntry;
+use crate::store::{PeerEntry, Word};
 use crate::wire::{self, Status, door_request::Ask};
 
 /// Nonces that may be outstanding at one time; the oldest makes room.
@@ -119,8 +120,25 @@ fn proven(
     crypto::verify(vault.as_bytes(), Context::Door, &signed).ok().map(|_| None)
 }
 
+/// Whose account one shares that proves a vault: of those who brought it here, one that the vault itself names if there is
+/// one. It has its own where nobody is known to have brought it.
+fn voucher(core: &Core, vault: VaultId, from: PeerId) -> Result<Option<PeerId>, ApiError> {
+    let mut bearers = core.store.accounts().map_err(failed)?.bearers(vault);
+    bearers.retain(|peer| *peer != from);
+    let mut named = Vec::new();
+    for head in engine::newest_heads(&core.store, vault).map_err(failed)? {
+        named.push(head.map_err(failed)?.certificate.peer);
+    }
+    bearers.sort_by_key(|peer| !named.contains(peer));
+    Ok(core.book().voucher(&bearers))
+}
+
 async fn admit(core: Arc<Core>, from: PeerId, proof: wire::DoorProof) -> wire::DoorResponse {
     let now = core.now();
+    if core.book().bars(from, Word::Proof) {
+        tracing::info!(target: "door", peer = %from.short(), "one that was turned away shows a proof");
+        return reply(Status::Refused, false);
+    }
     let Ok(vault) = VaultId::try_from(proof.vault.as_slice()) else { return reply(Status::Refused, false) };
     let Some(device) = proven(&core, from, vault, &proof, now) else {
         tracing::warn!(target: "door", peer = %from.short(), "a proof does not hold");
@@ -149,12 +167,21 @@ async fn admit(core: Arc<Core>, from: PeerId, proof: wire::DoorProof) -> wire::D
         log_failure(forgotten, "forgetting a drill");
         return reply(Status::Ok, false);
     }
-    let entry = PeerEntry { proved: Some(vault), last_seen: Some(now), ..PeerEntry::new(from, now) };
-    match core.admit(entry).await {
+    let vouched_by = match core.blocking(move |core| voucher(core, vault, from)).await {
+        Ok(vouched_by) => vouched_by,
+        Err(error) => {
+            log_failure::<()>(Err(error), "looking for who brought a vault");
+            return reply(Status::Busy, false);
+        }
+    };
+    let proved = Some(vault);
+    let entry = PeerEntry { proved, vouched_by, last_seen: Some(now), ..PeerEntry::new(from, now) };
+    match core.admit(entry, Word::Proof).await {
         Ok(()) => {
             tracing::info!(target: "door", peer = %from.short(), vault = %vault.short(), "admitted: it proved a vault");
             reply(Status::Ok, true)
         }
+        Err(error) if error.kind() == Code::Unauthorized => reply(Status::Refused, false),
         Err(error) => {
             log_failure::<()>(Err(error), "admitting a peer");
             reply(Status::Busy, false)
@@ -165,6 +192,8 @@ async fn admit(core: Arc<Core>, from: PeerId, proof: wire::DoorProof) -> wire::D
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::node::peering;
+    use crate::node::tests::AloneNode;
 
     #[test]
     fn nonces_are_good_once_for_one_peer_and_a_minute() {
@@ -181,5 +210,49 @@ mod tests {
             doors.give(PeerId::new([i as u8; 32]), at(0));
         }
         assert!(doors.given.lock().unwrap().len() <= NONCES_MAX);
+    }
+
+    /// Whoever came by proof stored without any quota.
+    #[tokio::test]
+    async fn a_device_that_proves_a_vault_shares_what_was_granted_to_whoever_brought_it() {
+        let node = AloneNode::new();
+        let (core, owner, device) = (&node.core, PeerId::new([8; 32]), PeerId::new([9; 32]));
+        let (vault, certificate) = node.stored_vault(device);
+        let entry = PeerEntry { quota: Some(4096), ..PeerEntry::new(owner, core.now()) };
+        core.admit(entry, Word::Person).await.unwrap();
+        core.store.charge_records(vault, owner, &[([1; 32], 1)]).unwrap();
+        assert!(answer(core.clone(), device, present(vault, &certificate)).await.admitted);
+        let account = core.book().account_of(device);
+        assert_eq!((account.quota, account.peers), (Some(4096), vec![device, owner]));
+    }
+
+    /// A peer that was removed, by its owner or by an admin, let itself in again with the certificate of its vault.
+    #[tokio::test]
+    async fn a_removal_stands_against_the_proof_of_a_stored_vault_until_a_person_undoes_it() {
+        let node = AloneNode::new();
+        let (core, peer) = (&node.core, PeerId::new([9; 32]));
+        let (vault, certificate) = node.stored_vault(peer);
+        let show = || answer(core.clone(), peer, present(vault, &certificate));
+        let is_in = || core.members.allows(&peer) && core.book().find(peer).is_some();
+        assert!(show().await.admitted && is_in());
+        peering::remove(core, &peer.to_string()).await.unwrap();
+        for drill in [false, true] {
+            let mut request = present(vault, &certificate);
+            if let Some(Ask::Proof(proof)) = &mut request.ask {
+                proof.drill = drill;
+            }
+            let answer = answer(core.clone(), peer, request).await;
+            assert_eq!((answer.status(), answer.admitted), (Status::Refused, false));
+        }
+        assert!(!is_in());
+        // It may ask; that it does is seen, and a person lets it in.
+        answer(core.clone(), peer, wire::DoorRequest { ask: Some(Ask::Hello(wire::DoorHello::default())) })
+            .await;
+        assert_eq!(core.book().pending.len(), 1);
+        peering::accept(core, &peer.to_string()).await.unwrap();
+        assert!(is_in() && show().await.admitted);
+        // Neither does it come back when an admin removed it.
+        peering::retire(core, peer, core.now()).await.unwrap();
+        assert!(!show().await.admitted && !is_in());
     }
 }

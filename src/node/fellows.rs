@@ -6,6 +6,8 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use super::auditing::ask_for;
 use super::core::{Core, log_failure};
 use super::error::failed;
@@ -31,7 +33,7 @@ pub(super) async fn round(core: &Arc<Core>) -> Result<(), ApiError> {
     for Fellows { vault, picks, holders, owners } in all {
         for holder in holders {
             let mut tally = AuditTally::default();
-            ask_for(&net, holder, &picks, &mut tally).await;
+            ask_for(&net, holder, &picks, &mut tally, Instant::now() + limit::AUDIT_WHOLE).await;
             if tally.lost.is_empty() {
                 continue;
             }

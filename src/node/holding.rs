@@ -16,7 +16,6 @@ use super::mending;
 use super::records::{Pull, TwinTries, ask};
 use super::resources::Promise;
 use super::source::Mesh;
-use super::status;
 use crate::api::ApiError;
 use crate::base::{Code, HeadId, PackId, PeerId, VaultId, limit, random_bytes};
 use crate::engine::{
@@ -25,7 +24,7 @@ use crate::engine::{
 };
 use crate::net::Net;
 use crate::snapshot::{Head, HeadSummary, PackSize, sign_receipt_at};
-use crate::store::StoreError;
+use crate::store::{ChargedRecord, StoreError, record_room};
 use crate::wire::{self, sync_request::Ask, sync_response::Answer};
 
 /// How long room is waited for that packs under way may give back, and how often is looked.
@@ -152,18 +151,45 @@ fn lending(core: &Core) -> Result<Lending, EngineError> {
     let others = core.store.pack_counts()?.foreign_bytes;
     let usage = core.store.foreign_usage()?;
     let for_devices = core.vault_id().and_then(|vault| usage.get(&vault)).map_or(0, |(_, bytes)| *bytes);
-    Ok(Lending { lent: core.lent(), stored: others + for_devices, disk: core.store.room() })
+    let records = core.store.accounts()?.total().record_bytes;
+    Ok(Lending { lent: core.lent(), stored: others + for_devices + records, disk: core.store.room() })
 }
 
-/// What one peer may still store here, as agreed with it.
-fn free_for(core: &Core, owner: PeerId) -> Result<u64, EngineError> {
+/// What room is wanted for.
+#[derive(Copy, Clone, PartialEq, Eq)]
+pub(super) enum Share {
+    /// Packs and snapshot records: some room is left to what follows them.
+    Content,
+    /// All that there is.
+    All,
+}
+
+/// What one peer may still store here, as agreed with it or with whoever it came after: what lies here counts for the one
+/// that brought it, whoever a certificate names.
+pub(super) fn free_for(core: &Core, owner: PeerId, share: Share) -> Result<u64, EngineError> {
     let lending = lending(core)?;
-    let quota = core.book().find(owner).and_then(|entry| entry.quota);
-    let stored = match quota {
-        Some(_) => status::stored_for(core)?.get(&owner).map_or(0, |(_, bytes, _)| *bytes),
-        None => 0,
-    };
-    Ok(lending.free_for(quota, stored))
+    let account = core.book().account_of(owner);
+    let accounts = core.store.accounts()?;
+    let stored = account.peers.iter().map(|peer| accounts.of_peer(*peer).bytes()).sum();
+    Ok(match share {
+        Share::Content => lending.free_for_packs(account.quota, stored),
+        Share::All => lending.free_for(account.quota, stored),
+    })
+}
+
+/// Stores records, those of another's vault in the room that whoever brought them has, and charged to it. Blocking.
+pub(super) fn keep_records(
+    core: &Core,
+    (vault, payer): (VaultId, Option<PeerId>),
+    share: Share,
+    records: &[ChargedRecord],
+    store: impl FnOnce() -> Result<(), EngineError>,
+) -> Result<(), EngineError> {
+    let Some(payer) = payer else { return store() };
+    let bytes = records.iter().map(|(_, length)| record_room(*length)).sum();
+    let _promise = promise_room(core, bytes, || free_for(core, payer, share))?;
+    store()?;
+    Ok(core.store.charge_records(vault, payer, records)?)
 }
 
 /// Answers an offer: how much room there is, and how many of the packs are taken on.
@@ -187,11 +213,14 @@ pub(super) async fn answer_offer(
         // Another device of this node's own vault: what is kept for it is entered with the vault's keys.
         return Ok(Some(Answer::Offer(wire::OfferAnswer { free_bytes: 0, accepted: 0 })));
     }
-    let quota = core.book().find(from).and_then(|entry| entry.quota);
-    if core.lent() == 0 || quota == Some(0) {
+    if core.lent() == 0 || core.book().account_of(from).quota == Some(0) {
         return Err(ApiError::new(Code::StorageFull, "this node lends nothing"));
     }
-    let free_bytes = core.blocking(move |core| free_for(core, from).map_err(failed)).await?;
+    let free_bytes = core.blocking(move |core| {
+        core.store.claim(vault, from).map_err(failed)?;
+        free_for(core, from, Share::Content).map_err(failed)
+    });
+    let free_bytes = free_bytes.await?;
     let free_bytes = free_bytes.saturating_sub(core.resources.disk.promised());
     let accepted = core.holding.add((from, vault), head, &packs);
     Ok(Some(Answer::Offer(wire::OfferAnswer { free_bytes, accepted })))
@@ -278,7 +307,7 @@ async fn hold(
             let listed = engine::wanted_packs(&core.store, &head, &offered).map_err(failed)?;
             if core.vault_id() == Some(vault) {
                 let ids: Vec<PackId> = listed.iter().map(|(id, _)| *id).collect();
-                engine::keep_what_is_here(&core.store, vault, &ids).map_err(failed)?;
+                engine::keep_what_is_here(&core.store, (vault, owner), &ids).map_err(failed)?;
             }
             let held = engine::held_packs(&core.store, vault, &offered).map_err(failed)?;
             let have: HashSet<PackId> = held.iter().copied().collect();
@@ -333,7 +362,8 @@ async fn head_for(
     match known {
         Some(head) => Ok((head, false)),
         None => {
-            let (head, _) = Pull::new(core, net, owner, vault).pull(wanted.id).await?;
+            let payer = (core.vault_id() != Some(vault)).then_some(owner);
+            let (head, _) = Pull::new(core, net, owner, vault).paid_by(payer).pull(wanted.id).await?;
             core.blocking(|core| core.store.count_taken_in().map_err(failed)).await?;
             Ok((head, true))
         }
@@ -429,7 +459,8 @@ fn pull(
     spare: &Buffers,
     monitor: &Monitor,
 ) -> Result<(), ApiError> {
-    let _promise = promise_room(core, size.bytes(), || free_for(core, owner)).map_err(failed)?;
+    let _promise =
+        promise_room(core, size.bytes(), || free_for(core, owner, Share::Content)).map_err(failed)?;
     let source = Mesh::new(core.clone(), net, Some(owner));
     let mut bytes = spare.take();
     let mut twins = TwinTries::default();
@@ -443,9 +474,9 @@ fn pull(
         }
     };
     if core.vault_id() == Some(vault) {
-        engine::keep_for_device(&*core.vault()?, id, &bytes, &outboard).map_err(failed)?;
+        engine::keep_for_device(&*core.vault()?, owner, id, &bytes, &outboard).map_err(failed)?;
     } else {
-        engine::forward_packs(&core.store, vault, id, &bytes, &outboard).map_err(failed)?;
+        engine::forward_packs(&core.store, (vault, owner), id, &bytes, &outboard).map_err(failed)?;
     }
     spare.give(bytes);
     Ok(())

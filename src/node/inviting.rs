@@ -1,8 +1,9 @@
 //! Inviting and joining: a ticket makes two nodes allow each other.
 //!
 //! The issuer keeps the hash of a ticket's secret in a published file, so invitations outlive a restart and the file
-//! tells nobody how to join. A ticket is good once: it is durably marked as used before its bearer is admitted, and the
-//! same bearer may come again with it, for its first answer may have been lost. Guessing is bounded by the door's rate
+//! tells nobody how to join. A ticket is good once: it is durably marked as used before its bearer is admitted. Until it
+//! expires the same bearer may come again with it, for its first answer may have been lost; not when it was removed
+//! meanwhile, and one that was turned away before the ticket was made needs another one. Guessing is bounded by the door's rate
 //! for all strangers together and by 128 bits; digests are compared in constant time.
 
 use std::sync::{Arc, Mutex};
@@ -21,7 +22,7 @@ use crate::api::{
 use crate::base::{Code, Moment, PeerId, limit, random_bytes};
 use crate::crypto;
 use crate::net::{Net, NetError, parse_peer_address};
-use crate::store::{PeerEntry, Store};
+use crate::store::{PeerEntry, Store, Word};
 use crate::wire::{self, Status, TicketRefusal, door_request::Ask};
 
 const FILE: &str = "invites.json";
@@ -80,15 +81,22 @@ impl InviteBook {
         true
     }
 
-    /// Takes a secret from `peer`. What is not known, over, or another's says so.
-    fn redeem(&mut self, digest: blake3::Hash, peer: PeerId, now: Moment) -> Result<Invite, TicketRefusal> {
+    /// Takes a secret from `peer`. What is not known, over, or another's says so; to one that was turned away,
+    /// [`PeerBook::bars`] says on whose word, nothing is said.
+    fn redeem(
+        &mut self,
+        digest: blake3::Hash,
+        (peer, now): (PeerId, Moment),
+        bars: impl Fn(Word) -> bool,
+    ) -> Result<Invite, TicketRefusal> {
         let found = self.invites.iter_mut().find(|invite| invite.is_for(digest));
         let invite = found.ok_or(TicketRefusal::TicketUnknown)?;
-        match (invite.used_by, invite.state(now)) {
-            (Some(before), _) if before == peer => {}
-            (Some(_), _) => return Err(TicketRefusal::TicketUsed),
-            (None, InviteState::Expired) => return Err(TicketRefusal::TicketExpired),
-            (None, _) => invite.used_by = Some(peer),
+        match invite.used_by {
+            Some(before) if before != peer => return Err(TicketRefusal::TicketUsed),
+            Some(_) if bars(Word::Proof) => return Err(TicketRefusal::TicketUnspecified),
+            None if bars(Word::Given(invite.created)) => return Err(TicketRefusal::TicketUnspecified),
+            _ if now > invite.expires => return Err(TicketRefusal::TicketExpired),
+            _ => invite.used_by = Some(peer),
         }
         Ok(invite.clone())
     }
@@ -226,7 +234,11 @@ pub(super) async fn answer(core: Arc<Core>, from: PeerId, redeem: wire::DoorRede
         return refuse(TicketRefusal::TicketUnknown);
     };
     let (digest, now) = (secret.digest(), core.now());
-    let taken = core.blocking(move |core| edit(core, |book| book.redeem(digest, from, now))).await;
+    let taken = core.blocking(move |core| {
+        let peers = core.book().clone();
+        edit(core, |book| book.redeem(digest, (from, now), |word| peers.bars(from, word)))
+    });
+    let taken = taken.await;
     let invite = match taken {
         Ok(Ok(invite)) => invite,
         Ok(Err(refusal)) => {
@@ -249,7 +261,10 @@ pub(super) async fn answer(core: Arc<Core>, from: PeerId, redeem: wire::DoorRede
         lends: agreed(invite.role, invite.quota),
         ..PeerEntry::new(from, now)
     };
-    if let Err(error) = core.admit(entry).await {
+    if let Err(error) = core.admit(entry, Word::Given(invite.created)).await {
+        if error.kind() == Code::Unauthorized {
+            return refuse(TicketRefusal::TicketUnspecified);
+        }
         log_failure::<()>(Err(error), "admitting a peer");
         return door::reply(Status::Busy, false);
     }
@@ -302,7 +317,7 @@ pub(super) async fn redeem(
         quota: agreed(ticket.role, ticket.quota),
         ..PeerEntry::new(peer, core.now())
     };
-    core.admit(entry).await?;
+    core.admit(entry, Word::Person).await?;
     tracing::info!(target: "invite", peer = %peer.short(), "joined");
     Ok(Joined {
         peer,
@@ -360,6 +375,9 @@ async fn is_served(core: &Core, net: &Net, ticket: &Ticket) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::node::peering;
+    use crate::node::tests::AloneNode;
+    use crate::store::PeerBook;
 
     const HOUR_MS: u64 = 3_600_000;
 
@@ -383,23 +401,67 @@ mod tests {
     #[test]
     fn a_ticket_is_good_once_for_one_peer_until_it_expires() {
         let at = Moment::from_millis;
-        let (secret, late, unknown) =
-            (TicketSecret::random(), TicketSecret::random(), TicketSecret::random());
-        let mut book = InviteBook { invites: vec![invite(&secret, HOUR_MS), invite(&late, HOUR_MS)] };
-        let mut redeem = |secret: &TicketSecret, by: u8, when: u64| {
-            book.redeem(secret.digest(), peer(by), at(when)).map(|_| ()).err()
+        let (secret, late, unknown, fresh) =
+            (TicketSecret::random(), TicketSecret::random(), TicketSecret::random(), TicketSecret::random());
+        let fresh_invite = Invite { created: at(HOUR_MS / 2), ..invite(&fresh, HOUR_MS) };
+        let mut book =
+            InviteBook { invites: vec![invite(&secret, HOUR_MS), invite(&late, HOUR_MS), fresh_invite] };
+        let mut peers = PeerBook::default();
+        let mut redeem = |peers: &PeerBook, secret: &TicketSecret, by: u8, when: u64| {
+            let bars = |word| peers.bars(peer(by), word);
+            book.redeem(secret.digest(), (peer(by), at(when)), bars).map(|_| ()).err()
         };
         let table = [
             (&unknown, 1, 0, Some(TicketRefusal::TicketUnknown)),
-            (&secret, 1, HOUR_MS, None),
+            (&secret, 1, HOUR_MS - 1, None),
             // Its answer may have been lost.
-            (&secret, 1, 2 * HOUR_MS, None),
+            (&secret, 1, HOUR_MS, None),
+            (&secret, 1, HOUR_MS + 1, Some(TicketRefusal::TicketExpired)),
             (&secret, 2, 1, Some(TicketRefusal::TicketUsed)),
             (&late, 2, HOUR_MS + 1, Some(TicketRefusal::TicketExpired)),
         ];
         for (step, (secret, by, when, refusal)) in table.into_iter().enumerate() {
-            assert_eq!(redeem(secret, by, when), refusal, "step {step}");
+            assert_eq!(redeem(&peers, secret, by, when), refusal, "step {step}");
         }
+        // Removed, it comes back with no ticket but one that was made since.
+        peers.remove(peer(1), at(9));
+        for old in [&secret, &late] {
+            assert_eq!(redeem(&peers, old, 1, 10), Some(TicketRefusal::TicketUnspecified));
+        }
+        assert_eq!(redeem(&peers, &fresh, 1, HOUR_MS), None);
+        // A removal that an admin signed before that ticket was made, and that came after it was used.
+        peers.remove(peer(1), at(10));
+        assert_eq!(redeem(&peers, &fresh, 1, HOUR_MS), Some(TicketRefusal::TicketUnspecified));
+    }
+
+    /// A peer that was removed let itself in again with the ticket that it had used.
+    #[tokio::test]
+    async fn a_removed_peer_comes_back_with_no_ticket_that_was_made_before() {
+        let node = AloneNode::new();
+        let (core, joiner) = (&node.core, peer(9));
+        let make = || {
+            let (secret, now) = (TicketSecret::random(), core.now());
+            let made = Invite { created: now, ..invite(&secret, now.after(LIFE).as_millis()) };
+            edit(core, |book| book.add(made, now)).unwrap();
+            secret
+        };
+        let redeem = |secret: &TicketSecret| {
+            let secret = secret.expose().to_vec();
+            answer(core.clone(), joiner, wire::DoorRedeem { secret, name: "attic".to_owned() })
+        };
+        let (used, open) = (make(), make());
+        assert!(redeem(&used).await.admitted && redeem(&used).await.admitted);
+        peering::retire(core, joiner, core.now()).await.unwrap();
+        for secret in [&used, &open] {
+            let answer = redeem(secret).await;
+            assert_eq!((answer.status(), answer.admitted), (Status::Refused, false));
+        }
+        assert!(!core.members.allows(&joiner) && core.book().find(joiner).is_none());
+        let removed = core.now();
+        while core.now() <= removed {
+            std::hint::spin_loop();
+        }
+        assert!(redeem(&make()).await.admitted && core.members.allows(&joiner));
     }
 
     #[test]

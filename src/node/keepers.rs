@@ -122,7 +122,7 @@ pub(super) async fn audit(
 /// What a member's refusal proves.
 fn judge(error: &ApiError) -> AuditOutcome {
     match error.kind() {
-        Code::ChunkNotFound | Code::StorageCorrupted => AuditOutcome::Wrong,
+        Code::ChunkNotFound | Code::StorageCorrupted | Code::PeerMisbehaved => AuditOutcome::Wrong,
         Code::NetworkTimeout => AuditOutcome::Timeout,
         Code::NetworkUnreachable | Code::ConnectionFailed | Code::PeerNotFound => AuditOutcome::Offline,
         _ => AuditOutcome::Unknown,

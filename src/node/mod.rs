@@ -46,6 +46,8 @@ mod sharing;
 mod source;
 mod status;
 mod streams;
+#[cfg(test)]
+mod tests;
 mod ticket;
 mod twins;
 mod upkeep;

@@ -52,6 +52,11 @@ impl Owning {
         self.tell(|ledger, now| ledger.settle(now, holder, packs));
     }
 
+    /// Packs that are under way to a holder.
+    pub(super) fn offered_to(&self, holder: PeerId) -> HashSet<PackId> {
+        self.tell(|ledger, _| ledger.offered_to(holder))
+    }
+
     /// A holder does not take packs that it was offered.
     pub(super) fn decline(&self, holder: PeerId, packs: &[PackId]) {
         self.tell(|ledger, now| ledger.decline(now, holder, packs));
@@ -166,7 +171,9 @@ async fn place(
     wanted: Vec<Want>,
 ) -> Result<(), ApiError> {
     let (now, copies) = (core.now(), core.settings().replication.copies);
-    let candidate = |peer: &PeerId| Candidate { peer: *peer, lost: core.auditing.on_probation(peer, now) };
+    let within = core.settings().replication.proof_within;
+    let candidate =
+        |peer: &PeerId| Candidate { peer: *peer, lost: core.auditing.is_doubtful(peer, within, now) };
     let candidates: Vec<Candidate> = peers.iter().map(candidate).collect();
     let plan = core.owning.tell(|ledger, now| ledger.plan(now, &candidates, copies));
     let (placed, absent) = core.blocking(move |core| caching::part_absent(core, plan.place(&wanted))).await?;

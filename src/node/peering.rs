@@ -11,7 +11,7 @@ use crate::api::{AddPeer, ApiError, PeerDetail, PeerInfo, PeerWay};
 use crate::base::{Code, Moment, PeerId, format_duration};
 use crate::crypto;
 use crate::net::{AddressState, Net, NetError, parse_peer_address};
-use crate::store::PeerEntry;
+use crate::store::{PeerEntry, Word};
 use crate::wire;
 
 /// Characters of a peer id's end that name it.
@@ -31,7 +31,7 @@ pub(super) async fn add(core: &Arc<Core>, request: AddPeer) -> Result<PeerInfo, 
         addresses: vec![address.clone()],
         ..PeerEntry::new(peer, core.now())
     };
-    core.admit(entry).await?;
+    core.admit(entry, Word::Person).await?;
     if let Ok(net) = core.net() {
         net.add_address(peer, &address).await.map_err(failed)?;
     }
@@ -44,7 +44,7 @@ pub(super) async fn accept(core: &Arc<Core>, name: &str) -> Result<PeerInfo, Api
     if info.standing == "allowed" {
         return Ok(info);
     }
-    core.admit(PeerEntry::new(info.id, core.now())).await?;
+    core.admit(PeerEntry::new(info.id, core.now()), Word::Person).await?;
     listed(core, info.id).await
 }
 
@@ -56,28 +56,31 @@ pub(super) async fn reject(core: &Arc<Core>, name: &str) -> Result<PeerInfo, Api
         return Err(ApiError::new(Code::UsageInvalid, text)
             .with_hint("`shadowvault peers remove` takes an allowed peer off the list"));
     }
-    let peer = info.id;
-    core.edit_book(move |book| book.reject(peer)).await?;
+    let (peer, now) = (info.id, core.now());
+    core.edit_book(move |book| book.reject(peer, now)).await?;
     if let Ok(net) = core.net() {
         net.forget(peer).await;
     }
     Ok(info)
 }
 
-/// Takes a peer off the list and disconnects it; what it holds for this node counts no more.
+/// Takes a peer off the list, until a person allows it again, and disconnects it; what it holds for this node counts no more.
 pub(super) async fn remove(core: &Arc<Core>, name: &str) -> Result<PeerInfo, ApiError> {
     let info = find(core, name).await?;
-    part(core, info.id).await?;
+    let (peer, now) = (info.id, core.now());
+    core.edit_book(move |book| book.remove(peer, now)).await?;
+    part(core, peer).await?;
     Ok(info)
 }
 
-/// The same for a peer whose id is known, whether it is on the list or not.
-pub(super) async fn part(core: &Arc<Core>, peer: PeerId) -> Result<(), ApiError> {
-    core.edit_book(move |book| {
-        book.allowed.retain(|entry| entry.peer != peer);
-        book.pending.retain(|pending| pending.peer != peer);
-    })
-    .await?;
+/// The same on the word that an admin gave at that time.
+pub(super) async fn retire(core: &Arc<Core>, peer: PeerId, time: Moment) -> Result<(), ApiError> {
+    core.edit_book(move |book| book.retire(peer, time)).await?;
+    part(core, peer).await
+}
+
+/// Ends everything with a peer that is off the list.
+async fn part(core: &Arc<Core>, peer: PeerId) -> Result<(), ApiError> {
     core.members.remove(&peer);
     if let Ok(net) = core.net() {
         net.forget(peer).await;

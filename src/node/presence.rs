@@ -38,13 +38,16 @@ impl Core {
         entries.map(|entry| (entry.peer, judge(entry.peer, entry.last_seen.unwrap_or(entry.added)))).collect()
     }
 
-    /// Whose receipts count as copies: not of those that were found without what they confirmed, until they were asked.
+    /// Whose receipts count as copies: not of those that were found without what they confirmed, until they were asked; nor of
+    /// those that have proved nothing for too long.
     pub(super) fn counted(&self) -> impl Fn(&PeerId) -> bool + use<> {
         let presences = self.presences();
         // Without an index nothing counts anyway.
         let doubted = self.store.doubted_holders().ok();
+        let unproven = self.auditing.unproven(self.settings().replication.proof_within);
         move |peer| {
             let stands = doubted.as_ref().is_some_and(|doubted| !doubted.contains(peer));
+            let stands = stands && !unproven.contains(peer);
             stands && presences.get(peer).is_some_and(|presence| presence.counts())
         }
     }

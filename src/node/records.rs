@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 
 use super::core::Core;
 use super::error::failed;
+use super::holding::{Share, free_for, keep_records};
 use super::serve::notice_twins;
 use crate::api::ApiError;
 use crate::base::{Code, HeadId, ListId, Moment, PeerId, SnapshotId, VaultId, format_duration, limit};
-use crate::engine::{self, HeadNews};
+use crate::engine::{self, HeadNews, Needs};
 use crate::net::{Net, NetError};
 use crate::snapshot::{Head, HeadSummary, PeerAddress};
+use crate::store::{StoreError, record_room};
 use crate::wire::{self, Bound, RecordKind, Status, sync_request::Ask, sync_response::Answer};
 
 /// How often a connection that broke is made anew for one request before that counts as an answer.
@@ -344,6 +346,8 @@ pub(super) struct Pull<'a> {
     peer: PeerId,
     pub(super) vault: VaultId,
     patience: &'a Patience<'a>,
+    /// Who is charged with what comes, and in whose room it has to fit; nobody of the own vault.
+    payer: Option<PeerId>,
 }
 
 /// A head that a peer has, checked and not kept.
@@ -354,7 +358,11 @@ pub(super) struct Found {
 
 impl<'a> Pull<'a> {
     pub(super) fn new(core: &'a Arc<Core>, net: &'a Net, peer: PeerId, vault: VaultId) -> Self {
-        Self { core, net, peer, vault, patience: &Patience::SHORT }
+        Self { core, net, peer, vault, patience: &Patience::SHORT, payer: None }
+    }
+
+    pub(super) fn paid_by(self, payer: Option<PeerId>) -> Self {
+        Self { payer, ..self }
     }
 
     pub(super) fn with(self, patience: &'a Patience<'a>) -> Self {
@@ -393,10 +401,22 @@ impl<'a> Pull<'a> {
     }
 
     async fn adopt(&self, Found { head, bytes }: Found) -> Result<(Head, HeadNews), ApiError> {
+        let (vault, payer) = (self.vault, self.payer);
         self.core
             .blocking(move |core| {
-                let news = engine::adopt_head(&core.store, &head, &bytes).map_err(failed)?;
-                Ok((head, news))
+                let mut news = None;
+                let own = [(*head.id.as_bytes(), bytes.len() as u64)];
+                let store = || {
+                    news = Some(engine::adopt_head(&core.store, &head, &bytes)?);
+                    Ok(())
+                };
+                keep_records(core, (vault, payer), Share::All, &own, store).map_err(failed)?;
+                if let Some(payer) = payer {
+                    // What was here already, for another vault or since a crash, is kept for this one as well.
+                    let charges = engine::charges_of(&core.store, &head).map_err(failed)?;
+                    core.store.charge_records(vault, payer, &charges).map_err(failed)?;
+                }
+                Ok((head, news.expect("it was stored")))
             })
             .await
     }
@@ -404,9 +424,13 @@ impl<'a> Pull<'a> {
     /// Stores a head's pack lists, and those of its snapshot records that the peer has.
     async fn records(&self, found: Found) -> Result<(Found, Errand), ApiError> {
         let (core, net, peer, patience) = (self.core, self.net, self.peer, self.patience);
+        let (vault, payer) = (self.vault, self.payer);
         let (found, needs) = core
             .blocking(move |core| {
                 let needs = engine::missing_records(&core.store, &found.head).map_err(failed)?;
+                if let Some(payer) = payer {
+                    has_room(core, payer, &found.head, &needs, found.bytes.len())?;
+                }
                 Ok((found, needs))
             })
             .await?;
@@ -414,9 +438,12 @@ impl<'a> Pull<'a> {
         let mut lists = Errand::new(self.vault, RecordKind::RecordList, lists);
         while let Some(came) = lists.next(core, net, peer, patience).await? {
             let keep = move |core: &Arc<Core>| {
-                came.iter().try_for_each(|(id, bytes)| {
-                    engine::store_list(&core.store, ListId::new(*id), bytes).map_err(failed)
-                })
+                let charged: Vec<_> = came.iter().map(|(id, bytes)| (*id, bytes.len() as u64)).collect();
+                let store = || {
+                    let mut lists = came.iter();
+                    lists.try_for_each(|(id, bytes)| engine::store_list(&core.store, ListId::new(*id), bytes))
+                };
+                keep_records(core, (vault, payer), Share::All, &charged, store).map_err(failed)
             };
             core.blocking(keep).await?;
         }
@@ -427,7 +454,13 @@ impl<'a> Pull<'a> {
         while let Some(came) = snapshots.next(core, net, peer, patience).await? {
             let records =
                 came.into_iter().map(|(id, bytes)| (SnapshotId::new(id), bytes)).collect::<Vec<_>>();
-            core.blocking(move |core| engine::store_snapshots(&core.store, &records).map_err(failed)).await?;
+            let keep = move |core: &Arc<Core>| {
+                let charged: Vec<_> =
+                    records.iter().map(|(id, bytes)| (*id.as_bytes(), bytes.len() as u64)).collect();
+                let store = || engine::store_snapshots(&core.store, &records);
+                keep_records(core, (vault, payer), Share::Content, &charged, store).map_err(failed)
+            };
+            core.blocking(keep).await?;
             if told.elapsed() >= TELL_EVERY {
                 patience.tell(&format!("{} of {count} snapshot records are here", count - snapshots.left()));
                 told = Instant::now();
@@ -435,4 +468,17 @@ impl<'a> Pull<'a> {
         }
         Ok((found, snapshots))
     }
+}
+
+/// Whether there is room for what a head names and what is not here, before any of it is asked for. Blocking.
+fn has_room(core: &Core, payer: PeerId, head: &Head, needs: &Needs, bytes: usize) -> Result<(), ApiError> {
+    let lists = head.draft.lists.iter().filter(|list| needs.lists.contains(&list.id));
+    let lists: u64 =
+        lists.map(|list| record_room(limit::LIST_ENTRY_BYTES as u64 * u64::from(list.packs))).sum();
+    let snapshots = needs.snapshots.len() as u64 * record_room(limit::RECORD_BYTES as u64);
+    let heads = record_room(bytes as u64) + lists;
+    let free = |share| free_for(core, payer, share).map_err(failed);
+    let fits =
+        heads + snapshots <= free(Share::All)? && (snapshots == 0 || snapshots <= free(Share::Content)?);
+    if fits { Ok(()) } else { Err(failed(StoreError::NotLent)) }
 }

@@ -9,6 +9,7 @@ use futures::StreamExt;
 use serde::Serialize;
 use tokio::time::timeout;
 
+use super::auditing;
 use super::core::{Core, log_failure};
 use super::devices;
 use super::door::prove;
@@ -28,7 +29,7 @@ use crate::crypto::{AdminKey, KdfCost, Passphrase, Phrase};
 use crate::engine::{self, Carried, VaultView};
 use crate::net::{Net, parse_peer_address};
 use crate::snapshot::{Head, HeadSummary, PeerAddress, open_device_name, sign_revocation};
-use crate::store::{PeerEntry, Purpose, Store};
+use crate::store::{PeerEntry, Purpose, Store, Word};
 use crate::wire::{self, Status, door_request, sync_request::Ask, sync_response::Answer};
 
 /// What makes a node a device of a vault.
@@ -421,7 +422,7 @@ async fn knock(
         last_seen: Some(core.now()),
         ..PeerEntry::new(holder, core.now())
     };
-    core.admit(entry).await
+    core.admit(entry, Word::Proof).await
 }
 
 /// Proves the vault to a holder that stores it; whether that admitted this node.
@@ -631,8 +632,9 @@ pub(super) async fn ask_receipts(
             let answer =
                 patience.with(core, holder, || ask(net, holder, Ask::Receipts(query.clone()))).await?;
             if let Some(Answer::Receipt(signed)) = answer {
+                let asked: HashSet<PackId> = part.iter().copied().collect();
                 core.blocking(move |core| {
-                    engine::record_receipt(&core.store, vault, holder, &signed).map_err(failed)
+                    auditing::take_receipt(core, vault, holder, &signed, &|pack| asked.contains(pack))
                 })
                 .await?;
             }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use super::core::{Core, log_failure};
 use super::error::failed;
-use super::{acl, comparing, desk, devices, door, holding, reach, releasing};
+use super::{acl, auditing, comparing, desk, devices, door, holding, reach, releasing};
 use crate::api::{ApiError, Happening};
 use crate::base::{Code, DeviceId, HeadId, ListId, Moment, PackId, PeerId, SnapshotId, VaultId, limit};
 use crate::engine;
@@ -308,9 +308,12 @@ impl<'a> Shelf<'a> {
 
 fn receipt(core: &Arc<Core>, from: PeerId, signed: &wire::Signed) -> Answered {
     let vault = core.vault_id().ok_or_else(not_here)?;
+    // What was offered by the other one of two machines with this identity may be confirmed here.
+    let is_doubled = core.twins.told_by(core.now()).is_some();
+    let offered = core.owning.offered_to(from);
+    let expected = |pack: &PackId| is_doubled || offered.contains(pack);
     // What is no news starts no round: in each the holder is asked again, and answers.
-    if let Some(receipt) = engine::record_receipt(&core.store, vault, from, signed).map_err(failed)? {
-        core.clocks.note(from, receipt.time, core.now());
+    if let Some(receipt) = auditing::take_receipt(core, vault, from, signed, &expected)? {
         core.owning.settle(from, &receipt.packs);
         core.changed.notify_one();
     }

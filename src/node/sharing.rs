@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use super::auditing;
 use super::caching;
 use super::core::{Core, log_failure};
 use super::error::failed;
@@ -193,8 +194,10 @@ async fn ask_one(
             };
             let Some(Answer::Receipt(signed)) = ask(net, peer, Ask::Receipts(query)).await? else { continue };
             let (asked, own) = (head.id, questions.own);
-            let (packs, knows_own) =
-                core.blocking(move |core| take_answer(core, peer, vault, (asked, own), &signed)).await?;
+            let part: HashSet<PackId> = part.iter().copied().collect();
+            let (packs, knows_own) = core
+                .blocking(move |core| take_answer(core, peer, vault, (asked, own), &part, &signed))
+                .await?;
             confirmed += packs;
             is_complete |= knows_own;
         }
@@ -202,16 +205,17 @@ async fn ask_one(
     Ok((confirmed, is_complete))
 }
 
-/// Keeps what a holder answered about the head `asked`; how many packs it confirmed for this device's `own` head, and
+/// Keeps what a holder answered about the head `asked` and these packs; how many it confirmed for this device's `own` head, and
 /// whether it knows that one. Blocking.
 fn take_answer(
     core: &Core,
     peer: PeerId,
     vault: VaultId,
     (asked, own): (HeadId, HeadId),
+    packs: &HashSet<PackId>,
     signed: &wire::Signed,
 ) -> Result<(u64, bool), ApiError> {
-    let news = engine::record_receipt(&core.store, vault, peer, signed).map_err(failed)?;
+    let news = auditing::take_receipt(core, vault, peer, signed, &|pack| packs.contains(pack))?;
     if asked != own {
         return Ok((0, false));
     }

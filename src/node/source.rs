@@ -212,6 +212,7 @@ async fn ask_once(
                 continue;
             }
             Err(NetError::Timeout { .. }) => Err(FetchFailure::Timeout),
+            Err(NetError::Malformed { .. }) => Err(FetchFailure::Malformed),
             Err(error) => Err(FetchFailure::Offline(error.to_string())),
             Ok(response) => slice_of(response),
         };
@@ -224,6 +225,7 @@ fn slice_of(response: wire::FetchResponse) -> Result<PulledSlice, FetchFailure> 
         (Status::NotFound, _) => Err(FetchFailure::NotFound),
         (Status::Corrupt, _) => Err(FetchFailure::Corrupt),
         (Status::Busy, _) => Err(FetchFailure::Busy),
+        (Status::Ok | Status::Unspecified, _) => Err(FetchFailure::Malformed),
         _ => Err(FetchFailure::Refused),
     }
 }

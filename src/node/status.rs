@@ -12,7 +12,7 @@ use crate::api::{
     ApiError, Coverage, EntryInfo, Health, Identity, PeerInfo, ReplicationStatus, SnapshotInfo,
     SnapshotQuery, Status, StorageStatus, Verdict,
 };
-use crate::base::{ByteSize, ChunkId, Moment, PeerId, SnapshotId, encode_path, limit};
+use crate::base::{ByteSize, ChunkId, Moment, PeerId, SnapshotId, encode_path, format_duration, limit};
 use crate::engine::{self, CopyCounts, EngineError, TreeEntry, Vault, VaultView};
 use crate::net::{Net, Transport};
 use crate::snapshot::Snapshot;
@@ -115,6 +115,7 @@ pub(super) fn status(core: &Arc<Core>) -> Result<Status, ApiError> {
             elsewhere_bytes: elsewhere.1,
             foreign_packs: counts.foreign_packs,
             foreign_bytes: counts.foreign_bytes,
+            foreign_record_bytes: core.store.accounts().map_err(failed)?.total().record_bytes,
             on_hold_bytes: core.on_hold.sum().1,
             lend: core.lent(),
             chunks: counts.chunks,
@@ -391,9 +392,23 @@ fn last_drill(core: &Arc<Core>, status: &mut Status) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Holders that lost packs lately.
+/// Holders that lost packs lately, and those that prove nothing of what they keep.
 fn audited(core: &Arc<Core>, status: &mut Status) {
     let now = core.now();
+    for peer in &status.peers {
+        let Some(audit) = peer.audit.as_ref().filter(|audit| audit.not_counted) else { continue };
+        let name = peer.name.clone().unwrap_or_else(|| peer.id.to_string());
+        let since = audit.unproven_since.as_deref().and_then(Moment::of_rfc3339).unwrap_or(now);
+        let days = Duration::from_secs(now.since(since).as_secs() / 60 * 60);
+        let line = format!(
+            "{name} has proved nothing of what it keeps for {}: it does not count as a copy (`shadowvault verify --peers` asks it now)",
+            format_duration(days)
+        );
+        status.problems.push(line);
+        if status.verdict == Verdict::Ok {
+            status.verdict = Verdict::AtRisk;
+        }
+    }
     for peer in status.peers.iter().filter(|peer| core.auditing.on_probation(&peer.id, now).is_some()) {
         let name = peer.name.clone().unwrap_or_else(|| peer.id.to_string());
         let line =
@@ -496,21 +511,14 @@ pub(super) fn peers(core: &Arc<Core>) -> Result<Vec<PeerInfo>, ApiError> {
     Ok(out)
 }
 
-/// Packs and bytes stored for each peer, and bytes on hold among them: those of the vaults whose devices run on it.
-pub(super) fn stored_for(core: &Core) -> Result<BTreeMap<PeerId, (u64, u64, u64)>, EngineError> {
+/// What each peer brought: packs, bytes with those of records, and bytes on hold in the vaults that it brought.
+fn stored_for(core: &Core) -> Result<BTreeMap<PeerId, (u64, u64, u64)>, EngineError> {
     let mut out: BTreeMap<PeerId, (u64, u64, u64)> = BTreeMap::new();
-    for (vault, (packs, bytes)) in core.store.foreign_usage()? {
-        for head in engine::newest_heads(&core.store, vault)? {
-            let head = head?;
-            // Of this node's own vault: what it keeps for the other devices.
-            if head.certificate.peer == core.key.peer_id() {
-                continue;
-            }
-            let entry = out.entry(head.certificate.peer).or_default();
-            entry.0 += packs;
-            entry.1 += bytes;
-            entry.2 += core.on_hold.of(vault).1;
-        }
+    for (vault, peer, kept) in core.store.accounts()?.iter() {
+        let entry = out.entry(peer).or_default();
+        entry.0 += kept.packs;
+        entry.1 += kept.bytes();
+        entry.2 += core.on_hold.of(vault).1;
     }
     Ok(out)
 }

@@ -15,6 +15,9 @@ pub enum ReceiptError {
     /// Not a receipt, or outside the bounds.
     #[error("not a valid receipt: {0}")]
     Malformed(&'static str),
+    /// Its time has not come yet: with it, it would outlast whatever is found later.
+    #[error("the receipt's time lies in the future: see the clocks")]
+    Ahead,
     /// Not signed by the holder it names.
     #[error(transparent)]
     Signature(#[from] SignError),
@@ -30,6 +33,7 @@ impl Coded for ReceiptError {
     fn code(&self) -> Code {
         match self {
             Self::Malformed(_) => Code::PeerMisbehaved,
+            Self::Ahead => Code::UsageInvalid,
             Self::Signature(_) => Code::InvalidSignature,
         }
     }

@@ -43,7 +43,7 @@ fn everything_that_is_published_is_flushed_before_it_has_its_name_and_its_direct
         ("lists", Box::new(|store| store.publish_list(ListId::new([5; 32]), b"list"))),
         ("snapshots", Box::new(|store| store.publish_snapshot(SnapshotId::new([6; 32]), b"record"))),
         ("members", Box::new(|store| store.publish_state("state.json", &1))),
-        ("members/receipts", Box::new(|store| store.publish_receipt(peer, b"receipt"))),
+        ("members/receipts", Box::new(|store| store.keep_receipt(peer, &Default::default()))),
         ("members/void", Box::new(|store| store.void_receipts(peer, [([8; 32], Moment::from_millis(1))]))),
         ("node.key", Box::new(|store| store.publish_node_key(&[1; 32]))),
         ("vault.id", Box::new(|store| store.publish_vault_id(vault))),

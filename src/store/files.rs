@@ -396,6 +396,12 @@ impl Files {
         }))
     }
 
+    /// How long a file is; `None` when there is none.
+    pub(super) fn length(&self, dir: &str, name: &str) -> Result<Option<u64>, StoreError> {
+        let looked = std::fs::metadata(self.path(dir, name));
+        Ok(self.found("examining a file", looked)?.map(|file| file.len()))
+    }
+
     /// Makes a directory of the store, durably.
     pub(super) fn ensure_dir(&self, dir: &str) -> Result<(), StoreError> {
         let path = self.root().join(dir);

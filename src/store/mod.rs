@@ -15,6 +15,7 @@ mod making;
 mod packs;
 mod peers;
 mod quarantine;
+mod receipt_files;
 mod records;
 mod reserve;
 mod retire;
@@ -28,11 +29,15 @@ use rustix::fs::FlockOperation;
 
 pub use error::StoreError;
 pub use health::Failure;
-pub use index::{Borrowed, IndexedPack, NewPack, PackCounts, is_guarded};
+pub use index::{
+    Accounts, Borrowed, ChargedRecord, IndexedPack, Kept, NOBODY, NewPack, PackCounts, is_guarded,
+    record_room,
+};
 pub use making::Purpose;
 pub use packs::{PackDraft, PackFile};
-pub use peers::{PeerBook, PeerEntry, PendingPeer};
+pub use peers::{Account, Left, PeerBook, PeerEntry, PendingPeer, TurnedAway, Word};
 pub use quarantine::Quarantined;
+pub use receipt_files::KeptReceipts;
 pub use records::{ChainStamp, RecordName};
 pub use retire::{AtWork, MarkStart, Retired};
 pub use rows::{ChunkPlace, PackNumber, PackRow};

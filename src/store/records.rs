@@ -285,6 +285,12 @@ impl Store {
         self.files.read(&dir, &name, most)
     }
 
+    /// A record's length on disk; `None` when it is not here.
+    pub fn record_length(&self, record: &RecordName) -> Result<Option<u64>, StoreError> {
+        let (dir, name, _) = record.place();
+        self.files.length(&dir, &name)
+    }
+
     /// Durably puts a record whose hash was checked in the place of a damaged or missing one; the damaged file is kept in
     /// quarantine. At every moment, and after any error, either the old or the new file is in place.
     pub fn replace_record(&self, record: &RecordName, bytes: &[u8]) -> Result<(), StoreError> {
@@ -315,27 +321,6 @@ impl Store {
         if let RecordName::Head { vault, device, .. } = record {
             self.chains.changed(*vault, *device);
         }
-    }
-
-    /// Durably keeps a signed receipt of `holder`.
-    pub fn publish_receipt(&self, holder: PeerId, bytes: &[u8]) -> Result<(), StoreError> {
-        let dir = format!("members/receipts/{holder}");
-        self.files.ensure_dir(&dir)?;
-        let name = blake3::hash(bytes).to_hex();
-        self.files.publish(&dir, &name.as_str()[..32], &[bytes])
-    }
-
-    /// Calls `each` with every stored receipt's bytes.
-    pub fn for_each_stored_receipt(&self, mut each: impl FnMut(&[u8])) -> Result<(), StoreError> {
-        for holder in self.files.names("members/receipts")? {
-            let dir = format!("members/receipts/{holder}");
-            for name in self.files.names(&dir)? {
-                if let Some(bytes) = self.files.read(&dir, &name, limit::RECEIPT_BYTES_MAX + 1024)? {
-                    each(&bytes);
-                }
-            }
-        }
-        Ok(())
     }
 
     /// Durably notes that what `holder` said of these packs and heads until then, by its own clock, is not so any more.

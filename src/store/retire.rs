@@ -464,7 +464,7 @@ mod tests {
     use crate::base::Epoch;
     use crate::crypto::{Codec, Kind};
     use crate::pack::{Outboard, PackEntry};
-    use crate::store::NewPack;
+    use crate::store::{NOBODY, NewPack};
 
     fn chunk(fill: u8) -> ChunkId {
         ChunkId::new([fill; 32])
@@ -612,11 +612,11 @@ mod tests {
             store.publish_pack(id, &bytes, &outboard).unwrap();
             let new = NewPack { id, bytes: 128 << 10, epoch: Epoch(0), own: false, entries: Vec::new() };
             let number = store.index_packs(&[new]).unwrap()[0].number;
-            store.add_foreign(vault, &[number]).unwrap();
+            store.add_foreign(vault, &[number], NOBODY).unwrap();
             number
         };
         assert!(store.foreign_usage().unwrap().is_empty());
-        store.add_foreign(one, &[]).unwrap();
+        store.add_foreign(one, &[], NOBODY).unwrap();
         assert!(store.foreign_usage().unwrap().is_empty());
         let first = keep(&store, one, 1);
         assert_eq!(keep(&store, one, 1), first, "the same once more");

@@ -24,6 +24,7 @@ const SEEN: &[(&str, &str)] = &[
     ("snapshot.max_chunk_size", "chunks_are_cut_and_compressed_as_configured"),
     ("replication.copies", "a_reload_changes_what_can_change_and_a_bad_one_changes_nothing"),
     ("replication.lend", "a_holder_never_stores_more_than_it_lends"),
+    ("replication.proof_within", "an_answer_that_proves_nothing_is_no_proof"),
     ("replication.upload_limit", "limits_on_bytes_are_kept"),
     ("replication.download_limit", "limits_on_bytes_are_kept"),
     ("p2p.max_peers", "peers_over_the_number_wait"),

@@ -15,7 +15,7 @@ use crate::engine::{
 };
 use crate::pack::Outboard;
 use crate::snapshot::{Head, HeadDraft, SignedHead, sign_receipt};
-use crate::store::Store;
+use crate::store::{NOBODY, Store};
 
 const HOLD: Duration = Duration::from_secs(30 * 86_400);
 
@@ -47,7 +47,7 @@ impl Pair {
         let news = pass_on(&self.holder, store, &head);
         for (id, path) in self.device.packs() {
             let bytes = std::fs::read(path).unwrap();
-            forward_packs(&self.holder, head.vault(), id, &bytes, &Outboard::of(&bytes).1).unwrap();
+            forward_packs(&self.holder, (head.vault(), NOBODY), id, &bytes, &Outboard::of(&bytes).1).unwrap();
         }
         let complete = complete_head(&self.holder, head.vault(), head.id).unwrap().map(|head| head.id);
         let signed = sign_receipt(&self.key, head.vault(), complete, &[], Moment::from_millis(self.count));

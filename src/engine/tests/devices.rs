@@ -15,7 +15,7 @@ use crate::engine::{
 };
 use crate::pack::Outboard;
 use crate::snapshot::{Head, HeadDraft, sign_revocation};
-use crate::store::{Borrowed, Store};
+use crate::store::{Borrowed, NOBODY, Store};
 
 /// Another device of the same vault.
 fn twin(of: &Fixture) -> Fixture {
@@ -245,7 +245,7 @@ fn a_rebuilt_index_knows_what_is_kept_for_other_devices() {
         head_packs(second.store(), &own(&second).0).unwrap().into_iter().map(|(id, _)| id).collect();
     for (id, path) in second.packs() {
         let bytes = std::fs::read(path).unwrap();
-        keep_for_device(&first.vault, id, &bytes, &Outboard::of(&bytes).1).unwrap();
+        keep_for_device(&first.vault, NOBODY, id, &bytes, &Outboard::of(&bytes).1).unwrap();
     }
     let held = |fixture: &Fixture| held_packs(fixture.store(), fixture.vault.id(), &listed).unwrap();
     assert_eq!(held(&first), listed);

@@ -19,7 +19,7 @@ use crate::engine::{
     store_list, store_snapshot,
 };
 use crate::pack::Outboard;
-use crate::store::Store;
+use crate::store::{NOBODY, Store};
 
 const STEP_BYTES: u64 = 256 << 10;
 const DISK_MIB: u32 = 64;
@@ -195,7 +195,7 @@ fn hold(store: &Store, owner: &Fixture) -> Result<(), EngineError> {
     let held = held_packs(store, vault, &packs)?;
     for (id, path) in owner.packs().into_iter().filter(|(id, _)| !held.contains(id)) {
         let bytes = std::fs::read(path).unwrap();
-        forward_packs(store, vault, id, &bytes, &Outboard::of(&bytes).1)?;
+        forward_packs(store, (vault, NOBODY), id, &bytes, &Outboard::of(&bytes).1)?;
     }
     assert_eq!(held_packs(store, vault, &packs)?.len(), packs.len());
     Ok(())

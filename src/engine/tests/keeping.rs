@@ -1,5 +1,6 @@
 //! What a holder may drop, take in, confirm and give away, and what an owner keeps of its own heads.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -10,12 +11,13 @@ use crate::base::{HeadId, ListId, Moment, PackId, PeerId, SnapshotId, VaultId, l
 use crate::crypto::NodeKey;
 use crate::engine::tests::fixture::head_packs;
 use crate::engine::{
-    EngineError, HoldResult, HolderError, Monitor, accept_head, copy_counts, drop_expired, export, forget,
-    forward_packs, held_packs, import, look_over, read_sound, record_receipt, store_list, store_snapshot,
+    EngineError, HoldResult, HolderError, Keep, Monitor, accept_head, copy_counts, drop_expired, export,
+    forget, forward_packs, held_packs, import, look_over, read_sound, record_receipt, store_list,
+    store_snapshot,
 };
 use crate::pack::{CellRange, Outboard};
 use crate::snapshot::{Head, sign_receipt};
-use crate::store::{Store, StoreError};
+use crate::store::{NOBODY, Store, StoreError};
 
 const DAY: Duration = Duration::from_secs(86_400);
 const HOLD: Duration = Duration::from_secs(30 * 86_400);
@@ -33,7 +35,7 @@ fn replicate(to: &Store, owner: &Fixture) -> Head {
     pass_on(to, owner.store(), &head);
     for (id, path) in owner.packs() {
         let bytes = std::fs::read(path).unwrap();
-        forward_packs(to, owner.vault.id(), id, &bytes, &Outboard::of(&bytes).1).unwrap();
+        forward_packs(to, (owner.vault.id(), NOBODY), id, &bytes, &Outboard::of(&bytes).1).unwrap();
     }
     head
 }
@@ -245,7 +247,7 @@ fn an_import_takes_in_nothing_that_is_not_what_its_name_says() {
     let mut whole = Vec::new();
     written(&mut whole).unwrap();
     let take = |store: &Store, bytes: &[u8]| {
-        import(store, None, &mut &*bytes, &|_, keep| keep(), &Monitor::default())
+        import(store, None, &mut &*bytes, &|_, _, keep| keep(NOBODY), &Monitor::default())
     };
     for part in ["heads/", "lists/", "snapshots/", "packs/"] {
         let (_dir, store) = holder();
@@ -259,6 +261,27 @@ fn an_import_takes_in_nothing_that_is_not_what_its_name_says() {
     }
     let (_dir, store) = holder();
     assert_eq!(take(&store, &whole).unwrap().packs as usize, owner.packs().len());
+    // Everything that it left on the disk is charged; room was asked for all of it.
+    let kept = store.accounts().unwrap().of_vault(owner.vault.id());
+    let (_dir, store) = holder();
+    let asked = Cell::new(0);
+    let room = |_, bytes, keep: Keep<'_>| {
+        asked.set(asked.get() + bytes);
+        keep(NOBODY)
+    };
+    import(&store, None, &mut &*whole, &room, &Monitor::default()).unwrap();
+    assert_eq!(asked.get(), kept.bytes());
+    assert!(kept.record_bytes >= 3 * 4096 && kept.packs as usize == owner.packs().len(), "{kept:?}");
+    // 93 MiB were stored with 64 lent: records, of which there may be any number, had room without end.
+    let (_dir, store) = holder();
+    let full =
+        import(&store, None, &mut &*whole, &|_, _, _| Err(StoreError::NotLent.into()), &Monitor::default());
+    assert!(matches!(full, Err(EngineError::Store(StoreError::NotLent))), "{full:?}");
+    assert!(
+        ["lists", "snapshots", "heads"]
+            .iter()
+            .all(|dir| { std::fs::read_dir(store.dir().join(dir)).map_or(0, Iterator::count) == 0 })
+    );
     // Nor does an export carry damage away in the first place.
     let (id, path) = owner.packs().remove(0);
     let mut rotten = std::fs::read(&path).unwrap();

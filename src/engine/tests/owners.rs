@@ -13,7 +13,7 @@ use crate::engine::{
     rebuild_index, store_list, unreadable_heads,
 };
 use crate::snapshot::{Head, HeadDraft, ListRef, PackList, PackSize, SignedHead, issue_certificate};
-use crate::store::Store;
+use crate::store::{NOBODY, Store};
 use crate::wire;
 
 /// A vault whose owner signs whatever it likes.
@@ -109,7 +109,7 @@ fn member(name: &str, bytes: &[u8]) -> Vec<u8> {
 }
 
 fn take(store: &Store, input: &mut dyn Read) -> Result<(), EngineError> {
-    import(store, None, input, &|_, keep| keep(), &Monitor::default()).map(|_| ())
+    import(store, None, input, &|_, _, keep| keep(NOBODY), &Monitor::default()).map(|_| ())
 }
 
 /// It took 447 MiB and over 100 s: all heads were held, and each record was looked for in each of them.

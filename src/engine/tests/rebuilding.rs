@@ -6,7 +6,7 @@ use super::fixture::{Fixture, noise, watched};
 use super::tree_of::assert_same;
 use crate::engine::tests::fixture::{head_packs, newest_heads};
 use crate::engine::{Monitor, adopt_unindexed, rebuild_index};
-use crate::store::Store;
+use crate::store::{Kept, NOBODY, Store, record_room};
 
 fn rebuilt(fixture: Fixture) -> Fixture {
     fixture.reopened(|_| {}, |path| Store::rebuild(path).unwrap())
@@ -111,7 +111,8 @@ fn a_damaged_pack_is_in_the_rebuilt_index_so_that_it_can_be_repaired() {
 
 #[test]
 fn foreign_packs_come_back_without_keys() {
-    use crate::engine::{forward_packs, held_packs, store_list};
+    use crate::base::PeerId;
+    use crate::engine::{account, charges_of, forward_packs, held_packs, store_list};
     use crate::pack::Outboard;
     watched(|| {
         let (owner, holder) = (Fixture::new(), Fixture::new());
@@ -129,7 +130,7 @@ fn foreign_packs_come_back_without_keys() {
             head_packs(holder.store(), &head).unwrap().into_iter().map(|(id, _)| id).collect();
         for (id, path) in owner.packs() {
             let bytes = std::fs::read(path).unwrap();
-            forward_packs(holder.store(), vault, id, &bytes, &Outboard::of(&bytes).1).unwrap();
+            forward_packs(holder.store(), (vault, NOBODY), id, &bytes, &Outboard::of(&bytes).1).unwrap();
         }
         assert_eq!(held_packs(holder.store(), vault, &packs).unwrap(), packs);
         let result = holder.verify();
@@ -140,5 +141,26 @@ fn foreign_packs_come_back_without_keys() {
         rebuild_index(holder.store(), None, &Monitor::default()).unwrap();
         assert_eq!(holder.store().foreign_usage().unwrap(), usage);
         assert_eq!(held_packs(holder.store(), vault, &packs).unwrap(), packs);
+        // Nobody knows any more who brought them: they count all the same, and whoever offers first has brought them.
+        account(holder.store()).unwrap();
+        let kept = holder.store().accounts().unwrap().of_vault(vault);
+        assert_eq!((kept.packs, kept.pack_bytes), usage[&vault]);
+        let records = charges_of(holder.store(), &head).unwrap();
+        assert_eq!(records.len(), head.draft.lists.len() + 1);
+        let room = records.iter().map(|(_, length)| record_room(*length)).sum::<u64>();
+        assert_eq!(kept.record_bytes, room);
+        assert_eq!(holder.store().accounts().unwrap().bearers(vault), []);
+        let (first, second) = (PeerId::new([1; 32]), PeerId::new([2; 32]));
+        for peer in [first, second] {
+            holder.store().claim(vault, peer).unwrap();
+        }
+        let accounts = holder.store().accounts().unwrap();
+        assert_eq!((accounts.of_peer(first), accounts.bearers(vault)), (kept, vec![first]));
+        // What goes is charged to nobody.
+        let numbers = holder.store().foreign_packs(vault).unwrap();
+        holder.store().drop_foreign(vault, &numbers).unwrap();
+        let records: Vec<[u8; 32]> = records.into_iter().map(|(id, _)| id).collect();
+        holder.store().discharge_records(&records).unwrap();
+        assert_eq!(holder.store().accounts().unwrap().total(), Kept::default());
     });
 }

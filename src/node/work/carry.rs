@@ -5,14 +5,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::api::{ApiError, Dump, ImportRequest, ImportSummary, JobOutcome};
-use crate::base::Code;
-use crate::engine::{self, EngineError, Monitor, PackSource, VaultView};
+use crate::base::{Code, VaultId};
+use crate::engine::{self, Monitor, PackSource, VaultView};
 use crate::node::core::Core;
 use crate::node::error::failed;
 use crate::node::flow::{Goods, flow, one_by_one};
-use crate::node::holding::{free_bytes, promise_room};
+use crate::node::holding::{Share, free_bytes, free_for, promise_room};
 use crate::node::jobs::Ended;
 use crate::node::streams::Input;
+use crate::store::NOBODY;
 
 /// Streams the vault's heads, records and packs.
 pub(in crate::node) async fn export(core: &Arc<Core>, snapshot: Option<String>) -> Result<Dump, ApiError> {
@@ -49,9 +50,12 @@ pub(super) async fn import(
     Monitor::add(&monitor.bytes_total, request.bytes);
     core.blocking(move |core| {
         let vault = core.vault().ok();
-        let room = |bytes: u64, keep: &mut dyn FnMut() -> Result<(), EngineError>| {
-            let _promise = promise_room(core, bytes, || free_bytes(core))?;
-            keep()
+        let room = |vault: VaultId, bytes: u64, keep: engine::Keep<'_>| {
+            // Who brought of that vault before pays for this too; else whoever comes for it first.
+            let payer = core.store.accounts()?.bearers(vault).first().copied();
+            let free = || payer.map_or_else(|| free_bytes(core), |payer| free_for(core, payer, Share::All));
+            let _promise = promise_room(core, bytes, free)?;
+            keep(payer.unwrap_or(NOBODY))
         };
         let done =
             engine::import(&core.store, vault.as_deref(), &mut input, &room, &monitor).map_err(failed)?;

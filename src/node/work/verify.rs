@@ -36,7 +36,7 @@ pub(super) async fn verify(
         monitor.enter("auditing holders");
         report.audits = auditing::audit(core, limit::AUDIT_SLICES_NOW, limit::AUDIT_RECORDS_NOW).await?;
         log_failure(fellows::round(core).await, "asking fellow holders");
-        error = error.or_else(|| audit_failed(&report));
+        error = error.or_else(|| audit_failed(&report)).or_else(|| not_proven(&report));
     }
     let kept = report.clone();
     let keep = core.blocking(move |core| {
@@ -54,6 +54,25 @@ fn audit_failed(report: &VerifyReport) -> Option<ApiError> {
         let text = format!("{lost} packs and {records} records that holders had confirmed are lost there");
         ApiError::new(Code::StorageCorrupted, text)
             .with_hint("they get new copies while `shadowvault daemon` runs; see `shadowvault status`")
+    })
+}
+
+/// That holders which were there did not prove all that they were asked for, or have not for so long that they do not count.
+fn not_proven(report: &VerifyReport) -> Option<ApiError> {
+    let open: u64 = report.audits.iter().map(|audit| audit.timeout + audit.unknown).sum();
+    let not_counted = report.audits.iter().filter(|audit| audit.not_counted).count();
+    (open > 0 || not_counted > 0).then(|| {
+        let text = match not_counted {
+            0 => format!(
+                "holders did not answer for {open} pieces that they were asked for: nothing is proven by that"
+            ),
+            n => {
+                format!("{n} of the holders have proved nothing for so long that they do not count as copies")
+            }
+        };
+        ApiError::new(Code::Incomplete, text).with_hint(
+            "see `shadowvault peers`; one that proves nothing for `replication.proof_within` does not count",
+        )
     })
 }
 

@@ -185,7 +185,7 @@ fn confirmed_of(bytes: &[u8]) -> Result<Confirmed, StoreError> {
 mod tests {
     use super::*;
     use crate::base::{DeviceId, Epoch, HeadId, Moment, PackId, VaultId};
-    use crate::store::NewPack;
+    use crate::store::{NOBODY, NewPack};
 
     #[test]
     fn what_is_kept_for_others_is_counted_with_it_and_outlives_the_program() {
@@ -200,7 +200,7 @@ mod tests {
         let (epoch, own, entries) = (Epoch(0), false, vec![]);
         let pack = NewPack { id: PackId::new([1; 32]), bytes: 131_072, epoch, own, entries };
         let number = store.index_packs(&[pack]).unwrap()[0].number;
-        store.add_foreign(VaultId::new([2; 32]), &[number]).unwrap();
+        store.add_foreign(VaultId::new([2; 32]), &[number], NOBODY).unwrap();
         store.count_taken_in().unwrap();
         assert_eq!(store.inventory().unwrap().mark(), Some(Mark { run: 7, count: 2 }));
         let (a, b) = (PeerId::new([1; 32]), PeerId::new([2; 32]));

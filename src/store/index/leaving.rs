@@ -7,7 +7,7 @@ use redb::{ReadableTable, WriteTransaction};
 
 use super::{
     BORROWED, CHUNKS, DOOMED, FOREIGN, Index, META, MISTRUSTED, NEXT_PACK, NOWHERE, PACK_NUMBERS, PACKS,
-    RECEIPTS, RETIRED, SHADOWS, SNAPSHOT_PACKS, damaged, next_pack, wrong,
+    RECEIPTS, RETIRED, SHADOWS, SNAPSHOT_PACKS, accounts, damaged, next_pack, row_of, wrong,
 };
 use crate::base::{PackId, VaultId, limit};
 use crate::store::error::StoreError;
@@ -216,11 +216,13 @@ impl Index {
             // What was kept for other devices of the own vault goes with them.
             let mut foreign = tx.open_table(FOREIGN).map_err(wrong)?;
             foreign.retain(|(_, number), ()| !packs.contains(&PackNumber(number))).map_err(wrong)?;
+            accounts::discharge(tx, None, gone.iter().map(PackId::as_bytes))?;
             replace_needed(tx, packs, successors)?;
             Ok(gone)
         })?;
         *totals = None;
         *self.usage.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.recount();
         Ok(doomed)
     }
 
@@ -273,17 +275,20 @@ impl Index {
         }
         let mut usage = self.usage.lock().unwrap_or_else(PoisonError::into_inner);
         *usage = None;
-        self.write(|tx| {
+        let gone = self.write(|tx| {
             let mut table = tx.open_table(FOREIGN).map_err(wrong)?;
+            let rows = tx.open_table(PACKS).map_err(wrong)?;
             for pack in packs {
                 table.remove((vault.as_bytes(), pack.0)).map_err(wrong)?;
+                if let Some(row) = row_of(&rows, *pack)? {
+                    accounts::discharge(tx, Some(vault), [row.id.as_bytes()])?;
+                }
             }
             let mut gone: HashSet<PackNumber> = packs.iter().copied().collect();
             for row in table.iter().map_err(wrong)? {
                 let (key, ()) = row.map(|(key, _)| (key, ())).map_err(wrong)?;
                 gone.remove(&PackNumber(key.value().1));
             }
-            let rows = tx.open_table(PACKS).map_err(wrong)?;
             for pack in packs {
                 let row = rows.get(pack.0).map_err(wrong)?;
                 if row.and_then(|row| PackRow::decode(*pack, row.value())).is_none_or(|row| row.own) {
@@ -291,7 +296,9 @@ impl Index {
                 }
             }
             Ok(gone)
-        })
+        })?;
+        self.recount();
+        Ok(gone)
     }
 
     pub(in crate::store) fn remove_doomed(&self, packs: &[PackId]) -> Result<(), StoreError> {

@@ -1,11 +1,13 @@
 //! The redb index: chunks, packs, receipts, what snapshots and foreign vaults need. All tables are here.
 
+mod accounts;
 mod borrowed;
 mod guard;
 mod inventory;
 mod leaving;
 mod receipts;
 
+pub use accounts::{Accounts, ChargedRecord, Kept, NOBODY, record_room};
 pub use borrowed::Borrowed;
 pub use guard::is_guarded;
 
@@ -22,7 +24,7 @@ use redb::{
     WriteTransaction,
 };
 
-use crate::base::{ChunkId, Epoch, HeadId, PackId, SnapshotId, VaultId, limit, meter};
+use crate::base::{ChunkId, Epoch, HeadId, PackId, PeerId, SnapshotId, VaultId, limit, meter};
 use crate::pack::PackEntry;
 use crate::store::error::StoreError;
 use crate::store::health::{Failure, Health};
@@ -64,6 +66,8 @@ const BORROWED: TableDefinition<u32, u8> = TableDefinition::new("borrowed");
 /// (pack, another pack): a chunk that both hold is found in the first. The first is [`NOWHERE`] once it is gone: the other's
 /// directory has to be read again.
 const SHADOWS: TableDefinition<(u32, u32), ()> = TableDefinition::new("shadows");
+/// (id of a pack or hash of a record, vault) → who brought it, the bytes charged for it, whether it is a pack.
+const CHARGES: TableDefinition<Pair, accounts::Charge> = TableDefinition::new("charges");
 /// The number of no pack.
 const NOWHERE: u32 = u32::MAX;
 /// The key of the next free pack number in [`META`].
@@ -72,6 +76,9 @@ const NEXT_PACK: &str = "next_pack";
 const WHOLE: &str = "whole";
 /// The key in [`META`] of this device's head of which every pack has been entered.
 const LISTED: &str = "listed";
+
+/// The key in [`META`] that is there once everything that is kept for others has been charged.
+const ACCOUNTED: &str = "accounted";
 
 /// Packs and bytes kept for each foreign vault.
 type Usage = HashMap<VaultId, (u64, u64)>;
@@ -87,6 +94,8 @@ pub(super) struct Index {
     totals: Mutex<Option<PackCounts>>,
     /// Packs and bytes kept for each foreign vault, once counted.
     usage: Mutex<Option<Usage>>,
+    /// What is charged to whom, once counted.
+    accounts: Mutex<Option<Accounts>>,
     /// Chunks entered since it was opened.
     entered: AtomicU64,
     /// Where commits take space on a full disk.
@@ -236,6 +245,7 @@ impl Index {
                 tx.open_table(BORROWED).map_err(wrong)?;
                 tx.open_table(SHADOWS).map_err(wrong)?;
                 tx.open_table(CONFIRMED).map_err(wrong)?;
+                tx.open_table(CHARGES).map_err(wrong)?;
                 Ok(())
             })?;
             Ok(index)
@@ -271,7 +281,8 @@ impl Index {
     fn of(db: Database) -> Self {
         let (totals, usage, unconfirmed) = (Mutex::default(), Mutex::default(), RwLock::default());
         let (entered, health, reserve) = (AtomicU64::new(0), None, None);
-        Self { db: Some(db), health, totals, usage, entered, unconfirmed, reserve }
+        let accounts = Mutex::default();
+        Self { db: Some(db), health, totals, usage, accounts, entered, unconfirmed, reserve }
     }
 
     /// From now on commits find room on a full disk: redb takes one that does not for the end of itself. And it is told to
@@ -311,7 +322,7 @@ impl Index {
 
     /// An index of an earlier version lacks the tables that came since.
     fn add_missing_tables(&self) -> Result<(), StoreError> {
-        let missing = self.read(|tx| match tx.open_table(CONFIRMED) {
+        let missing = self.read(|tx| match tx.open_table(CHARGES) {
             Ok(_) => Ok(false),
             Err(redb::TableError::TableDoesNotExist(_)) => Ok(true),
             Err(error) => Err(wrong(error)),
@@ -324,6 +335,7 @@ impl Index {
                 tx.open_table(BORROWED).map_err(wrong)?;
                 tx.open_table(SHADOWS).map_err(wrong)?;
                 tx.open_table(CONFIRMED).map_err(wrong)?;
+                tx.open_table(CHARGES).map_err(wrong)?;
                 Ok(())
             })?;
         }
@@ -684,25 +696,32 @@ impl Store {
         })
     }
 
-    /// Notes that packs are kept for a foreign vault.
-    pub fn add_foreign(&self, vault: VaultId, packs: &[PackNumber]) -> Result<(), StoreError> {
+    /// Notes that packs are kept for a foreign vault, and charges them to the peer that brought them.
+    pub fn add_foreign(&self, vault: VaultId, packs: &[PackNumber], payer: PeerId) -> Result<(), StoreError> {
         // Held while writing, as of the totals.
         let mut usage = self.index.usage.lock().unwrap_or_else(PoisonError::into_inner);
-        let (fresh, bytes) = self.index.write(|tx| {
+        let mut accounts = self.index.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        let (fresh, bytes, charged) = self.index.write(|tx| {
             let mut table = tx.open_table(FOREIGN).map_err(wrong)?;
             let rows = tx.open_table(PACKS).map_err(wrong)?;
-            let (mut fresh, mut bytes) = (0, 0);
+            let (mut fresh, mut bytes, mut charged) = (0, 0, Kept::default());
             for number in packs {
+                let row = foreign_row(&rows, *number)?;
                 if table.insert((vault.as_bytes(), number.0), ()).map_err(wrong)?.is_none() {
                     fresh += 1;
-                    bytes += foreign_row(&rows, *number)?.bytes;
+                    bytes += row.bytes;
+                }
+                if accounts::charge(tx, (vault, payer), row.id.as_bytes(), (row.bytes, true))? {
+                    charged.packs += 1;
+                    charged.pack_bytes += row.bytes;
                 }
             }
             if fresh > 0 {
                 inventory::count_one(tx)?;
             }
-            Ok((fresh, bytes))
+            Ok((fresh, bytes, charged))
         })?;
+        accounts.iter_mut().for_each(|known| known.note(vault, payer, charged));
         if fresh > 0
             && let Some(usage) = usage.as_mut()
         {

@@ -27,7 +27,7 @@ use crate::engine::{
 };
 use crate::pack::read_pack;
 use crate::snapshot::{Head, HeadName, sign_receipt};
-use crate::store::{Borrowed, PackNumber, RecordName, Store};
+use crate::store::{Borrowed, NOBODY, PackNumber, RecordName, Store};
 
 /// A snapshot that nobody forgot and that went with no disk.
 pub(super) struct Live {
@@ -456,7 +456,7 @@ impl Fleet {
         let here = listed.iter().filter(|id| !held.contains(id));
         for id in here.take(most) {
             if let Some((bytes, outboard)) = sound_bytes(fixture.store().dir(), *id) {
-                forward_packs(&at.store, vault, *id, &bytes, &outboard).unwrap();
+                forward_packs(&at.store, (vault, NOBODY), *id, &bytes, &outboard).unwrap();
             }
         }
         self.time += 1;
