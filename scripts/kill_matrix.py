@@ -329,6 +329,8 @@ class Join(Scene):
 
     def fresh(self):
         shutil.rmtree(self.new.repo, ignore_errors=True)
+        # Where a node was and is no more, a disk may be missing: `join` makes none there.
+        shutil.rmtree(self.new.env["XDG_STATE_HOME"], ignore_errors=True)
         self.ticket = self.inviter.json("invite", "--quota", "1GiB")["ticket"]
 
     def begin(self):
