@@ -58,6 +58,8 @@ pub struct AddressState {
     pub last_error: Option<String>,
     /// The owner gave it.
     pub given: bool,
+    /// Whether it is to be known after a restart: it worked, or was given, or the peer claims an IP address at which it may be.
+    pub lasting: bool,
 }
 
 /// What this node knows of a peer.
@@ -134,6 +136,12 @@ impl Known {
 
     fn is_due(&self, now: Instant) -> bool {
         self.retry_at.is_none_or(|at| at <= now)
+    }
+
+    /// Whether the peer claims to be at an IP address at which it may be. Where a name leads may change at any time.
+    fn is_claim_of_an_ip(&self, own: &[IpAddr]) -> bool {
+        name_of(&self.address).is_none()
+            && first_ip(&self.address).is_some_and(|ip| self.may_lead_to(ip, own))
     }
 
     /// Whether it may be dialled at that IP address.
@@ -340,12 +348,13 @@ impl Record {
         !self.links.is_empty() || self.is_given()
     }
 
-    fn state(&self, id: PeerId, member: bool) -> PeerState {
+    fn state(&self, id: PeerId, member: bool, own: &[IpAddr]) -> PeerState {
         let address = |k: &Known| AddressState {
             address: with_peer(&k.address, id),
             last_good: k.good,
             last_error: k.error.clone(),
             given: k.is_given(),
+            lasting: k.is_given() || k.good.is_some() || k.is_claim_of_an_ip(own),
         };
         let newest = self
             .links
@@ -447,7 +456,8 @@ impl Table {
         let mut ids: Vec<PeerId> = self.records.keys().copied().chain(members.all()).collect();
         ids.sort_unstable();
         ids.dedup();
-        let state = |id: PeerId| self.records.get(&id).unwrap_or(&blank).state(id, members.allows(&id));
+        let own = self.own_ips();
+        let state = |id: PeerId| self.records.get(&id).unwrap_or(&blank).state(id, members.allows(&id), &own);
         ids.into_iter().map(state).collect()
     }
 

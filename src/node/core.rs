@@ -397,8 +397,8 @@ impl Core {
             .iter()
             .filter(|state| state.id == peer)
             .flat_map(|state| &state.addresses)
-            // What a peer only claims would be taken for the owner's word after a restart.
-            .filter(|address| address.last_good.is_some() || address.given)
+            // After a restart it is taken for the owner's word.
+            .filter(|address| address.lasting)
             .map(|address| address.address.clone())
             .take(limit::PEER_ADDRESSES_MAX)
             .collect();

@@ -3,12 +3,12 @@
 use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 
-use super::holder::{Holder, sound_bytes};
+use super::holder::sound_bytes;
 use super::source::Source;
 use super::world::{Disk, Fleet, Live};
 use crate::base::{ChunkId, DeviceId, PackId, PeerId, SnapshotId, VaultId};
 use crate::engine::tests::devices::pass_on;
-use crate::engine::tests::fixture::{Fixture, newest_heads};
+use crate::engine::tests::fixture::{Fixture, holder, newest_heads};
 use crate::engine::tests::full::copy;
 use crate::engine::{EngineError, Monitor, RecordSource, damaged_records, is_record, named_by};
 use crate::snapshot::Head;
@@ -183,7 +183,10 @@ pub(super) fn take_over(to: &Store, from: &Store, head: &Head) -> bool {
 }
 
 fn spoil(store: &Store, records: &[RecordName], which: u8, is_gone: bool) -> Option<RecordName> {
-    let record = records.get(usize::from(which) % records.len().max(1))?;
+    // What was spoilt before is not spoilt again.
+    let sound: Vec<&RecordName> =
+        records.iter().filter(|record| sound_record(store, record).is_some()).collect();
+    let record = *sound.get(usize::from(which) % sound.len().max(1))?;
     let path = match record {
         RecordName::List(id) => store.dir().join(format!("lists/{id}")),
         RecordName::Snapshot(id) => store.dir().join(format!("snapshots/{id}")),
@@ -209,13 +212,14 @@ fn spoil(store: &Store, records: &[RecordName], which: u8, is_gone: bool) -> Opt
     Some(*record)
 }
 
-/// Records from whichever holder has them.
-pub(super) struct RecordsOf<'a>(pub(super) &'a [Holder]);
+/// Records from whoever has them.
+pub(super) struct RecordsOf<'a>(pub(super) &'a Fleet);
 
 impl RecordSource for RecordsOf<'_> {
     fn ask(&self, _: VaultId, record: &RecordName, take: &mut dyn FnMut(PeerId, &[u8]) -> bool) -> String {
-        let mut stored = self.0.iter().map(|at| (at, at.store.read_record(record).ok().flatten()));
-        let taken = stored.any(|(at, bytes)| bytes.is_some_and(|bytes| take(at.key.peer_id(), &bytes)));
+        let mut stored =
+            self.0.stores().enumerate().map(|(at, store)| (at, store.read_record(record).ok().flatten()));
+        let taken = stored.any(|(at, bytes)| bytes.is_some_and(|bytes| take(holder(at), &bytes)));
         if taken { String::new() } else { "nobody has it".to_owned() }
     }
 }

@@ -27,7 +27,6 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::{RngSeed, TestError, TestRunner};
 
 use super::fixture::watched;
-use crate::base::random_bytes;
 use world::Fleet;
 
 /// What happened, from the beginning to the end.
@@ -244,12 +243,16 @@ fn run_lot(seed: u64, cases: u32) -> Result<(), String> {
     }
 }
 
-/// `CASES` and `SEED` from the environment (`make test-forgetting`), else 2,000 cases from a seed that nobody chose.
+/// Without a `SEED` the same histories in every run: one that fails is found by whoever looks for it (`make test-forgetting`),
+/// not by whoever happens to build.
+const USUAL_SEED: u64 = 1;
+
+/// `CASES` and `SEED` from the environment (`make test-forgetting`), else 1,000 cases from [`USUAL_SEED`].
 #[test]
 fn whatever_is_done_in_whatever_order_live_snapshots_restore_and_garbage_goes() {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
-    let seed = number("SEED").unwrap_or_else(|| u64::from_le_bytes(random_bytes()));
-    let cases = number("CASES").map_or(2_000, |cases| cases as u32);
+    let seed = number("SEED").unwrap_or(USUAL_SEED);
+    let cases = number("CASES").map_or(1_000, |cases| cases as u32);
     let (next, failures) = (AtomicU32::new(0), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {

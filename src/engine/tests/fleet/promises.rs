@@ -178,6 +178,7 @@ impl Fleet {
     /// Everything is everywhere that it should be, and nothing else.
     pub(super) fn end(&mut self) {
         self.join();
+        self.mend_holders();
         (0..self.devices).for_each(|device| self.repair(device));
         self.settle();
         self.check();

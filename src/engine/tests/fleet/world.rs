@@ -310,6 +310,12 @@ impl Fleet {
         let fixture = &self.disks[device].fixture;
         let (source, before) = (self.everywhere(), fixture.store().pack_files().unwrap());
         let is_whole = is_whole(fixture.store());
+        // What stands in its own lists the index knows.
+        let own_lists: HashSet<RecordName> = self.tips(device).iter().flat_map(named_by).collect();
+        let unsure =
+            damaged_records(fixture.store(), &Monitor::default()).unwrap().into_iter().any(|damage| {
+                !(matches!(damage.record, RecordName::List(_)) && own_lists.contains(&damage.record))
+            });
         match collect(&fixture.vault, options, &[], Some(&source), &Monitor::default()) {
             // Another device forgot since what it had said, and its trees were never anywhere else; or a record that tells
             // what is needed is not sound.
@@ -319,7 +325,7 @@ impl Fleet {
         }
         let left: HashSet<PackId> = fixture.store().pack_files().unwrap().into_iter().collect();
         assert!(
-            is_whole || before.iter().all(|id| left.contains(id)),
+            !unsure || before.iter().all(|id| left.contains(id)),
             "device {device} deleted packs although it could not know what is needed"
         );
         self.note_packs(device);
@@ -375,9 +381,17 @@ impl Fleet {
 
     /// Gets records again from whoever has them.
     fn mend_records(&self, device: usize) {
-        let store = self.disks[device].fixture.store();
+        self.mend(self.disks[device].fixture.store());
+    }
+
+    /// Holders look at what they have and get records again.
+    pub(super) fn mend_holders(&self) {
+        self.holders.iter().for_each(|at| self.mend(&at.store));
+    }
+
+    fn mend(&self, store: &Store) {
         let damages = damaged_records(store, &Monitor::default()).unwrap();
-        repair_records(store, damages, &RecordsOf(&self.holders), &Monitor::default()).unwrap();
+        repair_records(store, damages, &RecordsOf(self), &Monitor::default()).unwrap();
     }
 
     /// What the holder cannot prove to have is no copy any more.
