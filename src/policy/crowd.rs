@@ -20,6 +20,9 @@ pub struct Room {
     pub network: usize,
 }
 
+/// Whether a guest is one of those meant.
+type Choice = Box<dyn Fn(&Origin) -> bool>;
+
 /// Who has a place.
 #[derive(Debug)]
 pub struct Crowd<K> {
@@ -83,7 +86,7 @@ impl<K: Copy + Ord> Crowd<K> {
     }
 
     /// Those of whom one has to go for a newcomer from there, if one has to.
-    fn over(&self, newcomer: Origin) -> Option<Box<dyn Fn(&Origin) -> bool>> {
+    fn over(&self, newcomer: Origin) -> Option<Choice> {
         let count = |wanted: &dyn Fn(&Origin) -> bool| self.guests.values().filter(|of| wanted(of)).count();
         let of_host = move |of: &Origin| of.host == newcomer.host;
         if count(&of_host) >= self.room.host {
