@@ -57,14 +57,21 @@ async fn silent_connections_keep_no_member_out() {
     silent.shutdown().await;
 }
 
+/// One that the holder does not know, connected. Those that are too many are cut off after the handshake; on their side that
+/// is a success.
+async fn stranger_of(holder: &Peer) -> Peer {
+    let stranger = Peer::start(config(&[])).await;
+    stranger.net.dial(holder.id(), &holder.net.addresses()).await.unwrap();
+    stranger
+}
+
 /// Strangers that came, said nothing and stayed kept out who had a ticket, without a reason.
 #[tokio::test]
 async fn quiet_strangers_make_room_for_who_knocks() {
     let holder = Peer::start(config(&[TCP])).await;
     let mut crowd = Vec::new();
     for n in 0..limit::STRANGER_CONNECTIONS_MAX + 8 {
-        let stranger = Peer::start(config(&[])).await;
-        stranger.net.dial(holder.id(), &holder.net.addresses()).await.unwrap();
+        let stranger = stranger_of(&holder).await;
         if n % 8 == 0 {
             // Who was cut off meanwhile comes again.
             stranger.net.door(holder.id(), hello()).await.ok();
@@ -72,8 +79,7 @@ async fn quiet_strangers_make_room_for_who_knocks() {
         crowd.push(stranger);
     }
     for _ in 0..4 {
-        let newcomer = Peer::start(config(&[])).await;
-        newcomer.net.dial(holder.id(), &holder.net.addresses()).await.unwrap();
+        let newcomer = stranger_of(&holder).await;
         assert!(newcomer.net.door(holder.id(), proof()).await.unwrap().admitted);
     }
     let strangers = holder.net.peers().iter().filter(|s| s.connected && !s.member).count();
@@ -86,10 +92,7 @@ async fn crowd_of_strangers_leaves_room_for_members() {
     let holder = Peer::start(config(&[TCP])).await;
     let mut crowd = Vec::new();
     for _ in 0..limit::STRANGER_CONNECTIONS_MAX + 8 {
-        let stranger = Peer::start(config(&[])).await;
-        // Those that are too many are cut off after the handshake; on their side that is a success.
-        stranger.net.dial(holder.id(), &holder.net.addresses()).await.unwrap();
-        crowd.push(stranger);
+        crowd.push(stranger_of(&holder).await);
     }
     let mut member = Peer::start(config(&[])).await;
     holder.members.insert(member.id());

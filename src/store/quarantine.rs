@@ -29,7 +29,7 @@ fn name_aside(id: PackId) -> String {
     format!("{id}.{}", hex::encode(random_bytes::<4>()))
 }
 
-/// Whether a file in quarantine was put there by a repair: `ID.XXXXXXXX`, before it the kind of a record.
+/// Whether a file in quarantine was put there by a repair: a pack's id, a dot and eight characters, before them the kind of a record.
 fn is_ours(name: &str) -> bool {
     let Some((id, _)) = name.split_once('.') else { return false };
     let id = ["head-", "list-", "snapshot-"].iter().find_map(|kind| id.strip_prefix(kind)).unwrap_or(id);

@@ -8,9 +8,9 @@ use super::source::Source;
 use super::world::{Disk, Fleet, Live};
 use crate::base::{ChunkId, DeviceId, PackId, PeerId, SnapshotId, VaultId};
 use crate::engine::tests::devices::pass_on;
-use crate::engine::tests::fixture::{Fixture, holder, newest_heads};
+use crate::engine::tests::fixture::{holder, newest_heads};
 use crate::engine::tests::full::copy;
-use crate::engine::{EngineError, Monitor, RecordSource, damaged_records, is_record, named_by};
+use crate::engine::{Monitor, RecordSource, damaged_records, is_record, named_by};
 use crate::snapshot::Head;
 use crate::store::{RecordName, Store};
 
@@ -153,19 +153,6 @@ pub(super) fn sound_record(store: &Store, record: &RecordName) -> Option<Vec<u8>
 /// Whether every record is sound that tells what is needed.
 pub(super) fn is_whole(store: &Store) -> bool {
     damaged_records(store, &Monitor::default()).unwrap().is_empty()
-}
-
-/// Nothing is signed while a list of one of several branches is not sound: packs may stand there that are known from it only.
-pub(super) fn joined<T>(fixture: &Fixture, done: Result<T, EngineError>) -> Option<T> {
-    let store = fixture.store();
-    match done {
-        Err(EngineError::RecordMissing(_))
-            if own_tips(store, fixture.vault.id(), fixture.vault.device()).len() > 1 && !is_whole(store) =>
-        {
-            None
-        }
-        done => Some(done.unwrap()),
-    }
 }
 
 pub(super) fn own_tips(store: &Store, vault: VaultId, device: DeviceId) -> Vec<Head> {

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::disks::{Image, RecordsOf, is_whole, joined, own_tips, sound_record, take_over};
+use super::disks::{Image, RecordsOf, is_whole, own_tips, sound_record, take_over};
 use super::holder::{Everywhere, HOLD_DAYS, Holder, listed_by, pack_path, sound_bytes};
 use super::source::{Files, Source};
 use super::{Damage, Due, Step};
@@ -215,8 +215,7 @@ impl Fleet {
         let Disk { fixture, source: tree, listed, .. } = &mut self.disks[device];
         edits.iter().for_each(|(name, of)| tree.write(*name, *of));
         let (files, monitor) = (tree.files().clone(), Monitor::default());
-        let done = backup_entries(&fixture.vault, &fixture.options(), tree.entries(), &monitor);
-        let Some(done) = joined(fixture, done) else { return };
+        let done = backup_entries(&fixture.vault, &fixture.options(), tree.entries(), &monitor).unwrap();
         let mut chunks = BTreeMap::new();
         let mut reader = ChunkReader::new(&fixture.vault, Some(&source), &monitor);
         for_each_reference(
@@ -298,7 +297,7 @@ impl Fleet {
         let Some(id) = own.get(usize::from(which) % own.len().max(1)) else { return };
         // What a head lists that cannot be read is not there to be forgotten.
         let is_whole = unreadable_heads(fixture.store(), fixture.vault.id()).unwrap().is_empty();
-        let Some(forgotten) = joined(fixture, forget(&fixture.vault, &[*id], &[])) else { return };
+        let forgotten = forget(&fixture.vault, &[*id], &[]).unwrap();
         assert!(forgotten == 1 || !is_whole);
         self.gone.insert(*id);
         self.live.retain(|one| one.done.snapshot != *id);
@@ -344,7 +343,7 @@ impl Fleet {
         let told = self.learn(device, holder);
         self.mend_records(device);
         let fixture = &self.disks[device].fixture;
-        joined(fixture, join_branches(&fixture.vault, &told, &[]));
+        join_branches(&fixture.vault, &told, &[]).unwrap();
         self.index_listed(device);
         self.list_borrowed(device);
         self.hand_over(device, holder, most);
@@ -448,7 +447,7 @@ impl Fleet {
             row.is_some_and(|row| !listed.contains(&row.id))
         };
         if unconfirmed.difference(&leaving).any(is_new) {
-            joined(fixture, publish_next_head(&fixture.vault, &[], &[]));
+            publish_next_head(&fixture.vault, &[], &[]).unwrap();
         }
     }
 
