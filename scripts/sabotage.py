@@ -23,8 +23,9 @@ import tomllib
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TABLE = "tests/sabotage.toml"
-# Longer than any of the named tests takes on a busy machine.
+# Longer than any of the named tests takes on a busy machine, and than all of them together.
 LIFE = 300
+LIFE_OF_ALL = 1200
 SWITCH = '''
 /// Whether that fault is awake.
 pub fn sabotaged(name: &str) -> bool {
@@ -123,7 +124,7 @@ class Hung(Exception):
     pass
 
 
-def run(binary, tests, fault, tree):
+def run(binary, tests, fault, tree, life):
     """How many of the tests ran, and which failed."""
     environment = {name: value for name, value in os.environ.items() if name != "SABOTAGE"}
     if fault:
@@ -132,7 +133,7 @@ def run(binary, tests, fault, tree):
     with subprocess.Popen(command, cwd=tree, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                           text=True, errors="replace", start_new_session=True) as process:
         try:
-            said, _ = process.communicate(timeout=LIFE)
+            said, _ = process.communicate(timeout=life)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
@@ -149,12 +150,12 @@ def of_kind(tests, kind):
     return [test.removeprefix("it::") for test in tests if test.startswith("it::") == (kind == "it")]
 
 
-def all_of(binaries, tests, fault, tree):
+def all_of(binaries, tests, fault, tree, life=LIFE):
     ran, failed = 0, set()
     for kind, binary in binaries.items():
         some = of_kind(tests, kind)
         if some:
-            count, bad = run(binary, some, fault, tree)
+            count, bad = run(binary, some, fault, tree, life)
             ran, failed = ran + count, failed | bad
     return ran, failed
 
@@ -186,7 +187,7 @@ def main():
     binaries = build(tree, target, any(test.startswith("it::") for test in tests))
     say(f"built in {time.monotonic() - began:.0f} s; {len(tests)} tests without a fault …")
     try:
-        ran, failed = all_of(binaries, tests, None, tree)
+        ran, failed = all_of(binaries, tests, None, tree, LIFE_OF_ALL)
     except Hung:
         sys.exit("without a fault the tests hang")
     if failed or ran != len(tests):
