@@ -13,7 +13,7 @@ TOOL_COMMANDS := rsync setfattr setfacl ip tc nft strace
 PROMTOOL_PACKAGE := prometheus
 
 .DEFAULT_GOAL := help
-.PHONY: build test sabotage test-kills test-integration test-long test-forgetting test-history test-mesh test-crashes test-full bench bench-peers bench-forget bench-chunks bench-memory bench-mesh bench-checks lint demo drill install clean help tools
+.PHONY: build test sabotage test-kills evil test-integration test-long test-forgetting test-history test-mesh test-crashes test-full bench bench-peers bench-forget bench-chunks bench-memory bench-mesh bench-checks lint demo drill install clean help tools
 
 build: ## Build the program
 	$(CARGO) build --release --locked
@@ -61,6 +61,9 @@ sabotage: ## Wake deliberate faults in a copy, one by one: each must be noticed 
 
 test-kills: build ## Kill daemons and commands at random moments of all they do, some hours; SEED=n ROUNDS=n KINDS="gc join…" choose; leaves its table in docs/RELIABILITY.md
 	SHADOWVAULT=$(abspath $(BINARY)) benches/fill.py docs/RELIABILITY.md KILLS scripts/kill_matrix.py $(or $(SEED),1) $(or $(ROUNDS),30) $(KINDS)
+
+evil: build ## Peers that mean harm against real daemons, half an hour; SEED=n SECONDS=n NAME="part of a name" choose; leaves its table in docs/RELIABILITY.md
+	CARGO=$(CARGO) benches/fill.py docs/RELIABILITY.md EVIL scripts/evil.sh $(or $(SEED),1) $(or $(SECONDS),20) '$(NAME)'
 
 # Each leaves what it printed in docs/BENCHMARKS.md.
 bench: ## Time each stage of a backup beside the library it stands on

@@ -9,6 +9,7 @@ mod decoders;
 mod devices;
 mod disk;
 mod doors;
+mod evil;
 mod fidelity;
 mod forgetting;
 mod history;
