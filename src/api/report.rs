@@ -270,7 +270,8 @@ pub struct SnapshotInfo {
     pub pinned: bool,
     /// Name of the device that made it.
     pub device: String,
-    /// Why its record cannot be read; nothing but its id is known then, and all other fields say nothing.
+    /// Why its record cannot be read; nothing but its id is known then, and all other fields say nothing. Where a device's
+    /// newest head cannot be read, it stands for all that only that one lists, and the id is the head's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub damaged: Option<String>,
     /// Its id as the backup told it, when its tags were changed since.

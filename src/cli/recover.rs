@@ -48,6 +48,7 @@ pub(super) async fn run(args: RecoverArgs, session: &Session<'_>) -> Result<u8, 
         newcomer: Newcomer { phrase, passphrase, device_name: device_name() },
         peer: args.peer,
         heir_of: args.heir_of,
+        confirmed: session.globals.yes,
         at: args.at.map(|at| Moment::from_millis(u64::try_from(at.as_millisecond()).unwrap_or(0))),
     };
     let progress = |stage: &str| session.output.note(&escape(stage));
@@ -55,8 +56,23 @@ pub(super) async fn run(args: RecoverArgs, session: &Session<'_>) -> Result<u8, 
     let summary = node::recover(loaded.settings.clone(), request, progress, ready).await?;
     session.output.show(&summary, render);
     session.output.note("next: `shadowvault snapshots`, then `shadowvault restore latest --target DIR`");
-    if summary.damaged == 0 && summary.unread == 0 {
+    if summary.damaged == 0 && summary.unread == 0 && summary.hidden == 0 && summary.lists == 0 {
         return Ok(0);
+    }
+    if summary.lists > 0 {
+        let lists = count(summary.lists, "piece");
+        let text =
+            format!("{lists} of pack lists are at no holder that was reached: some packs are not known");
+        let hint = "everything else is here (`shadowvault verify` tells what); when other holders come, `shadowvault repair` asks them";
+        return Err(ApiError::new(Code::StorageCorrupted, text).with_hint(hint));
+    }
+    if summary.hidden > 0 {
+        let heads = count(summary.hidden, "newest head");
+        let text = format!(
+            "{heads} of devices cannot be read at the holders that were reached: snapshots may be missing"
+        );
+        let hint = "`shadowvault repair` at those holders gets them from others; what comes of it is taken over by itself";
+        return Err(ApiError::new(Code::SnapshotCorrupted, text).with_hint(hint));
     }
     if summary.damaged == 0 {
         let packs = count(summary.unread, "pack");
@@ -158,6 +174,8 @@ mod tests {
             identity,
             snapshots: 2,
             damaged: 0,
+            hidden: 0,
+            lists: 0,
             heads: 1,
             packs: 3,
             unread: 0,

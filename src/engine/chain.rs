@@ -3,7 +3,8 @@
 //! A head names earlier ones of its device that it carries on: its predecessor, a number of those before, and branches that
 //! it joins. What no other head here carries on is a **tip**, whatever its number: of a chain that grew as it should there is
 //! one, of one that forked (an old image of the disk was used, or a copy of it) each branch has one, and all of them count
-//! until a head carries them on. A head that was not seen to be carried on is never taken for an old one.
+//! until a head carries them on. A head that was not seen to be carried on is never taken for an old one, and one that must be
+//! here ([`super::expected`]) counts like one that cannot be read.
 
 use std::collections::HashSet;
 
@@ -49,6 +50,8 @@ pub struct Heads<'a> {
     named: Option<HeadId>,
     devices: std::vec::IntoIter<DeviceId>,
     chain: Option<ChainLeft>,
+    /// Those that the iterator came past and that cannot be read.
+    passed_over: Vec<UnreadableHead>,
 }
 
 /// What is left to be read of one chain.
@@ -68,7 +71,7 @@ impl<'a> Heads<'a> {
         vault: VaultId,
         revoked: &Revocations,
     ) -> Result<Self, EngineError> {
-        Ok(Self::of(store, vault, revoked, store.head_devices(vault)?))
+        Ok(Self::of(store, vault, revoked, devices(store, vault, revoked)?))
     }
 
     /// Those of these devices.
@@ -79,7 +82,17 @@ impl<'a> Heads<'a> {
         devices: Vec<DeviceId>,
     ) -> Self {
         let (revoked, devices) = (revoked.clone(), devices.into_iter());
-        Self { store, vault, revoked, without: HashSet::new(), at: None, named: None, devices, chain: None }
+        Self {
+            store,
+            vault,
+            revoked,
+            without: HashSet::new(),
+            at: None,
+            named: None,
+            devices,
+            chain: None,
+            passed_over: Vec::new(),
+        }
     }
 
     /// The same without those of some devices.
@@ -95,6 +108,11 @@ impl<'a> Heads<'a> {
     /// The one with that id, if it is one of them; no other is read.
     pub(super) fn named(self, id: HeadId) -> Self {
         Self { named: Some(id), ..self }
+    }
+
+    /// What was passed over so far.
+    pub fn passed_over(&self) -> &[UnreadableHead] {
+        &self.passed_over
     }
 
     /// The next one, or what is known of it when it cannot be read.
@@ -158,12 +176,25 @@ impl Iterator for Heads<'_> {
         loop {
             match self.step() {
                 Ok(Some(Ok(head))) => return Some(Ok(head)),
-                Ok(Some(Err(_))) => {}
+                Ok(Some(Err(unreadable))) => self.passed_over.push(unreadable),
                 Ok(None) => return None,
                 Err(error) => return Some(Err(error)),
             }
         }
     }
+}
+
+/// Devices of which heads are here, or must be.
+pub(super) fn devices(
+    store: &Store,
+    vault: VaultId,
+    revoked: &Revocations,
+) -> Result<Vec<DeviceId>, StoreError> {
+    let mut devices = store.head_devices(vault)?;
+    devices.extend(revoked.expected_devices());
+    devices.sort_unstable();
+    devices.dedup();
+    Ok(devices)
 }
 
 /// The tips of one device's heads here, of those that count as its.
@@ -229,7 +260,7 @@ fn tips_at(
     tips_among(&names, |name| links(store, vault, device, name))
 }
 
-/// Heads of a device that are here and count as its, newest first.
+/// Heads of a device that are here, or must be, and count as its, newest first.
 pub(super) fn admitted_names(
     store: &Store,
     vault: VaultId,
@@ -238,6 +269,13 @@ pub(super) fn admitted_names(
 ) -> Result<Vec<HeadName>, StoreError> {
     let mut names = store.head_names(vault, device)?;
     names.retain(|(seq, id)| revoked.admits(device, *seq, *id));
+    let here = names.len();
+    for name in revoked.expected(device) {
+        if !names[..here].contains(&name) {
+            names.push(name);
+        }
+    }
+    names.sort_unstable_by(|a, b| b.cmp(a));
     Ok(names)
 }
 
@@ -259,9 +297,13 @@ pub(super) fn read_head(
     device: DeviceId,
     (seq, id): HeadName,
 ) -> Result<Result<Head, String>, EngineError> {
-    let bytes = match store.read_head(vault, device, seq, id) {
-        Ok(bytes) => bytes.unwrap_or_default(),
-        Err(error @ StoreError::DamagedFile(_)) => return Ok(Err(error.to_string())),
+    let read = store.read_head(vault, device, seq, id);
+    let is_rot = read.as_ref().is_err_and(StoreError::is_rot);
+    let bytes = match read {
+        Ok(Some(bytes)) => bytes,
+        Ok(None) => return Ok(Err("its file is gone".to_owned())),
+        Err(StoreError::Io { source, .. }) if is_rot => return Ok(Err(source.to_string())),
+        Err(error) if is_rot => return Ok(Err(error.to_string())),
         Err(error) => return Err(error.into()),
     };
     Ok(match SignedHead::verify(&bytes) {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use super::chain::read_head;
 use super::error::EngineError;
 use super::heads::{VaultView, head_packs, newest_heads};
 use super::monitor::Monitor;
@@ -10,7 +11,7 @@ use super::reader::ChunkReader;
 use super::tree::for_each_reference;
 use super::vault::Vault;
 use crate::base::{DeviceId, HeadId, Moment, PackId, PeerId, SnapshotId, VaultId, limit};
-use crate::snapshot::{Head, Receipt, ReceiptError, SignedHead, Snapshot};
+use crate::snapshot::{Head, Receipt, ReceiptError, Snapshot};
 use crate::store::{KeptReceipts, PackNumber, Store, StoreError};
 use crate::wire::{self, Bound};
 
@@ -280,9 +281,8 @@ fn counts_of_records(
     let receipts = store.head_receipts()?;
     for (holder, device, seq, id) in receipts.into_iter().filter(|(holder, ..)| counted(holder)) {
         if let std::collections::hash_map::Entry::Vacant(entry) = listed.entry(id) {
-            let bytes = store.read_head(vault, device, seq, id)?;
-            let head = bytes.and_then(|bytes| SignedHead::verify(&bytes).ok());
-            entry.insert(head.map_or_else(Vec::new, |head| head.draft.snapshots));
+            let head = read_head(store, vault, device, (seq, id))?;
+            entry.insert(head.map_or_else(|_| Vec::new(), |head| head.draft.snapshots));
         }
         for snapshot in &listed[&id] {
             records.entry(*snapshot).or_default().insert(holder);

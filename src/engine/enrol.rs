@@ -1,7 +1,8 @@
 //! Making nodes and devices: the node key, a device under a vault's admin key, opening its keys again.
 
 use super::error::EngineError;
-use crate::base::{Epoch, Moment, PeerId};
+use super::heads::any_head;
+use crate::base::{Epoch, Moment, PeerId, VaultId};
 use crate::crypto::{
     DeviceKeys, KdfCost, KeyFileError, Keyring, NodeKey, Passphrase, Phrase, Secret, open_keyring, open_slot,
     seal_keyring, seal_slot,
@@ -42,6 +43,32 @@ pub fn enrol_device(
     Ok(keyring)
 }
 
+/// The vault that this node is a device of; `None` on a storage-only node. Where the file that says so is lost or damaged, a
+/// head that this node has signed tells it, and the file is written again.
+///
+/// # Errors
+/// [`StoreError::DamagedFile`] when the file is damaged and there is no such head.
+pub fn own_vault(store: &Store, me: PeerId) -> Result<Option<VaultId>, EngineError> {
+    let read = store.read_vault_id();
+    let is_lost = match &read {
+        Ok(None) => store.read_keyring()?.is_some(),
+        Err(StoreError::DamagedFile(_)) => true,
+        _ => false,
+    };
+    if is_lost {
+        for vault in store.head_vaults()? {
+            for device in store.head_devices(vault)? {
+                if any_head(store, vault, device)?.is_some_and(|head| head.certificate.peer == me) {
+                    tracing::warn!(target: "vault", %vault, "vault.id was lost or damaged, and is written again");
+                    store.publish_vault_id(vault)?;
+                    return Ok(Some(vault));
+                }
+            }
+        }
+    }
+    Ok(read?)
+}
+
 /// Opens the device's keyring with a passphrase.
 ///
 /// # Errors
@@ -63,7 +90,7 @@ pub fn unlock(store: &Store, passphrase: &Passphrase) -> Result<Keyring, EngineE
 /// The device's certificate names its node: another node key is a damaged or foreign one.
 fn checked(store: &Store, keyring: Keyring) -> Result<Keyring, EngineError> {
     let damaged = || StoreError::DamagedFile("node.key".to_owned());
-    let seed = store.read_node_key()?.and_then(|seed| <[u8; 32]>::try_from(seed).ok()).ok_or_else(damaged)?;
+    let seed = store.read_node_key()?.ok_or_else(damaged)?;
     let peer = NodeKey::from_seed(&Secret::new(seed)).peer_id();
     let certificate = Certificate::verify(&keyring.certificate)?;
     if certificate.peer == peer { Ok(keyring) } else { Err(damaged().into()) }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::chain::UnreadableHead;
 use super::holder::HolderError;
 use crate::base::{ChunkId, Code, Coded, PackId, SnapshotId, limit};
 use crate::crypto::{KeyFileError, OpenError, SealError};
@@ -93,6 +94,12 @@ pub enum EngineError {
     /// A snapshot whose record cannot be read may be the one that is meant.
     #[error("which snapshot is the latest is not known: the record of {} cannot be read", shorts(.0))]
     LatestUncertain(Vec<SnapshotId>),
+    /// A head that cannot be read may list snapshots that are newer than all that are known.
+    #[error(
+        "what the newest snapshot is is not known: head {} of device {} cannot be read ({})",
+        .0.seq, .0.device.short(), .0.problem
+    )]
+    HeadHidden(UnreadableHead),
     /// A snapshot that is not lost.
     #[error("snapshot {} is not lost: its record can be read", .0.short())]
     NotLost(SnapshotId),
@@ -229,7 +236,9 @@ impl Coded for EngineError {
             Self::NotInSnapshot(_) => Code::PathNotFound,
             Self::NotDumpable(_) | Self::Pattern { .. } | Self::NotAnExport(_) => Code::UsageInvalid,
             Self::NotOwn { .. } | Self::Pinned(_) | Self::NewestComplete(_) => Code::PermissionDenied,
-            Self::TooDeep | Self::SnapshotBroken { .. } | Self::LatestUncertain(_) => Code::SnapshotCorrupted,
+            Self::TooDeep | Self::SnapshotBroken { .. } | Self::LatestUncertain(_) | Self::HeadHidden(_) => {
+                Code::SnapshotCorrupted
+            }
             Self::NotLost(_) => Code::UsageInvalid,
             Self::HeadsLost | Self::RootUnreadable(_) | Self::RootBroken { .. } => Code::StorageCorrupted,
             Self::DeviceRevoked => Code::DeviceRevoked,
@@ -273,9 +282,13 @@ impl Coded for EngineError {
             Self::LatestUncertain(_) => Some(
                 "`shadowvault repair` gets records from holders; or name a snapshot by its id (`shadowvault snapshots`)".to_owned(),
             ),
+            Self::HeadHidden(head) => Some(format!(
+                "`shadowvault repair` gets it from holders; if nobody has it any more, `shadowvault forget --lost {}`; or name a snapshot by its id (`shadowvault snapshots`)",
+                head.id.short()
+            )),
             Self::NotLost(id) => Some(format!("`shadowvault forget {}`, without --lost, forgets it", id.short())),
             Self::RootUnreadable(_) => {
-                Some("mend it with `shadowvault repair`, then run `shadowvault gc` again".to_owned())
+                Some("mend it with `shadowvault repair`, then run `shadowvault gc` again; what nobody has any more `shadowvault forget` gives up with the snapshots that `shadowvault verify` names".to_owned())
             }
             Self::NotInSnapshot(_) => Some("`shadowvault ls REF -R` lists what is there".to_owned()),
             _ => None,

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::chain::{Heads, UnreadableHead, admitted_names, links, read_head, tips_among};
 use super::error::EngineError;
+use super::expected;
 use super::holder::{HolderError, check_device, readable};
 use super::revocations::{Revocations, revocations};
 use super::vault::Vault;
@@ -38,7 +39,8 @@ pub(super) fn carried_on(
     Ok(carried_on)
 }
 
-/// Heads of `vault` that cannot be read and that no other one is known to carry on: what they list is not known here.
+/// Heads of `vault` that cannot be read, or whose files are gone, and that no other one is known to carry on: what they list is
+/// not known here.
 pub fn unreadable_heads(store: &Store, vault: VaultId) -> Result<Vec<UnreadableHead>, EngineError> {
     let mut heads = Heads::of_vault(store, vault, &revocations(store, vault)?)?;
     let mut unreadable = Vec::new();
@@ -164,6 +166,16 @@ pub(super) fn for_each_ever_listed(
     for_each_listed(store, &lists, each)
 }
 
+/// Whether a head of that name was here, by what is known without its file.
+pub fn was_here(
+    store: &Store,
+    vault: VaultId,
+    device: DeviceId,
+    name: HeadName,
+) -> Result<bool, EngineError> {
+    Ok(expected::expected(store, vault)?.contains(&(device, name)))
+}
+
 /// What came of a head that someone else had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeadNews {
@@ -207,6 +219,7 @@ pub fn adopt_head(store: &Store, head: &Head, bytes: &[u8]) -> Result<HeadNews, 
     } else {
         store.publish_head(vault, device, name.0, name.1, bytes)?;
     }
+    expected::expect(store, vault, device, &tips)?;
     if is_here {
         return Ok(HeadNews::Mended);
     }
@@ -226,6 +239,8 @@ pub struct VaultView {
     pub snapshots: Vec<Snapshot>,
     /// Snapshots that a head lists but whose record is missing or damaged here.
     pub broken: Vec<(SnapshotId, String)>,
+    /// Newest heads of their devices that cannot be read: they may list snapshots that are newer than all of these.
+    pub hidden: Vec<UnreadableHead>,
     names: HashMap<DeviceId, String>,
 }
 
@@ -236,12 +251,19 @@ impl VaultView {
     }
 
     fn read(store: &Store, vault: VaultId, keys: &VaultKeys) -> Result<Self, EngineError> {
-        let heads: Vec<Head> = newest_heads(store, vault)?.collect::<Result<_, _>>()?;
+        let mut newest = newest_heads(store, vault)?;
+        let heads: Vec<Head> = newest.by_ref().collect::<Result<_, _>>()?;
         if heads.is_empty() {
             // Every vault has a head from its first moment: without one this is damage, not an empty vault.
             return Err(EngineError::HeadsLost);
         }
-        let mut view = Self { heads, snapshots: Vec::new(), broken: Vec::new(), names: HashMap::new() };
+        let mut hidden = newest.passed_over().to_vec();
+        let is_later = |head: &Head, than: &UnreadableHead| {
+            (head.device(), head.draft.seq > than.seq) == (than.device, true)
+        };
+        hidden.retain(|hidden| !heads.iter().any(|head| is_later(head, hidden)));
+        let (snapshots, broken, names) = (Vec::new(), Vec::new(), HashMap::new());
+        let mut view = Self { heads, snapshots, broken, hidden, names };
         let mut seen = HashSet::new();
         for head in &view.heads {
             let name = open_device_name(&head.certificate, keys).unwrap_or_else(|| head.device().short());

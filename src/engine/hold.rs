@@ -5,6 +5,9 @@
 //! is over: not a head that lists nothing, not a clock, not a flood of heads. Time is what this node itself has seen pass
 //! while it ran; stamps lie in a published file for each vault, and a lost one only makes the hold begin anew.
 //!
+//! What goes is what an expired head listed. A pack that no head here lists is held as well, from the moment that this is
+//! noticed: the head may be what is lost. While a newest head is known to be gone, nothing of its vault goes.
+//!
 //! Heads of this node's own vault are pruned by the same rule; its packs are `gc`'s.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -12,8 +15,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::chain::{Heads, read_head};
+use super::chain::{Heads, UnreadableHead, devices, read_head};
 use super::error::EngineError;
+use super::expected;
 use super::heads::{carried_on, for_each_listed};
 use super::revocations::revocations;
 use crate::base::{DeviceId, HeadId, ListId, PackId, SnapshotId, VaultId, limit};
@@ -29,6 +33,8 @@ pub struct HoldResult {
     pub deleted: (u64, u64),
     /// Heads, lists and records removed.
     pub records: u64,
+    /// Newest heads of others whose files are gone: what they list is not known here.
+    pub lost: Vec<(VaultId, DeviceId, u64)>,
 }
 
 /// Stamps of one vault.
@@ -42,6 +48,18 @@ struct Stamps {
     /// Devices, and of each the number of a head: the admin key released what came before it.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     released: BTreeMap<String, u64>,
+    /// Packs that no head lists.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unlisted: Option<Unlisted>,
+}
+
+/// A set of packs that are here and that no head here lists.
+#[derive(Serialize, Deserialize)]
+struct Unlisted {
+    /// What `observed_ms` was when it was noticed.
+    since: u64,
+    /// The hash of their numbers: with another set the hold begins anew.
+    packs: String,
 }
 
 impl Stamps {
@@ -62,10 +80,14 @@ struct Kept {
     /// Lists of replaced heads.
     replaced: HashSet<ListId>,
     records: HashSet<SnapshotId>,
+    /// Lists of heads that were removed now.
+    expired: HashSet<ListId>,
     /// Heads that were looked at.
     seen: HashSet<HeadId>,
-    /// A head that cannot be read may need anything.
+    /// A head that cannot be read, or is gone, may need anything.
     uncertain: bool,
+    /// Devices whose newest heads are gone, and their numbers.
+    lost: Vec<(DeviceId, u64)>,
     removed: u64,
 }
 
@@ -103,7 +125,7 @@ pub fn drop_expired(
 ) -> Result<HoldResult, EngineError> {
     let _alone = store.keep_hold();
     let mut of_vaults = Vec::new();
-    for vault in store.head_vaults()? {
+    for vault in expected::vaults(store)? {
         of_vaults.push((vault, expire_heads(store, vault, own == Some(vault), hold, elapsed)?));
     }
     let _gate = store.close_gate();
@@ -116,8 +138,11 @@ pub fn drop_expired(
         lists.extend(kept.newest.union(&kept.replaced));
         records.extend(&kept.records);
         uncertain |= kept.uncertain;
+        if own != Some(vault) {
+            result.lost.extend(kept.lost.iter().map(|(device, seq)| (vault, *device, *seq)));
+        }
         if own != Some(vault) && !kept.uncertain {
-            let (held, deleted) = drop_packs(store, vault, &kept)?;
+            let (held, deleted) = drop_packs(store, vault, &kept, hold)?;
             result.held.insert(vault, held);
             result.deleted = (result.deleted.0 + deleted.0, result.deleted.1 + deleted.1);
         }
@@ -148,19 +173,33 @@ fn expire_heads(
     let mut kept = Kept::default();
     let mut still: BTreeMap<String, u64> = BTreeMap::new();
     let mut gone: Vec<[u8; 32]> = Vec::new();
-    for device in store.head_devices(vault)? {
+    for device in devices(store, vault, &revoked)? {
         let names = store.head_names(vault, device)?;
         // What every branch of the chain lists is needed, whatever their numbers, until a head carries it on.
-        let (mut live, mut sure) = (HashSet::new(), true);
+        let (mut live, mut newest, mut sure) = (HashSet::new(), Vec::new(), true);
         let mut tips = Heads::of(store, vault, &revoked, vec![device]);
         while let Some(tip) = tips.step()? {
             match tip {
                 Ok(head) => {
                     live.insert(head.id);
+                    newest.push((head.draft.seq, head.id));
                 }
                 // What one that cannot be read carries on is not known.
-                Err(_) => sure = false,
+                Err(UnreadableHead { seq, id, .. }) => {
+                    sure = false;
+                    if !names.contains(&(seq, id)) && !carried_on.contains(&device) {
+                        tracing::warn!(target: "hold", vault = %vault.short(), device = %device.short(), seq,
+                            "the newest head of a device is gone: nothing of its vault is removed until it is here again");
+                        kept.uncertain = true;
+                        kept.lost.push((device, seq));
+                    }
+                }
             }
+        }
+        if sure {
+            // Before any of them goes. Of a device that is carried on, all may.
+            newest.retain(|_| !carried_on.contains(&device));
+            expected::expect(store, vault, device, &newest)?;
         }
         let counts = |id: HeadId| !carried_on.contains(&device) && live.contains(&id);
         // Of the head looked at last: its predecessor, and since when it is replaced. That one is no shorter.
@@ -190,6 +229,7 @@ fn expire_heads(
             if over && sure && !confirmed.contains(&id) {
                 store.remove_head(vault, device, seq, id)?;
                 gone.push(*id.as_bytes());
+                kept.expired.extend(named);
                 kept.removed += 1;
             } else {
                 // One without room for a stamp goes with the one that replaced it.
@@ -229,8 +269,14 @@ fn add_late_heads(store: &Store, vault: VaultId, kept: &mut Kept) -> Result<(), 
 /// A number of packs, and their bytes.
 type Amount = (u64, u64);
 
-/// Deletes packs of a foreign vault that neither a newest nor a held head lists; what is held, and what went.
-fn drop_packs(store: &Store, vault: VaultId, kept: &Kept) -> Result<(Amount, Amount), EngineError> {
+/// Deletes packs of a foreign vault that an expired head listed and neither a newest nor a held one lists, and what no head has
+/// listed for the length of the hold; what is held, and what went.
+fn drop_packs(
+    store: &Store,
+    vault: VaultId,
+    kept: &Kept,
+    hold: Duration,
+) -> Result<(Amount, Amount), EngineError> {
     // What is here is bounded by what is lent, what is listed by nothing: so the lists pass by, and not the packs.
     let mut others: HashMap<PackId, (PackNumber, u64)> = HashMap::new();
     for number in store.foreign_packs(vault)? {
@@ -249,9 +295,47 @@ fn drop_packs(store: &Store, vault: VaultId, kept: &Kept) -> Result<(Amount, Amo
     if !unreadable.is_empty() {
         return Ok(((0, 0), (0, 0)));
     }
-    let mut gone: Vec<PackNumber> = others.into_values().map(|(number, _)| number).collect();
+    let mut gone: Vec<PackNumber> = Vec::new();
+    for_each_listed(store, &kept.expired, |id| gone.extend(others.remove(&id).map(|(number, _)| number)))?;
+    let mut unlisted: Vec<(PackNumber, u64)> = others.into_values().collect();
+    unlisted.sort_unstable();
+    if is_over(store, vault, &unlisted, hold)? {
+        gone.extend(unlisted.iter().map(|(number, _)| *number));
+    } else {
+        held = unlisted.iter().fold(held, |held, (_, bytes)| (held.0 + 1, held.1 + bytes));
+    }
     gone.sort_unstable();
     Ok((held, store.drop_foreign(vault, &gone)?))
+}
+
+/// Whether just these packs have been listed by no head for the length of the hold.
+fn is_over(
+    store: &Store,
+    vault: VaultId,
+    unlisted: &[(PackNumber, u64)],
+    hold: Duration,
+) -> Result<bool, EngineError> {
+    let mut stamps: Stamps = store.read_state_if_sound(&file(vault))?.unwrap_or_default();
+    let mut hasher = blake3::Hasher::new();
+    unlisted.iter().for_each(|(number, _)| {
+        hasher.update(&number.0.to_le_bytes());
+    });
+    let packs = hasher.finalize().to_hex().to_string();
+    let known = stamps.unlisted.take();
+    if unlisted.is_empty() {
+        if known.is_some() {
+            store.publish_state(&file(vault), &stamps)?;
+        }
+        return Ok(false);
+    }
+    if let Some(known) = known.filter(|known| known.packs == packs) {
+        return Ok(Duration::from_millis(stamps.observed_ms.saturating_sub(known.since)) >= hold);
+    }
+    tracing::warn!(target: "hold", vault = %vault.short(), packs = unlisted.len(),
+        "no head here lists some packs: they are kept for as long as what a device has replaced");
+    stamps.unlisted = Some(Unlisted { since: stamps.observed_ms, packs });
+    store.publish_state(&file(vault), &stamps)?;
+    Ok(false)
 }
 
 /// Removes lists and records that no kept head names. A young file may be of a head that is still on its way.
@@ -508,6 +592,61 @@ mod tests {
         held.pass(DAY);
         assert_eq!(held.files(), 2);
         held.pass(DAY * 31);
+        assert_eq!(held.files(), 1);
+    }
+
+    /// The newest head's file was gone, and three seconds later so was every pack that only that one listed.
+    #[test]
+    fn what_a_lost_head_lists_stays_until_it_is_here_again() {
+        for all in [false, true] {
+            let mut held = Held::new();
+            held.receive(&[1, 2]);
+            held.receive(&[2, 3]);
+            held.pass(DAY);
+            let (vault, device, newest) = (held.vault(), held.device.id(), held.previous.unwrap());
+            let bytes = held.store.read_head(vault, device, 2, newest).unwrap().unwrap();
+            let heads = held.store.dir().join(format!("heads/{vault}"));
+            match all {
+                true => std::fs::remove_dir_all(&heads).unwrap(),
+                false => held.store.remove_head(vault, device, 2, newest).unwrap(),
+            }
+            for _ in 0..3 {
+                let done = held.pass(HOLD * 2);
+                assert_eq!((done.deleted, done.records), ((0, 0), 0));
+                assert_eq!(done.lost, [(vault, device, 2)]);
+            }
+            assert_eq!(held.files(), 3);
+            assert_eq!(held.store.old_lists(Duration::ZERO).unwrap().len(), 3);
+            held.store.publish_head(vault, device, 2, newest, &bytes).unwrap();
+            let done = held.pass(DAY);
+            assert_eq!((done.deleted, done.lost), ((0, 0), vec![]));
+            held.pass(HOLD);
+            assert_eq!(held.files(), 2, "what a replaced head or none lists goes after the hold");
+            // With one that carries it on nothing is missed.
+            held.store.remove_head(vault, device, 2, newest).unwrap();
+            held.receive(&[3]);
+            assert_eq!(held.pass(DAY).lost, []);
+        }
+    }
+
+    /// When the names of the heads are gone as well, packs wait for the hold all the same.
+    #[test]
+    fn packs_that_no_head_lists_go_after_the_hold() {
+        let mut held = Held::new();
+        held.receive(&[1]);
+        held.receive(&[1, 2]);
+        held.pass(DAY);
+        let (vault, device, newest) = (held.vault(), held.device.id(), held.previous.unwrap());
+        held.store.remove_head(vault, device, 2, newest).unwrap();
+        let names =
+            std::fs::read_dir(held.store.dir().join("members")).unwrap().map(|entry| entry.unwrap().path());
+        names.filter(|path| path.to_str().unwrap().contains("newest-")).for_each(|path| {
+            std::fs::remove_file(path).unwrap();
+        });
+        assert_eq!(held.pass(DAY).held[&vault].0, 1);
+        held.pass(DAY * 29);
+        assert_eq!(held.files(), 2);
+        assert_eq!(held.pass(DAY).deleted.0, 1);
         assert_eq!(held.files(), 1);
     }
 }

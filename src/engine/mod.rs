@@ -16,6 +16,7 @@ mod drill;
 mod dump;
 mod enrol;
 mod error;
+mod expected;
 mod find;
 mod forget;
 mod gather;
@@ -69,7 +70,7 @@ pub use copies::{
 pub use diff::{Change, DiffTotals, Difference, SideTotals, diff};
 pub use drill::{DrillOptions, DrillResult, restore_drill};
 pub use dump::{DumpKind, dump};
-pub use enrol::{enrol_device, make_node, unlock};
+pub use enrol::{enrol_device, make_node, own_vault, unlock};
 pub use error::EngineError;
 pub use find::{FindOptions, Pattern, Search};
 pub use forget::{
@@ -79,7 +80,7 @@ pub use gather::{Errand, Gathering};
 pub use gc::{GcOptions, GcResult, Waiting, collect, gc_memory_wanted, waiting};
 pub use heads::{
     HeadNews, VaultView, adopt_head, any_head, head_packs, heads_at, is_known, newest_heads, packs_as_known,
-    unreadable_heads,
+    unreadable_heads, was_here,
 };
 pub use hold::{HoldResult, drop_expired, note_release};
 pub use holder::{

@@ -6,9 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use super::chain::read_head;
+use super::chain::{UnreadableHead, read_head};
 use super::error::EngineError;
-use super::heads::newest_heads;
+use super::expected;
+use super::heads::{newest_heads, unreadable_heads};
 use super::monitor::Monitor;
 use super::signing::{publish_head_without, publish_next_head, unknown_lists};
 use super::vault::Vault;
@@ -80,7 +81,7 @@ fn examine(store: &Store, record: &RecordName) -> Result<Option<RecordFault>, En
 /// Heads come first.
 pub fn damaged_records(store: &Store, monitor: &Monitor) -> Result<Vec<RecordDamage>, EngineError> {
     let mut found = BTreeSet::new();
-    for vault in store.head_vaults()? {
+    for vault in expected::vaults(store)? {
         for device in store.head_devices(vault)? {
             for (seq, id) in store.head_names(vault, device)? {
                 monitor.go_on()?;
@@ -91,6 +92,11 @@ pub fn damaged_records(store: &Store, monitor: &Monitor) -> Result<Vec<RecordDam
                 };
                 found.extend(fault.map(|fault| RecordDamage { record, vault, fault }));
             }
+        }
+        for UnreadableHead { device, seq, id, .. } in unreadable_heads(store, vault)? {
+            let record = RecordName::Head { vault, device, seq, id };
+            let fault = examine(store, &record)?.filter(|fault| *fault == RecordFault::Missing);
+            found.extend(fault.map(|fault| RecordDamage { record, vault, fault }));
         }
         let mut seen = BTreeSet::new();
         for head in newest_heads(store, vault)? {

@@ -10,7 +10,8 @@ use crate::snapshot::Snapshot;
 /// # Errors
 /// [`EngineError::SnapshotUnknown`] with those that are called alike, [`EngineError::SnapshotAmbiguous`] with those
 /// that it could mean, [`EngineError::SnapshotBroken`] for one whose record cannot be read, and
-/// [`EngineError::LatestUncertain`] when such a one may be what is meant by `latest`.
+/// [`EngineError::LatestUncertain`] when such a one may be what is meant by `latest`, or [`EngineError::HeadHidden`] when
+/// one that nobody knows of here may be.
 pub fn resolve<'a>(view: &'a VaultView, reference: &str) -> Result<&'a Snapshot, EngineError> {
     if let Some(rest) = reference.strip_prefix("latest") {
         let digits = rest.strip_prefix('~').filter(|n| n.bytes().all(|byte| byte.is_ascii_digit()));
@@ -20,6 +21,9 @@ pub fn resolve<'a>(view: &'a VaultView, reference: &str) -> Result<&'a Snapshot,
             view.broken.iter().map(|(id, _)| *id).filter(|id| !is_older(view, *id, found)).collect();
         if back.is_some() && !newer.is_empty() {
             return Err(EngineError::LatestUncertain(newer));
+        }
+        if let Some(head) = view.hidden.first().filter(|_| back.is_some()) {
+            return Err(EngineError::HeadHidden(head.clone()));
         }
         return found.ok_or_else(|| unknown(view, reference));
     }

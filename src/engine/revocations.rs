@@ -9,8 +9,9 @@ use prost::Message;
 use serde::{Deserialize, Serialize};
 
 use super::error::EngineError;
+use super::expected::expected;
 use crate::base::{DeviceId, HeadId, VaultId, limit};
-use crate::snapshot::{Head, Revocation};
+use crate::snapshot::{Head, HeadName, Revocation};
 use crate::store::{Store, StoreError};
 use crate::wire::{self, Bound};
 
@@ -28,6 +29,8 @@ fn file(vault: VaultId) -> String {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Revocations {
     all: Vec<(Revocation, wire::Signed)>,
+    /// Heads of the vault that must be here: what counts is not told without them.
+    expected: Vec<(DeviceId, HeadName)>,
 }
 
 impl Revocations {
@@ -44,6 +47,17 @@ impl Revocations {
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &Revocation> {
         self.all.iter().map(|(revocation, _)| revocation)
+    }
+
+    /// Heads of a device that must be here, and count.
+    pub(super) fn expected(&self, device: DeviceId) -> impl Iterator<Item = HeadName> {
+        let of_device = self.expected.iter().filter(move |(of, _)| *of == device);
+        of_device.map(|(_, name)| *name).filter(move |(seq, id)| self.admits(device, *seq, *id))
+    }
+
+    /// Devices of which some must.
+    pub(super) fn expected_devices(&self) -> impl Iterator<Item = DeviceId> {
+        self.expected.iter().map(|(device, _)| *device)
     }
 
     /// There are none.
@@ -76,10 +90,10 @@ impl Revocations {
     }
 }
 
-/// What is known of a vault's revoked devices.
+/// What is known of a vault's revoked devices, and of the heads that must be here.
 pub fn revocations(store: &Store, vault: VaultId) -> Result<Revocations, StoreError> {
     let kept: Option<Kept> = store.read_state_if_sound(&file(vault))?;
-    let mut known = Revocations::default();
+    let mut known = Revocations { all: Vec::new(), expected: expected(store, vault)? };
     let bound = Bound::new(limit::REVOCATION_BYTES_MAX + limit::SIGNED_BYTES, limit::FIELDS_FEW);
     for text in kept.unwrap_or_default().revocations {
         let bytes = hex::decode(text).unwrap_or_default();

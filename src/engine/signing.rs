@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use super::borrow::is_revoked;
 use super::chain::{Tips, admitted_names, names_to_carry_on, read_head, tips};
 use super::error::EngineError;
+use super::expected;
 use super::heads::{head_packs, newest_heads, packs_as_known, read_list, tips_with, unreadable_heads};
 use super::holder::{HolderError, readable, records_complete};
 use super::revocations::revocations;
@@ -267,7 +268,8 @@ pub fn give_up_head(vault: &Vault, id: HeadId, holders: &[PeerAddress]) -> Resul
         store_head(vault, draft)?;
     }
     let file = RecordName::Head { vault: vault.id(), device: lost.device, seq: lost.seq, id };
-    Ok(vault.store.set_aside_record(&file)?)
+    vault.store.set_aside_record(&file)?;
+    expected::give_up(&vault.store, vault.id(), lost.device, id)
 }
 
 /// Signs a head in the middle of a backup: no new snapshot, but all packs so far.
@@ -391,5 +393,6 @@ pub(super) fn store_head(vault: &Vault, draft: HeadDraft) -> Result<Head, Engine
         }
     }
     vault.store.publish_head(vault.id(), vault.device(), head.draft.seq, head.id, &bytes)?;
+    expected::expect(&vault.store, vault.id(), vault.device(), &[(head.draft.seq, head.id)])?;
     Ok(head)
 }

@@ -217,6 +217,7 @@ mod tests {
             revocations: vec![signed; limit::VAULT_DEVICES_MAX],
             twins: true,
             instance: 1,
+            unreadable: Vec::new(),
         };
         let answer =
             wire::SyncResponse { status: 1, answer: Some(wire::sync_response::Answer::Heads(heads)) };

@@ -75,7 +75,10 @@ pub(super) async fn find(core: &Arc<Core>, query: FindQuery) -> Result<Batches<F
     let streamed = flow(core, Goods::Entries, move |core, _| {
         let options = find_options(&query)?;
         let (reading, view) = open(core, source)?;
-        let unread = view.broken.first().filter(|_| query.snapshots.is_empty()).cloned();
+        let broken =
+            view.broken.first().map(|(id, why)| EngineError::SnapshotBroken { id: *id, why: why.clone() });
+        let hidden = view.hidden.first().map(|head| EngineError::HeadHidden(head.clone()));
+        let unread = broken.or(hidden).filter(|_| query.snapshots.is_empty());
         let snapshots = chosen(view, &query)?;
         Ok((
             (),
@@ -94,7 +97,7 @@ pub(super) async fn find(core: &Arc<Core>, query: FindQuery) -> Result<Batches<F
                 }
                 search.finish().map_err(failed)?;
                 // What could not be searched is told at the end.
-                unread.map_or(Ok(()), |(id, why)| Err(failed(EngineError::SnapshotBroken { id, why })))
+                unread.map_or(Ok(()), |error| Err(failed(error)))
             }),
         ))
     });

@@ -134,12 +134,12 @@ async fn learn_one(
     Ok(())
 }
 
-/// Whether a head of this device was on this disk as it is: its file is, damaged, or a holder is known to have confirmed it,
-/// which an older image would not know. Blocking.
+/// Whether a head of this device was on this disk as it is: its file is, damaged, or it is known to have been, which an older
+/// image would not know. Blocking.
 fn was_here(core: &Core, vault: VaultId, head: &HeadSummary) -> Result<bool, ApiError> {
-    let names = core.store.head_names(vault, head.device).map_err(failed)?;
-    let confirmed = core.store.head_receipts().map_err(failed)?;
-    Ok(names.contains(&(head.seq, head.id)) || confirmed.iter().any(|(_, _, _, id)| *id == head.id))
+    let name = (head.seq, head.id);
+    Ok(core.store.head_names(vault, head.device).map_err(failed)?.contains(&name)
+        || engine::was_here(&core.store, vault, head.device, name).map_err(failed)?)
 }
 
 /// Notes that a peer has a part of this device's own history that is not on its disk. Blocking.

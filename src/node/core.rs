@@ -148,12 +148,9 @@ impl Core {
         mode: Mode,
     ) -> Result<Arc<Self>, ApiError> {
         let seed = store.read_node_key().map_err(failed)?;
-        let seed: [u8; 32] = seed.and_then(|seed| seed.try_into().ok()).ok_or_else(|| {
-            failed(StoreError::DamagedFile("node.key".to_owned())).with_hint(
-                "without its key the node has another identity: recover with the 24 words, or init anew",
-            )
-        })?;
-        let vault_id = store.read_vault_id().map_err(failed)?;
+        let seed = seed.ok_or_else(|| failed(StoreError::DamagedFile("node.key".to_owned())))?;
+        let key = NodeKey::from_seed(&Secret::new(seed));
+        let vault_id = engine::own_vault(&store, key.peer_id()).map_err(failed)?;
         // What is not charged yet (there was no room to write that down) is looked for again at the next start.
         log_failure(engine::account(&store).map_err(failed), "charging what is kept for others");
         let book = store.read_peers().map_err(failed)?;
@@ -161,7 +158,7 @@ impl Core {
         let acl = Acl::load(&store)?;
         let members = Arc::new(Members::new(book.allowed.iter().map(|entry| entry.peer)));
         let core = Arc::new(Self {
-            key: NodeKey::from_seed(&Secret::new(seed)),
+            key,
             store,
             disk: Disk::default(),
             clock: Arc::new(SystemClock),

@@ -58,6 +58,22 @@ pub(super) fn note(core: &Core, damages: &[Damage], all: bool) {
     });
 }
 
+/// These packs belong here; those that are not come from whoever has them. Blocking.
+pub(super) fn expect(core: &Core, packs: impl Iterator<Item = PackId>) -> Result<(), ApiError> {
+    let mut absent = Vec::new();
+    for pack in packs {
+        if core.store.pack_length(pack).map_err(failed)?.is_none() {
+            absent.push(pack);
+        }
+    }
+    edit(core, |queue| {
+        queue.enter(absent, core.now());
+        // They are known from somebody who is there now.
+        queue.hurry(core.now());
+    });
+    Ok(())
+}
+
 /// Records are damaged here, as a check of all found, or none is. Blocking.
 pub(super) fn note_records(core: &Core, damaged: bool) {
     edit(core, |queue| queue.note_records(damaged, core.now()));

@@ -10,7 +10,7 @@ use super::core::{Core, log_failure};
 use super::error::failed;
 use super::records::ask;
 use super::source::Mesh;
-use super::{caching, chains, comparing, devices, sharing};
+use super::{caching, chains, comparing, devices, mending, sharing};
 use crate::api::ApiError;
 use crate::base::{Code, PackId, PeerId, VaultId};
 use crate::engine::{self, Candidate, Ledger, Monitor, ROUND_INTERVAL, ROUND_PAUSE, Vault, Want};
@@ -29,11 +29,14 @@ pub(super) struct Owning {
     ledger: Mutex<Ledger>,
     /// The directories of all packs that heads list have been read.
     all_read: AtomicBool,
+    /// Of some nobody had them when they were asked for last.
+    some_absent: AtomicBool,
 }
 
 impl Default for Owning {
     fn default() -> Self {
-        Self { began: Instant::now(), ledger: Mutex::default(), all_read: AtomicBool::default() }
+        let (all_read, some_absent) = (AtomicBool::default(), AtomicBool::default());
+        Self { began: Instant::now(), ledger: Mutex::default(), all_read, some_absent }
     }
 }
 
@@ -41,6 +44,11 @@ impl Owning {
     /// Heads came: directories of packs that they list are to be read.
     pub(super) fn note_heads(&self) {
         self.all_read.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether heads list packs of which nobody who was asked knows what is in them.
+    pub(super) fn lacks_packs(&self) -> bool {
+        self.some_absent.load(Ordering::Relaxed)
     }
 
     fn tell<T>(&self, what: impl FnOnce(&mut Ledger, Duration) -> T) -> T {
@@ -312,11 +320,18 @@ pub(super) async fn index_listed(core: &Arc<Core>, net: &Net, vault_id: VaultId)
         // was listed here before the index was made anew: nothing tells any more whether a holder had promised to keep it
         // for this device.
         let is_cache = caching::is_on(core);
-        let (mut missing, mut others) = (Vec::new(), HashSet::new());
+        let (mut missing, mut others, mut failure) = (Vec::new(), HashSet::new(), None);
         for head in engine::newest_heads(&core.store, vault_id).map_err(failed)? {
             let head = head.map_err(failed)?;
             for listed in engine::head_packs(&core.store, &head) {
-                let (id, size) = listed.map_err(failed)?;
+                let (id, size) = match listed {
+                    Ok(listed) => listed,
+                    // What the other pieces name is known all the same.
+                    Err(error) => {
+                        failure.get_or_insert(failed(error));
+                        continue;
+                    }
+                };
                 if core.store.pack_by_id(id).map_err(failed)?.is_none() {
                     missing.push((id, size));
                     others.extend((is_cache || head.device() != vault.device()).then_some(id));
@@ -327,7 +342,6 @@ pub(super) async fn index_listed(core: &Arc<Core>, net: &Net, vault_id: VaultId)
         missing.dedup();
         let source = Mesh::new(core.clone(), net, None);
         let mut entered = 0;
-        let mut failure = None;
         for part in missing.chunks(DIRECTORIES_BATCH) {
             if core.stop.is_cancelled() {
                 break;
@@ -338,12 +352,15 @@ pub(super) async fn index_listed(core: &Arc<Core>, net: &Net, vault_id: VaultId)
             let (borrowed, mine): (Vec<NewPack>, Vec<NewPack>) =
                 packs.into_iter().partition(|pack| others.contains(&pack.id));
             entered += core.store.index_packs(&mine).map_err(failed)?.len() as u64;
+            // What belongs here and is known from others only is to come from them.
+            mending::expect(core, mine.iter().map(|pack| pack.id))?;
             entered += core.store.index_borrowed(&borrowed).map_err(failed)?.len() as u64;
             failure = errors.into_iter().find_map(Result::err).or(failure);
         }
         if let Err(error) = engine::read_again(&vault, Some(&source), &Monitor::default()) {
             failure.get_or_insert(failed(error));
         }
+        core.owning.some_absent.store(failure.is_some(), Ordering::Relaxed);
         if failure.is_some() {
             // Looked for again in the next round.
             core.owning.all_read.store(false, Ordering::Relaxed);

@@ -77,6 +77,8 @@ pub(super) struct Known {
     pub(super) holders: Vec<PeerAddress>,
     /// Which devices count no more; not yet verified.
     pub(super) revocations: Vec<wire::Signed>,
+    /// Newest heads that it had and that are damaged there.
+    pub(super) unreadable: Vec<HeadSummary>,
 }
 
 /// What a peer knows of a vault now.
@@ -109,7 +111,8 @@ pub(super) async fn heads_at(
     }
     let heads = list.heads.iter().map(HeadSummary::from_wire).collect::<Result<_, _>>();
     let holders = list.holders.iter().filter_map(|holder| PeerAddress::from_wire(holder).ok()).collect();
-    Ok(Known { heads: heads.map_err(failed)?, holders, revocations: list.revocations })
+    let unreadable = list.unreadable.iter().filter_map(|head| HeadSummary::from_wire(head).ok()).collect();
+    Ok(Known { heads: heads.map_err(failed)?, holders, revocations: list.revocations, unreadable })
 }
 
 /// How long a peer that says "later" is asked again, and who is told that it is waited for.
@@ -384,8 +387,9 @@ impl<'a> Pull<'a> {
 
     /// Fetches what a head names, and stores the head last. What came before an error stays, and is not asked for again.
     pub(super) async fn take(&self, found: Found) -> Result<(Head, HeadNews), ApiError> {
-        let (found, lacking) = self.records(found).await?;
-        lacking.complete(self.peer)?;
+        let (found, lists, snapshots) = self.records(found).await?;
+        lists.complete(self.peer)?;
+        snapshots.complete(self.peer)?;
         self.adopt(found).await
     }
 
@@ -394,10 +398,10 @@ impl<'a> Pull<'a> {
         self.take(self.look(want).await?).await
     }
 
-    /// The same where some snapshot records are nowhere: how many lack.
-    pub(super) async fn pull_without(&self, want: HeadId) -> Result<usize, ApiError> {
-        let (found, lacking) = self.records(self.look(want).await?).await?;
-        self.adopt(found).await.map(|_| lacking.lacking.len())
+    /// The same where some of them are nowhere: how many pieces of pack lists lack, and how many snapshot records.
+    pub(super) async fn pull_without(&self, want: HeadId) -> Result<(usize, usize), ApiError> {
+        let (found, lists, snapshots) = self.records(self.look(want).await?).await?;
+        self.adopt(found).await.map(|_| (lists.lacking.len(), snapshots.lacking.len()))
     }
 
     async fn adopt(&self, Found { head, bytes }: Found) -> Result<(Head, HeadNews), ApiError> {
@@ -421,8 +425,8 @@ impl<'a> Pull<'a> {
             .await
     }
 
-    /// Stores a head's pack lists, and those of its snapshot records that the peer has.
-    async fn records(&self, found: Found) -> Result<(Found, Errand), ApiError> {
+    /// Stores those of a head's pack lists and snapshot records that the peer has.
+    async fn records(&self, found: Found) -> Result<(Found, Errand, Errand), ApiError> {
         let (core, net, peer, patience) = (self.core, self.net, self.peer, self.patience);
         let (vault, payer) = (self.vault, self.payer);
         let (found, needs) = core
@@ -447,7 +451,6 @@ impl<'a> Pull<'a> {
             };
             core.blocking(keep).await?;
         }
-        lists.complete(peer)?;
         let (count, mut told) = (needs.snapshots.len(), Instant::now());
         let snapshots = needs.snapshots.iter().map(|id| *id.as_bytes());
         let mut snapshots = Errand::new(self.vault, RecordKind::RecordSnapshot, snapshots);
@@ -466,7 +469,7 @@ impl<'a> Pull<'a> {
                 told = Instant::now();
             }
         }
-        Ok((found, snapshots))
+        Ok((found, lists, snapshots))
     }
 }
 

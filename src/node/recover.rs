@@ -22,7 +22,7 @@ use super::ticket::Ticket;
 use super::{Mode, Node};
 use crate::api::{ApiError, Identity, Joined, Role};
 use crate::base::{
-    Category, Clock, Code, Epoch, Moment, PackId, PeerId, SystemClock, VaultId, limit, random_bytes,
+    Category, Clock, Code, Epoch, ListId, Moment, PackId, PeerId, SystemClock, VaultId, limit, random_bytes,
 };
 use crate::config::Settings;
 use crate::crypto::{AdminKey, KdfCost, Passphrase, Phrase};
@@ -62,6 +62,8 @@ pub struct RecoverRequest {
     pub heir_of: Option<String>,
     /// The vault as holders had it then, by their clocks; as it is when absent.
     pub at: Option<Moment>,
+    /// The lost device is inherited from although holders that may have more of it are not there.
+    pub confirmed: bool,
 }
 
 /// What recovery brought.
@@ -75,6 +77,10 @@ pub struct RecoverSummary {
     pub damaged: u64,
     /// Heads found, one for each device.
     pub heads: u64,
+    /// Newest heads of devices that are damaged at the holders that were reached: what only they list was not found.
+    pub hidden: u64,
+    /// Pieces of pack lists that are at no holder that was reached: packs that only they name are not known.
+    pub lists: u64,
     /// Packs known.
     pub packs: u64,
     /// Packs whose directories could not be read yet; the daemon goes on with them when holders come.
@@ -108,7 +114,7 @@ pub async fn recover(
     progress: impl Fn(&str) + Send + Sync,
     ready: impl FnOnce(),
 ) -> Result<RecoverSummary, ApiError> {
-    let RecoverRequest { newcomer, peer, heir_of, at } = request;
+    let RecoverRequest { newcomer, peer, heir_of, at, confirmed } = request;
     let (peer, address) = parse_peer_address(&peer).map_err(failed)?;
     newcomer.check()?;
     let admin = newcomer.phrase.root().admin();
@@ -120,6 +126,9 @@ pub async fn recover(
         let named = PeerAddress { peer, addresses: vec![address] };
         let first = first_holder(core, &admin, named, &patience).await?;
         let found = find_vault(core, &admin, first, at, &patience).await?;
+        if heir_of.is_some() && !confirmed {
+            found.is_all_there_was()?;
+        }
         settle(core, newcomer, Wish { heir_of, all: at.is_some() }, found, &patience).await
     };
     as_new_device(settings, purpose, vault, work, ready).await
@@ -247,29 +256,56 @@ async fn find_vault(
     first: PeerId,
     at: Option<Moment>,
     patience: &Patience<'_>,
-) -> Result<Vec<PeerId>, ApiError> {
+) -> Result<Met, ApiError> {
     let net = core.net()?.clone();
     let vault = admin.vault();
     let known = patience.with(core, first, || heads_at(core, &net, first, vault, None)).await?.holders;
     let others: Vec<PeerAddress> =
         known.into_iter().filter(|other| other.peer != first && other.peer != net.peer_id()).collect();
     let mut holders = vec![first];
-    holders.extend(meet(core, admin, others, patience).await?);
+    let (met, absent) = meet(core, admin, others, patience).await?;
+    holders.extend(met);
     patience.tell("fetching heads and snapshot records");
-    fetch_heads(core, &net, &holders, vault, at, patience).await?;
-    Ok(holders)
+    let hidden = fetch_heads(core, &net, &holders, vault, at, patience).await?;
+    Ok(Met { holders, absent, hidden })
 }
 
-/// Knocks at the doors of all these holders; those that opened. One holder is enough to go on, so nobody waits long for one
+/// What became of the vault's holders, and of what they have.
+struct Met {
+    /// Those that let this node in.
+    holders: Vec<PeerId>,
+    /// Those that were not reached.
+    absent: Vec<PeerId>,
+    /// Newest heads that holders had, that cannot be read there, and that no other one has.
+    hidden: Vec<HeadSummary>,
+}
+
+impl Met {
+    /// Whether nobody may know of more than was found: what an heir carries on ends there.
+    fn is_all_there_was(&self) -> Result<(), ApiError> {
+        let names = self.absent.iter().map(|peer| peer.short()).collect::<Vec<_>>().join(", ");
+        let text = match (self.absent.is_empty(), self.hidden.is_empty()) {
+            (true, true) => return Ok(()),
+            (false, _) => format!("{names} were not reached, and may have newer snapshots of that device"),
+            (true, false) => {
+                "the newest head of a device is damaged at the holders that were reached".to_owned()
+            }
+        };
+        let hint = "when they are there, run the same command again: it goes on where it was; with --yes, what only they have of that device counts no more";
+        Err(ApiError::new(Code::Incomplete, text).with_hint(hint))
+    }
+}
+
+/// Knocks at the doors of all these holders; those that opened, and those that were not reached. One holder is enough to go on, so nobody waits long for one
 /// that is away: its door opens to this device's certificate when it is back.
 async fn meet(
     core: &Arc<Core>,
     admin: &AdminKey,
     holders: Vec<PeerAddress>,
     patience: &Patience<'_>,
-) -> Result<Vec<PeerId>, ApiError> {
+) -> Result<(Vec<PeerId>, Vec<PeerId>), ApiError> {
     if holders.is_empty() {
-        return Ok(Vec::new());
+        return Ok((Vec::new(), Vec::new()));
     }
     let names = |holders: &[&PeerAddress]| {
         holders.iter().map(|holder| holder.peer.short()).collect::<Vec<_>>().join(", ")
@@ -296,10 +332,12 @@ async fn meet(
     if !absent.is_empty() {
         patience.tell(&format!("going on without holders that were not reached: {}", names(&absent)));
     }
+    let mut away = Vec::new();
     for holder in absent {
+        away.push(holder.peer);
         devices::allow_holder(core, holder, false).await?;
     }
-    Ok(met)
+    Ok((met, away))
 }
 
 /// What a new device is to carry on, as [`Carried`] with the lost device's name or id.
@@ -314,7 +352,7 @@ async fn settle(
     core: &Arc<Core>,
     newcomer: Newcomer,
     wish: Wish,
-    holders: Vec<PeerId>,
+    Met { holders, hidden, .. }: Met,
     patience: &Patience<'_>,
 ) -> Result<RecoverSummary, ApiError> {
     let net = core.net()?.clone();
@@ -331,10 +369,14 @@ async fn settle(
         // A device that this one is heir of was revoked just now.
         super::acl::tell(core.clone(), *holder).await;
     }
-    let (view, packs) = core
+    let (view, packs, lists) = core
         .blocking(move |core| {
             let view = VaultView::load(&open).map_err(failed)?;
-            Ok((view, core.store.pack_counts().map_err(failed)?.own_packs))
+            let mut lists: HashSet<ListId> = HashSet::new();
+            for head in &view.heads {
+                lists.extend(engine::packs_as_known(&core.store, head).map_err(failed)?.1);
+            }
+            Ok((view, core.store.pack_counts().map_err(failed)?.own_packs, lists.len() as u64))
         })
         .await?;
     Ok(RecoverSummary {
@@ -342,6 +384,8 @@ async fn settle(
         snapshots: view.snapshots.len() as u64,
         heads: view.heads.len() as u64,
         damaged: view.broken.len() as u64,
+        hidden: hidden.len() as u64,
+        lists,
         packs,
         unread,
         holders,
@@ -381,7 +425,8 @@ fn unread_packs(core: &Arc<Core>, vault: VaultId) -> Result<u64, ApiError> {
     for head in engine::newest_heads(&core.store, vault).map_err(failed)? {
         let head = head.map_err(failed)?;
         for listed in engine::head_packs(&core.store, &head) {
-            let (id, _) = listed.map_err(failed)?;
+            // Pieces of lists that are nowhere are told for themselves.
+            let Ok((id, _)) = listed else { continue };
             if core.store.pack_by_id(id).map_err(failed)?.is_none() {
                 unread.insert(id);
             }
@@ -460,13 +505,14 @@ async fn fetch_heads(
     vault: VaultId,
     at: Option<Moment>,
     patience: &Patience<'_>,
-) -> Result<(), ApiError> {
+) -> Result<Vec<HeadSummary>, ApiError> {
     let ask = holders.iter().map(async |holder| {
         let known = patience.with(core, *holder, || heads_at(core, net, *holder, vault, at)).await;
         (*holder, known)
     });
     let mut told = pin!(futures::stream::iter(ask).buffer_unordered(limit::DIALS_MAX));
     let mut best: Vec<(HeadSummary, Vec<PeerId>)> = Vec::new();
+    let mut hidden: Vec<HeadSummary> = Vec::new();
     let mut failure = None;
     while let Some((holder, known)) = told.next().await {
         let known = match known {
@@ -478,6 +524,7 @@ async fn fetch_heads(
             }
         };
         devices::take(core, holder, Some(vault), known.revocations).await;
+        hidden.extend(known.unreadable);
         for head in known.heads {
             // Holders may know different branches of one device's chain: all are taken over.
             match best.iter_mut().find(|(known, _)| known.id == head.id) {
@@ -488,7 +535,15 @@ async fn fetch_heads(
     }
     if best.is_empty() {
         let when = if at.is_some() { " from that time" } else { "" };
-        let nothing = ApiError::new(Code::VaultNotFound, format!("no holder has a head of this vault{when}"));
+        let nothing = match hidden.len() {
+            0 => ApiError::new(Code::VaultNotFound, format!("no holder has a head of this vault{when}")),
+            damaged => ApiError::new(
+                Code::SnapshotCorrupted,
+                format!(
+                    "all {damaged} heads that the holders which were reached have of this vault are damaged there"
+                ),
+            ),
+        };
         return Err(failure.unwrap_or(nothing));
     }
     // One holder may not know yet what another one says of a device.
@@ -505,11 +560,31 @@ async fn fetch_heads(
         let asked: Vec<PeerId> = named_by.iter().chain(others).copied().collect();
         fetch_head(core, net, &asked, vault, head, patience).await?;
     }
-    Ok(())
+    // What another holder had, or a later head carries on, is missed by nobody.
+    hidden.sort_by_key(|head| (head.device, head.seq, head.id));
+    hidden.dedup_by_key(|head| head.id);
+    let missed = core
+        .blocking(move |core| {
+            let mut missed = Vec::new();
+            for head in hidden.into_iter().filter(|head| revoked.admits(head.device, head.seq, head.id)) {
+                let is_known = engine::is_known(&core.store, vault, &head).map_err(failed)?;
+                missed.extend((!is_known).then_some(head));
+            }
+            Ok(missed)
+        })
+        .await?;
+    for head in &missed {
+        let device = head.device.short();
+        patience.tell(&format!(
+            "head {} of device {device} is damaged at the holders that were reached: what only it lists is not found",
+            head.seq
+        ));
+    }
+    Ok(missed)
 }
 
-/// Takes over one head: what one holder does not have comes from the next. Snapshots whose records none of them has do not
-/// keep the others from coming back.
+/// Takes over one head: what one holder does not have comes from the next. Records and pieces of pack lists that none of them
+/// has do not keep the rest from coming back.
 async fn fetch_head(
     core: &Arc<Core>,
     net: &Net,
@@ -532,9 +607,14 @@ async fn fetch_head(
     let error = failure.expect("one holder let this node in");
     for holder in holders {
         let pull = Pull::new(core, net, *holder, vault).with(patience);
-        if let Ok(lacking) = pull.pull_without(head.id).await {
-            patience
-                .tell(&format!("{lacking} snapshot records are at none of the holders that were reached"));
+        if let Ok((lists, records)) = pull.pull_without(head.id).await {
+            let nowhere = "are at none of the holders that were reached";
+            if lists > 0 {
+                patience.tell(&format!("{lists} pieces of pack lists {nowhere}"));
+            }
+            if records > 0 {
+                patience.tell(&format!("{records} snapshot records {nowhere}"));
+            }
             return Ok(());
         }
     }

@@ -11,7 +11,7 @@ use crate::base::{Code, DeviceId, HeadId, ListId, Moment, PackId, PeerId, Snapsh
 use crate::engine;
 use crate::net::{BoxFuture, Net, Server};
 use crate::pack::{CellRange, Outboard};
-use crate::snapshot::{Head, PeerAddress, sign_receipt_at};
+use crate::snapshot::{Head, HeadSummary, PeerAddress, sign_receipt_at};
 use crate::store::{Store, StoreError};
 use crate::wire::{self, RecordKind, Status, sync_request::Ask, sync_response::Answer};
 
@@ -154,7 +154,7 @@ fn not_here() -> ApiError {
 fn heads(core: &Arc<Core>, from: PeerId, query: &wire::HeadQuery) -> Answered {
     notice_twins(core, from, query.instance);
     let vault = VaultId::try_from(query.vault.as_slice()).map_err(malformed)?;
-    let heads = match query.at_ms {
+    let mut heads = match query.at_ms {
         0 => engine::newest_heads(&core.store, vault).map_err(failed)?,
         at => engine::heads_at(&core.store, vault, Moment::from_millis(at)).map_err(failed)?,
     };
@@ -163,7 +163,7 @@ fn heads(core: &Arc<Core>, from: PeerId, query: &wire::HeadQuery) -> Answered {
         peer: core.key.peer_id(),
         addresses: core.net().map(Net::addresses).unwrap_or_default(),
     }];
-    for head in heads {
+    for head in heads.by_ref() {
         let head = head.map_err(failed)?;
         is_own_device |= head.certificate.peer == from;
         note_holders(&mut holders, &head);
@@ -175,12 +175,17 @@ fn heads(core: &Arc<Core>, from: PeerId, query: &wire::HeadQuery) -> Answered {
     if is_own_device {
         holders.clear();
     }
+    let unreadable = heads.passed_over().iter().take(limit::HEADS_TOLD_MAX.saturating_sub(told.len()));
+    let unreadable = unreadable
+        .map(|head| HeadSummary { device: head.device, seq: head.seq, id: head.id }.to_wire())
+        .collect();
     Ok(Some(Answer::Heads(wire::HeadList {
         heads: told,
         holders: holders.iter().map(PeerAddress::to_wire).collect(),
         revocations: engine::revocations(&core.store, vault).map_err(failed)?.signed(),
         twins: core.twins.has_twin(from, core.now()),
         instance: core.twins.me,
+        unreadable,
     })))
 }
 
@@ -415,7 +420,7 @@ fn fetch(core: &Arc<Core>, from: PeerId, request: &wire::FetchRequest) -> wire::
             log_failure(core.doubt_kept(&[pack]), "noting a lost pack");
             fetch_status(Status::NotFound)
         }
-        Err(ServeError::Store(error)) if is_rot(&error) => {
+        Err(ServeError::Store(error)) if error.is_rot() => {
             tracing::warn!(target: "serve", pack = %pack.short(), "a pack here is damaged");
             core.doubt(pack);
             fetch_status(Status::Corrupt)
@@ -424,16 +429,6 @@ fn fetch(core: &Arc<Core>, from: PeerId, request: &wire::FetchRequest) -> wire::
             tracing::error!(target: "serve", %error, "reading a pack failed");
             fetch_status(Status::Busy)
         }
-    }
-}
-
-/// Whether an error means that the bytes of a pack are damaged here. A disk that cannot read them has lost them; want of
-/// handles or memory says nothing about them.
-fn is_rot(error: &StoreError) -> bool {
-    match error {
-        StoreError::DamagedFile(_) => true,
-        StoreError::Io { source, .. } => source.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()),
-        _ => false,
     }
 }
 

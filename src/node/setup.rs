@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::api::{ApiError, Identity, RebuildSummary};
 use crate::base::{Clock, Code, SystemClock};
 use crate::config::Settings;
-use crate::crypto::{KdfCost, Passphrase, Phrase};
+use crate::crypto::{KdfCost, NodeKey, Passphrase, Phrase, Secret};
 use crate::engine::{self, Monitor, Vault};
 use crate::store::{Purpose, Store};
 
@@ -102,7 +102,12 @@ pub fn rebuild_index(
     // Keys are tried before anything is read.
     let keyring = {
         let store = Store::rebuild_probe(dir).map_err(not_opened)?;
-        match (store.read_vault_id().map_err(failed)?, passphrase) {
+        let me = store.read_node_key().map_err(failed)?.map(|seed| NodeKey::from_seed(&Secret::new(seed)));
+        let vault = match me {
+            Some(key) => engine::own_vault(&store, key.peer_id()).map_err(failed)?,
+            None => store.read_vault_id().map_err(failed)?,
+        };
+        match (vault, passphrase) {
             (None, _) => None,
             (Some(_), Some(passphrase)) => Some(engine::unlock(&store, passphrase).map_err(failed)?),
             (Some(_), None) => return Err(super::error::locked(true)),

@@ -142,6 +142,7 @@ pub(super) fn status(core: &Arc<Core>) -> Result<Status, ApiError> {
     doubled(core, &mut status);
     last_verified(core, &mut status)?;
     waiting_for_repair(&mut status);
+    held_for_others(core, &mut status);
     last_drill(core, &mut status)?;
     scheduled(core, &mut status);
     audited(core, &mut status);
@@ -237,6 +238,10 @@ fn count_copies(
         let snapshots = if unsafe_count == 1 { "snapshot has" } else { "snapshots have" };
         let copies = if wanted == 1 { "copy" } else { "copies" };
         let open = match status.under_replicated_bytes {
+            // Packs that they need are not known here, and those who are connected do not have them.
+            0 if core.owning.lacks_packs() => {
+                "packs that they need are with nobody who is connected".to_owned()
+            }
             // Their packs have them; the heads and records that lead to these have not.
             0 => "their records have to go out".to_owned(),
             _ => format!("{bytes} to go"),
@@ -358,6 +363,15 @@ fn last_verified(core: &Arc<Core>, status: &mut Status) -> Result<(), ApiError> 
         }
     }
     Ok(())
+}
+
+/// What is kept for others and cannot be told.
+fn held_for_others(core: &Core, status: &mut Status) {
+    let lost = core.on_hold.lost();
+    if !lost.is_empty() && status.verdict == Verdict::Ok {
+        status.verdict = Verdict::AtRisk;
+    }
+    status.problems.extend(lost);
 }
 
 /// Damaged packs that could not be mended yet.
@@ -538,12 +552,21 @@ pub(super) fn snapshots(
     if let Some(latest) = query.latest {
         chosen.drain(..chosen.len().saturating_sub(latest));
     }
-    if !view.broken.is_empty() {
+    if !view.broken.is_empty() || !view.hidden.is_empty() {
         core.doubt_records();
     }
     // Nothing tells whether they are of that host, tag or path, or how old they are: they come first, whatever is asked for.
     let broken = view.broken.iter().map(|(id, why)| unreadable(view, *id, why, wanted));
-    Ok(broken.chain(chosen).collect())
+    let hidden = view.hidden.iter().map(|head| {
+        let why = format!(
+            "head {} cannot be read ({}): snapshots that only it lists are not known here",
+            head.seq, head.problem
+        );
+        let device = view.device_name(head.device);
+        let id = SnapshotId::new(*head.id.as_bytes());
+        SnapshotInfo { device, ..unreadable(view, id, &why, wanted) }
+    });
+    Ok(hidden.chain(broken).chain(chosen).collect())
 }
 
 /// What is known of a snapshot whose record cannot be read.

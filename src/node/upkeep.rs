@@ -1,31 +1,46 @@
 //! Looking now and then whether the time of something that is kept is over.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::core::{Core, log_failure};
 use super::error::failed;
 use crate::api::ApiError;
-use crate::base::{VaultId, limit, meter};
-use crate::engine;
+use crate::base::{DeviceId, VaultId, limit, meter};
+use crate::engine::{self, HoldResult};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// Packs and bytes of each vault that no newest head lists and that are held all the same, as last counted.
+/// What the hold was found to keep when it was looked last.
 #[derive(Default)]
-pub(super) struct OnHold(Mutex<BTreeMap<VaultId, (u64, u64)>>);
+pub(super) struct OnHold(Mutex<HoldResult>);
 
 impl OnHold {
-    /// Of one vault.
+    fn last(&self) -> MutexGuard<'_, HoldResult> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Packs and bytes of one vault that no newest head lists.
     pub(super) fn of(&self, vault: VaultId) -> (u64, u64) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&vault).copied().unwrap_or_default()
+        self.last().held.get(&vault).copied().unwrap_or_default()
+    }
+
+    /// Newest heads of others that are gone, in words.
+    pub(super) fn lost(&self) -> Vec<String> {
+        let line = |(vault, device, seq): &(VaultId, DeviceId, u64)| {
+            format!(
+                "head {seq} of device {} of vault {}, which is kept here for others, is gone: nothing of that vault is removed until its owner brings it again",
+                device.short(),
+                vault.short()
+            )
+        };
+        self.last().lost.iter().map(line).collect()
     }
 
     /// Of all vaults.
     pub(super) fn sum(&self) -> (u64, u64) {
-        let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        held.values().fold((0, 0), |(packs, bytes), one| (packs + one.0, bytes + one.1))
+        let add = |(packs, bytes), one: &(u64, u64)| (packs + one.0, bytes + one.1);
+        self.last().held.values().fold((0, 0), add)
     }
 }
 
@@ -53,7 +68,7 @@ pub(super) fn look(core: &Arc<Core>, elapsed: Duration) -> Result<(), ApiError> 
     if packs > 0 || done.records > 0 {
         tracing::info!(target: "hold", packs, bytes, records = done.records, "what the hold kept is gone");
     }
-    *core.on_hold.0.lock().unwrap_or_else(PoisonError::into_inner) = done.held;
+    *core.on_hold.last() = done;
     meter::HELD_BYTES.set(core.on_hold.sum().1 as f64);
     clear_quarantine(core)
 }

@@ -89,13 +89,38 @@ impl StoreError {
 }
 
 impl StoreError {
-    /// The file is there and cannot be read as what it is, now or ever: an absurd length, sectors that are gone.
+    /// The file is there and cannot be read as what it is, now or ever: an absurd length, sectors that are gone, what a file
+    /// system knows to be wrong, a directory in its place. Want of handles or memory says nothing about it.
     pub fn is_rot(&self) -> bool {
+        use rustix::io::Errno;
+        let is_of_file = |source: &io::Error| {
+            let error = Errno::from_io_error(source);
+            matches!(error, Some(Errno::IO | Errno::UCLEAN | Errno::BADMSG | Errno::ISDIR | Errno::LOOP))
+        };
         match self {
             Self::DamagedFile(_) => true,
-            Self::Io { source, .. } => source.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()),
+            Self::Io { source, .. } => is_of_file(source),
             _ => false,
         }
+    }
+}
+
+/// What helps when a small file that the node cannot do without is damaged. Everything else comes from peers.
+fn file_hint(name: &str) -> Option<&'static str> {
+    match name.trim_start_matches('/') {
+        "node.key" => Some(
+            "put a copy of the file back; without its key the node is another peer: recover into a new directory (--repo NEW) with the 24 words, or init one, and keep this one until all is there",
+        ),
+        "vault.id" => Some(
+            "put a copy of the file back: the vault's number, 64 digits, is the name of its directory in heads/",
+        ),
+        "members/peers.json" => Some(
+            "put a copy of the file back, or move it away: then no peer is known, and each is paired again (`shadowvault peers add` or `invite`); packs, keys and snapshots are not in it",
+        ),
+        name if name.starts_with("members/") => {
+            Some("put a copy of the file back, or move it away and start again")
+        }
+        _ => None,
     }
 }
 
@@ -141,6 +166,7 @@ impl Coded for StoreError {
                 "is the right disk mounted? if the node was removed on purpose, `shadowvault init` makes another one"
             }
             Self::Poisoned => "check the disk (dmesg), then restart",
+            Self::DamagedFile(name) => return file_hint(name).map(str::to_owned),
             _ => return None,
         };
         Some(text.to_owned())

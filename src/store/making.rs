@@ -201,14 +201,14 @@ mod tests {
         assert_eq!(Store::unfinished(&at).unwrap(), Some(mine.clone()));
         // What was there goes on being there.
         let store = Store::begin(&at, &mine).unwrap();
-        assert_eq!(store.read_node_key().unwrap(), Some(vec![1; 32]));
+        assert_eq!(store.read_node_key().unwrap(), Some([1; 32]));
         store.finish().unwrap();
         store.finish().unwrap();
         drop(store);
         assert_eq!(Store::unfinished(&at).unwrap(), None);
         assert!(matches!(Store::begin(&at, &mine), Err(StoreError::Exists(_))));
         Store::discard(&at).unwrap();
-        assert_eq!(Store::open(&at).unwrap().read_node_key().unwrap(), Some(vec![1; 32]));
+        assert_eq!(Store::open(&at).unwrap().read_node_key().unwrap(), Some([1; 32]));
     }
 
     /// Whatever of its files there is when it is cut off.

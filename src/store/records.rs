@@ -120,6 +120,14 @@ impl Chains {
     }
 }
 
+const NODE_KEY: &str = "node.key";
+
+/// The first bytes of the hash of a key's seed, for the file of it.
+fn key_check(seed: &[u8; 32]) -> [u8; 4] {
+    let hash = blake3::derive_key("shadowvault 2026-11 node key check", seed);
+    [hash[0], hash[1], hash[2], hash[3]]
+}
+
 impl Store {
     /// Stamps what is going to be worked out of the heads of a device with these names.
     pub fn chain_stamp(&self, vault: VaultId, device: DeviceId, names: &[(u64, HeadId)]) -> ChainStamp {
@@ -292,11 +300,16 @@ impl Store {
     }
 
     /// Durably puts a record whose hash was checked in the place of a damaged or missing one; the damaged file is kept in
-    /// quarantine. At every moment, and after any error, either the old or the new file is in place.
+    /// quarantine. At every moment, and after any error, either the old or the new file is in place; of a directory that stood
+    /// there nothing may be.
     pub fn replace_record(&self, record: &RecordName, bytes: &[u8]) -> Result<(), StoreError> {
         let (dir, name, _) = record.place();
         let aside = record.name_aside();
         self.files.ensure_dir(&dir)?;
+        if self.files.path(&dir, &name).is_dir() {
+            // Nothing can be renamed over it.
+            self.files.rename((&dir, &name), (QUARANTINE, &aside))?;
+        }
         let linked = self.files.link((&dir, &name), (QUARANTINE, &aside))?;
         let placed = self.files.publish(&dir, &name, &[bytes]).inspect_err(|_| {
             if linked {
@@ -368,14 +381,23 @@ impl Store {
         self.files.remove(VOID, &holder.to_string())
     }
 
-    /// Durably replaces the node's key file.
+    /// Durably replaces the node's key file: its seed, and what tells whether it is as it was.
     pub fn publish_node_key(&self, seed: &[u8; 32]) -> Result<(), StoreError> {
-        self.files.publish("", "node.key", &[seed])
+        self.files.publish("", NODE_KEY, &[seed, &key_check(seed)])
     }
 
     /// The node's key seed.
-    pub fn read_node_key(&self) -> Result<Option<Vec<u8>>, StoreError> {
-        self.files.read("", "node.key", limit::KEY_FILE_BYTES_MAX)
+    ///
+    /// # Errors
+    /// [`StoreError::DamagedFile`]: with another key the node would be another peer. A file of 0.1 has no check.
+    pub fn read_node_key(&self) -> Result<Option<[u8; 32]>, StoreError> {
+        let Some(bytes) = self.files.read("", NODE_KEY, limit::KEY_FILE_BYTES_MAX)? else { return Ok(None) };
+        let seed = bytes.first_chunk::<32>().copied();
+        let is_sound = |seed: &[u8; 32]| bytes.len() == 32 || bytes[32..] == key_check(seed);
+        match seed.filter(|seed| *seed != [0; 32] && is_sound(seed)) {
+            Some(seed) => Ok(Some(seed)),
+            None => Err(StoreError::DamagedFile(NODE_KEY.to_owned())),
+        }
     }
 
     /// Durably replaces the sealed keyring.
@@ -474,6 +496,11 @@ impl Store {
             Err(StoreError::DamagedFile(_)) => Ok(None),
             other => other,
         }
+    }
+
+    /// Names of the node's small state files.
+    pub fn state_names(&self) -> Result<Vec<String>, StoreError> {
+        self.files.names("members")
     }
 
     /// Durably replaces a small state file of the node.

@@ -56,6 +56,7 @@ pub(super) struct Retiring {
     gate: RwLock<()>,
     /// Taken while the hold of replaced heads is worked out and written down.
     hold: Mutex<()>,
+    names: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -118,6 +119,7 @@ impl Retiring {
             doomed: Mutex::new(doomed.into_iter().collect()),
             gate: RwLock::default(),
             hold: Mutex::default(),
+            names: Mutex::default(),
         }
     }
 }
@@ -435,6 +437,11 @@ impl Store {
     /// Held by whoever works out how long replaced heads are kept: one at a time.
     pub fn keep_hold(&self) -> MutexGuard<'_, ()> {
         self.retiring.hold.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Held by whoever changes what is known of newest heads.
+    pub fn keep_names(&self) -> MutexGuard<'_, ()> {
+        self.retiring.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keeps packs no longer for that vault, and deletes those that are kept for none: rows first, then files. The gate is

@@ -584,6 +584,9 @@ pub struct HeadList {
     /// of the answering program
     #[prost(fixed64, tag = "5")]
     pub instance: u64,
+    /// newest heads that were here and cannot be read
+    #[prost(message, repeated, tag = "6")]
+    pub unreadable: ::prost::alloc::vec::Vec<HeadRef>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RecordQuery {
@@ -1145,7 +1148,7 @@ impl super::Layout for HeadQuery {
     const NESTED: &'static [super::Nested] = &[];
 }
 impl super::Layout for HeadList {
-    const NESTED: &'static [super::Nested] = &[super::Nested(1, HeadRef::NESTED), super::Nested(2, PeerAddress::NESTED), super::Nested(3, Signed::NESTED)];
+    const NESTED: &'static [super::Nested] = &[super::Nested(1, HeadRef::NESTED), super::Nested(2, PeerAddress::NESTED), super::Nested(3, Signed::NESTED), super::Nested(6, HeadRef::NESTED)];
 }
 impl super::Layout for RecordQuery {
     const NESTED: &'static [super::Nested] = &[];

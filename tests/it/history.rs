@@ -59,12 +59,18 @@ impl Story {
         self.made.push((self.owner.backup(&source), source));
     }
 
-    /// Waits until every snapshot has a copy there, and restores all.
+    /// Waits until every snapshot has a copy there, and every pack is here, whatever was not on the disk; restores all.
     fn all_come_back(&self, node: &Node) {
         until("every snapshot has a copy", &[node, &self.holder], || {
             let listed = node.snapshots();
             let has = |id: &String| listed.iter().any(|one| one["id"] == **id && one["copies"] == 1);
             self.made.iter().all(|(id, _)| has(id)).then_some(())
+        });
+        until("what holders have is here too", &[node, &self.holder], || {
+            let names = |node: &Node| -> BTreeSet<OsString> {
+                node.packs().iter().map(|path| path.file_name().unwrap().to_owned()).collect()
+            };
+            names(&self.holder).is_subset(&names(node)).then_some(())
         });
         self.all_restore(node);
     }
@@ -208,6 +214,38 @@ fn a_holder_that_was_not_asked_since_an_image_was_put_back_counts_for_nothing() 
     }
 }
 
+/// A holder whose newest head was gone had deleted within seconds what only that one listed, and said that all was well.
+#[test]
+fn a_holder_that_lost_its_newest_heads_lets_nothing_go_and_gets_them_again() {
+    for all in [false, true] {
+        let mut story = Story::new();
+        story.replicate();
+        story.replicate();
+        story.owner.terminate();
+        story.holder.terminate();
+        let packs = story.holder.packs();
+        let mut heads = story.holder.files("heads/");
+        heads.sort_by_key(|file| file.file_name().unwrap().to_owned());
+        let lost = if all { &heads[..] } else { &heads[heads.len() - 1..] };
+        lost.iter().for_each(|file| fs::remove_file(file).unwrap());
+        let failure = story.holder.run(&["verify"]).exits(5).json();
+        assert!(!failure["damaged_records"].as_array().unwrap().is_empty(), "{failure}");
+        story.holder.start();
+        until("the holder says it", &[&story.holder], || says(&story.holder, "is gone"));
+        assert_eq!(story.holder.packs(), packs);
+        story.owner.start();
+        // Both have new ports.
+        pair(&story.owner, &story.holder);
+        until("they are there again", &[&story.owner, &story.holder], || {
+            lost.last().unwrap().exists().then_some(())
+        });
+        assert_eq!(story.holder.packs(), packs);
+        story.recovers();
+        story.holder.terminate();
+        story.holder.run(&["verify"]).exits(0);
+    }
+}
+
 /// It was told of as an old image of the whole disk, although this one knows that a holder has confirmed it.
 #[test]
 fn a_newest_head_whose_file_is_gone_comes_back_and_is_no_old_image() {
@@ -225,28 +263,46 @@ fn a_newest_head_whose_file_is_gone_comes_back_and_is_no_old_image() {
     story.recovers();
 }
 
-/// Its number was used again: the snapshot vanished, its packs were deleted, the holder was never asked.
+/// Its number was used again: the snapshot vanished, its packs were deleted, the holder was never asked. What was said of the
+/// newest snapshot meanwhile was true of the one before.
 #[test]
 fn a_newest_head_that_rotted_is_not_signed_over() {
-    let mut story = Story::new();
-    story.replicate();
-    story.replicate();
-    story.owner.terminate();
-    let newest =
-        story.owner.files("heads/").into_iter().max_by_key(|file| file.file_name().unwrap().to_owned());
-    let newest = newest.unwrap();
-    let mut bytes = fs::read(&newest).unwrap();
-    bytes[100] ^= 1;
-    fs::write(&newest, &bytes).unwrap();
-    story.backup();
-    let packs = story.owner.packs();
-    assert_ne!(story.owner.run(&["gc", "--now"]).code, 0);
-    assert_eq!(story.owner.packs(), packs);
-    assert_eq!(story.owner.snapshots().len(), 3, "its record is here");
-    story.owner.start();
-    story.all_come_back(&story.owner);
-    story.owner.run(&["verify"]).exits(0);
-    story.recovers();
+    for harm in ["a flipped bit", "a directory in its place", "its file is gone"] {
+        let mut story = Story::new();
+        story.replicate();
+        story.replicate();
+        story.owner.terminate();
+        let newest =
+            story.owner.files("heads/").into_iter().max_by_key(|file| file.file_name().unwrap().to_owned());
+        let newest = newest.unwrap();
+        match harm {
+            "a flipped bit" => flip(&newest),
+            _ => fs::remove_file(&newest).unwrap(),
+        }
+        if harm == "a directory in its place" {
+            fs::create_dir(&newest).unwrap();
+        }
+        let list = story.owner.run(&["snapshots"]).exits(5).json();
+        let hidden = list.as_array().unwrap().iter().find(|one| one["damaged"].is_string());
+        assert!(hidden.is_some_and(|one| one["damaged"].as_str().unwrap().starts_with("head ")), "{list}");
+        for command in [&["verify", "latest"][..], &["ls", "latest"], &["export"], &["find", "no such name"]]
+        {
+            let failure = story.owner.run(command).exits(5).failure();
+            assert!(failure["hint"].as_str().unwrap().contains("--lost"), "{command:?}: {failure}");
+        }
+        story.owner.run(&["verify", &story.made[0].0]).exits(0);
+
+        story.backup();
+        let packs = story.owner.packs();
+        assert_eq!(story.owner.run(&["gc", "--now"]).code, 5);
+        assert_eq!(story.owner.packs(), packs);
+        assert_eq!(story.owner.snapshots().len(), 3, "its record is here");
+        story.owner.run(&["verify", "latest"]).exits(0);
+        story.owner.start();
+        story.all_come_back(&story.owner);
+        story.owner.run(&["verify"]).exits(0);
+        story.recovers();
+    }
 }
 
 #[test]
@@ -306,4 +362,111 @@ fn what_two_copies_of_one_machine_made_comes_together() {
     twin.terminate();
     story.all_come_back(&story.owner);
     story.recovers();
+}
+
+/// A holder whose newest head rots told of the one before, and a recovery from it ended well without the last snapshot.
+#[test]
+fn a_recovery_says_that_a_holders_newest_head_is_damaged() {
+    let mut story = Story::new();
+    story.replicate();
+    story.replicate();
+    story.holder.terminate();
+    let mut heads = story.holder.files("heads/");
+    heads.sort_by_key(|file| file.file_name().unwrap().to_owned());
+    flip(heads.last().unwrap());
+    let address = story.owner.phrase();
+    story.owner.terminate();
+    story.holder.start();
+    let fresh = Node::bare().with("replication.copies", "1");
+    let holder = story.holder.address();
+    let recover = ["recover", "--peer", &holder, "--phrase-file", text(&address)];
+    let failure = fresh.run(&recover).exits(5).failure();
+    assert!(failure["message"].as_str().unwrap().contains("newest head"), "{failure}");
+    assert_eq!(fresh.snapshots().len(), 1);
+}
+
+/// Being heir ends what the lost device may have said: with a holder away that had more, acknowledged snapshots were gone.
+#[test]
+fn an_heir_waits_for_holders_that_may_have_more() {
+    let mut story = Story::of(2);
+    let [mut second] = holders(&story.owner);
+    story.replicate();
+    story.holder.terminate();
+    story.backup();
+    until("the other holder has it", &[&story.owner, &second], || {
+        story.owner.snapshots().iter().all(|one| one["copies"].as_u64() >= Some(1)).then_some(())
+    });
+    let device = story.owner.snapshots()[0]["device"].as_str().unwrap().to_owned();
+    let phrase = story.owner.phrase();
+    story.owner.terminate();
+    second.terminate();
+    story.holder.start();
+    let fresh = Node::bare().with("replication.copies", "1");
+    let first = story.holder.address();
+    let recover = ["recover", "--peer", &first, "--phrase-file", text(&phrase), "--heir-of", &device];
+    let failure = fresh.run(&recover).exits(3).failure();
+    assert!(failure["hint"].as_str().unwrap().contains("--yes"), "{failure}");
+    second.start();
+    let address = second.address();
+    let recover = ["recover", "--peer", &address, "--phrase-file", text(&phrase), "--heir-of", &device];
+    fresh.run(&recover).exits(0);
+    assert_eq!(fresh.snapshots().len(), 2);
+    story.all_restore(&fresh);
+}
+
+/// After a recovery nothing lies here, and "all sound" was said without a look at anything.
+#[test]
+fn what_is_with_holders_only_is_not_sound_while_none_is_there() {
+    let mut story = Story::new();
+    story.replicate();
+    story.owner.terminate();
+    let fresh = Node::bare().with("replication.copies", "1");
+    let (phrase, address) = (story.owner.phrase(), story.holder.address());
+    fresh.run(&["recover", "--peer", &address, "--phrase-file", text(&phrase)]).exits(0);
+    story.holder.terminate();
+    for command in [&["verify"][..], &["verify", "--quick"], &["repair"]] {
+        fresh.run(command).exits(3);
+    }
+    let report = fresh.run(&["verify"]).exits(3).json();
+    assert_eq!((&report["valid_snapshots"], &report["total_snapshots"]), (&0.into(), &1.into()), "{report}");
+}
+
+/// It was taken for a storage-only node, and all was well with it.
+#[test]
+fn a_lost_or_damaged_name_of_the_vault_is_written_again() {
+    let node = Node::init();
+    let source = node.path("source");
+    tree::plain(&source, 1, 5, 50_000);
+    node.backup(&source);
+    let file = node.repo().join("vault.id");
+    let name = fs::read(&file).unwrap();
+    for harm in [None, Some(&b""[..]), Some(b"nonsense"), Some(&[0; 64])] {
+        match harm {
+            None => fs::remove_file(&file).unwrap(),
+            Some(bytes) => fs::write(&file, bytes).unwrap(),
+        }
+        assert_eq!(node.snapshots().len(), 1, "{harm:?}");
+        assert_eq!(fs::read(&file).unwrap(), name);
+    }
+}
+
+/// The recovery ended there and then, each time, although all the rest was at the holder.
+#[test]
+fn a_piece_of_a_pack_list_that_is_nowhere_keeps_the_rest_from_nobody() {
+    let mut story = Story::new();
+    story.replicate();
+    story.replicate();
+    story.owner.terminate();
+    story.holder.terminate();
+    let mut lists = story.holder.files("lists/");
+    lists.sort_by_key(|file| fs::metadata(file).unwrap().modified().unwrap());
+    fs::remove_file(lists.last().unwrap()).unwrap();
+    story.holder.start();
+    let fresh = Node::bare().with("replication.copies", "1");
+    let (phrase, address) = (story.owner.phrase(), story.holder.address());
+    let recover = ["recover", "--peer", &address, "--phrase-file", text(&phrase)];
+    let failure = fresh.run(&recover).exits(5).failure();
+    assert!(failure["message"].as_str().unwrap().contains("pack lists"), "{failure}");
+    assert_eq!(fresh.snapshots().len(), 2);
+    fresh.run(&["verify"]).exits(5);
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::api::{ApiError, Dump, ImportRequest, ImportSummary, JobOutcome};
 use crate::base::{Code, VaultId};
-use crate::engine::{self, Monitor, PackSource, VaultView};
+use crate::engine::{self, EngineError, Monitor, PackSource, VaultView};
 use crate::node::core::Core;
 use crate::node::error::failed;
 use crate::node::flow::{Goods, flow, one_by_one};
@@ -23,6 +23,9 @@ pub(in crate::node) async fn export(core: &Arc<Core>, snapshot: Option<String>) 
         let source = core.source();
         let resolved = snapshot.map(|reference| engine::resolve(&view, &reference).cloned().map_err(failed));
         let snapshot = resolved.transpose()?;
+        if let Some(head) = view.hidden.first().filter(|_| snapshot.is_none()) {
+            return Err(failed(EngineError::HeadHidden(head.clone())));
+        }
         Ok((
             (),
             Box::new(move |sink, monitor| {

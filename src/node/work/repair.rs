@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::know_listed_packs;
 use super::scrub::{Found, tell_owners};
-use super::verify::examine;
+use super::verify::{examine, out_of_reach};
 use crate::api::{ApiError, JobOutcome, RepairReport, RepairRequest};
 use crate::base::{Code, Moment, PackId, PeerId, limit};
 use crate::engine::{self, Damage, Monitor, RecordDamage, VerifyOptions, VerifyResult};
@@ -13,7 +13,7 @@ use crate::node::core::{Core, log_failure};
 use crate::node::error::{failed, no_network};
 use crate::node::jobs::Ended;
 use crate::node::source::Mesh;
-use crate::node::{exposition, mending, verified};
+use crate::node::{elsewhere, exposition, mending, verified};
 use crate::store::Quarantined;
 
 /// How source files are called among the sources of a repair.
@@ -211,17 +211,29 @@ pub(super) async fn repair(
         if again.is_sound() && reference.is_none() && core.vault().is_ok() {
             exposition::note_lost((0, 0), true);
         }
-        let error = (!again.is_sound()).then(|| left_damaged(again.damages.len(), &report));
+        let error = match again.is_sound() {
+            true => out_of_reach(elsewhere::unread(core)?.unreachable),
+            false => Some(left_damaged(again.damages.len(), broken_snapshots(&again), &report)),
+        };
         Ok((JobOutcome::Repair(report), error))
     })
     .await
 }
 
-fn left_damaged(packs: usize, report: &RepairReport) -> ApiError {
-    let hint =
-        if report.refused { CONFIRM } else { "`shadowvault peers` shows which holders can be reached" };
+fn broken_snapshots(found: &VerifyResult) -> usize {
+    found.snapshots.iter().filter(|snapshot| !snapshot.is_sound()).count()
+}
+
+fn left_damaged(packs: usize, snapshots: usize, report: &RepairReport) -> ApiError {
+    let hint = if report.refused {
+        CONFIRM
+    } else {
+        "`shadowvault peers` shows which holders can be reached; what nobody has any more `shadowvault forget` gives up with the snapshots that `shadowvault verify` names"
+    };
     let records = report.unrepaired_records.len();
     let text = match (packs, records, report.unrepaired_chunks) {
+        // What they need is in no pack that is known.
+        (0, 0, 0) if snapshots > 0 => format!("{snapshots} snapshots are still not whole"),
         (0, 0, chunks) => format!("{chunks} chunks are still damaged or missing"),
         (packs, 0, _) => format!("{packs} packs are still damaged or missing"),
         (0, records, _) => format!("{records} records are still damaged or missing"),
@@ -250,7 +262,7 @@ async fn try_again(
             }
             if packs.is_empty() {
                 settle(core, &monitor)?;
-                let error = (!tried.unrepaired_records.is_empty()).then(|| left_damaged(0, &tried));
+                let error = (!tried.unrepaired_records.is_empty()).then(|| left_damaged(0, 0, &tried));
                 return Ok(((JobOutcome::Repair(tried), error), Vec::new()));
             }
             let all = VerifyOptions { memory_bytes: memory, ..VerifyOptions::default() };
@@ -270,7 +282,7 @@ async fn try_again(
             let mended = packs_of(&found.damages).filter(|pack| !lost.contains(pack)).collect();
             let report = with_records(counted(report, &found, &left), tried);
             let is_left = !lost.is_empty() || !report.unrepaired_records.is_empty();
-            let error = is_left.then(|| left_damaged(lost.len(), &report));
+            let error = is_left.then(|| left_damaged(lost.len(), 0, &report));
             Ok(((JobOutcome::Repair(report), error), mended))
         })
         .await?;

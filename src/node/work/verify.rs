@@ -172,7 +172,12 @@ fn bad_chunks(one: &VerifySnapshotReport) -> u64 {
 
 /// That a part of what snapshots need was out of reach.
 fn not_read(report: &VerifyReport) -> Option<ApiError> {
-    let (packs, bytes) = (report.unreachable_packs, ByteSize(report.unreachable_bytes));
+    out_of_reach((report.unreachable_packs, report.unreachable_bytes))
+}
+
+/// That nobody who has these packs can be asked.
+pub(super) fn out_of_reach((packs, bytes): (u64, u64)) -> Option<ApiError> {
+    let bytes = ByteSize(bytes);
     (packs > 0).then(|| {
         let text = format!("nothing was read of {packs} packs ({bytes}) that snapshots need: no holder of them is connected");
         let hint = "`shadowvault peers` shows which holders can be reached; then `shadowvault verify --peers` asks them for proof";

@@ -252,6 +252,7 @@ fn made_up(_: &str, request: &[u8]) -> Answer {
         revocations: vec![forged; 256],
         twins: true,
         instance: query.instance,
+        unreadable: Vec::new(),
     }))
 }
 
