@@ -1,10 +1,14 @@
 //! How a request and its answer travel: one protobuf message each way, ended by closing that half of the
-//! stream, bounded before anything large is allocated.
+//! stream, bounded before anything large is allocated. An answer says its length first: a stream ends alike whether its
+//! sender was done or was cut off, so what is shorter than that is neither taken for the whole nor held against its sender.
 
+use std::cmp::Ordering;
 use std::io;
 use std::marker::PhantomData;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
+use bytes::Bytes;
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use libp2p::{StreamProtocol, request_response};
 use prost::Message;
@@ -100,12 +104,8 @@ impl<P: Protocol> request_response::Codec for Codec<P> {
     where
         T: AsyncRead + Unpin + Send,
     {
-        let bytes = read(io, P::RESPONSE.bytes).await?;
-        if bytes.is_empty() {
-            // A peer that gave up on the request closes the stream without a word.
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        let message: P::Response = wire::decode_shared(bytes.into(), P::RESPONSE)
+        let bytes = read(io, LENGTH_BYTES + P::RESPONSE.bytes).await?;
+        let message: P::Response = wire::decode_shared(whole(bytes.into())?, P::RESPONSE)
             .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
         Ok(message.into())
     }
@@ -120,7 +120,7 @@ impl<P: Protocol> request_response::Codec for Codec<P> {
         T: AsyncWrite + Unpin + Send,
     {
         let request = request.map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
-        write(io, &request, P::REQUEST.bytes, None).await
+        io.write_all(&encode(Vec::new(), &request, P::REQUEST.bytes)?).await
     }
 
     async fn write_response<T>(
@@ -132,7 +132,25 @@ impl<P: Protocol> request_response::Codec for Codec<P> {
     where
         T: AsyncWrite + Unpin + Send,
     {
-        write(io, &response.message, P::RESPONSE.bytes, response.taken.as_deref()).await
+        let length = u32::try_from(response.message.encoded_len()).unwrap_or(u32::MAX);
+        let bytes = encode(length.to_le_bytes().to_vec(), &response.message, P::RESPONSE.bytes)?;
+        write(io, &bytes, response.taken.as_deref()).await
+    }
+}
+
+/// What an answer begins with: the length of the rest, little-endian.
+const LENGTH_BYTES: usize = size_of::<u32>();
+
+/// The message in an answer, if all of it came. A peer that gave up on the request closes the stream without a word.
+fn whole(answer: Bytes) -> io::Result<Bytes> {
+    let Some(length) = answer.first_chunk() else { return Err(io::ErrorKind::UnexpectedEof.into()) };
+    let (length, message) = (u32::from_le_bytes(*length) as usize, answer.slice(LENGTH_BYTES..));
+    match message.len().cmp(&length) {
+        Ordering::Less => Err(io::ErrorKind::UnexpectedEof.into()),
+        Ordering::Equal => Ok(message),
+        Ordering::Greater => {
+            Err(io::Error::new(io::ErrorKind::InvalidData, "an answer is longer than it says"))
+        }
     }
 }
 
@@ -153,25 +171,30 @@ async fn read<T: AsyncRead + Unpin + Send>(io: &mut T, limit: usize) -> io::Resu
     Ok(bytes)
 }
 
-async fn write<T: AsyncWrite + Unpin + Send>(
-    io: &mut T,
-    message: &impl Message,
-    limit: usize,
-    taken: Option<&AtomicU64>,
-) -> io::Result<()> {
+/// A message behind what stands before it.
+fn encode(mut before: Vec<u8>, message: &impl Message, limit: usize) -> io::Result<Vec<u8>> {
     let length = message.encoded_len();
     if length > limit {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, WireError::TooLong { length, limit }));
     }
-    let bytes = message.encode_to_vec();
-    let mut left = bytes.as_slice();
+    before.reserve_exact(length);
+    message.encode(&mut before).expect("a vector has room");
+    Ok(before)
+}
+
+async fn write<T: AsyncWrite + Unpin + Send>(
+    io: &mut T,
+    bytes: &[u8],
+    taken: Option<&AtomicU64>,
+) -> io::Result<()> {
+    let mut left = bytes;
     while !left.is_empty() {
         let written = io.write(left).await?;
         if written == 0 {
             return Err(io::ErrorKind::WriteZero.into());
         }
         if let Some(taken) = taken {
-            taken.fetch_add(written as u64, Ordering::Relaxed);
+            taken.fetch_add(written as u64, Relaxed);
         }
         left = &left[written..];
     }
@@ -252,6 +275,29 @@ mod tests {
         let answer = Some(wire::sync_response::Answer::Heads(heads));
         let bytes = wire::SyncResponse { status: 1, answer }.encode_to_vec();
         assert!(decode::<wire::SyncResponse>(bytes, Sync::RESPONSE).is_err());
+    }
+
+    /// What was cut off in the middle was held against its sender, and what was cut off between two fields was taken for the
+    /// whole.
+    #[test]
+    fn answer_is_whole_or_it_did_not_come() {
+        use request_response::Codec as _;
+        let (mut codec, name) = (Codec::<Fetch>::default(), StreamProtocol::new(Fetch::NAME));
+        let slice = wire::Slice { offset: 0, data: vec![1; 20].into(), proof: vec![2; 32] };
+        let answer = wire::FetchResponse { status: 1, pack_length: 1 << 20, slices: vec![slice; 2] };
+        let mut bytes = Vec::new();
+        block_on(codec.write_response(&name, &mut bytes, answer.clone().into())).unwrap();
+        let mut read = |bytes: &[u8]| block_on(codec.read_response(&name, &mut &bytes[..]));
+        assert_eq!(read(&bytes).unwrap().message, answer);
+        for length in 0..bytes.len() {
+            let error = read(&bytes[..length]).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "{length}: {error}");
+        }
+        bytes.push(0);
+        assert_eq!(read(&bytes).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        bytes.pop();
+        bytes[LENGTH_BYTES] = 0xff;
+        assert_eq!(read(&bytes).unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 
     #[test]

@@ -406,7 +406,7 @@ impl Node {
                 let fares = P::pay(&meter, &shared.paces, peer, exempt, &request).await;
                 (fares, P::places(&served).take(peer).await)
             };
-            let turn = timeout(limit::TURN_WAIT.min(after / 2), turn).await;
+            let turn = timeout(shared.config.turn_wait.min(after / 2), turn).await;
             drop(place);
             let Ok((fares, Some(slot))) = turn else {
                 meter::RATE_LIMITED.add("peer", 1);

@@ -56,6 +56,8 @@ pub struct NetConfig {
     pub discovery_interval: Duration,
     /// Bounds one sync or fetch request, from its sending to the last byte of its answer.
     pub fetch_timeout: Duration,
+    /// How long a request of a peer waits for its turn under a limit, and at most half as long as its answer may take.
+    pub turn_wait: Duration,
     /// Chunk-fetch requests in flight at one time.
     pub max_concurrent_fetch: usize,
     /// How much peers may ask; [`Net::configure`] changes it.

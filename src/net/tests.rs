@@ -4,12 +4,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use futures::StreamExt;
+use futures::{AsyncRead, AsyncWrite, AsyncWriteExt, StreamExt};
 use libp2p::request_response::{self, Message, OutboundFailure, ProtocolSupport};
 use libp2p::swarm::SwarmEvent;
 use libp2p::{StreamProtocol, Swarm, SwarmBuilder, noise, tcp, yamux};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
 use zeroize::Zeroizing;
 
 use super::address::{from_libp2p, to_libp2p};
@@ -119,6 +120,7 @@ pub(super) fn config(listen: &[&str]) -> NetConfig {
         map_ports: false,
         discovery_interval: Duration::from_secs(300),
         fetch_timeout: Duration::from_secs(5),
+        turn_wait: limit::TURN_WAIT,
         max_concurrent_fetch: 16,
         limits: Limits::default(),
     }
@@ -179,6 +181,13 @@ pub(super) async fn pair(one: NetConfig, two: NetConfig) -> (Peer, Peer) {
 pub(super) fn heads() -> wire::SyncRequest {
     let query = wire::HeadQuery { vault: vec![1; 32], ..wire::HeadQuery::default() };
     wire::SyncRequest { ask: Some(wire::sync_request::Ask::Heads(query)) }
+}
+
+/// A question that counts as 65.
+fn receipts() -> wire::SyncRequest {
+    let query =
+        wire::ReceiptQuery { packs: vec![vec![1; 32]; limit::RECEIPT_PACKS_MAX], ..Default::default() };
+    wire::SyncRequest { ask: Some(wire::sync_request::Ask::Receipts(query)) }
 }
 
 pub(super) fn range(length: u64) -> wire::FetchRequest {
@@ -393,11 +402,13 @@ async fn requests_over_the_rate_wait_for_their_turn_and_are_all_served() {
 #[tokio::test]
 async fn who_cannot_be_served_in_time_is_told_to_come_again() {
     let limits = Limits { requests_per_second: 1, burst: 1, peer_bytes_per_second: 1, ..Limits::default() };
-    let limited = NetConfig { limits, fetch_timeout: Duration::from_millis(400), ..config(&[TCP]) };
-    let (one, two) = pair(config(&[]), limited).await;
+    let patient = |listen| NetConfig { fetch_timeout: PATIENCE, ..config(listen) };
+    let limited = NetConfig { limits, turn_wait: Duration::from_millis(200), ..patient(&[TCP]) };
+    let (one, two) = pair(patient(&[]), limited).await;
     let b = two.id();
+    // Each takes longer to pay for than this test takes, however busy the machine is.
     one.net.fetch(b, range(1 << 20)).await.unwrap();
-    one.net.sync(b, heads()).await.unwrap();
+    one.net.sync(b, receipts()).await.unwrap();
     let (fetched, asked) = futures::future::join(one.net.fetch(b, range(1)), one.net.sync(b, heads())).await;
     assert!(matches!(fetched, Err(NetError::Busy(_))), "{fetched:?}");
     let error = asked.unwrap_err();
@@ -584,6 +595,98 @@ async fn a_newer_peer_is_named_and_both_keep_running() {
     assert_eq!(error.code(), Code::PeerIncompatible);
     assert!(error.hint().unwrap().contains("update"), "{error}");
     assert!(!running.is_finished() && target.state(newer).connected);
+}
+
+// ---- A peer whose answers are cut off ---------------------------------------------------------------------
+
+/// Writes half of each answer, as one does whose time is over.
+#[derive(Clone, Default)]
+struct Halved(Codec<Fetch>);
+
+impl request_response::Codec for Halved {
+    type Protocol = StreamProtocol;
+    type Request = <Codec<Fetch> as request_response::Codec>::Request;
+    type Response = <Codec<Fetch> as request_response::Codec>::Response;
+
+    async fn read_request<T>(&mut self, name: &StreamProtocol, io: &mut T) -> std::io::Result<Self::Request>
+    where
+        T: AsyncRead + Unpin + Send,
+    {
+        self.0.read_request(name, io).await
+    }
+
+    async fn read_response<T>(&mut self, name: &StreamProtocol, io: &mut T) -> std::io::Result<Self::Response>
+    where
+        T: AsyncRead + Unpin + Send,
+    {
+        self.0.read_response(name, io).await
+    }
+
+    async fn write_request<T>(
+        &mut self,
+        name: &StreamProtocol,
+        io: &mut T,
+        request: Self::Request,
+    ) -> std::io::Result<()>
+    where
+        T: AsyncWrite + Unpin + Send,
+    {
+        self.0.write_request(name, io, request).await
+    }
+
+    async fn write_response<T>(
+        &mut self,
+        name: &StreamProtocol,
+        io: &mut T,
+        response: Self::Response,
+    ) -> std::io::Result<()>
+    where
+        T: AsyncWrite + Unpin + Send,
+    {
+        let mut bytes = Vec::new();
+        self.0.write_response(name, &mut bytes, response).await?;
+        io.write_all(&bytes[..bytes.len() / 2]).await
+    }
+}
+
+#[tokio::test]
+async fn answer_that_was_cut_off_is_held_against_nobody() {
+    let one = Peer::start(config(&[TCP])).await;
+    let mut swarm = SwarmBuilder::with_new_identity()
+        .with_tokio()
+        .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)
+        .unwrap()
+        .with_behaviour(|_| {
+            let protocols = [(StreamProtocol::new(Fetch::NAME), ProtocolSupport::Full)];
+            request_response::Behaviour::<Halved>::new(protocols, request_response::Config::default())
+        })
+        .unwrap()
+        .with_swarm_config(|c| c.with_idle_connection_timeout(PATIENCE))
+        .build();
+    let cut = from_libp2p(swarm.local_peer_id()).unwrap();
+    one.members.insert(cut);
+    swarm.dial(one.net.addresses()[0].parse::<libp2p::Multiaddr>().unwrap()).unwrap();
+    let _serving = AbortOnDropHandle::new(tokio::spawn(async move {
+        loop {
+            if let SwarmEvent::Behaviour(request_response::Event::Message {
+                message: Message::Request { channel, .. },
+                ..
+            }) = swarm.select_next_some().await
+            {
+                let slice = wire::Slice { offset: 0, data: vec![7; 1 << 16].into(), proof: vec![] };
+                let answer = wire::FetchResponse { status: 1, pack_length: 1 << 24, slices: vec![slice; 2] };
+                swarm.behaviour_mut().send_response(channel, answer.into()).ok();
+            }
+        }
+    }));
+    let connected = async {
+        while !one.net.peers().iter().any(|peer| peer.id == cut && peer.connected) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, connected).await.expect("it comes");
+    let error = one.net.fetch(cut, range(1)).await.unwrap_err();
+    assert_eq!(error.code(), Code::ConnectionFailed, "{error}");
 }
 
 // ---- A peer that keeps no limits -------------------------------------------------------------------------

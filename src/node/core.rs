@@ -655,6 +655,7 @@ pub(super) fn net_config(settings: &Settings, key: &NodeKey, listen: Vec<String>
         announce: p2p.announce.iter().map(|address| address.as_str().to_owned()).collect(),
         max_peers: p2p.max_peers as usize,
         connection_timeout: p2p.connection_timeout,
+        turn_wait: limit::TURN_WAIT,
         heartbeat_interval: p2p.heartbeat_interval,
         reconnect_backoff: p2p.reconnect_backoff,
         max_reconnect_backoff: p2p.max_reconnect_backoff,

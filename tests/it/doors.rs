@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use shadowvault::base::{PeerId, random_bytes};
+use shadowvault::base::{PeerId, limit, random_bytes};
 use shadowvault::net::{BoxFuture, Limits, Members, Net, NetConfig, Server};
 use shadowvault::wire::{self, sync_request::Ask};
 
@@ -119,6 +119,7 @@ fn settings() -> NetConfig {
         map_ports: false,
         discovery_interval: Duration::from_secs(300),
         fetch_timeout: Duration::from_secs(60),
+        turn_wait: limit::TURN_WAIT,
         max_concurrent_fetch: 16,
         limits: Limits::default(),
     }

@@ -174,12 +174,20 @@ impl Line {
         (said == [MULTISTREAM, protocol]).then_some(stream).ok_or_else(|| broken(format!("{said:?}")))
     }
 
-    /// One request of the house's protocols: a message and the end, then a message and the end.
+    /// One request of the house's protocols: a message and the end, then a message behind its length and the end. What is empty
+    /// is no answer.
     pub async fn ask(&self, protocol: &str, request: &[u8]) -> Result<Vec<u8>> {
         let mut stream = self.speak(protocol).await?;
         stream.send(request).await?;
         stream.finish().await?;
-        stream.read_to_end().await
+        let answer = stream.read_to_end().await?;
+        match answer.split_first_chunk() {
+            None if answer.is_empty() => Ok(answer),
+            Some((length, message)) if u32::from_le_bytes(*length) as usize == message.len() => {
+                Ok(message.to_vec())
+            }
+            _ => Err(broken("an answer is shorter or longer than it says")),
+        }
     }
 
     /// The streams that the other side opens; once.

@@ -38,6 +38,12 @@ pub fn says(message: &impl Message) -> Answer {
     Answer::Says(message.encode_to_vec())
 }
 
+/// An answer behind its length, of which so many bytes are not there; an empty one is no answer.
+fn framed(answer: &[u8], lacking: u32) -> Vec<u8> {
+    let length = (answer.len() as u32 + lacking).to_le_bytes();
+    if answer.is_empty() { Vec::new() } else { [&length, answer].concat() }
+}
+
 /// How somebody answers: the protocol, the request.
 pub type Manner = Arc<dyn Fn(&str, &[u8]) -> Answer + Send + Sync>;
 
@@ -130,15 +136,15 @@ impl Raw {
                 match manner(&protocol, &request) {
                     Answer::Never => std::future::pending().await,
                     Answer::Says(bytes) => {
-                        stream.send(&bytes).await?;
+                        stream.send(&framed(&bytes, 0)).await?;
                         stream.finish().await
                     }
                     Answer::Breaks(bytes) => {
-                        stream.send(&bytes).await?;
+                        stream.send(&framed(&bytes, 1)).await?;
                         stream.reset().await
                     }
                     Answer::Drips(bytes, each, pause) => {
-                        for part in bytes.chunks(each) {
+                        for part in framed(&bytes, 0).chunks(each) {
                             sleep(pause).await;
                             stream.send(part).await?;
                         }
