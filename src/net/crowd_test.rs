@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::{AsyncRead, AsyncWrite, AsyncWriteExt, StreamExt};
 use libp2p::request_response::{self, ProtocolSupport};
@@ -168,7 +168,7 @@ fn deaf(target: &Peer) -> (DeafSwarm, PeerId) {
     (swarm, id)
 }
 
-/// Two members that read nothing of what they asked for left a third one nothing for as long as an answer may take.
+/// Two members that read nothing of what they asked for left a third one nothing until they were disconnected.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_that_nobody_reads_leave_others_theirs() {
     let settings = |listen| NetConfig { fetch_timeout: 3 * PATIENCE, ..config(listen) };
@@ -177,9 +177,12 @@ async fn answers_that_nobody_reads_leave_others_theirs() {
     holder.members.insert(one.id());
     one.knows(&holder).await;
     one.net.fetch(holder.id(), range(1)).await.unwrap();
+    let began = Instant::now();
     let mut others = JoinSet::new();
+    let mut deaf_ones = Vec::new();
     for _ in 0..2 {
-        let (mut swarm, _) = deaf(&holder);
+        let (mut swarm, id) = deaf(&holder);
+        deaf_ones.push(id);
         for _ in 0..20 {
             swarm.behaviour_mut().send_request(&to_libp2p(holder.id()), range(limit::MIB as u64));
         }
@@ -190,22 +193,19 @@ async fn answers_that_nobody_reads_leave_others_theirs() {
         });
     }
     let served = Arc::clone(&holder.server);
+    let all_they_can = 1 + limit::FETCH_SERVED_MAX - limit::KEPT_PLACES;
     let settled = async {
-        let mut before = 0;
-        loop {
-            tokio::time::sleep(Duration::from_millis(500)).await;
-            let now = served.served.load(Ordering::Relaxed);
-            if now > 10 && now == before {
-                return;
-            }
-            before = now;
+        while served.served.load(Ordering::Relaxed) < all_they_can {
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
     timeout(PATIENCE, settled).await.expect("they hold all that they can");
-    let taken = served.served.load(Ordering::Relaxed);
-    assert!((12..=1 + limit::FETCH_SERVED_MAX).contains(&taken), "{taken} answers begun");
-    let fetched = timeout(PATIENCE / 2, one.net.fetch(holder.id(), range(limit::MIB as u64))).await;
-    let answer = fetched.expect("its turn comes").unwrap();
+    let answer = one.net.fetch(holder.id(), range(limit::MIB as u64)).await.unwrap();
     assert_eq!((answer.status, data(&answer)), (i32::from(Status::Ok), limit::MIB));
+    // They hold what they held: nobody had to go for that. On a machine that took as long as they may stand still they did.
+    if began.elapsed() < limit::STALLED_READER_TIME {
+        assert_eq!(served.served.load(Ordering::Relaxed), all_they_can + 1);
+        assert!(deaf_ones.iter().all(|id| holder.state(*id).connected));
+    }
     others.shutdown().await;
 }

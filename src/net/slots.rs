@@ -1,10 +1,11 @@
 //! Bounded concurrency: so many at one time in all, so many of them for one peer, and some for those who have few.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::base::{PeerId, limit};
 
@@ -14,6 +15,46 @@ pub(super) struct Slot {
     _peer: OwnedSemaphorePermit,
     _all: OwnedSemaphorePermit,
     _first: Option<OwnedSemaphorePermit>,
+    _held: Holding,
+}
+
+/// Places that one peer holds, of whichever kind.
+#[derive(Debug, Default)]
+struct Held {
+    places: AtomicUsize,
+    fewer: Notify,
+}
+
+impl Held {
+    /// Waits until they are so few that another one may be of those that are kept.
+    async fn few(&self) {
+        loop {
+            let mut fewer = std::pin::pin!(self.fewer.notified());
+            fewer.as_mut().enable();
+            if self.places.load(Ordering::Acquire) < limit::KEPT_PLACES_PER_PEER_MAX {
+                return;
+            }
+            fewer.await;
+        }
+    }
+}
+
+/// Counts as held until it is dropped.
+#[derive(Debug)]
+struct Holding(Arc<Held>, usize);
+
+impl Holding {
+    fn new(held: &Arc<Held>, places: usize) -> Self {
+        held.places.fetch_add(places, Ordering::AcqRel);
+        Self(Arc::clone(held), places)
+    }
+}
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        self.0.places.fetch_sub(self.1, Ordering::AcqRel);
+        self.0.fewer.notify_waiters();
+    }
 }
 
 /// The places there are. Some are kept for peers that have few: whoever holds many cannot take those.
@@ -32,12 +73,14 @@ pub(super) struct Slots {
 struct Own {
     places: Arc<Semaphore>,
     first: Arc<Semaphore>,
+    held: Arc<Held>,
 }
 
 impl Own {
     fn new(places: usize) -> Self {
         let first = places.min(limit::KEPT_PLACES_PER_PEER_MAX);
-        Self { places: Arc::new(Semaphore::new(places)), first: Arc::new(Semaphore::new(first)) }
+        let [places, first] = [places, first].map(|places| Arc::new(Semaphore::new(places)));
+        Self { places, first, held: Arc::default() }
     }
 }
 
@@ -63,6 +106,7 @@ impl Slots {
         let own = self.of(peer);
         let _peer = own.places.acquire_owned().await.ok()?;
         let kept = async {
+            own.held.few().await;
             let first = own.first.acquire_owned().await.ok()?;
             Some((Arc::clone(&self.kept).acquire_owned().await.ok()?, first))
         };
@@ -71,14 +115,15 @@ impl Slots {
             all = Arc::clone(&self.all).acquire_owned() => (all.ok()?, None),
             kept = kept => kept.map(|(all, first)| (all, Some(first)))?,
         };
-        Some(Slot { _peer, _all, _first })
+        Some(Slot { _peer, _all, _first, _held: Holding::new(&own.held, 1) })
     }
 
     /// So many places now, or none.
     pub(super) fn try_take_many(&self, peer: PeerId, places: u32) -> Option<Slot> {
-        let _peer = self.of(peer).places.try_acquire_many_owned(places).ok()?;
+        let own = self.of(peer);
+        let _peer = own.places.try_acquire_many_owned(places).ok()?;
         let _all = Arc::clone(&self.all).try_acquire_many_owned(places).ok()?;
-        Some(Slot { _peer, _all, _first: None })
+        Some(Slot { _peer, _all, _first: None, _held: Holding::new(&own.held, places as usize) })
     }
 
     /// Whether no place is left but kept ones.
@@ -135,16 +180,19 @@ mod tests {
         slots.try_take_many(b, 1).unwrap();
     }
 
-    /// Two that read nothing held all places.
+    /// Two that read nothing held all places; those that are kept too, when they came in turns.
     #[tokio::test]
     async fn who_holds_many_leaves_some_to_those_who_have_few() {
         use futures::FutureExt;
         let slots = Slots::keeping(4, 16, 10);
         let peer = |n: u8| PeerId::new([n; 32]);
         let take = |n: u8| slots.take(peer(n)).now_or_never().flatten();
-        let one: Vec<Slot> = (0..20).map_while(|_| take(1)).collect();
-        let two: Vec<Slot> = (0..20).map_while(|_| take(2)).collect();
-        assert_eq!((one.len(), two.len()), (10, 2 + limit::KEPT_PLACES_PER_PEER_MAX));
+        let (mut one, mut two): (Vec<Slot>, Vec<Slot>) = Default::default();
+        for _ in 0..20 {
+            one.extend(take(1));
+            two.extend(take(2));
+        }
+        assert_eq!((one.len(), two.len()), (6, 6));
         assert!(slots.is_crowded());
         let mut three: Vec<Slot> = (0..20).map_while(|_| take(3)).collect();
         assert_eq!(three.len(), limit::KEPT_PLACES_PER_PEER_MAX);
