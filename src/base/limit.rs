@@ -515,6 +515,8 @@ pub const CALLS_MAX: usize = 4;
 pub const CALL_PAUSE: Duration = Duration::from_secs(30);
 /// How long a call that a member says it made may take to arrive.
 pub const CALL_ARRIVAL: Duration = Duration::from_secs(2);
+/// Addresses that dials which are about to begin leave out: those of a few holes that are punched at one time.
+pub const BARRED_ADDRESSES_MAX: usize = 64;
 /// Ports that a member is called back at.
 pub const CALL_ADDRESSES_MAX: usize = 4;
 /// How often members are asked to call this node back.

@@ -4,7 +4,7 @@
 //! that members were seen at have places of their own. Nobody is turned away because others are slow: one of those goes
 //! ([`Crowd`] says which), and all go when they take too long.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -14,6 +14,7 @@ use std::task::{Context, Poll};
 
 use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::{Boxed, DialOpts, ListenerId, TransportError, TransportEvent};
+use libp2p::multiaddr::Protocol as Part;
 use libp2p::{Multiaddr, PeerId as Libp2pId, Transport};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
@@ -39,6 +40,31 @@ impl KnownHosts {
 
     fn has(&self, origin: Origin) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&origin.host)
+    }
+}
+
+/// Addresses that a dial which is about to begin is to leave out, one each.
+#[derive(Clone, Default)]
+pub(super) struct Barred(Arc<Mutex<VecDeque<Multiaddr>>>);
+
+impl Barred {
+    pub(super) fn add(&self, addresses: impl Iterator<Item = Multiaddr>) {
+        let mut barred = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        barred.extend(addresses);
+        // A dial that came to nothing before it began leaves them here.
+        let over = barred.len().saturating_sub(limit::BARRED_ADDRESSES_MAX);
+        barred.drain(..over);
+    }
+
+    /// Whether this is one of them; then it is no longer.
+    pub(super) fn takes(&self, address: &Multiaddr) -> bool {
+        let place = |address: &Multiaddr| -> Multiaddr {
+            address.iter().filter(|part| !matches!(part, Part::P2p(_))).collect()
+        };
+        let address = place(address);
+        let mut barred = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = barred.iter().position(|one| place(one) == address);
+        at.and_then(|at| barred.remove(at)).is_some()
     }
 }
 
@@ -138,8 +164,8 @@ impl Backlog {
     }
 
     /// A transport whose incoming connections wait here.
-    pub(super) fn before(&self, inner: Boxed<Whole>) -> Bounded {
-        Bounded { inner, backlog: self.clone() }
+    pub(super) fn before(&self, inner: Boxed<Whole>, barred: &Barred) -> Bounded {
+        Bounded { inner, backlog: self.clone(), barred: barred.clone() }
     }
 }
 
@@ -147,6 +173,7 @@ impl Backlog {
 pub(super) struct Bounded {
     inner: Boxed<Whole>,
     backlog: Backlog,
+    barred: Barred,
 }
 
 impl Transport for Bounded {
@@ -168,6 +195,10 @@ impl Transport for Bounded {
         address: Multiaddr,
         options: DialOpts,
     ) -> Result<Self::Dial, TransportError<io::Error>> {
+        if self.barred.takes(&address) {
+            let reason = "not dialled: the peer cannot be at this address";
+            return Err(TransportError::Other(io::Error::other(reason)));
+        }
         self.inner.dial(address, options)
     }
 
@@ -221,6 +252,26 @@ mod tests {
         assert_eq!(backlog.lock().guests.len(), 1 + limit::PENDING_PER_HOST_MAX);
         drop((flood, other));
         assert!(backlog.lock().guests.is_empty() && backlog.lock().strangers.is_empty());
+    }
+
+    #[test]
+    fn what_is_barred_is_left_out_of_one_dial() {
+        use libp2p::core::Endpoint;
+        use libp2p::core::transport::{PortUse, dummy::DummyTransport};
+        let barred = Barred::default();
+        let mut transport =
+            Backlog::new(KnownHosts::default()).before(DummyTransport::<Whole>::new().boxed(), &barred);
+        let mut is_barred = |address: &Multiaddr| {
+            let options = DialOpts { role: Endpoint::Dialer, port_use: PortUse::Reuse };
+            matches!(transport.dial(address.clone(), options), Err(TransportError::Other(_)))
+        };
+        let (here, there) = (at("127.0.0.1", 1), at("198.51.100.7", 1));
+        barred.add([here.clone()].into_iter());
+        assert!(!is_barred(&there));
+        let named = here.clone().with(Part::P2p(Libp2pId::random()));
+        assert!(is_barred(&named) && !is_barred(&named));
+        barred.add((0..1000).map(|port| at("127.0.0.1", port)));
+        assert_eq!(barred.0.lock().unwrap().len(), limit::BARRED_ADDRESSES_MAX);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use libp2p::{
 use rustix::net::sockopt::set_tcp_user_timeout;
 use tracing::warn;
 
-use super::backlog::{Backlog, KnownHosts};
+use super::backlog::{Backlog, Barred, KnownHosts};
 use super::codec::{Codec, Door, Fetch, Protocol, Sync};
 use super::cork::Corked;
 use super::gate::{Admission, Gate, Verdict};
@@ -64,6 +64,7 @@ impl Behaviour {
         circuits: relay::client::Behaviour,
         config: &NetConfig,
         members: Arc<Members>,
+        barred: Barred,
     ) -> Self {
         let verdict = Verdict::default();
         let me = key.public().to_peer_id();
@@ -80,7 +81,10 @@ impl Behaviour {
             hold: Gate::new(Hold, verdict.clone()),
             relay: gated(config.serve_relay, || relay::Behaviour::new(me, relaying()), &verdict),
             circuits: Gate::new(circuits, verdict.clone()),
-            punching: gated(config.punch_holes, || dcutr::Behaviour::new(me), &verdict),
+            punching: config
+                .punch_holes
+                .then(|| Gate::choosy(dcutr::Behaviour::new(me), verdict.clone(), barred))
+                .into(),
             nearby: config.search_nearby.then(|| Nearby::new(me)).into(),
             identify: Gate::new(identify::Behaviour::new(identify), verdict.clone()),
             ping: Gate::new(ping::Behaviour::new(ping), verdict.clone()),
@@ -191,6 +195,7 @@ pub(super) fn build(
     known: &KnownHosts,
 ) -> Result<Swarm<Behaviour>, NetError> {
     let start = |e: &dyn std::error::Error| NetError::Start(e.to_string());
+    let barred = Barred::default();
     let muxer = || {
         let mut muxer = yamux::Config::default();
         muxer.set_max_num_streams(limit::STREAMS_PER_CONNECTION_MAX);
@@ -217,7 +222,7 @@ pub(super) fn build(
         let over_quic = quic::tokio::Transport::new(settings)
             .map(guarded(&members))
             .map(|(peer, connection), _| (peer, StreamMuxerBox::new(connection)));
-        let over_quic = Backlog::new(known.clone()).before(over_quic.boxed());
+        let over_quic = Backlog::new(known.clone()).before(over_quic.boxed(), &barred);
         let backlog = Backlog::new(known.clone());
         let waiting = backlog.clone();
         let over_tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
@@ -234,7 +239,7 @@ pub(super) fn build(
             .multiplex(muxer())
             .map(guarded(&members))
             .map(|(peer, connection), _| (peer, StreamMuxerBox::new(connection)));
-        let over_tcp = backlog.before(over_tcp.boxed());
+        let over_tcp = backlog.before(over_tcp.boxed(), &barred);
         let (through_members, circuits) = relay::client::new(key.public().to_peer_id());
         let through_members = through_members
             .upgrade(Version::V1Lazy)
@@ -252,8 +257,8 @@ pub(super) fn build(
     let timeout = config.connection_timeout;
     let (all, circuits) = transports()?;
     let behaviour = |circuits| {
-        let members = Arc::clone(&members);
-        move |key: &identity::Keypair| Behaviour::new(key, circuits, config, members)
+        let (members, barred) = (Arc::clone(&members), barred.clone());
+        move |key: &identity::Keypair| Behaviour::new(key, circuits, config, members, barred)
     };
     Ok(match all.with_dns() {
         Ok(all) => all

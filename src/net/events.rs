@@ -21,7 +21,7 @@ use super::behaviour::BehaviourEvent;
 use super::codec::{Answer, Asked, Protocol as _, Sync};
 use super::dial::{hung_up, transport_reason};
 use super::lane::{Answering, Lane, Waiting};
-use super::peers::{Link, Record, Word};
+use super::peers::{Claim, Link, Record, Word};
 use super::slots::Slot;
 use super::swarm::{Act, Node};
 use super::{NetError, NetEvent, Tried};
@@ -154,7 +154,7 @@ impl Node {
             if endpoint.is_dialer() {
                 // A stranger is dialled only at the owner's wish, who may want it again before it is a member.
                 let seen_at = ip_of(&remote);
-                let found = Word::Claimed { seen_at, signed: true };
+                let found = Word::Claimed(Claim { seen_at, signed: true });
                 record.learn(remote.clone(), if stranger { Word::Given } else { found });
                 record.worked(&remote, now);
             }
@@ -220,7 +220,7 @@ impl Node {
             let Some(seen_at) = record.links.get(&id).map(|l| l.remote.clone()) else { return };
             record.agent = Some(plain(&info.agent_version));
             record.other_version = false;
-            let word = Word::Claimed { seen_at: first_ip(&seen_at), signed: false };
+            let word = Word::Claimed(Claim { seen_at: first_ip(&seen_at), signed: false });
             for claimed in info.listen_addrs.into_iter().take(limit::PEER_ADDRESSES_MAX) {
                 let address = strip_peer(claimed, peer);
                 let may_be =

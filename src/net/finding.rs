@@ -13,7 +13,7 @@ use tracing::debug;
 use super::address::{
     first_ip, from_libp2p, is_claimable, is_loopback, is_relayed, may_claim, strip_peer, to_libp2p,
 };
-use super::peers::{Record, Word};
+use super::peers::{Claim, Record, Word};
 use super::swarm::{Found, Node};
 use super::whereabouts::Whereabouts;
 use crate::base::{Clock, PeerId, SystemClock, limit};
@@ -42,7 +42,7 @@ impl Node {
             if peer != self.me && usable && self.is_looked_for(peer) {
                 debug!(target: "net", %peer, %address, "heard on the local network");
                 // It was heard here, so it is on a network of this machine.
-                let word = Word::Claimed { seen_at: first_ip(&address), signed: true };
+                let word = Word::Claimed(Claim { seen_at: first_ip(&address), signed: true });
                 self.take_found(peer, vec![address], word);
             }
         }
@@ -191,7 +191,7 @@ impl Node {
             let _ = reply.send(found);
         }
         if !told.is_empty() && self.shared.members.allows(&peer) {
-            self.take_found(peer, told, Word::Claimed { seen_at, signed: true });
+            self.take_found(peer, told, Word::Claimed(Claim { seen_at, signed: true }));
         }
     }
 }

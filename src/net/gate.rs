@@ -6,23 +6,25 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use libp2p::core::Endpoint;
 use libp2p::core::transport::PortUse;
+use libp2p::core::{ConnectedPoint, Endpoint};
 use libp2p::swarm::behaviour::ConnectionEstablished;
 use libp2p::swarm::derive_prelude::Either;
 use libp2p::swarm::{
-    CloseConnection, ConnectionClosed, ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour,
-    NotifyHandler, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm, dummy,
+    CloseConnection, ConnectionClosed, ConnectionDenied, ConnectionId, FromSwarm, ListenAddresses,
+    NetworkBehaviour, NotifyHandler, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm, dummy,
 };
 use libp2p::{Multiaddr, PeerId as Libp2pId};
 use tokio::sync::oneshot;
 
 use super::Members;
-use super::address::{from_libp2p, ip_of, is_relayed, to_libp2p};
+use super::address::{first_ip, from_libp2p, ip_of, is_relayed, may_claim, to_libp2p};
+use super::backlog::Barred;
 use crate::base::{Origin, PeerId, limit, random_bytes};
 use crate::policy::{Crowd, Entry, Room};
 
@@ -53,6 +55,8 @@ pub(super) enum Refusal {
     Full,
     #[error("too many connections through relays that say nothing")]
     Relayed,
+    #[error("the peer cannot be where it says that it is")]
+    NotThere,
 }
 
 /// What [`Admission`] knows of one connection.
@@ -321,11 +325,18 @@ pub(super) struct Gate<B> {
     shown: HashMap<Libp2pId, HashSet<ConnectionId>>,
     /// Whether dials go where `B` says that a peer is.
     heard: bool,
+    /// Looks where `B` dials.
+    choosy: Option<Choosy>,
 }
 
 impl<B> Gate<B> {
     pub(super) fn new(inner: B, verdict: Verdict) -> Self {
-        Self { inner, verdict, shown: HashMap::new(), heard: true }
+        Self { inner, verdict, shown: HashMap::new(), heard: true, choosy: None }
+    }
+
+    /// One that dials where a peer says it is whom nobody sees.
+    pub(super) fn choosy(inner: B, verdict: Verdict, barred: Barred) -> Self {
+        Self { choosy: Some(Choosy::new(barred)), ..Self::new(inner, verdict) }
     }
 
     /// One whose word on where others are does not count.
@@ -339,6 +350,66 @@ impl<B> Gate<B> {
 
     fn shows(&self, peer: &Libp2pId, id: ConnectionId) -> bool {
         self.shown.get(peer).is_some_and(|ids| ids.contains(&id))
+    }
+}
+
+/// Looks at dials of a behaviour to whom it met through a relay. Where that peer really is nobody here sees, so it is dialled on
+/// the internet, or in the inner network that the relay is in; and on this machine when this node listens nowhere else.
+struct Choosy {
+    barred: Barred,
+    dials: HashSet<ConnectionId>,
+    listening: ListenAddresses,
+    /// Who came through which relay.
+    through: HashMap<ConnectionId, (Libp2pId, IpAddr)>,
+}
+
+impl Choosy {
+    fn new(barred: Barred) -> Self {
+        let (dials, listening, through) = Default::default();
+        Self { barred, dials, listening, through }
+    }
+
+    fn note(&mut self, event: &FromSwarm) {
+        self.listening.on_swarm_event(event);
+        match event {
+            FromSwarm::ConnectionEstablished(e) if e.endpoint.is_relayed() => {
+                let at_relay = match e.endpoint {
+                    ConnectedPoint::Dialer { address, .. } => address,
+                    ConnectedPoint::Listener { local_addr, .. } => local_addr,
+                };
+                let relay = first_ip(at_relay).map(|relay| (e.peer_id, relay));
+                self.through.extend(relay.map(|relay| (e.connection_id, relay)));
+            }
+            FromSwarm::ConnectionClosed(e) => drop(self.through.remove(&e.connection_id)),
+            _ => {}
+        }
+    }
+
+    /// Has the transports leave out where the peer cannot be; fails when that is everywhere.
+    fn look(
+        &mut self,
+        id: ConnectionId,
+        peer: Option<Libp2pId>,
+        addresses: &[Multiaddr],
+    ) -> Result<(), Refusal> {
+        if !self.dials.remove(&id) {
+            return Ok(());
+        }
+        let own: Vec<IpAddr> = self.listening.iter().filter_map(ip_of).map(|ip| ip.to_canonical()).collect();
+        let is_alone = !own.is_empty() && own.iter().all(IpAddr::is_loopback);
+        let is_here = |ip: &IpAddr| ip.to_canonical().is_loopback() || own.contains(&ip.to_canonical());
+        let of_peer = self.through.values().filter(|(who, _)| Some(*who) == peer);
+        // A relay on this machine says nothing of where those are whom it carries.
+        let relay = of_peer.map(|(_, relay)| *relay).find(|relay| is_alone || !is_here(relay));
+        let may_be =
+            |address: &&Multiaddr| first_ip(address).is_some_and(|ip| may_claim(ip, relay, &own, false));
+        let (right, wrong): (Vec<&Multiaddr>, Vec<&Multiaddr>) = addresses.iter().partition(may_be);
+        // Where a name leads is seen too late.
+        if right.is_empty() || wrong.iter().any(|address| first_ip(address).is_none()) {
+            return Err(Refusal::NotThere);
+        }
+        self.barred.add(wrong.into_iter().cloned());
+        Ok(())
     }
 }
 
@@ -377,6 +448,9 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Gate<B> {
         addresses: &[Multiaddr],
         role: Endpoint,
     ) -> Result<Vec<Multiaddr>, ConnectionDenied> {
+        if let Some(choosy) = &mut self.choosy {
+            choosy.look(id, peer, addresses).map_err(ConnectionDenied::new)?;
+        }
         let told = self.inner.handle_pending_outbound_connection(id, peer, addresses, role)?;
         Ok(if self.heard { told } else { Vec::new() })
     }
@@ -398,6 +472,9 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Gate<B> {
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm) {
+        if let Some(choosy) = &mut self.choosy {
+            choosy.note(&event);
+        }
         let event = match event {
             FromSwarm::ConnectionEstablished(e) => {
                 if !self.shows(&e.peer_id, e.connection_id) {
@@ -449,7 +526,67 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Gate<B> {
                 let Some(connection) = shown else { continue };
                 *handler = NotifyHandler::One(*connection);
             }
+            if let (ToSwarm::Dial { opts }, Some(choosy)) = (&action, &mut self.choosy) {
+                choosy.dials.insert(opts.connection_id());
+            }
             return Poll::Ready(action.map_in(Either::Left));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use libp2p::core::transport::ListenerId;
+    use libp2p::swarm::NewListenAddr;
+
+    /// What is left out of a dial to these on the word of a peer that came through that relay; `None` when it is not made.
+    fn left_out(listening: &[&str], relay: &str, told: &[&str]) -> Option<Vec<Multiaddr>> {
+        let barred = Barred::default();
+        let mut choosy = Choosy::new(barred.clone());
+        for address in listening {
+            let addr: Multiaddr = address.parse().unwrap();
+            let event = NewListenAddr { listener_id: ListenerId::next(), addr: &addr };
+            choosy.note(&FromSwarm::NewListenAddr(event));
+        }
+        let told: Vec<Multiaddr> = told.iter().map(|address| address.parse().unwrap()).collect();
+        let (id, peer) = (ConnectionId::new_unchecked(1), Libp2pId::random());
+        choosy.through.insert(ConnectionId::new_unchecked(2), (peer, relay.parse().unwrap()));
+        // Not its own dial.
+        assert!(choosy.look(id, Some(peer), &told).is_ok());
+        choosy.dials.insert(id);
+        choosy.look(id, Some(peer), &told).ok()?;
+        Some(told.into_iter().filter(|address| barred.takes(address)).collect())
+    }
+
+    /// Of where a hole was to be punched nothing was looked at: a member behind a relay had this node dial its own ports.
+    #[test]
+    fn holes_are_punched_where_a_peer_can_be() {
+        let far = "/ip4/198.51.100.9/tcp/1";
+        let wide = ["/ip4/127.0.0.1/tcp/9", "/ip4/192.168.1.5/tcp/9", "/ip4/203.0.113.4/tcp/9"];
+        let wrong = [
+            "/ip4/127.0.0.1/tcp/9",
+            "/ip6/::ffff:127.0.0.1/tcp/9",
+            "/ip4/192.168.1.1/tcp/80",
+            "/ip4/169.254.1.1/udp/9/quic-v1",
+            "/ip4/0.0.0.0/tcp/9",
+            "/ip4/203.0.113.4/tcp/22",
+        ];
+        for relay in ["198.51.100.1", "127.0.0.1", "192.168.1.5", "10.99.0.1"] {
+            for address in wrong {
+                assert_eq!(left_out(&wide, relay, &[far, address]).unwrap(), [address.parse().unwrap()]);
+                assert_eq!(left_out(&wide, relay, &[address]), None, "{address}");
+            }
+            assert_eq!(left_out(&wide, relay, &[far, "/dns4/localhost/tcp/9"]), None);
+            assert_eq!(left_out(&wide, relay, &[far]).unwrap(), []);
+        }
+        // In an office whose relay is on the inner network the peer may be there too.
+        let inner = "/ip4/10.99.7.7/tcp/9";
+        assert_eq!(left_out(&wide, "10.99.0.1", &[inner]).unwrap(), []);
+        assert_eq!(left_out(&wide, "198.51.100.1", &[inner]), None);
+        // A node that listens on loopback alone has all its peers here.
+        let loopback = "/ip4/127.0.0.1/tcp/7";
+        assert_eq!(left_out(&wide[..1], "127.0.0.1", &[loopback]).unwrap(), []);
+        assert_eq!(left_out(&[], "127.0.0.1", &[loopback]), None);
     }
 }

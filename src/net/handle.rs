@@ -12,15 +12,17 @@ use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 use zeroize::Zeroizing;
 
-use super::address::{from_libp2p, ip_of, is_global, is_relayed, parse_for, parse_own, with_peer};
+use super::address::{
+    from_libp2p, ip_of, is_claimable, is_global, is_relayed, parse_for, parse_own, with_peer,
+};
 use super::backlog::KnownHosts;
 use super::codec::{Door, Fetch, Sync};
 use super::lane::{Lane, Places, fetch_cost};
 use super::meter::{Limits, Meter, Paces};
 use super::peers::Table;
 use super::swarm::{Act, Node};
-use super::{Members, NetError, NetEvent, PeerState, Router, Server};
-use crate::base::{PeerId, limit, meter};
+use super::{Claim, Members, NetError, NetEvent, PeerState, Router, Server};
+use crate::base::{Moment, PeerId, limit, meter};
 use crate::wire::{self, Status};
 
 /// What the network needs to know at its start. Times that would make it spin are raised: the intervals and
@@ -177,6 +179,12 @@ impl Net {
         own.iter().map(|address| with_peer(address, self.shared.me)).collect()
     }
 
+    /// Where a peer is connected from; nothing is known of one that comes through a relay.
+    pub fn seen_at(&self, peer: PeerId) -> Option<IpAddr> {
+        let table = self.shared.table();
+        table.records.get(&peer)?.links.values().find_map(|link| ip_of(&link.remote))
+    }
+
     /// How this node looks from outside.
     pub fn outside(&self) -> Outside {
         let full = |all: &[Multiaddr]| all.iter().map(|address| with_peer(address, self.shared.me)).collect();
@@ -270,6 +278,21 @@ impl Net {
         }
         let address = parse_for(peer, address)?;
         self.act(move |node| node.add_address(peer, address)).await
+    }
+
+    /// Remembers where a peer said that it is, in an earlier run of the program, and when that last led to it. None of it
+    /// becomes the owner's word.
+    pub async fn recall(
+        &self,
+        peer: PeerId,
+        claims: &[(String, Claim, Option<Moment>)],
+    ) -> Result<(), NetError> {
+        let claims = claims.iter().filter_map(|(text, claim, good)| {
+            let address = parse_for(peer, text).ok().filter(is_claimable)?;
+            Some((address, *claim, *good))
+        });
+        let claims = claims.take(limit::PEER_ADDRESSES_MAX).collect();
+        self.act(move |node| node.recall(peer, claims)).await
     }
 
     /// Connects, over the given addresses and those already known; the ones given are remembered if they work.

@@ -47,7 +47,7 @@ pub use handle::{CalledBack, Net, NetConfig, Outside};
 pub use lane::{BoxFuture, Server};
 pub use members::Members;
 pub use meter::Limits;
-pub use peers::{AddressState, PeerState, Router, Transport};
+pub use peers::{AddressState, Claim, PeerState, Router, Transport};
 
 use crate::base::PeerId;
 

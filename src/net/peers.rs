@@ -56,10 +56,19 @@ pub struct AddressState {
     pub last_good: Option<Moment>,
     /// Why it did not, the last time it was tried.
     pub last_error: Option<String>,
-    /// The owner gave it.
-    pub given: bool,
+    /// The peer's own word that it is there; `None` when the owner gave it.
+    pub claim: Option<Claim>,
     /// Whether it is to be known after a restart: it worked, or was given, or the peer claims an IP address at which it may be.
     pub lasting: bool,
+}
+
+/// A peer's word that it is somewhere.
+#[derive(Debug, Copy, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// Where it was seen when it said so.
+    pub seen_at: Option<IpAddr>,
+    /// It signed it for others to pass on; otherwise it said so on its connection.
+    pub signed: bool,
 }
 
 /// What this node knows of a peer.
@@ -114,8 +123,8 @@ pub(super) struct Link {
 pub(super) enum Word {
     /// The owner's of this node. Such an address never makes room for another.
     Given,
-    /// The peer's own, of whom it is known where it was seen: signed for others to pass on, or said on its connection.
-    Claimed { seen_at: Option<IpAddr>, signed: bool },
+    /// The peer's own.
+    Claimed(Claim),
 }
 
 #[derive(Debug, Clone)]
@@ -148,7 +157,7 @@ impl Known {
     fn may_lead_to(&self, ip: IpAddr, own: &[IpAddr]) -> bool {
         match self.word {
             Word::Given => true,
-            Word::Claimed { seen_at, signed } => may_claim(ip, seen_at, own, signed),
+            Word::Claimed(Claim { seen_at, signed }) => may_claim(ip, seen_at, own, signed),
         }
     }
 }
@@ -279,6 +288,15 @@ impl Record {
         }
     }
 
+    /// A claim of an earlier run of the program, and when it last led to the peer. It is tried at once.
+    pub(super) fn recall(&mut self, address: Multiaddr, claim: Claim, good: Option<Moment>) {
+        self.learn(address.clone(), Word::Claimed(claim));
+        if let Some(known) = self.addresses.iter_mut().find(|k| k.address == address && !k.is_given()) {
+            (known.good, known.failures, known.retry_at) = (known.good.max(good), 0, None);
+        }
+        self.sort();
+    }
+
     pub(super) fn forget_addresses(&mut self) {
         self.addresses.clear();
     }
@@ -353,7 +371,10 @@ impl Record {
             address: with_peer(&k.address, id),
             last_good: k.good,
             last_error: k.error.clone(),
-            given: k.is_given(),
+            claim: match k.word {
+                Word::Given => None,
+                Word::Claimed(claim) => Some(claim),
+            },
             lasting: k.is_given() || k.good.is_some() || k.is_claim_of_an_ip(own),
         };
         let newest = self
@@ -479,7 +500,7 @@ mod tests {
     use super::*;
 
     const CLAIM: Word =
-        Word::Claimed { seen_at: Some(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST)), signed: false };
+        Word::Claimed(Claim { seen_at: Some(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST)), signed: false });
 
     fn address(n: usize, tail: &str) -> Multiaddr {
         format!("/ip4/10.0.0.{n}/{tail}").parse().unwrap()
@@ -525,7 +546,7 @@ mod tests {
     #[test]
     fn claims_that_cannot_be_true_or_just_failed_are_left_out() {
         let (mut record, now) = (Record::default(), Instant::now());
-        let far = Word::Claimed { seen_at: Some("198.51.100.1".parse().unwrap()), signed: false };
+        let far = Word::Claimed(Claim { seen_at: Some("198.51.100.1".parse().unwrap()), signed: false });
         let all = ["/ip4/127.0.0.1/tcp/1", "/dns4/localhost/tcp/1", "/ip4/198.51.100.9/tcp/1"];
         let [own, name, other] = all.map(|text| text.parse::<Multiaddr>().unwrap());
         [&own, &name, &other].into_iter().for_each(|address| drop(record.learn(address.clone(), far)));
@@ -545,6 +566,33 @@ mod tests {
             .into_iter()
             .for_each(|address| drop(record.learn(address.clone(), Word::Given)));
         assert_eq!(record.ways(now, &[]).ready.len(), 3);
+    }
+
+    /// After a restart a claim was the owner's word: dialled wherever it leads, and never given up for another.
+    #[test]
+    fn claims_of_an_earlier_run_are_claims() {
+        let (mut record, now) = (Record::default(), Instant::now());
+        let claim = Claim { seen_at: Some("198.51.100.1".parse().unwrap()), signed: false };
+        let [own, good]: [Multiaddr; 2] =
+            ["/ip4/127.0.0.1/tcp/1", "/ip4/198.51.100.1/tcp/1"].map(|text| text.parse().unwrap());
+        record.recall(own.clone(), claim, None);
+        record.recall(good.clone(), claim, Some(Moment::from_millis(5)));
+        let given = address(250, "tcp/1");
+        record.learn(given.clone(), Word::Given);
+        record.recall(given.clone(), claim, None);
+        assert_eq!(record.ways(now, &[]).ready, [good.clone(), given.clone()]);
+        let state = record.state(PeerId::new([1; 32]), true, &[]);
+        let claims: Vec<_> = state.addresses.iter().map(|known| known.claim).collect();
+        assert_eq!(claims, [Some(claim), None, Some(claim)]);
+        record.failed(
+            &Tried { address: own.to_string(), reason: "no".to_owned(), hung_up: false },
+            Instant::now(),
+        );
+        for n in 0..100 {
+            record.learn(address(n, "tcp/9"), CLAIM);
+        }
+        let kept = record.dialable();
+        assert!(kept.contains(&good) && kept.contains(&given) && !kept.contains(&own));
     }
 
     #[test]

@@ -22,11 +22,11 @@ use super::finding::Search;
 use super::handle::Shared;
 use super::lane::{Lane, Lanes, Places, Waiting, WaitingRoom};
 use super::meter::Meter;
-use super::peers::{Pace, Record, Table, Word};
+use super::peers::{Claim, Pace, Record, Table, Word};
 use super::readers::Readers;
 use super::slots::Slot;
 use super::{NetError, NetEvent, Server};
-use crate::base::{PeerId, limit, random_bytes};
+use crate::base::{Moment, PeerId, limit, random_bytes};
 use crate::crypto::{NodeKey, Secret};
 
 /// Something to do on the swarm's task.
@@ -257,6 +257,15 @@ impl Node {
             record.hurry();
         }
         self.dial(peer, Vec::new(), None);
+    }
+
+    /// Remembers what the peer claimed in an earlier run of the program.
+    pub(super) fn recall(&mut self, peer: PeerId, claims: Vec<(Multiaddr, Claim, Option<Moment>)>) {
+        let mut table = self.table();
+        if table.has_room_for(peer, &self.shared.members) {
+            let record = table.record(peer);
+            claims.into_iter().for_each(|(address, claim, good)| record.recall(address, claim, good));
+        }
     }
 
     pub(super) fn forget(&mut self, peer: PeerId) {

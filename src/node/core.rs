@@ -48,9 +48,9 @@ use crate::chunker::ChunkSizes;
 use crate::config::{LocalCopy, Settings};
 use crate::crypto::{NodeKey, Passphrase, Secret};
 use crate::engine::{self, Vault, VaultOptions};
-use crate::net::{Limits, Members, Net, NetConfig, NetEvent};
+use crate::net::{AddressState, Claim, Limits, Members, Net, NetConfig, NetEvent};
 use crate::policy::Misconduct;
-use crate::store::{PeerBook, PeerEntry, Store, StoreError, Word};
+use crate::store::{ClaimedAddress, PeerBook, PeerEntry, Store, StoreError, Word};
 
 /// How long a starting daemon waits for the store's lock.
 const LOCK_PATIENCE: Duration = Duration::from_secs(3);
@@ -276,11 +276,7 @@ impl Core {
         let _ = self.net.set(net.clone());
         let book = self.book().clone();
         for entry in &book.allowed {
-            for address in &entry.addresses {
-                if let Err(error) = net.add_address(entry.peer, address).await {
-                    tracing::warn!(target: "peers", peer = %entry.peer.short(), %error, "a stored address is not usable");
-                }
-            }
+            recall(&net, entry).await;
         }
         for bootstrap in &settings.peer_bootstrap {
             let added = net.add_address(bootstrap.peer, bootstrap.address.as_str()).await;
@@ -311,10 +307,8 @@ impl Core {
     /// A short-lived node gives the peers it knows a moment to answer.
     async fn await_peers(&self, net: &Net, book: &PeerBook) {
         let known = book.allowed.iter().filter(|entry| !entry.addresses.is_empty());
-        let mut dials: FuturesUnordered<_> = known
-            .clone()
-            .map(|entry| net.dial(entry.peer, &entry.addresses).map_ok(|()| entry.peer))
-            .collect();
+        let mut dials: FuturesUnordered<_> =
+            known.clone().map(|entry| net.dial(entry.peer, &[]).map_ok(|()| entry.peer)).collect();
         let mut until = tokio::time::Instant::now() + DIAL_PATIENCE;
         let mut reached = HashSet::new();
         while let Ok(Some(dialled)) = tokio::time::timeout_at(until, dials.next()).await {
@@ -390,23 +384,24 @@ impl Core {
     async fn note_seen(self: Arc<Self>, peer: PeerId) {
         let now = self.clock.now();
         let state = self.net.get().map(Net::peers).unwrap_or_default();
-        let good: Vec<String> = state
-            .iter()
-            .filter(|state| state.id == peer)
-            .flat_map(|state| &state.addresses)
-            // After a restart it is taken for the owner's word.
-            .filter(|address| address.lasting)
-            .map(|address| address.address.clone())
-            .take(limit::PEER_ADDRESSES_MAX)
-            .collect();
+        let known = state.iter().filter(|state| state.id == peer).flat_map(|state| &state.addresses);
+        let lasting: Vec<&AddressState> =
+            known.filter(|address| address.lasting).take(limit::PEER_ADDRESSES_MAX).collect();
+        let addresses: Vec<String> = lasting.iter().map(|known| known.address.clone()).collect();
+        let claimed = |known: &&AddressState| {
+            let Claim { seen_at, signed } = known.claim?;
+            let (address, last_good) = (known.address.clone(), known.last_good);
+            Some(ClaimedAddress { address, seen_at, signed, last_good })
+        };
+        let claims: Vec<ClaimedAddress> = lasting.iter().filter_map(claimed).collect();
         let edited = self.edit_book(move |book| {
             if let Some(entry) = book.allowed.iter_mut().find(|entry| entry.peer == peer) {
                 if entry.last_seen.is_none() {
                     meter::PEERS_DISCOVERED.add(1);
                 }
                 entry.last_seen = Some(now);
-                if !good.is_empty() {
-                    entry.addresses = good;
+                if !addresses.is_empty() {
+                    (entry.addresses, entry.claims) = (addresses, claims);
                 }
             }
         });
@@ -446,17 +441,14 @@ impl Core {
     /// does somebody come in who was turned away.
     pub(super) async fn admit(self: &Arc<Self>, entry: PeerEntry, word: Word) -> Result<(), ApiError> {
         let peer = entry.peer;
-        let addresses = entry.addresses.clone();
-        if !self.edit_book(move |book| book.let_in(entry, word)).await? {
+        let added = entry.clone();
+        if !self.edit_book(move |book| book.let_in(added, word)).await? {
             let text = format!("{} was turned away here", peer.short());
             return Err(ApiError::new(Code::Unauthorized, text));
         }
         self.members.insert(peer);
         if let Ok(net) = self.net() {
-            for address in &addresses {
-                // Those that are not usable are simply not remembered.
-                let _ = net.add_address(peer, address).await;
-            }
+            recall(net, &entry).await;
         }
         self.changed.notify_one();
         Ok(())
@@ -644,6 +636,22 @@ pub(super) fn net_limits(settings: &Settings) -> Limits {
                 .saturating_add(128 * limit::MIB),
         ),
         exempt: if security.enable_ip_whitelist { security.whitelisted_ips.clone() } else { Vec::new() },
+    }
+}
+
+/// Tells the network where a peer is, as the book has it: by the owner's word, and by its own.
+pub(super) async fn recall(net: &Net, entry: &PeerEntry) {
+    let claims = entry.claims.iter().map(|known| {
+        let claim = Claim { seen_at: known.seen_at, signed: known.signed };
+        (known.address.clone(), claim, known.last_good)
+    });
+    // An error means that the network has stopped.
+    net.recall(entry.peer, &claims.collect::<Vec<_>>()).await.ok();
+    let is_claim = |address: &&String| entry.claims.iter().any(|claim| claim.address == **address);
+    for address in entry.addresses.iter().filter(|address| !is_claim(address)) {
+        if let Err(error) = net.add_address(entry.peer, address).await {
+            tracing::warn!(target: "peers", peer = %entry.peer.short(), %error, "an address is not usable");
+        }
     }
 }
 

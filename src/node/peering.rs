@@ -141,7 +141,10 @@ pub(super) async fn detail(core: &Arc<Core>, name: &str, dial: bool) -> Result<P
     let mut failure = None;
     if dial {
         let net = core.net()?;
-        match time(net, core.members.allows(&peer), peer, &found.addresses).await {
+        let member = core.members.allows(&peer);
+        // Where a member is the network knows, and how far that is to be trusted.
+        let addresses = if member { &[] } else { found.addresses.as_slice() };
+        match time(net, member, peer, addresses).await {
             Ok(ms) => round_trip_ms = Some(ms),
             Err(error) => failure = Some(error),
         }

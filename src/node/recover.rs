@@ -2,6 +2,7 @@
 //! working device. Both end the same way; they differ in how the first node is met.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -27,9 +28,9 @@ use crate::base::{
 use crate::config::Settings;
 use crate::crypto::{AdminKey, KdfCost, Passphrase, Phrase};
 use crate::engine::{self, Carried, VaultView};
-use crate::net::{Net, parse_peer_address};
+use crate::net::{Claim, Net, parse_peer_address};
 use crate::snapshot::{Head, HeadSummary, PeerAddress, open_device_name, sign_revocation};
-use crate::store::{PeerEntry, Purpose, Store, Word};
+use crate::store::{ClaimedAddress, PeerEntry, Purpose, Store, Word};
 use crate::wire::{self, Status, door_request, sync_request::Ask, sync_response::Answer};
 
 /// What makes a node a device of a vault.
@@ -235,14 +236,14 @@ async fn first_holder(
 ) -> Result<PeerId, ApiError> {
     let met = core.holder_addresses();
     patience.tell("knocking at the holder's door");
-    let error = match knock_patiently(core, admin, &named, patience).await {
+    let error = match knock_patiently(core, admin, &named, Said::Owner, patience).await {
         Ok(()) => return Ok(named.peer),
         Err(error) => error,
     };
     for other in met.iter().filter(|other| other.peer != named.peer) {
         let (gone, next) = (named.peer.short(), other.peer.short());
         patience.tell(&format!("holder {gone} was not reached; asking {next}, which an earlier try met"));
-        if knock_patiently(core, admin, other, patience).await.is_ok() {
+        if knock_patiently(core, admin, other, Said::Owner, patience).await.is_ok() {
             return Ok(other.peer);
         }
     }
@@ -263,10 +264,15 @@ async fn find_vault(
     let others: Vec<PeerAddress> =
         known.into_iter().filter(|other| other.peer != first && other.peer != net.peer_id()).collect();
     let mut holders = vec![first];
-    let (met, absent) = meet(core, admin, others, patience).await?;
+    let (met, absent) = meet(core, admin, first, others, patience).await?;
     holders.extend(met);
     patience.tell("fetching heads and snapshot records");
     let hidden = fetch_heads(core, &net, &holders, vault, at, patience).await?;
+    // Whom one peer names is a holder once a head of the vault says so too.
+    let named = core.blocking(move |core| named_holders(core, vault)).await?;
+    for holder in named.iter().filter(|holder| absent.contains(&holder.peer)) {
+        devices::allow_holder(core, holder, false).await?;
+    }
     Ok(Met { holders, absent, hidden })
 }
 
@@ -296,11 +302,23 @@ impl Met {
     }
 }
 
-/// Knocks at the doors of all these holders; those that opened, and those that were not reached. One holder is enough to go on, so nobody waits long for one
+/// Holders that heads of the vault name. Blocking.
+fn named_holders(core: &Core, vault: VaultId) -> Result<Vec<PeerAddress>, ApiError> {
+    let mut named: Vec<PeerAddress> = Vec::new();
+    for head in engine::newest_heads(&core.store, vault).map_err(failed)?.flatten() {
+        let is_new = |holder: &&PeerAddress| !named.iter().any(|known| known.peer == holder.peer);
+        let fresh: Vec<PeerAddress> = head.draft.holders.iter().filter(is_new).cloned().collect();
+        named.extend(fresh);
+    }
+    Ok(named)
+}
+
+/// Knocks at the doors of all that `first` says are holders; those that opened, and those that were not reached. One holder is enough to go on, so nobody waits long for one
 /// that is away: its door opens to this device's certificate when it is back.
 async fn meet(
     core: &Arc<Core>,
     admin: &AdminKey,
+    first: PeerId,
     holders: Vec<PeerAddress>,
     patience: &Patience<'_>,
 ) -> Result<(Vec<PeerId>, Vec<PeerId>), ApiError> {
@@ -311,9 +329,11 @@ async fn meet(
         holders.iter().map(|holder| holder.peer.short()).collect::<Vec<_>>().join(", ")
     };
     let mut waited: Vec<&PeerAddress> = holders.iter().collect();
-    patience.tell(&format!("meeting the other holders that it knows: {}", names(&waited)));
+    let (teller, told) = (first.short(), names(&waited));
+    patience.tell(&format!("{teller} says that these are holders too, and they are asked: {told}"));
+    let seen_at = core.net()?.seen_at(first);
     let knocks = holders.iter().map(async |holder| {
-        let knocked = knock_patiently(core, admin, holder, patience).await;
+        let knocked = knock_patiently(core, admin, holder, Said::By { seen_at }, patience).await;
         (holder, knocked)
     });
     let mut knocks = pin!(futures::stream::iter(knocks).buffer_unordered(limit::DIALS_MAX));
@@ -330,14 +350,18 @@ async fn meet(
     }
     absent.extend(waited);
     if !absent.is_empty() {
-        patience.tell(&format!("going on without holders that were not reached: {}", names(&absent)));
+        patience.tell(&format!("going on without those that were not reached: {}", names(&absent)));
     }
-    let mut away = Vec::new();
-    for holder in absent {
-        away.push(holder.peer);
-        devices::allow_holder(core, holder, false).await?;
-    }
-    Ok((met, away))
+    Ok((met, absent.iter().map(|holder| holder.peer).collect()))
+}
+
+/// Who says where a holder is.
+#[derive(Debug, Copy, Clone)]
+enum Said {
+    /// The owner, or it was met there before.
+    Owner,
+    /// A peer that is seen there.
+    By { seen_at: Option<IpAddr> },
 }
 
 /// What a new device is to carry on, as [`Carried`] with the lost device's name or id.
@@ -446,9 +470,10 @@ async fn knock_patiently(
     core: &Arc<Core>,
     admin: &AdminKey,
     holder: &PeerAddress,
+    said: Said,
     patience: &Patience<'_>,
 ) -> Result<(), ApiError> {
-    let knock = || knock(core, admin, holder.peer, &holder.addresses);
+    let knock = || knock(core, admin, holder.peer, &holder.addresses, said);
     patience.at_the_door().with(core, holder.peer, knock).await
 }
 
@@ -458,15 +483,30 @@ async fn knock(
     admin: &AdminKey,
     holder: PeerId,
     addresses: &[String],
+    said: Said,
 ) -> Result<(), ApiError> {
-    if !prove_to(core.net()?, admin, holder, addresses, false).await? {
+    let net = core.net()?;
+    let addresses: Vec<String> = addresses.iter().take(limit::PEER_ADDRESSES_MAX).cloned().collect();
+    let (dialled, claims) = match said {
+        Said::Owner => (addresses.as_slice(), Vec::new()),
+        Said::By { seen_at } => {
+            let claim = Claim { seen_at, signed: false };
+            let all: Vec<_> = addresses.iter().map(|address| (address.clone(), claim, None)).collect();
+            net.recall(holder, &all).await.map_err(unmet)?;
+            let claimed = |address: &String| ClaimedAddress {
+                address: address.clone(),
+                seen_at,
+                signed: false,
+                last_good: None,
+            };
+            (&[][..], addresses.iter().map(claimed).collect())
+        }
+    };
+    if !prove_to(net, admin, holder, dialled, false).await? {
         return Err(refused(holder, Status::Refused));
     }
-    let entry = PeerEntry {
-        addresses: addresses.iter().take(limit::PEER_ADDRESSES_MAX).cloned().collect(),
-        last_seen: Some(core.now()),
-        ..PeerEntry::new(holder, core.now())
-    };
+    let entry =
+        PeerEntry { addresses, claims, last_seen: Some(core.now()), ..PeerEntry::new(holder, core.now()) };
     core.admit(entry, Word::Proof).await
 }
 

@@ -35,7 +35,7 @@ pub use index::{
 };
 pub use making::Purpose;
 pub use packs::{PackDraft, PackFile};
-pub use peers::{Account, Left, PeerBook, PeerEntry, PendingPeer, TurnedAway, Word};
+pub use peers::{Account, ClaimedAddress, Left, PeerBook, PeerEntry, PendingPeer, TurnedAway, Word};
 pub use quarantine::Quarantined;
 pub use receipt_files::KeptReceipts;
 pub use records::{ChainStamp, RecordName};

@@ -1,6 +1,7 @@
 //! The peer book: who is allowed, where they were last reached, who knocked. A published JSON file, not the index.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +22,9 @@ pub struct PeerEntry {
     /// Multiaddrs without the peer id, last good first.
     #[serde(default)]
     pub addresses: Vec<String>,
+    /// Of those, the ones that it only says it is at. The others are the owner's word.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub claims: Vec<ClaimedAddress>,
     /// When it was allowed.
     #[serde(default)]
     pub added: Moment,
@@ -48,6 +52,7 @@ impl PeerEntry {
             peer,
             name: None,
             addresses: Vec::new(),
+            claims: Vec::new(),
             added,
             proved: None,
             vouched_by: None,
@@ -56,6 +61,22 @@ impl PeerEntry {
             lends: None,
         }
     }
+}
+
+/// What a peer said of where it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClaimedAddress {
+    /// As in the list of all.
+    pub address: String,
+    /// Where the peer was seen when it said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seen_at: Option<IpAddr>,
+    /// It signed it for others to pass on.
+    #[serde(default)]
+    pub signed: bool,
+    /// When the address last led to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_good: Option<Moment>,
 }
 
 /// A stranger that dialled.
@@ -221,6 +242,13 @@ impl PeerBook {
             None => self.allowed.push(entry),
             Some(known) => {
                 for address in entry.addresses {
+                    let is_known = known.addresses.contains(&address);
+                    match entry.claims.iter().find(|claim| claim.address == address) {
+                        // A claim never replaces the owner's word.
+                        Some(_) if is_known => continue,
+                        Some(claim) => known.claims.push(claim.clone()),
+                        None => known.claims.retain(|claim| claim.address != address),
+                    }
                     known.addresses.retain(|old| *old != address);
                     known.addresses.insert(0, address);
                 }
