@@ -122,6 +122,15 @@ pub enum Happening {
         #[serde(default)]
         heads: u64,
     },
+    /// A holder takes nothing more of this node's vault until something is done about it.
+    VaultRefused {
+        /// Who.
+        peer: PeerId,
+        /// Name of the code.
+        code: String,
+        /// Why, for people.
+        reason: String,
+    },
     /// A device of a vault that is kept here counts no more.
     DeviceRevoked {
         /// Which.

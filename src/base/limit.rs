@@ -156,6 +156,12 @@ pub const HEAD_DECODING_BYTES: usize = 2 * HEAD_BYTES_MAX + 96 * HEAD_FIELDS_MAX
 pub const HEAD_HOLDERS_MAX: usize = 256;
 /// Vaults that one node stores for others.
 pub const VAULTS_MAX: usize = 1024;
+/// Of those, vaults of which one peer brought something: it has one, and a few from before when it began anew. So one owner,
+/// or a few, cannot take the places of all.
+pub const VAULTS_PER_PEER_MAX: usize = 16;
+/// A vault of which only heads are here is dropped when those who brought them were not here for so long: longer than a
+/// season in a drawer. With a copy of any pack it stays.
+pub const EMPTY_VAULT_KEPT: Duration = Duration::from_secs(90 * 86_400);
 /// Strangers listed as pending; the oldest makes room.
 pub const PENDING_PEERS_MAX: usize = 64;
 /// Established connections of one peer: simultaneous dials and TCP beside QUIC need more than one.

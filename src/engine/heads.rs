@@ -213,7 +213,7 @@ pub fn adopt_head(store: &Store, head: &Head, bytes: &[u8]) -> Result<HeadNews, 
     if tips.len() > limit::HEAD_BRANCHES_MAX {
         return Err(HolderError::TooManyBranches(device).into());
     }
-    check_device(store, head)?;
+    check_device(store, head.vault(), head.device())?;
     if is_here {
         store.replace_record(&RecordName::Head { vault, device, seq: name.0, id: name.1 }, bytes)?;
     } else {

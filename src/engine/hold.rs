@@ -68,7 +68,7 @@ impl Stamps {
     }
 }
 
-fn file(vault: VaultId) -> String {
+pub(super) fn file(vault: VaultId) -> String {
     format!("hold-{vault}.json")
 }
 

@@ -31,6 +31,9 @@ pub enum HolderError {
     /// This node stores for enough vaults.
     #[error("this node stores for {0} vaults already")]
     TooManyVaults(usize),
+    /// So many of them are of the peer that brings another one.
+    #[error("{0} vaults of that peer are here already")]
+    TooManyVaultsOfPeer(usize),
     /// It keeps enough heads of that vault; the hold of the oldest has to end first.
     #[error("this node keeps {} of heads of that vault already", ByteSize(*.0))]
     TooManyHeads(u64),
@@ -55,6 +58,7 @@ impl Coded for HolderError {
             Self::Head(e) => e.code(),
             Self::Revoked(_) => Code::DeviceRevoked,
             Self::TooManyVaults(_)
+            | Self::TooManyVaultsOfPeer(_)
             | Self::TooManyHeads(_)
             | Self::TooManyDevices
             | Self::TooManyBranches(_) => Code::ResourceExhausted,
@@ -75,22 +79,45 @@ pub fn accept_head(store: &Store, vault: VaultId, want: HeadId, bytes: &[u8]) ->
     if !revocations(store, vault)?.admits(head.device(), head.draft.seq, head.id) {
         return Err(HolderError::Revoked(head.device()));
     }
-    let vaults = store.head_vaults()?;
-    if !vaults.contains(&vault) && vaults.len() >= limit::VAULTS_MAX {
-        return Err(HolderError::TooManyVaults(vaults.len()));
-    }
-    check_device(store, &head)?;
-    // No quota counts them, and a hold keeps all: a device that signs one after the other must not fill the disk.
-    let (count, held) = store.head_sizes(vault)?;
-    if count >= limit::VAULT_HEADS_MAX || held + bytes.len() as u64 > limit::VAULT_HEADS_BYTES_MAX {
-        return Err(HolderError::TooManyHeads(held));
-    }
+    check_device(store, vault, head.device())?;
+    check_heads(store, vault, bytes.len())?;
     Ok(head)
 }
 
+/// That there is a place for heads of that device, which `payer` brings: before one is asked for.
+pub fn check_place(
+    store: &Store,
+    vault: VaultId,
+    device: DeviceId,
+    payer: PeerId,
+) -> Result<(), HolderError> {
+    let vaults = store.head_vaults()?;
+    if !vaults.contains(&vault) {
+        let of_peer = store.accounts()?.vaults_of(payer);
+        if of_peer >= limit::VAULTS_PER_PEER_MAX {
+            return Err(HolderError::TooManyVaultsOfPeer(of_peer));
+        }
+        if vaults.len() >= limit::VAULTS_MAX {
+            return Err(HolderError::TooManyVaults(vaults.len()));
+        }
+    }
+    check_device(store, vault, device)?;
+    check_heads(store, vault, 0)
+}
+
+/// That a vault has room for a head of so many bytes. A hold keeps all heads: a device that signs one after the other must not
+/// fill the disk.
+fn check_heads(store: &Store, vault: VaultId, bytes: usize) -> Result<(), HolderError> {
+    let (count, held) = store.head_sizes(vault)?;
+    if count >= limit::VAULT_HEADS_MAX || held + bytes as u64 > limit::VAULT_HEADS_BYTES_MAX {
+        return Err(HolderError::TooManyHeads(held));
+    }
+    Ok(())
+}
+
 /// That a head's device is not one too many of its vault.
-pub(super) fn check_device(store: &Store, head: &Head) -> Result<(), HolderError> {
-    match store.is_device_over(head.vault(), head.device(), limit::VAULT_DEVICES_MAX)? {
+pub(super) fn check_device(store: &Store, vault: VaultId, device: DeviceId) -> Result<(), HolderError> {
+    match store.is_device_over(vault, device, limit::VAULT_DEVICES_MAX)? {
         true => Err(HolderError::TooManyDevices),
         false => Ok(()),
     }

@@ -46,6 +46,7 @@ mod stats;
 mod tag;
 mod tar;
 mod tree;
+mod vacant;
 mod vault;
 mod verify;
 mod wishes;
@@ -84,9 +85,9 @@ pub use heads::{
 };
 pub use hold::{HoldResult, drop_expired, note_release};
 pub use holder::{
-    HolderError, Lending, Needs, accept_head, account, charges_of, complete_head, forward_packs, held_packs,
-    keep_for_device, keep_what_is_here, missing_records, store_list, store_snapshot, store_snapshots,
-    wanted_packs,
+    HolderError, Lending, Needs, accept_head, account, charges_of, check_place, complete_head, forward_packs,
+    held_packs, keep_for_device, keep_what_is_here, missing_records, store_list, store_snapshot,
+    store_snapshots, wanted_packs,
 };
 pub use hurt::{HurtFile, HurtFiles};
 pub use laggards::Laggards;
@@ -114,6 +115,7 @@ pub use signing::{
 pub use stats::{ChunkSums, Sums, snapshot_sums, vault_sums};
 pub use tag::{Retagged, TagEdit, tag};
 pub use tree::{Spot, TreeEntry, list, locate};
+pub use vacant::drop_vacant;
 pub use vault::{Vault, VaultOptions};
 pub use verify::{SnapshotFinding, VerifyOptions, VerifyResult, verify};
 pub use wishes::{

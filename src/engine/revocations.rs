@@ -21,7 +21,7 @@ struct Kept {
     revocations: Vec<String>,
 }
 
-fn file(vault: VaultId) -> String {
+pub(super) fn file(vault: VaultId) -> String {
     format!("revoked-{vault}.json")
 }
 

@@ -19,13 +19,13 @@ use super::source::Mesh;
 use crate::api::ApiError;
 use crate::base::{Code, HeadId, PackId, PeerId, VaultId, limit, random_bytes};
 use crate::engine::{
-    self, EngineError, Laggards, Lending, Monitor, OWNERS_MAX, PULLS_MAX, PULLS_PER_OWNER_MAX,
+    self, EngineError, HolderError, Laggards, Lending, Monitor, OWNERS_MAX, PULLS_MAX, PULLS_PER_OWNER_MAX,
     SLOW_PULLS_MAX, Serving, Wish, WishKey, Wishes,
 };
 use crate::net::Net;
 use crate::snapshot::{Head, HeadSummary, PackSize, sign_receipt_at};
 use crate::store::{ChargedRecord, StoreError, record_room};
-use crate::wire::{self, sync_request::Ask, sync_response::Answer};
+use crate::wire::{self, HoldRefusal, sync_request::Ask, sync_response::Answer};
 
 /// How long room is waited for that packs under way may give back, and how often is looked.
 const ROOM_WAIT: Duration = Duration::from_secs(60);
@@ -186,6 +186,7 @@ pub(super) fn keep_records(
     store: impl FnOnce() -> Result<(), EngineError>,
 ) -> Result<(), EngineError> {
     let Some(payer) = payer else { return store() };
+    let records = &core.store.uncharged(vault, records)?;
     let bytes = records.iter().map(|(_, length)| record_room(*length)).sum();
     let _promise = promise_room(core, bytes, || free_for(core, payer, share))?;
     store()?;
@@ -268,22 +269,65 @@ impl Core {
 async fn serve_owner(core: Arc<Core>, key: WishKey, wish: Wish) {
     let (owner, vault) = key;
     let mut serving = Serving::new(&wish.packs);
+    match refusal(&core, owner, vault, wish.head).await {
+        Ok(None) => {}
+        Ok(Some(refused)) => {
+            let told = decline(&core, owner, vault, serving.into_left(), refused).await;
+            return log_failure(told, "telling an owner that its vault is not taken");
+        }
+        Err(error) => return log_failure::<()>(Err(error), "looking whether a vault has a place"),
+    }
     if let Err(error) = hold(&core, owner, vault, wish, &mut serving).await {
         tracing::warn!(target: "hold", peer = %owner.short(), vault = %vault.short(), code = error.code, %error,
             "storing for a peer stopped; it will offer again");
     }
     let left = serving.into_left();
     if !left.is_empty() {
-        log_failure(decline(&core, owner, vault, left).await, "telling an owner what is not stored");
+        let told = decline(&core, owner, vault, left, HoldRefusal::HoldUnspecified).await;
+        log_failure(told, "telling an owner what is not stored");
     }
 }
 
-/// Tells the owner which packs it offered are not here, so that it does not wait for them.
-async fn decline(core: &Arc<Core>, owner: PeerId, vault: VaultId, left: Vec<PackId>) -> Result<(), ApiError> {
+/// Why no head of that device is taken, if so and it is not here: nothing is asked for then.
+async fn refusal(
+    core: &Arc<Core>,
+    owner: PeerId,
+    vault: VaultId,
+    head: HeadSummary,
+) -> Result<Option<HoldRefusal>, ApiError> {
+    let looked = core.blocking(move |core| {
+        let is_own = core.vault_id() == Some(vault);
+        if is_own || engine::complete_head(&core.store, vault, head.id).map_err(failed)?.is_some() {
+            return Ok(Ok(()));
+        }
+        Ok(engine::check_place(&core.store, vault, head.device, owner))
+    });
+    let Err(error) = looked.await? else { return Ok(None) };
+    let refused = match &error {
+        HolderError::TooManyDevices => HoldRefusal::HoldDevices,
+        HolderError::TooManyVaults(_) | HolderError::TooManyVaultsOfPeer(_) => HoldRefusal::HoldVaults,
+        HolderError::TooManyHeads(_) => HoldRefusal::HoldHeads,
+        _ => return Err(failed(error)),
+    };
+    tracing::warn!(target: "hold", peer = %owner.short(), vault = %vault.short(), %error, "a vault is not taken");
+    Ok(Some(refused))
+}
+
+/// Tells the owner which packs it offered are not here, so that it does not wait for them, and why if that is for good.
+async fn decline(
+    core: &Arc<Core>,
+    owner: PeerId,
+    vault: VaultId,
+    left: Vec<PackId>,
+    refused: HoldRefusal,
+) -> Result<(), ApiError> {
     let left: Vec<Vec<u8>> = left.iter().map(|id| id.as_bytes().to_vec()).collect();
-    for part in left.chunks(limit::RECEIPT_PACKS_MAX) {
-        let vault = vault.as_bytes().to_vec();
-        let notice = wire::DamageNotice { vault, declined: part.to_vec(), ..wire::DamageNotice::default() };
+    // At least one part: a head without packs is refused too.
+    let parts: Vec<&[Vec<u8>]> =
+        if left.is_empty() { vec![&[]] } else { left.chunks(limit::RECEIPT_PACKS_MAX).collect() };
+    for part in parts {
+        let (vault, refused) = (vault.as_bytes().to_vec(), refused.into());
+        let notice = wire::DamageNotice { vault, declined: part.to_vec(), refused, ..Default::default() };
         ask(core.net()?, owner, Ask::Damage(notice)).await?;
     }
     Ok(())

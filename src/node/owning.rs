@@ -1,9 +1,9 @@
 //! Getting the vault's packs to holders: whenever something changed, compare heads, count receipts, offer what lacks
 //! copies.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::core::{Core, log_failure};
@@ -17,7 +17,7 @@ use crate::engine::{self, Candidate, Ledger, Monitor, ROUND_INTERVAL, ROUND_PAUS
 use crate::net::Net;
 use crate::snapshot::{Head, PackSize, PeerAddress};
 use crate::store::NewPack;
-use crate::wire::{self, sync_request::Ask, sync_response::Answer};
+use crate::wire::{self, HoldRefusal, sync_request::Ask, sync_response::Answer};
 
 /// Threads that read directories of packs that are elsewhere, and packs between two commits of what they found.
 const DIRECTORY_READERS: usize = 8;
@@ -31,12 +31,15 @@ pub(super) struct Owning {
     all_read: AtomicBool,
     /// Of some nobody had them when they were asked for last.
     some_absent: AtomicBool,
+    /// Holders that take nothing more of this vault, and why, as they said last.
+    refused: Mutex<BTreeMap<PeerId, HoldRefusal>>,
 }
 
 impl Default for Owning {
     fn default() -> Self {
         let (all_read, some_absent) = (AtomicBool::default(), AtomicBool::default());
-        Self { began: Instant::now(), ledger: Mutex::default(), all_read, some_absent }
+        let (ledger, refused) = (Mutex::default(), Mutex::default());
+        Self { began: Instant::now(), ledger, all_read, some_absent, refused }
     }
 }
 
@@ -68,6 +71,25 @@ impl Owning {
     /// A holder does not take packs that it was offered.
     pub(super) fn decline(&self, holder: PeerId, packs: &[PackId]) {
         self.tell(|ledger, now| ledger.decline(now, holder, packs));
+    }
+
+    /// A holder takes nothing more of this vault; whether that is news.
+    pub(super) fn refuse(&self, holder: PeerId, why: HoldRefusal) -> bool {
+        self.refused().insert(holder, why) != Some(why)
+    }
+
+    /// It does again, or is no holder any more.
+    pub(super) fn accept(&self, holder: PeerId) {
+        self.refused().remove(&holder);
+    }
+
+    /// Holders that take nothing more of this vault, and why.
+    pub(super) fn refusals(&self) -> BTreeMap<PeerId, HoldRefusal> {
+        self.refused().clone()
+    }
+
+    fn refused(&self) -> MutexGuard<'_, BTreeMap<PeerId, HoldRefusal>> {
+        self.refused.lock().expect("no panic while held")
     }
 
     /// Packs that holders confirmed a second lately; 0 when none did.

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::core::Core;
 use super::error::failed;
 use super::ticket::check_name;
-use super::{reach, status};
+use super::{reach, status, upkeep};
 use crate::api::{AddPeer, ApiError, PeerDetail, PeerInfo, PeerWay};
 use crate::base::{Code, Moment, PeerId, format_duration};
 use crate::crypto;
@@ -87,12 +87,14 @@ async fn part(core: &Arc<Core>, peer: PeerId) -> Result<(), ApiError> {
     }
     core.holding.part(peer);
     core.owning.forget_offers(peer);
+    core.owning.accept(peer);
     core.clocks.forget(peer);
     core.pulling.forget(&peer);
     // Its receipts no longer count: the packs get other holders.
     core.blocking(move |core| {
         core.store.drop_receipts(peer).map_err(failed)?;
-        core.store.remove_receipt_files(peer).map_err(failed)
+        core.store.remove_receipt_files(peer).map_err(failed)?;
+        upkeep::drop_vacant(core)
     })
     .await?;
     core.changed.notify_one();

@@ -409,17 +409,18 @@ impl<'a> Pull<'a> {
         self.core
             .blocking(move |core| {
                 let mut news = None;
+                if let Some(payer) = payer {
+                    // What was here already, for another vault or since a crash, is kept for this one as well.
+                    let charges = engine::charges_of(&core.store, &head).map_err(failed)?;
+                    let here = (vault, Some(payer));
+                    keep_records(core, here, Share::Content, &charges, || Ok(())).map_err(failed)?;
+                }
                 let own = [(*head.id.as_bytes(), bytes.len() as u64)];
                 let store = || {
                     news = Some(engine::adopt_head(&core.store, &head, &bytes)?);
                     Ok(())
                 };
                 keep_records(core, (vault, payer), Share::All, &own, store).map_err(failed)?;
-                if let Some(payer) = payer {
-                    // What was here already, for another vault or since a crash, is kept for this one as well.
-                    let charges = engine::charges_of(&core.store, &head).map_err(failed)?;
-                    core.store.charge_records(vault, payer, &charges).map_err(failed)?;
-                }
                 Ok((head, news.expect("it was stored")))
             })
             .await

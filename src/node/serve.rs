@@ -13,7 +13,7 @@ use crate::net::{BoxFuture, Net, Server};
 use crate::pack::{CellRange, Outboard};
 use crate::snapshot::{Head, HeadSummary, PeerAddress, sign_receipt_at};
 use crate::store::{Store, StoreError};
-use crate::wire::{self, RecordKind, Status, sync_request::Ask, sync_response::Answer};
+use crate::wire::{self, HoldRefusal, RecordKind, Status, sync_request::Ask, sync_response::Answer};
 
 /// Outboards kept in memory: 8 KiB each.
 const OUTBOARDS_MAX: usize = 256;
@@ -320,6 +320,7 @@ fn receipt(core: &Arc<Core>, from: PeerId, signed: &wire::Signed) -> Answered {
     // What is no news starts no round: in each the holder is asked again, and answers.
     if let Some(receipt) = auditing::take_receipt(core, vault, from, signed, &expected)? {
         core.owning.settle(from, &receipt.packs);
+        core.owning.accept(from);
         core.changed.notify_one();
     }
     Ok(None)
@@ -368,6 +369,22 @@ fn pack_ids(ids: &[Vec<u8>]) -> Result<Vec<PackId>, ApiError> {
     ids.map(|id| PackId::try_from(id.as_slice())).collect::<Result<_, _>>().map_err(malformed)
 }
 
+/// Why a holder takes nothing more, and what helps.
+pub(super) fn refusal(why: HoldRefusal) -> &'static str {
+    match why {
+        HoldRefusal::HoldDevices => {
+            "as many devices of this vault as it may have have written there; one that is gone makes room (`shadowvault device revoke --heir`)"
+        }
+        HoldRefusal::HoldVaults => {
+            "it has as many vaults as it takes (remove there what is not needed, `shadowvault peers`)"
+        }
+        HoldRefusal::HoldHeads => {
+            "too much of this vault's history is kept there; what was forgotten goes when its hold ends (`shadowvault forget --release-holds`)"
+        }
+        HoldRefusal::HoldUnspecified => "it does not say why",
+    }
+}
+
 /// A holder says what rotted on its disk, or what it does not take. What it does not have gets another place.
 fn damage(core: &Arc<Core>, from: PeerId, notice: &wire::DamageNotice) -> Answered {
     let vault = VaultId::try_from(notice.vault.as_slice()).map_err(malformed)?;
@@ -380,6 +397,12 @@ fn damage(core: &Arc<Core>, from: PeerId, notice: &wire::DamageNotice) -> Answer
         tracing::info!(target: "replicate", peer = %from.short(), packs = declined.len(), "a holder does not take packs; others may");
         core.owning.decline(from, &declined);
         core.changed.notify_one();
+    }
+    if notice.refused() != HoldRefusal::HoldUnspecified && core.owning.refuse(from, notice.refused()) {
+        let code = Code::ResourceExhausted.name().to_owned();
+        let reason = refusal(notice.refused()).to_owned();
+        tracing::warn!(target: "replicate", peer = %from.short(), code, reason, "a holder takes nothing more of this vault");
+        core.tell(Happening::VaultRefused { peer: from, code, reason });
     }
     doubt(core, notice)?;
     let mut heads = 0;

@@ -7,12 +7,12 @@ use std::time::Duration;
 use super::Mode;
 use super::core::Core;
 use super::error::failed;
-use super::{chains, comparing, devices, elsewhere, mending, reach, schedule, verified};
+use super::{chains, comparing, devices, elsewhere, mending, reach, schedule, serve, verified};
 use crate::api::{
     ApiError, Coverage, EntryInfo, Health, Identity, PeerInfo, ReplicationStatus, SnapshotInfo,
     SnapshotQuery, Status, StorageStatus, Verdict,
 };
-use crate::base::{ByteSize, ChunkId, Moment, PeerId, SnapshotId, encode_path, format_duration, limit};
+use crate::base::{ByteSize, ChunkId, Code, Moment, PeerId, SnapshotId, encode_path, format_duration, limit};
 use crate::engine::{self, CopyCounts, EngineError, TreeEntry, Vault, VaultView};
 use crate::net::{Net, Transport};
 use crate::snapshot::Snapshot;
@@ -229,6 +229,7 @@ fn count_copies(
         .map_err(failed)?;
     estimate(core, status);
     missing_holders(status);
+    refusing_holders(core, status);
     let unsafe_count = status.snapshots - status.snapshots_safe;
     if unsafe_count > 0 {
         let bytes = ByteSize(status.under_replicated_bytes);
@@ -290,6 +291,16 @@ fn missing_holders(status: &mut Status) {
     {
         let line = "no connected peer has room for more (`shadowvault invite` for another one)";
         status.problems.push(line.to_owned());
+    }
+}
+
+/// Holders that take nothing more of this vault.
+fn refusing_holders(core: &Core, status: &mut Status) {
+    for (peer, why) in core.owning.refusals() {
+        let known = status.peers.iter().find(|info| info.id == peer);
+        let name = known.and_then(|info| info.name.clone()).unwrap_or_else(|| peer.to_string());
+        let (why, code) = (serve::refusal(why), Code::ResourceExhausted.name());
+        status.problems.push(format!("{name} takes nothing more of this vault: {why} ({code})"));
     }
 }
 

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use super::core::{Core, log_failure};
 use super::error::failed;
 use crate::api::ApiError;
-use crate::base::{DeviceId, VaultId, limit, meter};
+use crate::base::{DeviceId, PeerId, VaultId, limit, meter};
 use crate::engine::{self, HoldResult};
+use crate::net::Net;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -62,6 +63,7 @@ impl Core {
 
 /// Looks once. Blocking.
 pub(super) fn look(core: &Arc<Core>, elapsed: Duration) -> Result<(), ApiError> {
+    drop_vacant(core)?;
     let hold = DAY * core.settings().storage.hold_days;
     let done = engine::drop_expired(&core.store, core.vault_id(), hold, elapsed).map_err(failed)?;
     let (packs, bytes) = done.deleted;
@@ -71,6 +73,20 @@ pub(super) fn look(core: &Arc<Core>, elapsed: Duration) -> Result<(), ApiError> 
     *core.on_hold.last() = done;
     meter::HELD_BYTES.set(core.on_hold.sum().1 as f64);
     clear_quarantine(core)
+}
+
+/// Vaults of which no pack is here make room for others once who brought them is gone. Blocking.
+pub(super) fn drop_vacant(core: &Core) -> Result<(), ApiError> {
+    let since = core.now().before(limit::EMPTY_VAULT_KEPT);
+    let known = core.net().map(Net::peers).unwrap_or_default();
+    let here: Vec<PeerId> =
+        known.iter().filter(|peer| peer.connected && peer.member).map(|peer| peer.id).collect();
+    let stays = |peer| here.contains(&peer) || core.book().keeps_place(peer, since);
+    let dropped = engine::drop_vacant(&core.store, core.vault_id(), stays).map_err(failed)?;
+    for vault in dropped {
+        tracing::info!(target: "hold", vault = %vault.short(), "a vault of which no pack is here is dropped: who brought it is gone");
+    }
+    Ok(())
 }
 
 /// Damaged files that were replaced long ago go; on a full disk all of them.

@@ -345,6 +345,12 @@ impl Files {
         Ok(self.found("removing a file", std::fs::remove_file(path))?.is_some())
     }
 
+    /// Removes a directory if it is empty, without any flush: a crash may bring it back.
+    pub(super) fn remove_empty_dir(&self, dir: &str) {
+        // Whatever came into it meanwhile stays.
+        std::fs::remove_dir(self.root().join(dir)).ok();
+    }
+
     /// Reads a whole file of at most `limit` bytes; `None` when it is not there.
     pub(super) fn read(&self, dir: &str, name: &str, limit: usize) -> Result<Option<Vec<u8>>, StoreError> {
         let Some(file) = self.found("opening a file", File::open(self.path(dir, name)))? else {

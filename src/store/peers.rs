@@ -205,6 +205,14 @@ impl PeerBook {
         owners.clone().find(|owner| self.find(*owner).is_some()).or_else(|| owners.next())
     }
 
+    /// Whether what a peer brought keeps its place here: it is on the list and was here after `since`, or it left on the word
+    /// of an admin.
+    pub fn keeps_place(&self, peer: PeerId, since: Moment) -> bool {
+        let left = |away: &TurnedAway| away.peer == peer && away.left.is_some();
+        self.find(peer).is_some_and(|entry| entry.last_seen.unwrap_or(entry.added).max(entry.added) >= since)
+            || self.turned_away.iter().any(left)
+    }
+
     /// What peers were promised by ticket, together, in bytes.
     pub fn promised(&self) -> u64 {
         self.allowed.iter().filter_map(|entry| entry.quota).fold(0, u64::saturating_add)

@@ -450,6 +450,22 @@ impl Store {
         removed
     }
 
+    /// Removes all heads of a vault of which there are no packs here, its state files of these names, and what is charged for
+    /// it. Cut short, it leaves fewer heads, and can be done again.
+    pub fn forget_vault(&self, vault: VaultId, states: &[String]) -> Result<(), StoreError> {
+        for device in self.head_devices(vault)? {
+            for (seq, id) in self.head_names(vault, device)? {
+                self.remove_head(vault, device, seq, id)?;
+            }
+            self.files.remove_empty_dir(&head_dir(vault, device));
+        }
+        self.files.remove_empty_dir(&format!("heads/{vault}"));
+        for name in states {
+            self.files.remove("members", name)?;
+        }
+        self.discharge_vault(vault)
+    }
+
     /// Durably removes a piece of a pack list.
     pub fn remove_list(&self, id: ListId) -> Result<(), StoreError> {
         self.files.remove("lists", &id.to_string())

@@ -718,6 +718,9 @@ pub struct DamageNotice {
     /// not all their records are sound on that disk: confirmations of them count no more
     #[prost(bytes = "vec", repeated, tag = "7")]
     pub heads: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// why nothing more of that vault is taken
+    #[prost(enumeration = "HoldRefusal", tag = "8")]
+    pub refused: i32,
 }
 /// /shadowvault/door/1: all that a stranger reaches.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -970,6 +973,42 @@ impl RecordKind {
             "RECORD_HEAD" => Some(Self::RecordHead),
             "RECORD_LIST" => Some(Self::RecordList),
             "RECORD_SNAPSHOT" => Some(Self::RecordSnapshot),
+            _ => None,
+        }
+    }
+}
+/// Why a holder takes nothing more of a vault until something is done about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum HoldRefusal {
+    HoldUnspecified = 0,
+    /// as many devices as a vault may have have heads there
+    HoldDevices = 1,
+    /// it has as many vaults as it takes, of that peer or in all
+    HoldVaults = 2,
+    /// as many heads of it are there as are kept
+    HoldHeads = 3,
+}
+impl HoldRefusal {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::HoldUnspecified => "HOLD_UNSPECIFIED",
+            Self::HoldDevices => "HOLD_DEVICES",
+            Self::HoldVaults => "HOLD_VAULTS",
+            Self::HoldHeads => "HOLD_HEADS",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "HOLD_UNSPECIFIED" => Some(Self::HoldUnspecified),
+            "HOLD_DEVICES" => Some(Self::HoldDevices),
+            "HOLD_VAULTS" => Some(Self::HoldVaults),
+            "HOLD_HEADS" => Some(Self::HoldHeads),
             _ => None,
         }
     }

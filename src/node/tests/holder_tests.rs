@@ -8,9 +8,10 @@ use crate::api::{AuditReport, JobRequest, VerifyRequest};
 use crate::base::{Code, PackId, PeerId, limit};
 use crate::engine::Monitor;
 use crate::node::auditing;
+use crate::node::status;
 use crate::node::streams::Streams;
 use crate::node::work;
-use crate::wire::Status;
+use crate::wire::{HoldRefusal, Status};
 
 const DAY: Duration = Duration::from_secs(86_400);
 const YEAR: Duration = Duration::from_secs(366 * 86_400);
@@ -149,4 +150,21 @@ async fn a_silent_holder_is_given_up_as_a_whole() {
     assert_eq!((report.timeout, report.packs_lost), (report.slices, 0));
     assert!(holder.seen().2 <= limit::AUDIT_IN_FLIGHT);
     assert!(report.unproven_since.is_some() && counts(&node, holder.id()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_holder_that_takes_nothing_more_is_told_of_until_it_does() {
+    let (node, holder, packs) = offered(Manner::Says(Status::Busy), 3 * DAY).await;
+    let problems = || async {
+        let status = node.core.blocking(status::status).await.unwrap();
+        status.problems.into_iter().filter(|line| line.contains("takes nothing more")).collect::<Vec<_>>()
+    };
+    holder.refuse(&node, HoldRefusal::HoldDevices).await;
+    let told = problems().await;
+    assert!(
+        told.len() == 1 && told[0].contains("device revoke") && told[0].contains("RESOURCE_EXHAUSTED"),
+        "{told:?}"
+    );
+    holder.confirm(&node, &packs, Duration::ZERO).await;
+    assert!(problems().await.is_empty());
 }

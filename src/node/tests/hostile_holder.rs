@@ -13,7 +13,7 @@ use crate::node::core::net_config;
 use crate::pack::{CellRange, Outboard};
 use crate::snapshot::sign_receipt;
 use crate::store::{PeerEntry, Word};
-use crate::wire::{self, Status, sync_request::Ask, sync_response::Answer};
+use crate::wire::{self, HoldRefusal, Status, sync_request::Ask, sync_response::Answer};
 
 /// How it answers when it is asked for a slice.
 #[derive(Debug, Copy, Clone, PartialEq, Eq)]
@@ -135,6 +135,14 @@ impl HostileHolder {
             let outboard = Outboard::of(&bytes).1;
             mind.packs.insert(id, (bytes, outboard));
         }
+    }
+
+    /// Says that it takes nothing more of the owner's vault.
+    pub(super) async fn refuse(&self, node: &AloneNode, why: HoldRefusal) {
+        let vault = node.core.vault_id().unwrap().as_bytes().to_vec();
+        let notice = wire::DamageNotice { vault, refused: why.into(), ..Default::default() };
+        let request = wire::SyncRequest { ask: Some(Ask::Damage(notice)) };
+        assert_eq!(self.net.sync(self.owner, request).await.unwrap().status(), Status::Ok);
     }
 
     /// Signs that it has these packs, with a time that is so far in the future; what the owner says to that.

@@ -14,7 +14,7 @@ use crate::snapshot::{
     HeadDraft, HeadSummary, ListRef, PackList, PackSize, Receipt, SignedHead, issue_certificate,
 };
 use crate::store::{PeerEntry, Word};
-use crate::wire::{self, Status, sync_request::Ask, sync_response::Answer};
+use crate::wire::{self, HoldRefusal, Status, sync_request::Ask, sync_response::Answer};
 
 pub(super) const PACK_BYTES: u64 = 128 << 10;
 
@@ -25,6 +25,7 @@ struct Goods {
     packs: HashMap<PackId, (Vec<u8>, Outboard)>,
     asked: HashSet<Vec<u8>>,
     declined: HashSet<Vec<u8>>,
+    refused: Option<HoldRefusal>,
     confirmed: HashSet<HeadId>,
 }
 
@@ -55,6 +56,7 @@ impl Serves {
                 (Status::Ok, None)
             }
             Some(Ask::Damage(notice)) => {
+                goods.refused = Some(notice.refused());
                 goods.declined.extend(notice.declined);
                 (Status::Ok, None)
             }
@@ -72,7 +74,11 @@ impl Server for Serves {
     fn fetch(&self, _: PeerId, request: wire::FetchRequest) -> BoxFuture<'static, wire::FetchResponse> {
         let goods = self.0.lock().unwrap();
         let pack = PackId::try_from(request.pack.as_slice()).unwrap();
-        let (bytes, outboard) = &goods.packs[&pack];
+        // Where there are several of them, one is asked for what another has.
+        let Some((bytes, outboard)) = goods.packs.get(&pack) else {
+            let status = Status::NotFound.into();
+            return Box::pin(async move { wire::FetchResponse { status, ..Default::default() } });
+        };
         let slice = |range: &wire::Range| {
             let cells = CellRange::covering(range.offset, range.length, bytes.len() as u64).unwrap();
             let from = cells.offset() as usize;
@@ -102,6 +108,10 @@ pub(super) struct HostileOwner {
     device: DeviceKeys,
     seq: u64,
     previous: Option<HeadId>,
+    /// Snapshots that its next head lists besides new ones.
+    pub(super) also: Vec<SnapshotId>,
+    /// Those that its last one lists.
+    pub(super) listed: Vec<SnapshotId>,
 }
 
 impl HostileOwner {
@@ -119,10 +129,21 @@ impl HostileOwner {
         }
         until("they are connected", || net.peers().iter().any(|peer| peer.id == victim && peer.serves_us))
             .await;
-        let root = Phrase::generate().root();
-        let (admin, keys) = (root.admin(), root.vault_keys(Epoch(0)));
+        let (admin, keys) = Self::keys();
         let device = DeviceKeys::generate("evil");
-        Self { net, serves, victim, admin, keys, device, seq: 0, previous: None }
+        let (also, listed) = (Vec::new(), Vec::new());
+        Self { net, serves, victim, admin, keys, device, seq: 0, previous: None, also, listed }
+    }
+
+    fn keys() -> (AdminKey, VaultKeys) {
+        let root = Phrase::generate().root();
+        (root.admin(), root.vault_keys(Epoch(0)))
+    }
+
+    /// From now on it makes heads of another vault.
+    pub(super) fn begin_vault(&mut self) {
+        (self.admin, self.keys) = Self::keys();
+        (self.seq, self.previous) = (0, None);
     }
 
     pub(super) fn id(&self) -> PeerId {
@@ -160,13 +181,14 @@ impl HostileOwner {
             goods.records.insert(id.as_bytes().to_vec(), bytes);
             lists.push(ListRef { id, packs, bytes: list.bytes() });
         }
-        let mut listed = Vec::new();
+        let mut listed = std::mem::take(&mut self.also);
         for n in 0..snapshots {
             let bytes = fill(1 << 20 | n, limit::RECORD_BYTES);
             let id = SnapshotId::new(*blake3::hash(&bytes).as_bytes());
             goods.records.insert(id.as_bytes().to_vec(), bytes);
             listed.push(id);
         }
+        self.listed.clone_from(&listed);
         self.seq += 1;
         let at = Moment::from_millis(self.seq);
         let certificate = issue_certificate(&self.admin, &self.keys, &self.device, named, at).unwrap();
@@ -207,6 +229,11 @@ impl HostileOwner {
     /// Whether the victim said that it has all records of a head.
     pub(super) fn has_confirmed(&self, head: &HeadSummary) -> bool {
         self.serves.0.lock().unwrap().confirmed.contains(&head.id)
+    }
+
+    /// Why the victim said that it takes nothing more.
+    pub(super) fn refused(&self) -> Option<HoldRefusal> {
+        self.serves.0.lock().unwrap().refused
     }
 
     /// Packs that the victim said it does not take.

@@ -74,6 +74,11 @@ impl Accounts {
         all.into_iter().map(|(_, who)| who).collect()
     }
 
+    /// Vaults of which a peer brought something.
+    pub fn vaults_of(&self, peer: PeerId) -> usize {
+        self.0.keys().filter(|(_, who)| *who == peer).count()
+    }
+
     /// Every vault, who brought of it, and what.
     pub fn iter(&self) -> impl Iterator<Item = (VaultId, PeerId, Kept)> {
         self.0.iter().map(|((vault, who), kept)| (*vault, *who, *kept))
@@ -168,6 +173,24 @@ impl Store {
         Ok(known.clone().unwrap_or_default())
     }
 
+    /// Of these records of a vault, those that are charged to nobody for it.
+    pub fn uncharged(
+        &self,
+        vault: VaultId,
+        records: &[ChargedRecord],
+    ) -> Result<Vec<ChargedRecord>, StoreError> {
+        self.index.read(|tx| {
+            let table = tx.open_table(CHARGES).map_err(wrong)?;
+            let mut left = Vec::new();
+            for record in records {
+                if table.get((&record.0, vault.as_bytes())).map_err(wrong)?.is_none() {
+                    left.push(*record);
+                }
+            }
+            Ok(left)
+        })
+    }
+
     /// Charges records that were stored for a vault to who brought them; those that are charged already stay as they are.
     pub fn charge_records(
         &self,
@@ -197,6 +220,16 @@ impl Store {
             return Ok(());
         }
         self.index.write(|tx| discharge(tx, None, records))?;
+        self.index.recount();
+        Ok(())
+    }
+
+    /// Nothing is charged for a vault any more.
+    pub(in crate::store) fn discharge_vault(&self, vault: VaultId) -> Result<(), StoreError> {
+        self.index.write(|tx| {
+            let mut table = tx.open_table(CHARGES).map_err(wrong)?;
+            table.retain(|(_, of), _| of != vault.as_bytes()).map_err(wrong)
+        })?;
         self.index.recount();
         Ok(())
     }

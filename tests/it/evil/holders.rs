@@ -285,6 +285,7 @@ fn all_is_lost(scene: Arc<Scene>) -> Act {
                     doubted_holder: scene.members[1 - n].id.as_bytes().to_vec(),
                     doubted: packs.clone(),
                     heads: vec![random_bytes::<32>().to_vec(); 256],
+                    refused: 0,
                 };
                 if timeout(STAY, line.ask(SYNC, &ask_sync(Ask::Damage(notice)))).await.is_err() {
                     return;

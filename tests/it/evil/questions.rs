@@ -163,6 +163,7 @@ fn damage(scene: Arc<Scene>) -> Act {
             doubted_holder: scene.victim.as_bytes().to_vec(),
             doubted: packs,
             heads: (0..256).map(|_| random_bytes::<32>().to_vec()).collect(),
+            refused: 0,
         }))
     })
 }
