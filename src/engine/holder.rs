@@ -178,11 +178,11 @@ pub fn account(store: &Store) -> Result<(), EngineError> {
     }
     let own = store.read_vault_id()?;
     for vault in store.head_vaults()? {
-        let mut packs = Vec::new();
-        for number in store.foreign_packs(vault)? {
-            packs.extend(store.pack_by_number(number)?.map(|row| (row.id, row.bytes)));
+        for numbers in store.foreign_packs(vault)?.chunks(limit::OFFER_PACKS_MAX) {
+            let rows = numbers.iter().map(|number| store.pack_by_number(*number));
+            let packs = rows.filter_map(Result::transpose).map(|row| row.map(|row| (row.id, row.bytes)));
+            store.charge_packs(vault, NOBODY, &packs.collect::<Result<Vec<_>, _>>()?)?;
         }
-        store.charge_packs(vault, NOBODY, &packs)?;
         if own != Some(vault) {
             for head in newest_heads(store, vault)? {
                 store.charge_records(vault, NOBODY, &charges_of(store, &head?)?)?;

@@ -296,13 +296,15 @@ async fn refusal(
     head: HeadSummary,
 ) -> Result<Option<HoldRefusal>, ApiError> {
     let looked = core.blocking(move |core| {
-        let is_own = core.vault_id() == Some(vault);
-        if is_own || engine::complete_head(&core.store, vault, head.id).map_err(failed)?.is_some() {
-            return Ok(Ok(()));
-        }
-        Ok(engine::check_place(&core.store, vault, head.device, owner))
+        let place = match core.vault_id() == Some(vault) {
+            true => Ok(()),
+            false => engine::check_place(&core.store, vault, head.device, owner),
+        };
+        let Err(error) = place else { return Ok(None) };
+        let is_here = engine::complete_head(&core.store, vault, head.id).map_err(failed)?.is_some();
+        Ok((!is_here).then_some(error))
     });
-    let Err(error) = looked.await? else { return Ok(None) };
+    let Some(error) = looked.await? else { return Ok(None) };
     let refused = match &error {
         HolderError::TooManyDevices => HoldRefusal::HoldDevices,
         HolderError::TooManyVaults(_) | HolderError::TooManyVaultsOfPeer(_) => HoldRefusal::HoldVaults,
