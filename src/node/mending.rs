@@ -66,6 +66,9 @@ pub(super) fn expect(core: &Core, packs: impl Iterator<Item = PackId>) -> Result
             absent.push(pack);
         }
     }
+    if absent.is_empty() {
+        return Ok(());
+    }
     edit(core, |queue| {
         queue.enter(absent, core.now());
         // They are known from somebody who is there now.
