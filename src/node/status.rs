@@ -267,12 +267,15 @@ fn estimate(core: &Core, status: &mut Status) {
     replication.bytes_per_second = (core.owning.packs_per_second() * mean) as u64;
     replication.seconds_left = match replication.bytes_waiting {
         0 => None,
+        // Nothing is under way to anybody: what the pace was says nothing.
+        _ if replication.to.is_empty() => None,
         bytes => bytes.checked_div(replication.bytes_per_second),
     };
 }
 
 /// Holders that have not been seen for long, and that there is no room left anywhere.
 fn missing_holders(status: &mut Status) {
+    let mean = status.storage.own_bytes / status.storage.own_packs.max(1);
     let gone = |peer: &&PeerInfo| matches!(peer.state.as_deref(), Some("missing" | "lost"));
     for peer in status.peers.iter().filter(gone).filter(|peer| peer.packs_held > 0) {
         let name = peer.name.clone().unwrap_or_else(|| peer.id.to_string());
@@ -287,10 +290,13 @@ fn missing_holders(status: &mut Status) {
     if status.replication.bytes_waiting > 0
         && connected().next().is_some()
         && known.clone().count() == connected().count()
-        && known.max() == Some(0)
+        && let Some(most) = known.max()
+        && most < mean.min(status.replication.bytes_waiting).max(1)
     {
-        let line = "no connected peer has room for more (`shadowvault invite` for another one)";
-        status.problems.push(line.to_owned());
+        status.problems.push(format!(
+            "no connected peer has room for more than {} (`shadowvault invite` for another one)",
+            ByteSize(most)
+        ));
     }
 }
 
@@ -376,13 +382,23 @@ fn last_verified(core: &Arc<Core>, status: &mut Status) -> Result<(), ApiError> 
     Ok(())
 }
 
-/// What is kept for others and cannot be told.
+/// What is kept for others and cannot be told, and that no more can be kept.
 fn held_for_others(core: &Core, status: &mut Status) {
-    let lost = core.on_hold.lost();
-    if !lost.is_empty() && status.verdict == Verdict::Ok {
+    let mut lines = core.on_hold.lost();
+    let stored = status.storage.foreign_bytes + status.storage.foreign_record_bytes;
+    let (room, left) = (core.store.room(), status.storage.lend.saturating_sub(stored));
+    // Less than a pack, although more is promised.
+    if room < left.min(limit::PACK_BYTES_MAX as u64) {
+        lines.push(format!(
+            "the disk has room for {} more, of {} that others may still store here: what they offer is refused (free some space, or lower replication.lend)",
+            ByteSize(room),
+            ByteSize(left)
+        ));
+    }
+    if !lines.is_empty() && status.verdict == Verdict::Ok {
         status.verdict = Verdict::AtRisk;
     }
-    status.problems.extend(lost);
+    status.problems.extend(lines);
 }
 
 /// Damaged packs that could not be mended yet.

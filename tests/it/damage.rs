@@ -268,10 +268,10 @@ fn a_lost_store_marker_is_not_an_empty_store() {
 }
 
 /// A small file system of its own, unmounted when dropped; `None` where that is not allowed.
-struct Disk(PathBuf);
+pub struct Disk(pub PathBuf);
 
 impl Disk {
-    fn mount(path: PathBuf, size: &str) -> Option<Self> {
+    pub fn mount(path: PathBuf, size: &str) -> Option<Self> {
         fs::create_dir_all(&path).expect("a directory");
         let options = format!("size={size},mode=0700");
         let mounted =
@@ -279,7 +279,7 @@ impl Disk {
         mounted.is_ok_and(|output| output.status.success()).then(|| Self(path))
     }
 
-    fn resize(&self, size: &str) {
+    pub fn resize(&self, size: &str) {
         let options = format!("remount,size={size}");
         let done = Command::new("mount").args(["-o", &options]).arg(&self.0).status();
         assert!(done.is_ok_and(|status| status.success()), "a remount");

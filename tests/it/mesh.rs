@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use super::damage::Disk;
 use super::node::{Node, connected, pair, text, until};
 use super::tree;
 
@@ -238,4 +239,29 @@ fn two_owners_store_for_each_other_and_keep_apart() {
         assert_eq!(node.snapshots().len(), 1);
         node.run(&["verify"]).exits(0);
     }
+}
+
+/// It said that all was well, and its owner when it would be done.
+#[test]
+fn a_holder_whose_disk_is_full_says_so_and_so_does_its_owner() {
+    let home = tempfile::tempdir().unwrap();
+    let Some(disk) = Disk::mount(home.path().join("disk"), "48m") else {
+        eprintln!("skipped: mounting a small file system is not allowed here");
+        return;
+    };
+    let owner = owner(1);
+    let mut holder = Node::bare().at(&disk.0.join("repo")).without_passphrase();
+    holder.run(&["init", "--storage-only", "--lend", "1GiB"]).exits(0);
+    holder.start();
+    pair(&owner, &holder);
+    fs::write(disk.0.join("filler"), tree::noise(1, 46 << 20)).ok();
+    let source = owner.path("source");
+    tree::plain(&source, 1, 6, 1_000_000);
+    owner.backup(&source);
+    let says = |node: &Node, words: &str| node.status()["problems"].to_string().contains(words);
+    until("both say it", &[&owner, &holder], || {
+        (says(&holder, "the disk has room for") && says(&owner, "has room for more than")).then_some(())
+    });
+    assert_ne!(holder.status()["verdict"], "ok");
+    assert_eq!(owner.status()["replication"]["seconds_left"], serde_json::Value::Null);
 }
