@@ -88,7 +88,11 @@ fn carried_on_by_name(vault: &Vault, mine: &Tips, names: &[HeadName]) -> Result<
     let is_tip = |id: HeadId| {
         mine.heads.iter().any(|head| head.id == id) || mine.unreadable.iter().any(|head| head.id == id)
     };
-    let past: Vec<HeadName> = names.iter().filter(|(_, id)| !is_tip(*id)).copied().collect();
+    // Some of them are here no more, and others may still know them as the newest.
+    let named = mine.heads.iter().flat_map(|head| head.draft.supersedes.iter());
+    let mut past: Vec<HeadName> = names.iter().chain(named).filter(|(_, id)| !is_tip(*id)).copied().collect();
+    past.sort_unstable_by(|a, b| b.cmp(a));
+    past.dedup();
     let branches: Vec<HeadName> = mine.heads.iter().skip(1).map(|head| (head.draft.seq, head.id)).collect();
     let confirmed = vault.store.head_receipts()?.into_iter();
     let with_holders =

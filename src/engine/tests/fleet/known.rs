@@ -2,11 +2,11 @@
 
 use super::Damage::{Flipped, Zeroed};
 use super::Due::{All, Old};
-use super::Step::{Backup, Crash, Damage, Days, Forget, Gc, HolderCrash, Lose, Meet, Repair};
+use super::Step::{Backup, Crash, Damage, Days, Forget, Gc, HolderCrash, Image, Lose, Meet, PutBack, Repair};
 use super::{Edits, History};
 
 pub(super) fn histories() -> Vec<History> {
-    vec![sought_where_nobody_keeps_it(0)]
+    vec![sought_where_nobody_keeps_it(0), joined_unheard()]
 }
 
 /// Two devices stored the same content. The first let its own go and sought it there all the same when it heard of the
@@ -44,6 +44,34 @@ fn sought_where_nobody_keeps_it(seed: u64) -> History {
             Gc { device: 204, due: All },
         ],
     }
+}
+
+/// A device whose disk was put back joined its branches, and its next heads did not name the one that the other device knew:
+/// what only that one listed was never let go.
+fn joined_unheard() -> History {
+    History {
+        seed: 5036108178732486921,
+        devices: 2,
+        holders: 1,
+        steps: vec![
+            Backup { device: 2, edits: Edits(vec![(0, 3), (0, 4)]) },
+            Image { device: 7 },
+            Meet { device: 126, holder: 0, most: 255 },
+            Lose { holder: 0, which: 19 },
+            Meet { device: 11, holder: 0, most: 255 },
+            Forget { device: 216, which: 0 },
+            Backup { device: 7, edits: Edits(vec![(0, 4)]) },
+            Gc { device: 161, due: All },
+            Meet { device: 6, holder: 0, most: 255 },
+            Meet { device: 35, holder: 0, most: 255 },
+            PutBack { device: 0 },
+        ],
+    }
+}
+
+#[test]
+fn branches_that_were_joined_unheard_are_known_to_be() {
+    (0..12).for_each(|more| History { seed: 5036108178732486921 + more, ..joined_unheard() }.run());
 }
 
 /// As the order of packs was, it failed or not.
