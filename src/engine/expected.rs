@@ -17,7 +17,7 @@ use crate::store::{Store, StoreError};
 const PREFIX: &str = "newest-";
 const SUFFIX: &str = ".json";
 
-fn file(vault: VaultId) -> String {
+pub(super) fn file(vault: VaultId) -> String {
     format!("{PREFIX}{vault}{SUFFIX}")
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::error::EngineError;
-use super::{hold, revocations};
+use super::{expected, hold, revocations};
 use crate::base::{PeerId, VaultId};
 use crate::store::Store;
 
@@ -22,11 +22,12 @@ pub fn drop_vacant(
     let filled: HashSet<VaultId> =
         usage.filter(|(_, (packs, _))| *packs > 0).map(|(vault, _)| vault).collect();
     let mut dropped = Vec::new();
-    for vault in store.head_vaults()? {
+    for vault in expected::vaults(store)? {
         let bearers = accounts.bearers(vault);
         let is_kept = own == Some(vault) || filled.contains(&vault) || bearers.is_empty();
         if !is_kept && !bearers.into_iter().any(&stays) {
-            store.forget_vault(vault, &[hold::file(vault), revocations::file(vault)])?;
+            let state = [expected::file(vault), hold::file(vault), revocations::file(vault)];
+            store.forget_vault(vault, &state)?;
             dropped.push(vault);
         }
     }
@@ -63,6 +64,8 @@ mod tests {
         forward_packs(&store, (filled, gone), pack, &bytes, &outboard).unwrap();
         for vault in vacant {
             store.publish_state(&hold::file(vault), &1).unwrap();
+            let head = (1, HeadId::new([1; 32]));
+            expected::expect(&store, vault, DeviceId::new([9; 32]), &[head]).unwrap();
         }
         let mut dropped = drop_vacant(&store, Some(own), |peer| peer == here).unwrap();
         dropped.sort_unstable();
@@ -72,6 +75,7 @@ mod tests {
         for vault in vacant {
             assert_eq!(accounts.of_vault(vault).bytes(), 0);
             assert_eq!(store.read_state::<u32>(&hold::file(vault)).unwrap(), None);
+            assert!(expected::expected(&store, vault).unwrap().is_empty());
             assert!(!dir.path().join(format!("s/heads/{vault}")).exists());
         }
         assert!(drop_vacant(&store, Some(own), |peer| peer == here).unwrap().is_empty());

@@ -173,9 +173,9 @@ fn a_recovery_that_fails_half_way_keeps_what_came_and_one_of_another_vault_leave
     tree::plain(&source, 1, 3, 10_000);
     owner.replicate(&source);
     owner.kill();
-    let lists = holder.files("lists/");
-    let hidden = holder.path("hidden list");
-    fs::rename(&lists[0], &hidden).unwrap();
+    let heads = holder.files("heads/");
+    let hidden = |at: usize| holder.path(&format!("hidden head {at}"));
+    (0..heads.len()).for_each(|at| fs::rename(&heads[at], hidden(at)).unwrap());
     let (phrase, address) = (owner.phrase(), holder.address());
     let recover = ["recover", "--peer", &address, "--phrase-file", text(&phrase)];
     let new = Node::bare();
@@ -185,7 +185,7 @@ fn a_recovery_that_fails_half_way_keeps_what_came_and_one_of_another_vault_leave
     assert_eq!(new.run(&["snapshots"]).exits(10).failure()["code"], "VAULT_UNFINISHED");
     assert_eq!(new.run(&["init"]).exits(10).failure()["code"], "VAULT_UNFINISHED");
     let key = fs::read(new.repo().join("node.key")).unwrap();
-    fs::rename(&hidden, &lists[0]).unwrap();
+    (0..heads.len()).for_each(|at| fs::rename(hidden(at), &heads[at]).unwrap());
     new.run(&recover).exits(0);
     assert_eq!(new.snapshots().len(), 1);
     assert_eq!(fs::read(new.repo().join("node.key")).unwrap(), key, "the holder knows it by that");
