@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::borrow::is_revoked;
-use super::chain::{Tips, admitted_names, names_to_carry_on, read_head, tips};
+use super::chain::{Tips, admitted_names, names_to_carry_on, read_head, tip_names, tips};
 use super::error::EngineError;
 use super::expected;
 use super::heads::{head_packs, newest_heads, packs_as_known, read_list, tips_with, unreadable_heads};
@@ -397,6 +397,9 @@ pub(super) fn store_head(vault: &Vault, draft: HeadDraft) -> Result<Head, Engine
         }
     }
     vault.store.publish_head(vault.id(), vault.device(), head.draft.seq, head.id, &bytes)?;
-    expected::expect(&vault.store, vault.id(), vault.device(), &[(head.draft.seq, head.id)])?;
+    // One that is missing and not carried on is still waited for.
+    let revoked = revocations(&vault.store, vault.id())?;
+    let (newest, _) = tip_names(&vault.store, vault.id(), vault.device(), &revoked)?;
+    expected::expect(&vault.store, vault.id(), vault.device(), &newest)?;
     Ok(head)
 }

@@ -470,3 +470,34 @@ fn a_piece_of_a_pack_list_that_is_nowhere_keeps_the_rest_from_nobody() {
     assert_eq!(fresh.snapshots().len(), 2);
     fresh.run(&["verify"]).exits(5);
 }
+
+/// With the next backup it was forgotten that it had been there, and what only it listed was deleted.
+#[test]
+fn a_head_that_is_gone_is_missed_until_it_is_given_up() {
+    let node = Node::init();
+    let source = |round: u64| {
+        let source = node.path(&format!("source-{round}"));
+        tree::plain(&source, round, 5, 50_000);
+        source
+    };
+    node.backup(&source(0));
+    let second = node.backup(&source(1));
+    let newest =
+        node.files("heads/").into_iter().max_by_key(|file| file.file_name().unwrap().to_owned()).unwrap();
+    let kept = node.path("head");
+    fs::rename(&newest, &kept).unwrap();
+    let record = node.files(&format!("snapshots/{second}")).pop().unwrap();
+    let kept_record = node.path("record");
+    fs::rename(&record, &kept_record).unwrap();
+    node.run(&["gc", "--now"]).exits(5);
+    let packs = node.packs();
+    node.backup(&source(2));
+    node.run(&["gc", "--now"]).exits(5);
+    assert!(packs.iter().all(|pack| pack.exists()));
+    node.run(&["verify"]).exits(5);
+    fs::rename(&kept, &newest).unwrap();
+    fs::rename(&kept_record, &record).unwrap();
+    node.run(&["gc", "--now"]).exits(0);
+    assert_eq!(node.snapshots().len(), 3);
+    node.run(&["verify"]).exits(0);
+}
