@@ -13,7 +13,7 @@ fn rebuilt(fixture: Fixture) -> Fixture {
 }
 
 /// What a kill between publishing packs and committing their rows leaves: packs, but no rows, no snapshot, no head
-/// beyond the vault's first.
+/// beyond the vault's first, and nobody who knows of one.
 fn interrupted() -> Fixture {
     let fixture = Fixture::new();
     fixture.write("large", &noise(1, 6 << 20));
@@ -29,6 +29,12 @@ fn interrupted() -> Fixture {
             let head = head.unwrap();
             if !head.file_name().to_string_lossy().starts_with("0000000000000001-") {
                 std::fs::remove_file(head.path()).unwrap();
+            }
+        }
+        for file in std::fs::read_dir(store.join("members")).unwrap() {
+            let file = file.unwrap();
+            if file.file_name().to_string_lossy().starts_with("newest-") {
+                std::fs::remove_file(file.path()).unwrap();
             }
         }
     };
