@@ -341,16 +341,16 @@ pub(super) fn tips_among<E>(
     Ok(tips)
 }
 
-/// What a new head carries on by name: branches that it joins, which heads holders were last known to have, those just
-/// before it, and one at each power of two. All of `past` (highest number first) is carried on by one of the branches.
+/// What a new head carries on by name: branches that it joins, which heads holders and other devices were last known to have,
+/// those just before it, and one at each power of two. All of `past` (highest number first) is carried on by one of the branches.
 pub(super) fn names_to_carry_on(
     branches: &[HeadName],
-    with_holders: &HashSet<HeadId>,
+    with_others: &HashSet<HeadId>,
     past: &[HeadName],
 ) -> Vec<HeadName> {
     let recent = past.iter().take(limit::HEAD_SUPERSEDES_RECENT);
     let far = (0..usize::BITS).map_while(|bit| past.get(1usize.checked_shl(bit)?));
-    let held = past.iter().filter(|(_, id)| with_holders.contains(id));
+    let held = past.iter().filter(|(_, id)| with_others.contains(id));
     let mut seen = HashSet::new();
     let all = branches.iter().chain(held).chain(far).chain(recent);
     all.filter(|(_, id)| seen.insert(*id)).take(limit::HEAD_SUPERSEDES_MAX).copied().collect()

@@ -1,6 +1,6 @@
 //! The next head of this device: what it lists, what it carries on, and its signature.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::borrow::is_revoked;
 use super::chain::{Tips, admitted_names, names_to_carry_on, read_head, tip_names, tips};
@@ -12,7 +12,8 @@ use super::revocations::revocations;
 use super::vault::Vault;
 use crate::base::{Code, Coded, DeviceId, HeadId, ListId, PackId, SnapshotId, limit};
 use crate::snapshot::{
-    Head, HeadDraft, HeadName, ListRef, PackList, PackSize, PeerAddress, SignedHead, open_record, plan_lists,
+    Head, HeadDraft, HeadName, HeadSummary, ListRef, PackList, PackSize, PeerAddress, SignedHead,
+    open_record, plan_lists,
 };
 use crate::store::{RecordName, Store};
 
@@ -31,17 +32,13 @@ pub fn next_head(
     }
     let (store, device) = (&vault.store, vault.device());
     let revoked = revocations(store, vault.id())?;
-    let mut seen = Vec::new();
-    for head in newest_heads(store, vault.id())? {
-        let head = head?;
-        seen.extend((head.device() != device).then(|| head.summary()));
-    }
+    let others = Others::of(vault)?;
     let mine = tips(store, vault.id(), device, &revoked)?;
     let names = admitted_names(store, vault.id(), device, &revoked)?;
     let draft = HeadDraft {
         seq: 1,
         predecessor: None,
-        seen,
+        seen: others.seen,
         snapshots: Vec::new(),
         lists: next_lists(vault, &mine.heads)?,
         copies: vault.options().copies,
@@ -78,26 +75,67 @@ pub fn next_head(
         predecessor: Some(newest.id),
         snapshots,
         inherited,
-        supersedes: carried_on_by_name(vault, &mine, &names)?,
+        supersedes: carried_on_by_name(vault, &mine, &names, others.of_mine)?,
         ..draft
     })
 }
 
-/// Names of heads of this device that its next one carries on.
-fn carried_on_by_name(vault: &Vault, mine: &Tips, names: &[HeadName]) -> Result<Vec<HeadName>, EngineError> {
+/// What other devices' newest heads are, and which heads of this device they say to have seen.
+struct Others {
+    seen: Vec<HeadSummary>,
+    of_mine: Vec<HeadName>,
+    /// Those of devices of which several count here.
+    branches: Vec<HeadId>,
+}
+
+impl Others {
+    fn of(vault: &Vault) -> Result<Self, EngineError> {
+        let (mut seen, mut of_mine): (Vec<HeadSummary>, _) = (Vec::new(), Vec::new());
+        for head in newest_heads(&vault.store, vault.id())? {
+            let head = head?;
+            if head.device() != vault.device() {
+                seen.push(head.summary());
+                let mine = head.draft.seen.iter().filter(|seen| seen.device == vault.device());
+                of_mine.extend(mine.map(|seen| (seen.seq, seen.id)));
+            }
+        }
+        let mut count = HashMap::new();
+        seen.iter().for_each(|head| *count.entry(head.device).or_insert(0) += 1);
+        // Where there is no room for all, for those that wait to be named.
+        seen.sort_by_key(|head| count[&head.device] == 1);
+        seen.truncate(limit::VAULT_DEVICES_MAX);
+        let branches = seen.iter().filter(|head| count[&head.device] > 1).map(|head| head.id).collect();
+        Ok(Self { seen, of_mine, branches })
+    }
+}
+
+/// Names of heads of this device that its next one carries on; `seen` are those that other devices last knew.
+fn carried_on_by_name(
+    vault: &Vault,
+    mine: &Tips,
+    names: &[HeadName],
+    seen: Vec<HeadName>,
+) -> Result<Vec<HeadName>, EngineError> {
     let is_tip = |id: HeadId| {
         mine.heads.iter().any(|head| head.id == id) || mine.unreadable.iter().any(|head| head.id == id)
     };
-    // Some of them are here no more, and others may still know them as the newest.
-    let named = mine.heads.iter().flat_map(|head| head.draft.supersedes.iter());
-    let mut past: Vec<HeadName> = names.iter().chain(named).filter(|(_, id)| !is_tip(*id)).copied().collect();
+    // Some of them are here no more or never were, and others may still know them as the newest. A predecessor has no number
+    // where it is named; it is this one at most.
+    let before = mine
+        .heads
+        .iter()
+        .filter_map(|head| Some((head.draft.seq.saturating_sub(1), head.draft.predecessor?)));
+    let named = mine.heads.iter().flat_map(|head| head.draft.supersedes.iter().copied()).chain(before);
+    let mut known = HashSet::new();
+    let mut past: Vec<HeadName> = names.iter().copied().chain(named).collect();
+    past.retain(|(_, id)| !is_tip(*id) && known.insert(*id));
     past.sort_unstable_by(|a, b| b.cmp(a));
-    past.dedup();
     let branches: Vec<HeadName> = mine.heads.iter().skip(1).map(|head| (head.draft.seq, head.id)).collect();
     let confirmed = vault.store.head_receipts()?.into_iter();
     let with_holders =
         confirmed.filter(|(_, device, _, _)| *device == vault.device()).map(|(_, _, _, id)| id);
-    Ok(names_to_carry_on(&branches, &with_holders.collect(), &past))
+    let with_others = with_holders.chain(seen.into_iter().map(|(_, id)| id)).collect();
+    Ok(names_to_carry_on(&branches, &with_others, &past))
 }
 
 /// Snapshots of this device whose records are here and that no readable head of its lists: a head that cannot be read may. What
@@ -226,8 +264,8 @@ pub(super) fn publish_head_without(
     store_head(vault, draft)
 }
 
-/// Joins the branches of this device's chain, and names heads that holders still take for branches of it, in one new head. `None`
-/// when there is nothing to join.
+/// Joins the branches of this device's chain, and names heads that holders or other devices still take for branches of it, in one
+/// new head, which also says of which other devices several heads count here. `None` when there is nothing to join, name or say.
 pub fn join_branches(
     vault: &Vault,
     with_holders: &[HeadName],
@@ -238,13 +276,19 @@ pub fn join_branches(
     let mine = tips(&vault.store, vault.id(), vault.device(), &revoked)?;
     let named: HashSet<HeadId> =
         mine.heads.iter().flat_map(|head| head.carries_on().chain([head.id])).collect();
-    let mut unnamed = Vec::new();
-    for name in with_holders.iter().filter(|(_, id)| !named.contains(id)) {
+    let others = Others::of(vault)?;
+    let mut unnamed: Vec<HeadName> = Vec::new();
+    for name in with_holders.iter().chain(&others.of_mine).filter(|(_, id)| !named.contains(id)) {
+        if unnamed.contains(name) {
+            continue;
+        }
         // Only what is carried on here may be called so; its file need not be here any more.
         let tips = tips_with(&vault.store, vault.id(), vault.device(), &revoked, (*name, &[]))?;
         unnamed.extend((!tips.contains(name)).then_some(*name));
     }
-    if mine.heads.len() < 2 && unnamed.is_empty() {
+    let said: HashSet<HeadId> =
+        mine.heads.iter().flat_map(|head| head.draft.seen.iter().map(|seen| seen.id)).collect();
+    if mine.heads.len() < 2 && unnamed.is_empty() && others.branches.iter().all(|id| said.contains(id)) {
         return Ok(None);
     }
     let mut draft = next_head(vault, &[], holders)?;

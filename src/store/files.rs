@@ -13,7 +13,7 @@ use super::reserve::Reserve;
 use super::trace::Trace;
 use crate::base::{Moment, limit, random_bytes};
 
-/// Everything a store has beside the index. Packs are spread over 256 directories by their first byte.
+/// Everything a store has beside the index. Packs are spread over up to 256 directories by their first byte, made as they come.
 const DIRECTORIES: [&str; 9] =
     ["packs", "heads", "lists", "snapshots", "members", "members/receipts", "keys", "quarantine", "tmp"];
 
@@ -100,10 +100,7 @@ impl Files {
         for name in DIRECTORIES {
             make_dir(&self.root().join(name))?;
         }
-        for byte in 0..=255u8 {
-            make_dir(&self.root().join(format!("packs/{byte:02x}")))?;
-        }
-        for name in ["packs", "members", ""] {
+        for name in ["members", ""] {
             self.sync_dir(&self.root().join(name))?;
         }
         self.clear_tmp()

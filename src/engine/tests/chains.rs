@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::devices::{own_head, pass_on};
+use super::devices::{own_head, pass_on, twin};
 use super::fixture::{Fixture, gc_options, noise, scratch};
 use super::full::copy;
 use crate::base::{HeadId, Moment, SnapshotId, limit};
@@ -187,6 +187,44 @@ fn a_holder_that_was_away_sees_no_branches_where_there_are_none() {
     assert_eq!(join_branches(&pair.device.vault, &told, &[]).unwrap(), None, "once is enough");
     assert_eq!(pass_on(&other, pair.device.store(), &named), HeadNews::Adopted);
     assert_eq!(newest_heads(&other, vault).unwrap(), [named]);
+}
+
+/// It took an old head of the other one for a branch for ever, and kept what only that one lists.
+#[test]
+fn a_device_that_was_away_sees_no_branches_of_another_where_there_are_none() {
+    for says_first in [true, false] {
+        let pair = Pair::new();
+        let away = twin(&pair.device);
+        let sign = |rounds| {
+            for _ in 0..rounds {
+                publish_next_head(&pair.device.vault, &[], &[]).unwrap();
+            }
+        };
+        let tell = |to: &Fixture, from: &Fixture| pass_on(to.store(), from.store(), &own_head(from));
+        let count = || {
+            let heads = newest_heads(away.store(), away.vault.id()).unwrap();
+            heads.iter().filter(|head| head.device() == pair.device.vault.device()).count()
+        };
+        let joins = |of: &Fixture| join_branches(&of.vault, &[], &[]).unwrap().is_some();
+        sign(40);
+        tell(&away, &pair.device);
+        if says_first {
+            publish_next_head(&away.vault, &[], &[]).unwrap();
+            tell(&pair.device, &away);
+        }
+        sign(200);
+        tell(&away, &pair.device);
+        if !says_first {
+            // It says so once, and what it has is then named.
+            assert_eq!(count(), 2);
+            assert!(joins(&away) && !joins(&away));
+            tell(&pair.device, &away);
+            assert!(joins(&pair.device) && !joins(&pair.device));
+            tell(&away, &pair.device);
+        }
+        assert_eq!(count(), 1);
+        assert!(!joins(&away));
+    }
 }
 
 /// The unreadable head was passed over and its number used again: its snapshot vanished, its packs were deleted, and holders,

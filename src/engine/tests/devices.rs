@@ -18,7 +18,7 @@ use crate::snapshot::{Head, HeadDraft, sign_revocation};
 use crate::store::{Borrowed, NOBODY, Store};
 
 /// Another device of the same vault.
-fn twin(of: &Fixture) -> Fixture {
+pub(super) fn twin(of: &Fixture) -> Fixture {
     twin_at(tempfile::tempdir().unwrap(), of)
 }
 

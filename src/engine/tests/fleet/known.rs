@@ -2,11 +2,13 @@
 
 use super::Damage::{Flipped, Zeroed};
 use super::Due::{All, Old};
-use super::Step::{Backup, Crash, Damage, Days, Forget, Gc, HolderCrash, Image, Lose, Meet, PutBack, Repair};
+use super::Step::{
+    Backup, Copy, Crash, Damage, Days, Forget, Gc, HolderCrash, Image, Lose, Meet, PutBack, Repair,
+};
 use super::{Edits, History};
 
 pub(super) fn histories() -> Vec<History> {
-    vec![sought_where_nobody_keeps_it(0), joined_unheard()]
+    vec![sought_where_nobody_keeps_it(0), joined_unheard(), joined_half_heard()]
 }
 
 /// Two devices stored the same content. The first let its own go and sought it there all the same when it heard of the
@@ -67,6 +69,33 @@ fn joined_unheard() -> History {
             PutBack { device: 0 },
         ],
     }
+}
+
+/// A holder had two heads of a copy, one after the other; another device heard of the first, the disk that joined them of the
+/// second, and did not name the first.
+fn joined_half_heard() -> History {
+    History {
+        seed: 4223788684687120768,
+        devices: 3,
+        holders: 1,
+        steps: vec![
+            Copy { device: 0 },
+            Copy { device: 217 },
+            Backup { device: 5, edits: Edits(vec![]) },
+            Forget { device: 35, which: 0 },
+            Meet { device: 215, holder: 0, most: 255 },
+            Backup { device: 85, edits: Edits(vec![(0, 1)]) },
+            Backup { device: 36, edits: Edits(vec![(0, 1)]) },
+            Meet { device: 24, holder: 0, most: 255 },
+            Meet { device: 195, holder: 0, most: 255 },
+            Meet { device: 2, holder: 0, most: 255 },
+        ],
+    }
+}
+
+#[test]
+fn branches_of_copies_end_where_all_have_met() {
+    (0..12).for_each(|more| History { seed: 4223788684687120768 + more, ..joined_half_heard() }.run());
 }
 
 #[test]
