@@ -414,6 +414,9 @@ pub struct RestoreSummary {
     pub bytes_fetched: u64,
     /// Entries deleted because the snapshot does not have them, with all that was in them.
     pub deleted: u64,
+    /// Entries that the snapshot does not have and that stay, because the backup may have left them out.
+    #[serde(default)]
+    pub kept: u64,
     /// Entries that could not be restored.
     pub failed: u64,
     /// Of those, such whose data is missing or damaged.
@@ -429,10 +432,13 @@ pub struct RestoreSummary {
 /// What happens to one path in a restore.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestoreChange {
-    /// `create`, `overwrite`, `skip` or `delete`.
+    /// `create`, `overwrite`, `skip`, `delete` or `keep`.
     pub action: String,
     /// Relative to the target, bytes that are not UTF-8 replaced.
     pub path: String,
+    /// Why it is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// One snapshot in a verification over all.

@@ -376,6 +376,11 @@ pub const RESUME_BYTES_MIN: u64 = 16 * MIB as u64;
 pub const RESUMED_FILES_MAX: usize = 64;
 /// What is compared at one time when reading back.
 pub const READ_BACK_BYTES: usize = 64 * KIB;
+/// Names that the record of one directory has of what it leaves out; with more, any name may be one. A directory's own time
+/// changes with each of them, so naming them makes no record differ that would not.
+pub const OMISSIONS_MAX: usize = 128;
+/// Those names together.
+pub const OMISSIONS_BYTES_MAX: usize = 8 * KIB;
 /// Entries that a restore names as written, overwritten or deleted; the rest is counted.
 pub const RESTORE_CHANGES_MAX: usize = 1000;
 /// Hard-linked files that a restore remembers, to give them their further names: some 20 MiB. Later ones come back as

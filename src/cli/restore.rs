@@ -107,6 +107,9 @@ fn render(summary: &RestoreSummary, paint: Paint) -> String {
     if summary.deleted > 0 {
         line("deleted", format!("{} that the snapshot does not have", summary.deleted));
     }
+    if summary.kept > 0 {
+        line("kept", format!("{} that the backup may have left out (named above)", summary.kept));
+    }
     if summary.failed > 0 {
         line("failed", paint.bad(&format!("{} could not be restored", summary.failed)));
     }
@@ -117,13 +120,15 @@ fn render(summary: &RestoreSummary, paint: Paint) -> String {
 /// One line for each path of which something is to be told.
 fn changes(summary: &RestoreSummary, paint: Paint) -> String {
     let mut text = String::new();
-    for RestoreChange { action, path } in &summary.changes {
-        let line = format!("{action:<9} {}", escape(path));
+    for RestoreChange { action, path, reason } in &summary.changes {
+        let reason = reason.as_ref().map_or_else(String::new, |reason| format!("  ({reason})"));
+        let line = format!("{action:<9} {}{reason}", escape(path));
         let line = if action == "delete" { paint.warning(&line) } else { line };
         writeln!(text, "{line}").expect("writing to a string works");
     }
     let written = summary.files_restored + summary.dirs_restored + summary.others_restored;
-    let all = if summary.dry_run { written + summary.skipped + summary.deleted } else { summary.deleted };
+    let removals = summary.deleted + summary.kept;
+    let all = if summary.dry_run { written + summary.skipped + removals } else { removals };
     let more = all.saturating_sub(summary.changes.len() as u64);
     // Directories that are there already are not told.
     if summary.changes.len() == limit::RESTORE_CHANGES_MAX && more > 0 {

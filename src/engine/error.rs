@@ -153,6 +153,12 @@ pub enum EngineError {
     /// Nothing tells which snapshots there are; a holder has the heads as well.
     #[error("every head of the vault is missing or damaged here")]
     HeadsLost,
+    /// What is not in a snapshot may have been left out of it: nothing may be deleted for that.
+    #[error(
+        "snapshot {} was made by a version that does not say what it left out: nothing is deleted by it",
+        .0.short()
+    )]
+    OmissionsUnknown(SnapshotId),
     /// A tree nests too deeply or refers to itself.
     #[error("the snapshot's trees nest too deeply")]
     TooDeep,
@@ -239,7 +245,7 @@ impl Coded for EngineError {
             Self::TooDeep | Self::SnapshotBroken { .. } | Self::LatestUncertain(_) | Self::HeadHidden(_) => {
                 Code::SnapshotCorrupted
             }
-            Self::NotLost(_) => Code::UsageInvalid,
+            Self::NotLost(_) | Self::OmissionsUnknown(_) => Code::UsageInvalid,
             Self::HeadsLost | Self::RootUnreadable(_) | Self::RootBroken { .. } => Code::StorageCorrupted,
             Self::DeviceRevoked => Code::DeviceRevoked,
             Self::InputBroken(_) => Code::IoFailed,

@@ -6,7 +6,7 @@ use super::error::EngineError;
 use super::reader::ReadChunk;
 use crate::base::{ChunkId, limit};
 use crate::crypto::Kind;
-use crate::snapshot::{Tree, decode_tree};
+use crate::snapshot::{Omissions, Tree, decode_directory, decode_tree};
 use crate::wire;
 
 /// Nodes of one directory in name order, read leaf by leaf.
@@ -16,6 +16,7 @@ pub(super) struct Cursor {
     leaf: VecDeque<wire::Node>,
     /// Where the leaf came from, `skip` being all of its nodes.
     current: Option<Part>,
+    omissions: Omissions,
 }
 
 struct Part {
@@ -33,7 +34,12 @@ impl Cursor {
 
     /// Over nothing: a directory that the parent does not have.
     pub(super) fn empty() -> Self {
-        Self { parts: VecDeque::new(), leaf: VecDeque::new(), current: None }
+        Self { parts: VecDeque::new(), leaf: VecDeque::new(), current: None, omissions: Omissions::default() }
+    }
+
+    /// What the directory leaves out; known once a node of it was read, or that it has none.
+    pub(super) fn omissions(&self) -> &Omissions {
+        &self.omissions
     }
 
     /// Nodes that it holds in memory.
@@ -78,7 +84,11 @@ impl Cursor {
     fn fill(&mut self, reader: &mut impl ReadChunk) -> Result<(), EngineError> {
         while self.leaf.is_empty() {
             let Some(part) = self.parts.pop_front() else { return Ok(()) };
-            match decode_tree(reader.read(Kind::Tree, part.id)?)? {
+            let (tree, omissions) = decode_directory(reader.read(Kind::Tree, part.id)?)?;
+            if part.depth == 0 {
+                self.omissions = omissions;
+            }
+            match tree {
                 Tree::Leaf(nodes) => {
                     self.leaf = nodes.into();
                     let all = self.leaf.len();
@@ -188,7 +198,7 @@ mod tests {
 
         fn inner(&mut self, parts: &[ChunkId]) -> ChunkId {
             let parts = parts.iter().map(|id| id.as_bytes().to_vec()).collect();
-            self.add(&wire::Tree { nodes: vec![], parts })
+            self.add(&wire::Tree { nodes: vec![], parts, omissions: None })
         }
 
         fn look_up(&mut self, root: ChunkId, name: &[u8]) -> Option<Vec<u8>> {
@@ -219,7 +229,7 @@ mod tests {
             .map(|leaf| {
                 let node = |at: usize| wire::Node { name: name(2 * at), ..wire::Node::default() };
                 let nodes = (3 * leaf..3 * leaf + 3).map(node).collect();
-                trees.add(&wire::Tree { nodes, parts: vec![] })
+                trees.add(&wire::Tree { nodes, parts: vec![], omissions: None })
             })
             .collect();
         let parts: Vec<ChunkId> = leaves.chunks(64).map(|some| trees.inner(some)).collect();
@@ -240,7 +250,7 @@ mod tests {
         let empty = trees.add(&wire::Tree::default());
         assert_eq!(trees.look_up(empty, b"a"), None);
         let nodes = vec![wire::Node { name: b"b".to_vec(), ..wire::Node::default() }];
-        let one = trees.add(&wire::Tree { nodes, parts: vec![] });
+        let one = trees.add(&wire::Tree { nodes, parts: vec![], omissions: None });
         assert_eq!(trees.look_up(one, b"b"), Some(b"b".to_vec()));
         assert_eq!((trees.look_up(one, b"a"), trees.look_up(one, b"c")), (None, None));
     }

@@ -26,7 +26,7 @@ fn found(base: &Path, roots: &[PathBuf], exclusions: &Exclusions) -> BTreeSet<St
         WalkEvent::Enter { path, .. } => short(&path).map(|path| path + "/"),
         WalkEvent::Entry { path, .. } => short(&path),
         WalkEvent::Failed { path, error } => Some(format!("!{}: {error}", path.display())),
-        WalkEvent::Leave => None,
+        WalkEvent::Leave { .. } => None,
     });
     seen.filter(|path| path != "/").collect()
 }

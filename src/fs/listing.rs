@@ -58,6 +58,7 @@ impl Names {
             }
         }
         names.sort();
+        names.join_twins();
         (names, broken)
     }
 
@@ -84,6 +85,20 @@ impl Names {
         let Self { bytes, entries } = self;
         let name = |e: &Entry| &bytes[e.start as usize..e.start as usize + usize::from(e.length)];
         entries.sort_unstable_by(|a, b| name(a).cmp(name(b)));
+    }
+
+    /// One entry for each name. Some file systems tell one twice while others work in the directory; which of the two it
+    /// was, looking at it will tell.
+    fn join_twins(&mut self) {
+        let Self { bytes, entries } = self;
+        let name = |e: &Entry| &bytes[e.start as usize..e.start as usize + usize::from(e.length)];
+        entries.dedup_by(|later, kept| {
+            let same = name(later) == name(kept);
+            if same && later.kind != kept.kind {
+                kept.kind = Kind::Unknown;
+            }
+            same
+        });
     }
 
     /// The name at `index`, and its type.
@@ -169,5 +184,23 @@ mod tests {
         assert_eq!(order, [&b"B"[..], b"a", b"ab", b"a\xff", b"b"]);
         assert!(names.contains(b"a\xff") && !names.contains(b"c"));
         assert!(names.push(&[b'x'; 70_000], Kind::Unknown).is_err());
+    }
+
+    #[test]
+    fn a_name_that_is_told_twice_is_one() {
+        let mut names = Names::default();
+        for (name, kind) in [
+            (b"b", Kind::Other),
+            (b"a", Kind::Directory),
+            (b"b", Kind::Other),
+            (b"a", Kind::Other),
+            (b"a", Kind::Other),
+        ] {
+            names.push(name, kind).unwrap();
+        }
+        names.sort();
+        names.join_twins();
+        let all: Vec<_> = names.iter().map(|(name, kind)| (name.to_bytes(), kind)).collect();
+        assert_eq!(all, [(&b"a"[..], Kind::Unknown), (b"b", Kind::Other)]);
     }
 }

@@ -19,6 +19,8 @@ use crate::base::limit;
 pub trait Removal {
     /// Whether an entry stays, with everything in it.
     fn spares(&mut self, path: &Path, is_directory: bool) -> bool;
+    /// A directory stays: it is another file system's.
+    fn is_mounted(&mut self, path: &Path);
     /// An entry is about to go; `Ok(false)` only pretends (a directory's entries come before it).
     ///
     /// # Errors
@@ -105,7 +107,10 @@ impl TargetDir {
             return Err(FsError::TooDeep(self.child_path(name)));
         }
         let fd = match open_on_this_mount(self.fd.as_fd(), name) {
-            Err(Errno::XDEV) => return Ok(false),
+            Err(Errno::XDEV) => {
+                removal.is_mounted(path);
+                return Ok(false);
+            }
             other => other.map_err(failed)?,
         };
         let inner = match self.child(fd, name, false) {

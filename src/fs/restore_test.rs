@@ -74,7 +74,7 @@ fn capture(base: &Path) -> Vec<(PathBuf, Node)> {
     let walk = Walk::new(&[base.to_owned()], WalkOptions::default()).unwrap();
     let nodes = walk.filter_map(|event| match event {
         WalkEvent::Enter { path, node } | WalkEvent::Entry { path, node } => Some((path, node)),
-        WalkEvent::Leave => None,
+        WalkEvent::Leave { .. } => None,
         WalkEvent::Failed { path, error } => panic!("{}: {error}", path.display()),
     });
     let below = nodes.filter(|(path, _)| path.starts_with(base));
@@ -93,7 +93,7 @@ fn copy(base: &Path, target: &Target) {
                 let dir = stack.last().unwrap().0.make_dir(&node).unwrap();
                 stack.push((dir, node));
             }
-            WalkEvent::Leave => {
+            WalkEvent::Leave { .. } => {
                 if let Some((dir, node)) = stack.pop() {
                     dir.finish(&node).unwrap();
                 }
@@ -499,11 +499,16 @@ struct Deletion {
     spared: Vec<&'static str>,
     dry: bool,
     gone: Vec<PathBuf>,
+    mounted: Vec<PathBuf>,
 }
 
 impl Removal for Deletion {
     fn spares(&mut self, path: &Path, _: bool) -> bool {
         self.spared.iter().any(|name| path.ends_with(name))
+    }
+
+    fn is_mounted(&mut self, path: &Path) {
+        self.mounted.push(path.to_owned());
     }
 
     fn goes(&mut self, path: &Path) -> Result<bool, FsError> {
@@ -566,9 +571,11 @@ fn restore_deletes_nothing_that_is_mounted_in_its_target() {
     fs::write(mounted.join("theirs"), b"x").unwrap();
     fs::write(base.join("to/old/file"), b"x").unwrap();
     let target = Target::open(&base.join("to"), None, ALL).unwrap();
-    let problems = delete(&target.root(), &[], &mut Deletion::default());
+    let mut deletion = Deletion::default();
+    let problems = delete(&target.root(), &[], &mut deletion);
     let left = (names(&base.join("to/old")), names(&mounted));
     assert!(mount(&["umount", "-l"]));
+    assert_eq!(deletion.mounted, [PathBuf::from("old/disk")]);
     assert_eq!((problems, left), (vec![], (vec!["disk".to_owned()], vec!["theirs".to_owned()])));
 }
 

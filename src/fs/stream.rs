@@ -7,6 +7,7 @@ use super::FsError;
 use super::capture::Capture;
 use super::walk::{Entries, WalkEvent};
 use crate::base::{Moment, limit};
+use crate::snapshot::Omissions;
 use crate::wire;
 
 /// Whoever may restore a snapshot decides who else reads the file.
@@ -33,7 +34,10 @@ pub fn stream_events(name: &str, now: Moment) -> Result<impl Entries + use<>, Fs
     let node = capture.node(name.as_bytes(), &stat);
     let file = wire::Node { size: 0, inode: 0, mtime: time, ctime: time, atime: time, ..node };
     let entry = WalkEvent::Entry { path: path.join(name), node: file };
-    Ok(Stream([WalkEvent::Enter { path, node: root }, entry, WalkEvent::Leave].into_iter()))
+    Ok(Stream(
+        [WalkEvent::Enter { path, node: root }, entry, WalkEvent::Leave { omissions: Omissions::default() }]
+            .into_iter(),
+    ))
 }
 
 struct Stream(std::array::IntoIter<WalkEvent, 3>);
@@ -59,7 +63,8 @@ mod tests {
     fn a_stream_is_one_private_file_below_the_root() {
         let mut entries = stream_events("db.sql", Moment::from_millis(1_700_000_000_123)).unwrap();
         let events: Vec<_> = std::iter::from_fn(|| entries.advance()).collect();
-        let [WalkEvent::Enter { .. }, WalkEvent::Entry { path, node }, WalkEvent::Leave] = &events[..] else {
+        let [WalkEvent::Enter { .. }, WalkEvent::Entry { path, node }, WalkEvent::Leave { .. }] = &events[..]
+        else {
             panic!("{events:?}")
         };
         assert_eq!(

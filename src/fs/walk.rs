@@ -18,6 +18,7 @@ use super::capture::{Capture, Place};
 use super::listing::{Kind, Listing, Names};
 use super::select::Selection;
 use crate::base::limit;
+use crate::snapshot::{Omission, Omissions};
 use crate::wire;
 
 /// What a walk meets.
@@ -31,8 +32,11 @@ pub enum WalkEvent {
         /// Its record; `tree` is for the caller to fill.
         node: wire::Node,
     },
-    /// The directory entered last and not yet left is complete.
-    Leave,
+    /// The directory entered last and not yet left is done.
+    Leave {
+        /// What of it is not in the walk.
+        omissions: Omissions,
+    },
     /// Anything that is not a directory. A file's content is for the caller to fill.
     Entry {
         /// Its path.
@@ -140,6 +144,7 @@ struct Level {
     next: usize,
     path_length: usize,
     filter_told: bool,
+    omissions: Omissions,
 }
 
 /// What of a directory belongs to the walk.
@@ -148,6 +153,8 @@ struct Reach {
     selection: Selection,
     /// Everything in it; otherwise only what `selection` names.
     whole: bool,
+    /// Why it is not whole, although the directory around it is.
+    cut: Option<Omission>,
     /// It stands above a root and may have been reached through a symlink, so its `..` may lead elsewhere.
     followed: bool,
 }
@@ -170,11 +177,27 @@ impl Found<'_> {
     fn leads_to_root(&self) -> bool {
         self.selection.as_ref().is_some_and(|s| !s.below.is_empty())
     }
+
+    /// What becomes of it when it is not asked for, or a rule leaves it out.
+    fn left_out(&self) -> Step {
+        if self.inside { Step::Omit(Omission::ByRule) } else { Step::Stay }
+    }
+}
+
+impl Level {
+    /// The name that was looked at last is not in the walk.
+    fn omit(&mut self, why: Omission) {
+        if let Some((name, _)) = self.next.checked_sub(1).and_then(|at| self.names.get(at)) {
+            self.omissions.note(name.to_bytes(), why);
+        }
+    }
 }
 
 enum Step {
     Done,
     Stay,
+    /// The name does not come into the walk, although it is there.
+    Omit(Omission),
     Into(Box<Level>),
 }
 
@@ -205,7 +228,7 @@ impl Walk {
         let root = Path::new("/");
         let (dir, stat) = open_directory(CWD, c"/", true).map_err(|e| FsError::io("open", root, e))?;
         let whole = selection.chosen;
-        let level = walk.enter(c"", dir, &stat, Reach { selection, whole, followed: true });
+        let level = walk.enter(c"", dir, &stat, Reach { selection, whole, cut: None, followed: true });
         walk.stack.extend(level);
         Ok(walk)
     }
@@ -229,56 +252,59 @@ impl Walk {
             return self.visit_directory(found);
         }
         match look_at(&found) {
-            Ok(stat) if is_directory(&stat) => return self.visit_directory(found),
+            Ok(stat) if is_directory(&stat) => self.visit_directory(found),
             Ok(stat) => self.visit_other(&found, &stat),
             Err(error) => self.missed(&found, error),
         }
-        Step::Stay
     }
 
     fn visit_directory(&mut self, found: Found<'_>) -> Step {
         let item = Item { path: path_of(&self.path), is_directory: true, size_bytes: 0 };
         let inherited = found.inside && (found.is_root() || self.filter.keeps(&item));
         if !inherited && found.selection.is_none() {
-            return Step::Stay;
+            return found.left_out();
         }
         let followed = found.leads_to_root();
         let (dir, stat) = match open_directory(found.dir, found.name, followed) {
             Ok(opened) => opened,
-            Err(error) => {
-                self.visit_closed(&found, error);
-                return Step::Stay;
-            }
+            Err(error) => return self.visit_closed(&found, error),
         };
         let elsewhere = self.one_file_system && stat.st_dev != found.device;
         let whole = found.is_root() || (inherited && !elsewhere);
-        let reach = Reach { selection: found.selection.unwrap_or_default(), whole, followed };
-        self.enter(found.name, dir, &stat, reach).map_or(Step::Stay, |level| Step::Into(Box::new(level)))
+        let why = if elsewhere { Omission::OtherFileSystem } else { Omission::ByRule };
+        let cut = (found.inside && !whole).then_some(why);
+        let reach = Reach { selection: found.selection.unwrap_or_default(), whole, cut, followed };
+        let entered = self.enter(found.name, dir, &stat, reach);
+        entered.map_or(Step::Omit(Omission::Store), |level| Step::Into(Box::new(level)))
     }
 
     /// What the listing calls a directory does not open as one: it may not be opened, or changed meanwhile.
-    fn visit_closed(&mut self, found: &Found<'_>, error: Errno) {
+    fn visit_closed(&mut self, found: &Found<'_>, error: Errno) -> Step {
         match look_at(found) {
             Ok(stat) if is_directory(&stat) => {
-                if !self.skip.contains(&identity(&stat)) {
-                    let node = self.record_closed(found, &stat);
-                    self.ready.push_back(WalkEvent::Enter { path: self.here(), node });
-                    self.fail(error);
-                    self.ready.push_back(WalkEvent::Leave);
+                if self.skip.contains(&identity(&stat)) {
+                    return Step::Omit(Omission::Store);
                 }
+                let node = self.record_closed(found, &stat);
+                self.ready.push_back(WalkEvent::Enter { path: self.here(), node });
+                self.fail(error);
+                let mut omissions = Omissions::default();
+                omissions.note_unnamed(Omission::Unreadable);
+                self.ready.push_back(WalkEvent::Leave { omissions });
+                Step::Stay
             }
             Ok(stat) => self.visit_other(found, &stat),
             Err(error) => self.missed(found, error),
         }
     }
 
-    fn visit_other(&mut self, found: &Found<'_>, stat: &Stat) {
+    fn visit_other(&mut self, found: &Found<'_>, stat: &Stat) -> Step {
         let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
         let size_bytes = if is_file { u64::try_from(stat.st_size).unwrap_or(0) } else { 0 };
         let item = Item { path: path_of(&self.path), is_directory: false, size_bytes };
         let kept = found.is_root() || (found.inside && self.filter.keeps(&item));
         if !kept {
-            return;
+            return found.left_out();
         }
         let mut node = self.capture.node(found.name.to_bytes(), stat);
         if node.r#type() == wire::NodeType::NodeSymlink {
@@ -288,6 +314,7 @@ impl Walk {
             }
         }
         self.ready.push_back(WalkEvent::Entry { path: self.here(), node });
+        Step::Stay
     }
 
     /// Announces an open directory and lists it; `None` when it is to be skipped.
@@ -300,14 +327,18 @@ impl Walk {
         self.ready.push_back(WalkEvent::Enter { path: self.here(), node });
         let mut names = Names::default();
         let mut filter_told = false;
+        let mut omissions = Omissions::default();
+        reach.cut.into_iter().for_each(|why| omissions.note_unnamed(why));
         if self.stack.len() >= limit::DIRECTORY_DEPTH_MAX {
             // Restore would not go deeper either.
             self.fail(Errno::NAMETOOLONG);
+            omissions.note_unnamed(Omission::Unreadable);
         } else if reach.whole {
             let (listed, broken) = Names::read(dir.as_fd(), &mut self.dirents);
             names = listed;
             if let Some(error) = broken {
                 self.fail(error);
+                omissions.note_unnamed(Omission::Unreadable);
             }
             filter_told = true;
             let listing = Listing { path: path_of(&self.path), names: &names, dir: dir.as_fd() };
@@ -318,6 +349,7 @@ impl Walk {
                     chosen.retain(|name| names.contains(name));
                     chosen.extend(reach.selection.below.keys().cloned());
                     names = Names::chosen(chosen.iter());
+                    omissions.note_unnamed(Omission::ByRule);
                 }
                 Err(error) => self.fail(error),
             }
@@ -333,6 +365,7 @@ impl Walk {
             next: 0,
             path_length,
             filter_told,
+            omissions,
         })
     }
 
@@ -347,7 +380,7 @@ impl Walk {
     }
 
     /// Comes back from `level`, reopening the directory around it if need be.
-    fn ascend(&mut self, level: &Level) {
+    fn ascend(&mut self, level: Level) {
         self.path.truncate(level.path_length);
         if level.next > 0
             && rustix::fs::stat(path_of(&self.path)).is_ok_and(|s| identity(&s) != level.identity)
@@ -355,7 +388,7 @@ impl Walk {
             // Another directory took its path: some extended attributes may have been looked for there.
             self.fail(Errno::STALE);
         }
-        self.ready.push_back(WalkEvent::Leave);
+        self.ready.push_back(WalkEvent::Leave { omissions: level.omissions });
         if level.filter_told {
             self.filter.leaves();
         }
@@ -368,12 +401,17 @@ impl Walk {
             Some(inner) => open_directory(inner.as_fd(), c"..", false),
             None => Err(Errno::STALE),
         };
-        match reopened {
-            Ok((dir, stat)) if identity(&stat) == outer.identity => outer.dir = Some(dir),
+        let error = match reopened {
+            Ok((dir, stat)) if identity(&stat) == outer.identity => {
+                outer.dir = Some(dir);
+                return;
+            }
             // Someone moved the inner directory: the rest of the outer one cannot be found from here.
-            Ok(_) => self.fail(Errno::STALE),
-            Err(error) => self.fail(error),
-        }
+            Ok(_) => Errno::STALE,
+            Err(error) => error,
+        };
+        outer.omissions.note_unnamed(Omission::Unreadable);
+        self.fail(error);
     }
 
     /// The record of an open directory.
@@ -405,10 +443,11 @@ impl Walk {
 
     /// An entry could not be looked at. One that is gone by now was deleted meanwhile: no failure, unless it
     /// was asked for by name.
-    fn missed(&mut self, found: &Found<'_>, error: Errno) {
+    fn missed(&mut self, found: &Found<'_>, error: Errno) -> Step {
         if error != Errno::NOENT || found.selection.is_some() {
             self.fail(error);
         }
+        if error == Errno::NOENT { Step::Stay } else { Step::Omit(Omission::Unreadable) }
     }
 
     fn fail(&mut self, error: impl Into<io::Error>) {
@@ -469,8 +508,12 @@ impl Entries for Walk {
             }
             let mut level = self.stack.pop()?;
             match self.step(&mut level) {
-                Step::Done => self.ascend(&level),
+                Step::Done => self.ascend(level),
                 Step::Stay => self.stack.push(level),
+                Step::Omit(why) => {
+                    level.omit(why);
+                    self.stack.push(level);
+                }
                 Step::Into(inner) => {
                     self.stack.push(level);
                     self.descend(*inner);

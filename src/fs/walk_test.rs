@@ -26,8 +26,8 @@ fn outline(base: &Path, roots: &[PathBuf], options: WalkOptions) -> Vec<String> 
                 depth += 1;
                 lines.push(format!("+{}", short(&path)));
             }
-            WalkEvent::Leave if depth == 0 => depth_outside -= 1,
-            WalkEvent::Leave => {
+            WalkEvent::Leave { .. } if depth == 0 => depth_outside -= 1,
+            WalkEvent::Leave { .. } => {
                 depth -= 1;
                 lines.push("-".to_owned());
             }
@@ -324,7 +324,7 @@ fn walk_does_not_follow_a_directory_replaced_by_a_symlink() {
     let rest: Vec<_> = walk.collect();
     let WalkEvent::Entry { path, node } = &rest[0] else { panic!("{rest:?}") };
     assert_eq!((path, node.r#type()), (&base.join("tree/dir"), NodeType::NodeSymlink));
-    assert!(rest[1..].iter().all(|e| matches!(e, WalkEvent::Leave)), "{rest:?}");
+    assert!(rest[1..].iter().all(|e| matches!(e, WalkEvent::Leave { .. })), "{rest:?}");
 }
 
 #[test]

@@ -66,6 +66,8 @@ pub struct Snapshot {
     pub unreadable: Option<ChunkId>,
     /// Chunk with the paths when they do not fit `info`.
     pub paths_list: Option<ChunkId>,
+    /// Its trees say what they leave out, so that what they do not have was not there.
+    pub has_omissions: bool,
     /// The record as the backup wrote it, when this one stands in its place with other tags.
     pub original: Option<SnapshotId>,
     /// Paths, host, tags, counts.
@@ -162,6 +164,7 @@ fn convert(id: SnapshotId, info: wire::Snapshot) -> Option<Snapshot> {
         unreadable: optional(&info.unreadable)?,
         paths_list: optional(&info.paths_list)?,
         original: optional(&info.original)?,
+        has_omissions: info.omissions,
         info,
     })
 }

@@ -4,6 +4,7 @@
 
 use prost::Message;
 
+use super::omissions::Omissions;
 use crate::base::{ChunkId, Code, Coded, limit};
 use crate::wire::{self, Bound};
 
@@ -56,17 +57,24 @@ pub enum Tree {
 
 /// Decodes a tree chunk and checks order and shape. Names themselves are checked where they are used.
 pub fn decode_tree(bytes: &[u8]) -> Result<Tree, TreeError> {
+    decode_directory(bytes).map(|(tree, _)| tree)
+}
+
+/// The same of a directory's topmost chunk, with what the directory leaves out.
+pub fn decode_directory(bytes: &[u8]) -> Result<(Tree, Omissions), TreeError> {
     wire::check_outer(bytes, limit::TREE_ENTRIES_MAX)?;
     let raw: wire::Tree = wire::decode(bytes, Bound::new(limit::CHUNK_BYTES_MAX, limit::TREE_FIELDS_MAX))?;
+    let omissions = Omissions::of_wire(raw.omissions).ok_or(TreeError::Shape)?;
     if raw.parts.is_empty() {
         let ordered = raw.nodes.is_sorted_by(|a, b| a.name < b.name);
-        return if ordered { Ok(Tree::Leaf(raw.nodes)) } else { Err(TreeError::Order) };
+        return if ordered { Ok((Tree::Leaf(raw.nodes), omissions)) } else { Err(TreeError::Order) };
     }
     if !raw.nodes.is_empty() {
         return Err(TreeError::Shape);
     }
     let ids = raw.parts.iter().map(|id| ChunkId::try_from(id.as_slice()));
-    ids.collect::<Result<_, _>>().map(Tree::Inner).map_err(|_| TreeError::Shape)
+    let ids = ids.collect::<Result<_, _>>().map_err(|_| TreeError::Shape)?;
+    Ok((Tree::Inner(ids), omissions))
 }
 
 /// Builds one directory from nodes in name order, handing finished chunks to `seal`.
@@ -74,13 +82,14 @@ pub fn decode_tree(bytes: &[u8]) -> Result<Tree, TreeError> {
 pub struct TreeWriter {
     leaf: Vec<u8>,
     parts: Vec<ChunkId>,
+    last: Option<Vec<u8>>,
 }
 
 impl TreeWriter {
     /// Appends a node; seals a leaf when it is full.
     ///
     /// # Errors
-    /// [`TreeError::NodeTooLarge`], or what `seal` gives.
+    /// [`TreeError::NodeTooLarge`], [`TreeError::Order`] for a name that does not follow the last one, or what `seal` gives.
     pub fn push<E: From<TreeError>>(
         &mut self,
         node: &wire::Node,
@@ -90,6 +99,10 @@ impl TreeWriter {
         if length > limit::NODE_BYTES_MAX {
             return Err(TreeError::NodeTooLarge(length).into());
         }
+        if self.last.as_ref().is_some_and(|last| *last >= node.name) {
+            return Err(TreeError::Order.into());
+        }
+        self.last = Some(node.name.clone());
         prost::encoding::message::encode(1, node, &mut self.leaf);
         let boundary = blake3::hash(&node.name).as_bytes()[0] == 0;
         if self.leaf.len() >= LEAF_BYTES_MAX || (boundary && self.leaf.len() >= LEAF_BYTES_MIN) {
@@ -99,22 +112,29 @@ impl TreeWriter {
         Ok(())
     }
 
-    /// Seals what is left and returns the directory's id.
+    /// Seals what is left, says what the directory leaves out, and returns its id.
     pub fn finish<E: From<TreeError>>(
         mut self,
+        omissions: &Omissions,
         seal: &mut impl FnMut(&[u8]) -> Result<ChunkId, E>,
     ) -> Result<ChunkId, E> {
+        let mut omissions = omissions.to_wire();
         if self.parts.is_empty() {
+            if let Some(omissions) = omissions {
+                prost::encoding::message::encode(3, &omissions, &mut self.leaf);
+            }
             return seal(&self.leaf);
         }
         if !self.leaf.is_empty() {
             self.parts.push(seal(&self.leaf)?);
         }
         let mut level = self.parts;
-        while level.len() > 1 {
+        while level.len() > 1 || omissions.is_some() {
+            let is_top = level.len() <= INNER_PARTS_MAX;
             let groups = level.chunks(INNER_PARTS_MAX).map(|parts| {
                 let parts = parts.iter().map(|id| id.as_bytes().to_vec()).collect();
-                seal(&wire::Tree { nodes: Vec::new(), parts }.encode_to_vec())
+                let omissions = if is_top { omissions.take() } else { None };
+                seal(&wire::Tree { nodes: Vec::new(), parts, omissions }.encode_to_vec())
             });
             level = groups.collect::<Result<_, E>>()?;
         }
@@ -210,6 +230,7 @@ impl PieceWriter {
 
 #[cfg(test)]
 mod tests {
+    use super::super::omissions::Omission;
     use super::*;
     use std::collections::HashMap;
 
@@ -231,7 +252,7 @@ mod tests {
                 .push(&wire::Node { name: name.clone(), mode: 0o644, ..Default::default() }, &mut seal)
                 .unwrap();
         }
-        let id = writer.finish(&mut seal).unwrap();
+        let id = writer.finish(&Omissions::default(), &mut seal).unwrap();
         drop(seal);
         (id, chunks)
     }
@@ -295,8 +316,9 @@ mod tests {
             tree: vec![3; 32],
             inconsistent: true,
             age_ns: Some(-1),
+            partial: false,
         };
-        let tree = |nodes, parts| hex::encode(wire::Tree { nodes, parts }.encode_to_vec());
+        let tree = |nodes, parts| hex::encode(wire::Tree { nodes, parts, omissions: None }.encode_to_vec());
         let mut text = format!("leaf {}\n", tree(vec![full], vec![]));
         text += &format!("inner {}\n", tree(vec![], vec![vec![4; 32], vec![5; 32]]));
 
@@ -316,17 +338,70 @@ mod tests {
         let mut node = wire::Node { name: b"z".to_vec(), ..Default::default() };
         pieces.finish(&mut node, &mut seal).unwrap();
         tree.push(&node, &mut seal).unwrap();
-        let root = tree.finish(&mut seal).unwrap();
+        let root = tree.finish(&Omissions::default(), &mut seal).unwrap();
         let lengths: Vec<usize> = sealed.iter().map(Vec::len).collect();
         text += &format!("root {root}\nlengths {lengths:?}\nall {}\n", blake3::hash(&sealed.concat()));
         crate::base::frozen("trees.txt", text.as_bytes());
     }
 
+    /// Frozen like the others: a directory that leaves things out, and an entry that is not whole.
+    #[test]
+    fn directories_that_leave_things_out_match_their_frozen_bytes() {
+        let mut text = String::new();
+        let mut omissions = Omissions::default();
+        omissions.note(b"a", Omission::Store);
+        omissions.note_unnamed(Omission::OtherFileSystem);
+        let mut tree = TreeWriter::default();
+        let partial = wire::Node { name: b"p".to_vec(), partial: true, ..Default::default() };
+        tree.push(&partial, &mut |_: &[u8]| Err(TreeError::Shape)).unwrap();
+        let mut seal = |bytes: &[u8]| {
+            text += &format!("directory {}\n", hex::encode(bytes));
+            Ok::<_, TreeError>(ChunkId::new([0; 32]))
+        };
+        tree.finish(&omissions, &mut seal).unwrap();
+        crate::base::frozen("trees-omissions.txt", text.as_bytes());
+    }
+
+    /// Whether it is one leaf, one part of several, or parts of parts.
+    #[test]
+    fn a_directory_of_any_size_says_what_it_leaves_out() {
+        let mut omissions = Omissions::default();
+        omissions.note(b"left out", Omission::ByRule);
+        for count in [0, 1, 300, 3000, 200_000] {
+            let (mut chunks, mut writer) = (Chunks::new(), TreeWriter::default());
+            let mut seal = seal_into(&mut chunks);
+            for name in many(count) {
+                writer.push(&wire::Node { name, ..Default::default() }, &mut seal).unwrap();
+            }
+            let id = writer.finish(&omissions, &mut seal).unwrap();
+            drop(seal);
+            let (_, found) = decode_directory(&chunks[&id]).unwrap();
+            assert_eq!(found, omissions, "{count}");
+            assert_eq!(names(id, &chunks), many(count));
+        }
+    }
+
+    /// What its reader would refuse is not written.
+    #[test]
+    fn a_name_that_does_not_follow_is_refused_when_it_is_written() {
+        let mut writer = TreeWriter::default();
+        let mut push = |name: &[u8]| {
+            let node = wire::Node { name: name.to_vec(), ..Default::default() };
+            writer.push(&node, &mut |_: &[u8]| Err(TreeError::Shape))
+        };
+        push(b"b").unwrap();
+        for name in [&b"b"[..], b"a", b""] {
+            assert_eq!(push(name), Err(TreeError::Order));
+        }
+        push(b"ba").unwrap();
+    }
+
     #[test]
     fn hostile_trees_are_refused() {
         let node = |name: &str| wire::Node { name: name.into(), ..Default::default() };
-        let encode =
-            |nodes: Vec<wire::Node>, parts: Vec<Vec<u8>>| wire::Tree { nodes, parts }.encode_to_vec();
+        let encode = |nodes: Vec<wire::Node>, parts: Vec<Vec<u8>>| {
+            wire::Tree { nodes, parts, omissions: None }.encode_to_vec()
+        };
         let order = Err(TreeError::Order);
         assert_eq!(decode_tree(&encode(vec![node("b"), node("a")], vec![])), order);
         assert_eq!(decode_tree(&encode(vec![node("a"), node("a")], vec![])), order);

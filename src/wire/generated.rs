@@ -294,6 +294,25 @@ pub struct Node {
     /// ctime minus birth time; absent where the file system does not know
     #[prost(sint64, optional, tag = "22")]
     pub age_ns: ::core::option::Option<i64>,
+    /// some attributes could not be read: asked for again in every backup
+    #[prost(bool, tag = "23")]
+    pub partial: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Omitted {
+    #[prost(bytes = "vec", tag = "1")]
+    pub name: ::prost::alloc::vec::Vec<u8>,
+    #[prost(enumeration = "Omission", tag = "2")]
+    pub why: i32,
+}
+/// What was in a directory, or may have been, and has no node.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Omissions {
+    #[prost(message, repeated, tag = "1")]
+    pub named: ::prost::alloc::vec::Vec<Omitted>,
+    /// bits, the number of an Omission each: any other name may be one of these
+    #[prost(uint32, tag = "2")]
+    pub unnamed: u32,
 }
 /// A directory, or one part of a large one. Either nodes (a leaf) or parts (an inner chunk), in name order.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -303,6 +322,9 @@ pub struct Tree {
     /// ChunkId of a Tree each
     #[prost(bytes = "vec", repeated, tag = "2")]
     pub parts: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// of the whole directory: in its topmost chunk
+    #[prost(message, optional, tag = "3")]
+    pub omissions: ::core::option::Option<Omissions>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Unreadable {
@@ -357,6 +379,9 @@ pub struct Snapshot {
     /// no rule of retention forgets it
     #[prost(bool, tag = "16")]
     pub pinned: bool,
+    /// its trees say what they leave out
+    #[prost(bool, tag = "17")]
+    pub omissions: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PathList {
@@ -862,6 +887,45 @@ impl NodeType {
         }
     }
 }
+/// Why a name that was in a directory has no node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Omission {
+    Unspecified = 0,
+    /// a pattern, a marker, a size
+    ByRule = 1,
+    Unreadable = 2,
+    /// nothing below it was looked at
+    OtherFileSystem = 3,
+    /// the node's own data directory
+    Store = 4,
+}
+impl Omission {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "OMISSION_UNSPECIFIED",
+            Self::ByRule => "OMISSION_BY_RULE",
+            Self::Unreadable => "OMISSION_UNREADABLE",
+            Self::OtherFileSystem => "OMISSION_OTHER_FILE_SYSTEM",
+            Self::Store => "OMISSION_STORE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "OMISSION_UNSPECIFIED" => Some(Self::Unspecified),
+            "OMISSION_BY_RULE" => Some(Self::ByRule),
+            "OMISSION_UNREADABLE" => Some(Self::Unreadable),
+            "OMISSION_OTHER_FILE_SYSTEM" => Some(Self::OtherFileSystem),
+            "OMISSION_STORE" => Some(Self::Store),
+            _ => None,
+        }
+    }
+}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum Status {
@@ -1135,8 +1199,14 @@ impl super::Layout for PieceList {
 impl super::Layout for Node {
     const NESTED: &'static [super::Nested] = &[super::Nested(8, Time::NESTED), super::Nested(9, Time::NESTED), super::Nested(10, Time::NESTED), super::Nested(17, Xattr::NESTED), super::Nested(18, Piece::NESTED), super::Nested(19, Piece::NESTED)];
 }
+impl super::Layout for Omitted {
+    const NESTED: &'static [super::Nested] = &[];
+}
+impl super::Layout for Omissions {
+    const NESTED: &'static [super::Nested] = &[super::Nested(1, Omitted::NESTED)];
+}
 impl super::Layout for Tree {
-    const NESTED: &'static [super::Nested] = &[super::Nested(1, Node::NESTED)];
+    const NESTED: &'static [super::Nested] = &[super::Nested(1, Node::NESTED), super::Nested(3, Omissions::NESTED)];
 }
 impl super::Layout for Unreadable {
     const NESTED: &'static [super::Nested] = &[];

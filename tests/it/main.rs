@@ -20,6 +20,7 @@ mod mesh;
 mod namespaces;
 mod nat;
 mod node;
+mod omitted;
 mod ports;
 mod progress;
 mod reading;

@@ -1,6 +1,9 @@
 //! Putting the tree together: events in walk order, contents in the same order, directories closed bottom up.
 
 use std::collections::{BTreeMap, HashSet};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
 use crossbeam_channel::{Receiver, Sender};
 use prost::Message;
@@ -13,7 +16,7 @@ use crate::crypto::{Kind, Sealer};
 use crate::engine::error::EngineError;
 use crate::engine::monitor::Monitor;
 use crate::engine::vault::Vault;
-use crate::snapshot::{PieceWriter, TreeError, TreeWriter};
+use crate::snapshot::{Omission, Omissions, PieceWriter, TreeError, TreeWriter};
 use crate::store::PackNumber;
 use crate::wire::{self, NodeType, SnapshotCounts};
 
@@ -85,11 +88,21 @@ impl<'a> TreeSealer<'a> {
     }
 }
 
+/// A directory between its beginning and its end.
+struct OpenDirectory {
+    node: wire::Node,
+    writer: TreeWriter,
+    /// Entries that the walk had, and that could not be kept.
+    lost: Omissions,
+}
+
 pub(super) struct Assembler<'a> {
     monitor: &'a Monitor,
     sealer: TreeSealer<'a>,
     steps: Steps<'a>,
-    open: Vec<(wire::Node, TreeWriter)>,
+    open: Vec<OpenDirectory>,
+    /// Where the innermost of them is.
+    path: PathBuf,
     counts: SnapshotCounts,
     unreadable: wire::UnreadableList,
     unreadable_bytes: usize,
@@ -109,6 +122,7 @@ impl<'a> Assembler<'a> {
             sealer,
             steps,
             open: Vec::new(),
+            path: PathBuf::new(),
             counts: SnapshotCounts::default(),
             unreadable,
             unreadable_bytes: 0,
@@ -123,11 +137,17 @@ impl<'a> Assembler<'a> {
                 Event::Enter { node, change } => {
                     self.counts.directories += 1;
                     self.counts.dirs_new += u64::from(change == Change::New);
-                    self.open.push((node, TreeWriter::default()));
+                    self.path.push(if self.open.is_empty() {
+                        OsStr::new("/")
+                    } else {
+                        OsStr::from_bytes(&node.name)
+                    });
+                    let (writer, lost) = (TreeWriter::default(), Omissions::default());
+                    self.open.push(OpenDirectory { node, writer, lost });
                 }
-                Event::Leave => root = self.leave()?.or(root),
-                Event::Entry { node, change } => self.entry(&node, change)?,
-                Event::File { path, node, change } => self.file(path, node, change)?,
+                Event::Leave { omissions } => root = self.leave(omissions)?.or(root),
+                Event::Entry { node, change } => self.entry(node, change)?,
+                Event::File { node, change } => self.file(node, change)?,
                 Event::Failed { path, reason } => self.failed(path, reason),
                 Event::LeftOut { .. } => {}
             }
@@ -143,23 +163,54 @@ impl<'a> Assembler<'a> {
     }
 
     /// Closes the innermost directory; the outermost one's id is returned.
-    fn leave(&mut self) -> Result<Option<ChunkId>, EngineError> {
-        let Some((mut node, writer)) = self.open.pop() else { return Ok(None) };
-        let id = writer.finish(&mut |plain: &[u8]| self.sealer.seal(plain))?;
+    fn leave(&mut self, mut omissions: Omissions) -> Result<Option<ChunkId>, EngineError> {
+        let Some(OpenDirectory { mut node, writer, lost }) = self.open.pop() else { return Ok(None) };
+        self.path.pop();
+        omissions.join(lost);
+        let id = writer.finish(&omissions, &mut |plain: &[u8]| self.sealer.seal(plain))?;
         if self.open.is_empty() {
             return Ok(Some(id));
         }
         node.tree = id.as_bytes().to_vec();
-        self.push(&node)?;
+        self.push(node)?;
         Ok(None)
     }
 
-    fn push(&mut self, node: &wire::Node) -> Result<(), EngineError> {
-        let Some((_, writer)) = self.open.last_mut() else { return Err(EngineError::Stopped) };
-        writer.push(node, &mut |plain: &[u8]| self.sealer.seal(plain))
+    /// Adds an entry to the innermost directory. One that its reader would refuse is left out and named, and the rest goes
+    /// on; one with more attributes than fit loses those first.
+    fn push(&mut self, mut node: wire::Node) -> Result<(), EngineError> {
+        let Some(directory) = self.open.last_mut() else { return Err(EngineError::Stopped) };
+        let mut seal = |plain: &[u8]| self.sealer.seal(plain);
+        let mut pushed = directory.writer.push(&node, &mut seal);
+        let told = match &pushed {
+            Err(EngineError::Tree(error @ TreeError::NodeTooLarge(_))) if !node.xattrs.is_empty() => {
+                Some(format!("kept without its extended attributes: {error}"))
+            }
+            _ => None,
+        };
+        if told.is_some() {
+            (node.xattrs, node.partial) = (Vec::new(), true);
+            pushed = directory.writer.push(&node, &mut seal);
+        }
+        let told = match pushed {
+            Err(EngineError::Tree(error)) => {
+                directory.lost.note(&node.name, Omission::Unreadable);
+                Some(error.to_string())
+            }
+            other => other.map(|()| told)?,
+        };
+        if let Some(reason) = told {
+            self.failed(self.path_of(&node), reason);
+        }
+        Ok(())
     }
 
-    fn entry(&mut self, node: &wire::Node, change: Change) -> Result<(), EngineError> {
+    /// The path of an entry of the innermost directory.
+    fn path_of(&self, node: &wire::Node) -> String {
+        self.path.join(OsStr::from_bytes(&node.name)).to_string_lossy().into_owned()
+    }
+
+    fn entry(&mut self, node: wire::Node, change: Change) -> Result<(), EngineError> {
         if node.r#type() == NodeType::NodeFile {
             self.count_file(node.size, change);
         } else {
@@ -179,7 +230,7 @@ impl<'a> Assembler<'a> {
         Monitor::add(&self.monitor.files_done, 1);
     }
 
-    fn file(&mut self, path: String, mut node: wire::Node, change: Change) -> Result<(), EngineError> {
+    fn file(&mut self, mut node: wire::Node, change: Change) -> Result<(), EngineError> {
         let mut pieces = PieceWriter::default();
         let end = loop {
             let mut seal = |plain: &[u8]| self.sealer.seal(plain);
@@ -191,25 +242,21 @@ impl<'a> Assembler<'a> {
             }
         };
         if let Some(error) = end.error {
-            self.failed(path, error.to_string());
+            if let Some(directory) = self.open.last_mut() {
+                directory.lost.note(&node.name, Omission::Unreadable);
+            }
+            self.failed(self.path_of(&node), error.to_string());
             return Ok(());
         }
         if end.inconsistent {
             self.counts.inconsistent += 1;
-            self.monitor.problem(&*path, "changed while it was read; kept as last seen");
+            self.monitor.problem(self.path_of(&node), "changed while it was read; kept as last seen");
             node.inconsistent = true;
         }
         node.size = end.size;
         pieces.finish(&mut node, &mut |plain: &[u8]| self.sealer.seal(plain))?;
         self.count_file(end.size, change);
-        match self.push(&node) {
-            // More attributes than a node can hold: the file is left out and named, the rest goes on.
-            Err(EngineError::Tree(error @ TreeError::NodeTooLarge(_))) => {
-                self.failed(path, error.to_string());
-                Ok(())
-            }
-            other => other,
-        }
+        self.push(node)
     }
 
     fn failed(&mut self, path: String, reason: String) {

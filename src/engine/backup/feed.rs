@@ -164,7 +164,12 @@ impl<'a> Feeder<'a> {
             Err(error) => return Ok(Err(error)),
         };
         let mut size = 0;
-        for segment in file.segments().collect::<VecDeque<_>>() {
+        let mut segments: VecDeque<_> = file.segments().collect();
+        if file.size_bytes() == 0 {
+            // What it has only reading tells.
+            segments.push_back(Segment::Data { offset: 0, len: u64::MAX });
+        }
+        for segment in segments {
             match segment {
                 Segment::Hole { len, .. } => {
                     self.item(Item::Hole(len))?;

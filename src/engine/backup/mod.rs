@@ -201,6 +201,7 @@ fn take(
         unreadable: assembled.unreadable.map_or_else(Vec::new, |id| id.as_bytes().to_vec()),
         paths_list: paths_list.map_or_else(Vec::new, |id| id.as_bytes().to_vec()),
         program: concat!("shadowvault ", env!("CARGO_PKG_VERSION")).to_owned(),
+        omissions: true,
         ..Default::default()
     };
     monitor.enter("writing the snapshot");

@@ -113,7 +113,7 @@ impl Counter<'_> {
                 self.go_to(&node);
                 self.tell(fate(change))
             }
-            Event::Leave => {
+            Event::Leave { .. } => {
                 self.path.truncate(self.ends.pop().unwrap_or(0));
                 Ok(())
             }

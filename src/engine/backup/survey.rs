@@ -15,7 +15,7 @@ use crate::engine::parent::{Cursor, tree_of};
 use crate::engine::reader::ChunkReader;
 use crate::engine::vault::Vault;
 use crate::fs::{Entries, Ground, WalkEvent};
-use crate::snapshot::{Content, decode_pieces, node_content};
+use crate::snapshot::{Content, Omissions, decode_pieces, node_content};
 use crate::store::{ChunkPlace, PackNumber};
 use crate::wire::{self, NodeType};
 
@@ -38,7 +38,9 @@ pub(super) enum Event {
         node: wire::Node,
         change: Change,
     },
-    Leave,
+    Leave {
+        omissions: Omissions,
+    },
     /// An entry whose record is complete.
     Entry {
         node: wire::Node,
@@ -46,7 +48,6 @@ pub(super) enum Event {
     },
     /// A file whose content comes from the workers next.
     File {
-        path: String,
         node: wire::Node,
         change: Change,
     },
@@ -102,6 +103,7 @@ impl Waiting {
         let node = match self {
             Self::Ready(Event::Enter { node, .. } | Event::Entry { node, .. }) => node,
             Self::Read { node, .. } | Self::Known { node, .. } => node,
+            Self::Ready(Event::Leave { omissions }) => return omissions.bytes(),
             Self::Ready(_) => return 0,
         };
         node.xattrs.iter().map(|xattr| xattr.name.len() + xattr.value.len()).sum()
@@ -130,8 +132,7 @@ fn read(
     change: Change,
     stream: Option<Box<dyn Read + Send>>,
 ) -> (FileJob, Event) {
-    let shown = path.to_string_lossy().into_owned();
-    (FileJob { stamp: stamp(&node), path, stream }, Event::File { path: shown, node, change })
+    (FileJob { stamp: stamp(&node), path, stream }, Event::File { node, change })
 }
 
 impl<'a> Survey<'a> {
@@ -162,9 +163,9 @@ impl<'a> Survey<'a> {
             self.monitor.go_on()?;
             let found = match event {
                 WalkEvent::Enter { node, .. } => Waiting::Ready(self.enter(&mut stack, parent, node)),
-                WalkEvent::Leave => {
+                WalkEvent::Leave { omissions } => {
                     stack.pop();
-                    Waiting::Ready(Event::Leave)
+                    Waiting::Ready(Event::Leave { omissions })
                 }
                 WalkEvent::Entry { path, node } => self.entry(&mut walk, &mut stack, path, node),
                 WalkEvent::Failed { path, error } => {
@@ -219,7 +220,7 @@ impl<'a> Survey<'a> {
     ) -> Waiting {
         let old = stack.last_mut().and_then(|cursor| self.seek(cursor, &node.name));
         let change = if old.is_some() { Change::Changed } else { Change::New };
-        let old = old.filter(|old| untouched(old, &node) && !old.inconsistent);
+        let old = old.filter(|old| untouched(old, &node) && !old.inconsistent && !old.partial);
         let is_file = node.r#type() == NodeType::NodeFile;
         self.files += u64::from(is_file);
         self.bytes += node.size;
@@ -228,7 +229,8 @@ impl<'a> Survey<'a> {
             Some(old) if !is_file => return Waiting::Ready(self.same(&node, old)),
             _ => walk.complete(&mut node),
         }
-        if is_file && (node.size > 0 || self.stream.is_some()) {
+        // Files that say they are empty are read too: the kernel's own, and those of some file systems in programs, are not.
+        if is_file {
             Waiting::Read { path, node, change }
         } else {
             Waiting::Ready(Event::Entry { node, change })
@@ -352,11 +354,15 @@ impl<'a> Survey<'a> {
     }
 }
 
-/// Same type, size, mtime, ctime and inode.
+/// Everything that a look at it tells, times of access apart, is the same. Not every file system moves the change time when
+/// an owner or a mode changes.
 fn untouched(old: &wire::Node, new: &wire::Node) -> bool {
+    let owner = |node: &wire::Node| (node.uid, node.gid, node.mode);
     old.r#type == new.r#type
         && old.size == new.size
         && old.mtime == new.mtime
         && old.ctime == new.ctime
         && old.inode == new.inode
+        && owner(old) == owner(new)
+        && (old.links, old.rdev, &old.target) == (new.links, new.rdev, &new.target)
 }

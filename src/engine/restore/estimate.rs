@@ -11,7 +11,7 @@ use crate::engine::monitor::Monitor;
 use crate::engine::reader::ChunkReader;
 use crate::engine::vault::Vault;
 use crate::fs::Selector;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Omissions, Snapshot};
 use crate::wire::{self, NodeType};
 
 /// Takes the totals from the snapshot's record if everything is restored; `false` when it is not.
@@ -77,7 +77,7 @@ impl Visit for Counting<'_> {
         Ok(())
     }
 
-    fn leave(&mut self, (): (), _: &Path, _: bool) -> Result<(), EngineError> {
+    fn leave(&mut self, (): (), _: &Path, _: Option<&Omissions>) -> Result<(), EngineError> {
         Ok(())
     }
 

@@ -19,7 +19,7 @@ use crate::engine::error::EngineError;
 use crate::engine::reader::ChunkReader;
 use crate::engine::tree::Found;
 use crate::fs::{Begin, Fate, Older, Outcome, Selector, SkipReason, Target, TargetDir};
-use crate::snapshot::{Content, TreeError, decode_pieces, node_content};
+use crate::snapshot::{Content, Omissions, TreeError, decode_pieces, node_content};
 use crate::wire::{self, NodeType};
 
 /// Plaintext bytes in one job of a large file: small enough that one file keeps all workers busy.
@@ -295,9 +295,14 @@ impl<'a> Visit for Making<'a> {
         if self.batch.add(&place.open, node) { self.flush() } else { Ok(()) }
     }
 
-    fn leave(&mut self, place: Place<'a>, path: &Path, whole: bool) -> Result<(), EngineError> {
-        if let (Some(older), true) = (&place.older, whole) {
-            self.surplus.remove(&place.open.dir, older, path, place.chosen, self.shared);
+    fn leave(
+        &mut self,
+        place: Place<'a>,
+        path: &Path,
+        omissions: Option<&Omissions>,
+    ) -> Result<(), EngineError> {
+        if let (Some(older), Some(omissions)) = (&place.older, omissions) {
+            self.surplus.remove(&place.open.dir, older, path, place.chosen, omissions, self.shared);
         }
         Ok(())
     }

@@ -61,7 +61,7 @@ pub struct RestoreOptions {
     pub exclude: Vec<String>,
     /// What happens to files that are there.
     pub overwrite: Overwrite,
-    /// Delete what the snapshot does not have, in restored directories that were backed up as a whole.
+    /// Delete what was not there, in restored directories that were backed up as a whole.
     pub delete: bool,
     /// Only tell what would happen.
     pub dry_run: bool,
@@ -92,6 +92,8 @@ pub struct RestoreResult {
     pub skipped: u64,
     /// Entries deleted, with all that was in them.
     pub deleted: u64,
+    /// Entries that the snapshot does not have and that may have been there: they stay.
+    pub kept: u64,
     /// Bytes written.
     pub bytes: u64,
     /// Entries that could not be restored.
@@ -100,7 +102,7 @@ pub struct RestoreResult {
     pub damaged: u64,
     /// Files read back.
     pub verified: u64,
-    /// What happened to which path: of a dry run everything, else deletions. The first
+    /// What happened to which path: of a dry run everything, else deletions and what is kept from them. The first
     /// `limit::RESTORE_CHANGES_MAX`.
     pub changes: Vec<RestoreChange>,
 }
@@ -125,6 +127,8 @@ pub enum RestoreAction {
     Skip,
     /// It is deleted.
     Delete,
+    /// It is not deleted although the snapshot does not have it, and why.
+    Keep(&'static str),
 }
 
 /// What workers do.

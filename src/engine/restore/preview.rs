@@ -15,6 +15,7 @@ use crate::engine::monitor::Monitor;
 use crate::engine::reader::ChunkReader;
 use crate::engine::tree::Found;
 use crate::fs::{Fate, Older, Selector, Target, TargetDir};
+use crate::snapshot::Omissions;
 use crate::wire::{self, NodeType};
 
 /// Looks at everything that is chosen; `target` is absent when it is not there yet.
@@ -126,9 +127,9 @@ impl Visit for Preview<'_> {
         Ok(())
     }
 
-    fn leave(&mut self, dir: Place, path: &Path, whole: bool) -> Result<(), EngineError> {
-        if let (Some(older), Some(there), true) = (&dir.older, &dir.dir, whole) {
-            self.surplus.remove(there, older, path, dir.chosen, self.shared);
+    fn leave(&mut self, dir: Place, path: &Path, omissions: Option<&Omissions>) -> Result<(), EngineError> {
+        if let (Some(older), Some(there), Some(omissions)) = (&dir.older, &dir.dir, omissions) {
+            self.surplus.remove(there, older, path, dir.chosen, omissions, self.shared);
         }
         Ok(())
     }

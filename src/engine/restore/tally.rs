@@ -21,6 +21,7 @@ pub(super) struct Tally {
     pub(super) others: AtomicU64,
     pub(super) skipped: AtomicU64,
     pub(super) deleted: AtomicU64,
+    kept: AtomicU64,
     pub(super) bytes: AtomicU64,
     pub(super) verified: AtomicU64,
     failed: AtomicU64,
@@ -107,9 +108,15 @@ impl<'a> Shared<'a> {
         }
     }
 
-    /// Remembers what happens to a path: everything in a dry run, else deletions only.
+    /// Something that the snapshot does not have is not deleted all the same.
+    pub(super) fn kept(&self, path: &Path, why: &'static str) {
+        count(&self.tally.kept);
+        self.note(RestoreAction::Keep(why), path);
+    }
+
+    /// Remembers what happens to a path: everything in a dry run, else deletions, and what is kept from them.
     pub(super) fn note(&self, action: RestoreAction, path: &Path) {
-        if !self.dry_run && action != RestoreAction::Delete {
+        if !self.dry_run && !matches!(action, RestoreAction::Delete | RestoreAction::Keep(_)) {
             return;
         }
         let mut changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -143,6 +150,7 @@ impl<'a> Shared<'a> {
             others: get(&tally.others),
             skipped: get(&tally.skipped),
             deleted: get(&tally.deleted),
+            kept: get(&tally.kept),
             bytes: get(&tally.bytes),
             failed: get(&tally.failed),
             damaged: get(&tally.damaged),

@@ -10,7 +10,7 @@ use crate::engine::error::EngineError;
 use crate::engine::parent::{Cursor, tree_of};
 use crate::engine::reader::ChunkReader;
 use crate::fs::{Choice, Selector};
-use crate::snapshot::TreeError;
+use crate::snapshot::{Omissions, TreeError};
 use crate::wire::{self, NodeType};
 
 /// Entries of directories on the way down that are held in memory; over it, all but the deepest are read again when
@@ -34,8 +34,13 @@ pub(super) trait Visit {
     /// Comes to anything else.
     fn entry(&mut self, dir: &mut Self::Dir, node: wire::Node, path: PathBuf) -> Result<(), EngineError>;
 
-    /// Leaves a directory. `whole`: all its entries were read.
-    fn leave(&mut self, dir: Self::Dir, path: &Path, whole: bool) -> Result<(), EngineError>;
+    /// Leaves a directory. `omissions`: what it left out when it was backed up; `None` when not all its entries were read.
+    fn leave(
+        &mut self,
+        dir: Self::Dir,
+        path: &Path,
+        omissions: Option<&Omissions>,
+    ) -> Result<(), EngineError>;
 
     /// Hears of something that cannot be read or done.
     fn failed(&mut self, path: &Path, error: EngineError);
@@ -53,6 +58,8 @@ struct Level<D> {
     chosen: bool,
     /// Absent until something chosen was found in it.
     dir: Option<D>,
+    /// A part of it could not be read.
+    broken: bool,
 }
 
 /// Walks everything chosen below one directory.
@@ -69,25 +76,29 @@ pub(super) fn walk<V: Visit>(
         cursor: Cursor::new(tree),
         chosen: !selector.has_includes(),
         dir: Some(root),
+        broken: false,
     };
     let mut levels = vec![top];
     while let Some(level) = levels.last_mut() {
         visit.go_on()?;
         match level.cursor.next(reader) {
             Ok(Some(node)) => meet(&mut levels, selector, visit, node)?,
-            Ok(None) => leave(&mut levels, visit, true)?,
+            Ok(None) => leave(&mut levels, visit)?,
             Err(error) => {
+                // The next part of a large directory may be sound.
+                level.broken = true;
                 visit.failed(&level.path, error);
-                leave(&mut levels, visit, false)?;
             }
         }
     }
     Ok(())
 }
 
-fn leave<V: Visit>(levels: &mut Vec<Level<V::Dir>>, visit: &mut V, whole: bool) -> Result<(), EngineError> {
+fn leave<V: Visit>(levels: &mut Vec<Level<V::Dir>>, visit: &mut V) -> Result<(), EngineError> {
     match levels.pop() {
-        Some(Level { path, dir: Some(dir), .. }) => visit.leave(dir, &path, whole),
+        Some(Level { path, dir: Some(dir), cursor, broken, .. }) => {
+            visit.leave(dir, &path, (!broken).then(|| cursor.omissions()))
+        }
         _ => Ok(()),
     }
 }
@@ -125,7 +136,14 @@ fn meet<V: Visit>(
         levels.iter_mut().for_each(|level| level.cursor.fold());
     }
     let chosen = choice == Choice::Chosen;
-    levels.push(Level { path, node: Some(node), cursor: Cursor::new(tree), chosen, dir: None });
+    levels.push(Level {
+        path,
+        node: Some(node),
+        cursor: Cursor::new(tree),
+        chosen,
+        dir: None,
+        broken: false,
+    });
     if chosen { open(levels, visit).map(drop) } else { Ok(()) }
 }
 

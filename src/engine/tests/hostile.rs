@@ -40,12 +40,12 @@ impl Forge {
 
     fn tree(&mut self, mut nodes: Vec<Node>) -> ChunkId {
         nodes.sort_by(|a, b| a.name.cmp(&b.name));
-        self.seal(Kind::Tree, &wire::Tree { nodes, parts: vec![] }.encode_to_vec())
+        self.seal(Kind::Tree, &wire::Tree { nodes, parts: vec![], omissions: None }.encode_to_vec())
     }
 
     fn inner(&mut self, parts: &[ChunkId]) -> ChunkId {
         let parts = parts.iter().map(|id| id.as_bytes().to_vec()).collect();
-        self.seal(Kind::Tree, &wire::Tree { nodes: vec![], parts }.encode_to_vec())
+        self.seal(Kind::Tree, &wire::Tree { nodes: vec![], parts, omissions: None }.encode_to_vec())
     }
 
     fn file(&mut self, name: &[u8], content: &[u8]) -> Node {
@@ -67,6 +67,7 @@ impl Forge {
             time_ms: Moment::from_millis(5).as_millis(),
             tree: tree.as_bytes().to_vec(),
             paths: vec![b"/".to_vec()],
+            omissions: true,
             ..Default::default()
         };
         let keyring = &vault.keyring;
@@ -201,9 +202,10 @@ fn trees_that_are_missing_malformed_or_no_trees_cost_only_themselves() {
     watched(|| {
         let mut forge = Forge::new();
         let good = forge.file(b"good", b"good");
-        let bytes = wire::Tree { nodes: vec![good.clone()], parts: vec![] }.encode_to_vec();
+        let bytes = wire::Tree { nodes: vec![good.clone()], parts: vec![], omissions: None }.encode_to_vec();
         let as_data = forge.seal(Kind::Data, &bytes);
-        let unordered = wire::Tree { nodes: vec![good.clone(), good.clone()], parts: vec![] };
+        let unordered =
+            wire::Tree { nodes: vec![good.clone(), good.clone()], parts: vec![], omissions: None };
         let unordered = forge.seal(Kind::Tree, &unordered.encode_to_vec());
         let noisy = forge.seal(Kind::Tree, &noise(1, 300));
         let mut spiral = forge.tree(vec![good.clone()]);

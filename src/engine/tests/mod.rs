@@ -21,6 +21,7 @@ mod hostile;
 mod keeping;
 pub(super) mod lines;
 mod mesh;
+mod omitted;
 mod owners;
 mod reading;
 mod rebuilding;

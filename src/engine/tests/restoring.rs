@@ -110,18 +110,22 @@ fn a_dry_run_tells_all_and_touches_nothing() {
         };
         let (told, _) = restored(&fixture, &done, &options);
         assert_eq!((before, ctime), (tree_of(&target), target.metadata().unwrap().ctime_nsec()));
-        let mut changes: Vec<_> =
-            told.changes.iter().map(|change| (change.action as u8, change.path.to_str().unwrap())).collect();
+        let mut changes: Vec<_> = told
+            .changes
+            .iter()
+            .map(|change| (format!("{:?}", change.action), change.path.to_str().unwrap()))
+            .collect();
         changes.sort_unstable();
+        let told_as = |action: RestoreAction| format!("{action:?}");
         let mut expected = vec![
-            (Replace as u8, "changed"),
-            (Create as u8, "dir/new"),
-            (Skip as u8, "same"),
-            (Skip as u8, "link"),
-            (Delete as u8, "dir/more"),
-            (Delete as u8, "more"),
-            (Delete as u8, "more/deep"),
-            (Delete as u8, "more/deep/file"),
+            (told_as(Replace), "changed"),
+            (told_as(Create), "dir/new"),
+            (told_as(Skip), "same"),
+            (told_as(Skip), "link"),
+            (told_as(Delete), "dir/more"),
+            (told_as(Delete), "more"),
+            (told_as(Delete), "more/deep"),
+            (told_as(Delete), "more/deep/file"),
         ];
         expected.sort_unstable();
         assert_eq!(changes, expected);

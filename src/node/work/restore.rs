@@ -59,6 +59,7 @@ pub(super) async fn restore(
             bytes_restored: done.bytes,
             bytes_fetched: fetched,
             deleted: done.deleted,
+            kept: done.kept,
             failed: done.failed,
             damaged: done.damaged,
             files_verified: done.verified,
@@ -98,13 +99,15 @@ fn overwrite(rule: Option<&str>) -> Result<Overwrite, ApiError> {
 }
 
 fn change(change: engine::RestoreChange) -> RestoreChange {
-    let action = match change.action {
-        RestoreAction::Create => "create",
-        RestoreAction::Overwrite => "overwrite",
-        RestoreAction::Skip => "skip",
-        RestoreAction::Delete => "delete",
+    let (action, reason) = match change.action {
+        RestoreAction::Create => ("create", None),
+        RestoreAction::Overwrite => ("overwrite", None),
+        RestoreAction::Skip => ("skip", None),
+        RestoreAction::Delete => ("delete", None),
+        RestoreAction::Keep(why) => ("keep", Some(why.to_owned())),
     };
-    RestoreChange { action: action.to_owned(), path: change.path.to_string_lossy().into_owned() }
+    let path = change.path.to_string_lossy().into_owned();
+    RestoreChange { action: action.to_owned(), path, reason }
 }
 
 /// What keeps a restore from being complete: data that is lost weighs more than files that could not be written.

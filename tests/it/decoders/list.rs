@@ -115,6 +115,8 @@ fn messages_and_records(signer: &Signer) -> Vec<Decoder<'_>> {
         ..wire::Snapshot::default()
     };
     let node = wire::Node { name: b"n".to_vec(), r#type: 1, size: 5, ..wire::Node::default() };
+    let omitted = wire::Omitted { name: b"o".to_vec(), why: 2 };
+    let omissions = wire::Omissions { named: vec![omitted], unnamed: 8 };
     let piece = wire::Piece { chunk: vec![1; 32], length: 5 };
     let head_ref = head.summary().to_wire();
     let offer = wire::Offer { vault: vec![1; 32], head: Some(head_ref.clone()), packs: vec![vec![2; 32]] };
@@ -216,7 +218,8 @@ fn messages_and_records(signer: &Signer) -> Vec<Decoder<'_>> {
         },
         Decoder {
             name: "a directory",
-            valid: wire::Tree { nodes: vec![node], parts: vec![] }.encode_to_vec(),
+            valid: wire::Tree { nodes: vec![node], parts: vec![], omissions: Some(omissions) }
+                .encode_to_vec(),
             take: Box::new(|bytes| decode_tree(bytes).is_ok()),
         },
         Decoder {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::engine::tests::fixture::noise;
 use crate::fs::{Entries, WalkEvent};
+use crate::snapshot::Omissions;
 use crate::wire::{self, NodeType};
 
 /// Names of files, and which content each has.
@@ -55,7 +56,7 @@ impl Source {
             let changed = if path == self.dir { self.changes } else { 0 };
             let node = node(NodeType::NodeDirectory, name_of(path), changed);
             events.push(WalkEvent::Enter { path: path.to_owned(), node });
-            above.push(WalkEvent::Leave);
+            above.push(WalkEvent::Leave { omissions: Omissions::default() });
         }
         for (name, of) in &self.files {
             let path = self.dir.join(name.to_string());
