@@ -1,7 +1,10 @@
 //! `backup`.
 
 use std::fmt::Write as _;
+use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
@@ -76,7 +79,7 @@ pub(super) struct BackupArgs {
     /// Exit with 3 when the source is empty, or most files of the snapshot before are gone from it
     #[arg(long)]
     strict: bool,
-    /// An empty source is meant: no warning
+    /// An empty source, or nothing in standard input, is meant: no warning, no error
     #[arg(long)]
     allow_empty: bool,
     /// A source with much less than before, or less than min_files of its set, is meant: no warning
@@ -130,7 +133,7 @@ pub(super) async fn run(args: BackupArgs, session: &Session<'_>) -> Result<u8, A
     }
     request.list = request.dry_run && session.globals.verbose > 0 && !session.output.json;
     let side = match (stdin, request.list) {
-        (true, _) => Side::Feed(stream_of("standard input".to_owned(), io::stdin())),
+        (true, _) => Side::Feed(stream_of("standard input".to_owned(), standard_input()?)),
         (_, true) => Side::Fates,
         _ => Side::None,
     };
@@ -140,6 +143,12 @@ pub(super) async fn run(args: BackupArgs, session: &Session<'_>) -> Result<u8, A
         _ => String::new(),
     })
     .await
+}
+
+/// Standard input itself: `io::stdin` takes one that cannot be read for an empty one.
+fn standard_input() -> Result<File, ApiError> {
+    let failed = |error| ApiError::new(Code::IoFailed, format!("standard input cannot be read: {error}"));
+    io::stdin().as_fd().try_clone_to_owned().map(File::from).map_err(failed)
 }
 
 fn request(args: BackupArgs) -> Result<BackupRequest, ApiError> {
@@ -174,13 +183,22 @@ pub(super) fn absolute(path: &Path) -> Result<PathBuf, ApiError> {
         let code = if error.kind() == io::ErrorKind::NotFound { Code::PathNotFound } else { Code::IoFailed };
         ApiError::new(code, format!("{}: {error}", path.display()))
     };
-    let whole = std::path::absolute(path).map_err(failed)?;
+    let mut whole = std::path::absolute(path).map_err(failed)?;
+    if path.as_os_str().as_bytes().ends_with(b"/.") {
+        // It follows a symlink before it, as a slash does, and is not the same without.
+        whole.push("");
+    }
     if !whole.components().any(|part| part == std::path::Component::ParentDir) {
         return Ok(whole);
     }
     // `a/..` need not be where `a` stands: only the file system knows.
     match (whole.parent(), whole.file_name()) {
-        (Some(parent), Some(name)) => Ok(parent.canonicalize().map_err(failed)?.join(name)),
+        (Some(parent), Some(name)) => {
+            let end = if whole.as_os_str().as_bytes().ends_with(b"/") { "/" } else { "" };
+            let mut name = name.to_owned();
+            name.push(end);
+            Ok(parent.canonicalize().map_err(failed)?.join(name))
+        }
         _ => whole.canonicalize().map_err(failed),
     }
 }
@@ -311,5 +329,10 @@ mod tests {
             assert_eq!(sources(given, &none).unwrap_err().kind(), Code::PathNotFound);
         }
         assert_eq!(sources(&[root.join("link"), root.join("a")], &none).unwrap().len(), 2);
+        // What follows a symlink is not the same without its end.
+        for (given, expected) in [("link/", "link/"), ("link/.", "link/"), ("a/../link/", "link/")] {
+            let (found, expected) = (absolute(&root.join(given)).unwrap(), root.join(expected));
+            assert_eq!(found.into_os_string(), expected.into_os_string(), "{given}");
+        }
     }
 }

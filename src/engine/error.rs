@@ -171,6 +171,9 @@ pub enum EngineError {
     /// A streamed file did not come to its end.
     #[error("the input broke off before its end; no snapshot was made")]
     InputBroken(#[source] std::io::Error),
+    /// It had no byte: whatever was to write it may never have run.
+    #[error("the input is empty: no snapshot was made")]
+    InputEmpty,
     /// The directory that a drill restores into.
     #[error("using the scratch directory")]
     Scratch(#[source] std::io::Error),
@@ -248,7 +251,7 @@ impl Coded for EngineError {
             Self::NotLost(_) | Self::OmissionsUnknown(_) => Code::UsageInvalid,
             Self::HeadsLost | Self::RootUnreadable(_) | Self::RootBroken { .. } => Code::StorageCorrupted,
             Self::DeviceRevoked => Code::DeviceRevoked,
-            Self::InputBroken(_) => Code::IoFailed,
+            Self::InputBroken(_) | Self::InputEmpty => Code::IoFailed,
             Self::Scratch(error) => Code::of_refused_write(error),
             Self::Cancelled => Code::Cancelled,
             Self::Stopped => Code::Internal,
@@ -278,6 +281,7 @@ impl Coded for EngineError {
                 "if it is yours, make a new device of it: another --repo, then `shadowvault recover` or `shadowvault join`"
                     .to_owned(),
             ),
+            Self::InputEmpty => Some("did what writes it run? --allow-empty says that nothing is meant".to_owned()),
             Self::NotDumpable(_) => Some("`shadowvault restore` brings anything back".to_owned()),
             Self::Pattern { .. } => Some("quote it, and write `\\*` for a star that is meant".to_owned()),
             Self::NotOwn { .. } => Some("run this on that device".to_owned()),

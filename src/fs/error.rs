@@ -25,6 +25,9 @@ pub enum FsError {
     /// A path to walk that is relative or has `..` in it.
     #[error("{} is not an absolute path without ..", .0.display())]
     NotAbsolute(PathBuf),
+    /// A link to walk that leads to a pipe: it would be kept as a link, without what comes out of it.
+    #[error("{} leads to a pipe, of which a snapshot would have nothing", .0.display())]
+    LeadsToPipe(PathBuf),
     /// A path to walk that does not exist.
     #[error("{} does not exist", .0.display())]
     NotFound(PathBuf),
@@ -89,6 +92,7 @@ impl Coded for FsError {
             | Self::Marker(_)
             | Self::StreamName(_)
             | Self::NotADirectory(_)
+            | Self::LeadsToPipe(_)
             | Self::Spared(_) => Code::UsageInvalid,
             Self::NotFound(_) => Code::PathNotFound,
             Self::UnsafeName { .. } | Self::Malformed(_) | Self::TooDeep(_) => Code::SnapshotInvalid,
@@ -106,6 +110,9 @@ impl Coded for FsError {
             )),
             Self::StreamName(_) => {
                 Some("a name such as db.sql: at most 255 bytes, without a slash".to_owned())
+            }
+            Self::LeadsToPipe(_) => {
+                Some("write it to --stdin: command | shadowvault backup --stdin".to_owned())
             }
             Self::InTheWay(_) => Some("move it away, or restore with --overwrite always".to_owned()),
             Self::NotADirectory(_) | Self::Spared(_) => Some("choose another directory".to_owned()),

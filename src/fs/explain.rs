@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use super::ignore::{Exclusions, Ground, Sieve};
+use super::roots::plain_roots;
 use super::walk::{Contents, Filter, Item, Walk, WalkEvent, WalkOptions, identity};
 use super::{FsError, Listing};
 
@@ -53,6 +54,7 @@ pub fn explain(
     skip: &[PathBuf],
     target: &Path,
 ) -> Result<Explanation, FsError> {
+    let roots = &plain_roots(roots, skip)?;
     let sieve = Sieve::new(roots, exclusions)?;
     let tell = |included, why, at: &Path| Explanation { included, why, at: at.to_owned(), contents: None };
     let around: Vec<PathBuf> = roots.iter().filter(|root| target.starts_with(root)).cloned().collect();

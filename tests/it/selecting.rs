@@ -111,11 +111,78 @@ fn standard_input_becomes_a_file() {
     whole(&node, "stdin");
     let paths: Vec<_> = node.snapshots().iter().map(|snapshot| snapshot["paths"][0].clone()).collect();
     assert_eq!(paths, ["/db.sql", "/stdin"]);
-    // Nothing at all is a file as well.
+    // Nothing at all is a file as well, for who means it.
     fs::write(&input, b"").unwrap();
-    with_input(&node, &["backup", "--stdin", "--stdin-filename", "empty"], &input).exits(0);
+    let arguments = ["backup", "--stdin", "--stdin-filename", "empty", "--allow-empty"];
+    let failure = with_input(&node, &arguments[..4], &input).exits(1).failure();
+    assert!(failure["hint"].as_str().unwrap().contains("--allow-empty"), "{failure}");
+    with_input(&node, &arguments, &input).exits(0);
     with_input(&node, &["backup", "--stdin", "--stdin-filename", "a/b"], &input).exits(2);
     assert_eq!(node.snapshots().len(), 3);
+}
+
+/// Each made a complete snapshot of nothing, which became `latest`.
+#[test]
+fn what_cannot_be_read_or_has_nothing_in_it_makes_no_snapshot() {
+    let node = Node::init();
+    let shell = |script: &str| {
+        let mut command = std::process::Command::new("bash");
+        let plain = node.command();
+        command.arg("-c").arg(format!("\"$0\" \"$@\" --json backup {script}")).arg(plain.get_program());
+        command.args(plain.get_args()).current_dir(node.path(""));
+        command.env_clear().envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        node.finish(&mut command)
+    };
+    for (script, word) in [
+        ("--stdin </dev/null", "is empty"),
+        ("--stdin <&-", "is empty"),
+        ("--stdin 0>out", "cannot be read"),
+        ("--stdin --allow-empty 0>out", "cannot be read"),
+    ] {
+        let output = shell(script).exits(1);
+        assert!(output.stderr.contains(word), "{script}: {output:?}");
+    }
+    for (script, word) in
+        [("<(echo x)", "leads to a pipe"), ("repo", "data directory"), ("repo/packs/", "data")]
+    {
+        let output = shell(script).exits(2);
+        assert!(output.stderr.contains(word), "{script}: {output:?}");
+    }
+    assert_eq!(node.snapshots().len(), 0);
+    std::os::unix::fs::symlink("source", node.path("link")).unwrap();
+    put(&node.path("source"), &[("a", "a")]);
+    let output = shell("link").exits(0);
+    assert!(output.stdout.contains("a symlink: kept as one"), "{output:?}");
+    shell("link/").exits(0);
+    assert_eq!(stored(&node, &node.path("source").canonicalize().unwrap()), ["a"]);
+}
+
+/// Retention kept one set for each, and no backup found its parent.
+#[test]
+fn a_path_is_of_one_set_however_it_is_written() {
+    let node = Node::init();
+    let source = node.path("source");
+    put(&source, &[("a", "a")]);
+    node.backup(&source);
+    let source = text(&source);
+    for spelling in
+        [format!("{source}/"), "./source".to_owned(), format!("/{source}//."), "../x/../source".to_owned()]
+    {
+        let mut command = node.command();
+        fs::create_dir_all(node.path("x")).unwrap();
+        command.current_dir(if spelling.starts_with("..") { node.path("x") } else { node.path("") });
+        let done = node.finish(command.args(["--json", "backup", &spelling])).exits(0).json();
+        assert_eq!(
+            (&done["files_unmodified"], &done["files_new"]),
+            (&1.into(), &0.into()),
+            "{spelling}: {done}"
+        );
+    }
+    let snapshots = node.snapshots();
+    assert!(
+        snapshots.iter().all(|snapshot| snapshot["paths"] == serde_json::json!([source])),
+        "{snapshots:?}"
+    );
 }
 
 #[test]

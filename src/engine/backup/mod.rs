@@ -35,7 +35,7 @@ use super::signing::publish_next_head;
 use super::vault::Vault;
 use crate::base::{ChunkId, Code, Coded, SnapshotId, limit};
 use crate::crypto::Kind;
-use crate::fs::{Entries, Exclusions, Sieve, Walk, WalkOptions, Watch, stream_events};
+use crate::fs::{Entries, Exclusions, Sieve, Walk, WalkOptions, Watch, is_link, plain_roots, stream_events};
 use crate::snapshot::{PeerAddress, RecordError, Snapshot, seal_record};
 use crate::store::PackNumber;
 use crate::wire;
@@ -50,6 +50,10 @@ pub use preview::{Fate, Listener, PreviewResult, preview};
 const FILES_MAX: usize = 1024;
 /// Batches of entries between walk and assembler; each is bounded by the walk.
 const EVENTS_MAX: usize = 2;
+
+/// What is said of a path to back up that is a symlink.
+const LINK_KEPT: &str =
+    "a symlink: kept as one, without what it leads to; with a slash after it that is meant";
 
 /// What to back up.
 #[derive(Debug, Clone, Default)]
@@ -70,6 +74,8 @@ pub struct BackupOptions {
     pub one_file_system: bool,
     /// Read every file.
     pub force: bool,
+    /// An input without a byte is meant.
+    pub allow_empty: bool,
     /// Where the vault's holders can be dialled; goes into the head.
     pub holders: Vec<PeerAddress>,
     /// How often a head is published while the backup runs, so that holders can begin; never when absent.
@@ -106,8 +112,11 @@ pub fn backup(
     monitor: &Monitor,
 ) -> Result<BackupResult, EngineError> {
     monitor.enter("backing up");
-    let walk = walk_of(vault, options, None)?;
-    take(vault, options, Input { events: Box::new(walk), stream: None }, monitor)
+    let options = plain(vault, options)?;
+    let links = options.paths.iter().filter(|path| is_link(path));
+    links.for_each(|path| monitor.problem(path.to_string_lossy(), LINK_KEPT));
+    let walk = walk_of(vault, &options, None)?;
+    take(vault, &options, Input { events: Box::new(walk), stream: None }, monitor)
 }
 
 /// Backs up what `entries` tell of, as a walk of `options.paths` would.
@@ -124,7 +133,8 @@ pub(super) fn backup_entries(
 /// Backs up one file, `/NAME` in the snapshot, whose content is `stream`; of `options.paths` nothing is read.
 ///
 /// # Errors
-/// As [`backup`]; [`EngineError::InputBroken`] when reading the stream fails: then there is no snapshot.
+/// As [`backup`]; [`EngineError::InputBroken`] when reading the stream fails, [`EngineError::InputEmpty`] when there is nothing
+/// in it and that is not meant: then there is no snapshot.
 pub fn backup_stream(
     vault: &Vault,
     options: &BackupOptions,
@@ -136,6 +146,12 @@ pub fn backup_stream(
     let events = Box::new(stream_events(name, vault.clock.now())?);
     let options = BackupOptions { paths: vec![Path::new("/").join(name)], ..options.clone() };
     take(vault, &options, Input { events, stream: Some(stream) }, monitor)
+}
+
+/// The same with paths as they are recorded: one spelling each, so that the next backup is one of the same set.
+fn plain(vault: &Vault, options: &BackupOptions) -> Result<BackupOptions, EngineError> {
+    let paths = plain_roots(&options.paths, &[vault.store.dir().to_owned()])?;
+    Ok(BackupOptions { paths, ..options.clone() })
 }
 
 /// The walk that `options` ask for; the store's own directory never belongs to it.
@@ -178,7 +194,11 @@ fn take(
     // A list goes into a chunk, which must be in a pack before the record is signed.
     let (paths, listed, list_id) = path_list(vault, options);
     let parent = view.parent_for(&options.hostname, &paths, list_id);
+    let is_stream = input.stream.is_some();
     let done = run_pipeline(vault, input, parent, options, monitor, |sealer, assembled| {
+        if is_stream && assembled.counts.bytes == 0 && !options.allow_empty {
+            return Err(EngineError::InputEmpty);
+        }
         Ok((assembled, listed.as_ref().map(|listed| sealer.seal(listed)).transpose()?))
     })?;
     let (assembled, paths_list) = done.value;

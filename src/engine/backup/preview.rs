@@ -7,7 +7,7 @@ use std::path::Path;
 use crossbeam_channel::bounded;
 
 use super::survey::{Change, Event, Survey};
-use super::{BackupOptions, EVENTS_MAX, FILES_MAX, files_of, join, path_list, root_cause, walk_of};
+use super::{BackupOptions, EVENTS_MAX, FILES_MAX, files_of, join, path_list, plain, root_cause, walk_of};
 use crate::engine::error::EngineError;
 use crate::engine::heads::VaultView;
 use crate::engine::monitor::Monitor;
@@ -55,6 +55,7 @@ pub fn preview<'a>(
     listener: Option<Listener<'a>>,
 ) -> Result<PreviewResult, EngineError> {
     monitor.enter("comparing");
+    let options = &plain(vault, options)?;
     let (events_in, events_out) = bounded(EVENTS_MAX);
     let watch = listener.is_some().then(|| {
         let events = events_in.clone();

@@ -55,6 +55,7 @@ fn options(core: &Arc<Core>, request: &BackupRequest, memory: usize) -> BackupOp
         username: std::env::var("USER").unwrap_or_default(),
         one_file_system: request.one_file_system,
         force: request.force,
+        allow_empty: request.allow_empty,
         holders: core.holder_addresses(),
         checkpoint_every: Some(limit::CHECKPOINT_EVERY),
     }
