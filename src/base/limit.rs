@@ -262,6 +262,8 @@ pub const JOIN_PATIENCE: Duration = Duration::from_secs(300);
 pub const DOOR_TRIES: u32 = 30;
 /// A nonce from the door is good for this long.
 pub const DOOR_NONCE_LIFE: Duration = Duration::from_secs(60);
+/// A state file of the node in bytes: what is in them has bounds of its own.
+pub const STATE_BYTES_MAX: usize = MIB;
 /// Invitations that are remembered, open or not; the one that was used or expired first makes room.
 pub const INVITES_MAX: usize = 64;
 /// Addresses in a ticket.

@@ -9,7 +9,7 @@ use super::find::moment;
 use super::output::{Paint, Table, escape, local_time};
 use super::recover::phrase;
 use super::session::{Keys, Session};
-use crate::api::{ApiError, DeviceInfo, Service};
+use crate::api::{ApiError, DeviceInfo, PeerInfo, Service};
 use crate::base::{Clock, Code, HeadId, SystemClock, limit};
 use crate::node::Mode;
 use crate::snapshot::{HeadSummary, sign_revocation};
@@ -83,6 +83,9 @@ async fn revoke(
     if heir.is_some_and(|heir| heir.id == device.id || heir.revoked.is_some()) {
         return Err(ApiError::new(Code::UsageInvalid, "the heir must be another device, one that counts"));
     }
+    if args.before.is_none() && !session.globals.yes {
+        is_all_there_was(&service.peers().await?, device)?;
+    }
     let admin = phrase(args.phrase_file.as_deref(), session)?.root().admin();
     if service.identity().await?.vault_id != Some(admin.vault()) {
         let text = "this is another vault's phrase: it cannot speak for this vault's devices";
@@ -96,6 +99,27 @@ async fn revoke(
     };
     let signed = sign_revocation(&admin, &last_good, heir.map(|heir| heir.id), SystemClock.now());
     service.revoke_device(device.id.to_string(), hex::encode(signed.encode_to_vec())).await
+}
+
+/// Whether no holder is away that may know of more: what the device signed after its last good head counts no more.
+fn is_all_there_was(peers: &[PeerInfo], device: &DeviceInfo) -> Result<(), ApiError> {
+    let is_away = |peer: &&PeerInfo| {
+        let counts = peer.standing == "allowed" && peer.state.as_deref() != Some("lost");
+        counts && !peer.connected && Some(peer.id) != device.peer
+    };
+    let away: Vec<String> = peers
+        .iter()
+        .filter(is_away)
+        .map(|peer| peer.name.clone().unwrap_or_else(|| peer.id.short()))
+        .collect();
+    if away.is_empty() {
+        return Ok(());
+    }
+    let text =
+        format!("{} cannot be asked now, and may have newer snapshots of that device", away.join(", "));
+    Err(ApiError::new(Code::Incomplete, text).with_hint(
+        "run this while the daemon is connected to them; with --yes, what only they have of that device counts no more",
+    ))
 }
 
 fn render(devices: &[DeviceInfo], paint: Paint) -> String {

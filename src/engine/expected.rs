@@ -88,3 +88,16 @@ pub(super) fn vaults(store: &Store) -> Result<BTreeSet<VaultId>, StoreError> {
     let had = names.iter().filter_map(|name| name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?.parse().ok());
     Ok(store.head_vaults()?.into_iter().chain(had).collect())
 }
+
+/// Removes the files with the names, as rot may.
+#[cfg(test)]
+pub(super) fn lose_names(store: &std::path::Path) {
+    for dir in ["members", "members/copies"] {
+        for file in std::fs::read_dir(store.join(dir)).unwrap() {
+            let file = file.unwrap();
+            if file.file_name().to_str().unwrap().starts_with(PREFIX) {
+                std::fs::remove_file(file.path()).unwrap();
+            }
+        }
+    }
+}

@@ -496,12 +496,11 @@ mod tests {
             held.receive(&[fill]);
         }
         held.pass(DAY);
-        let path = held.store.dir().join("members").join(file(held.vault()));
-        let mut stamps: Stamps = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        let mut stamps: Stamps = held.store.read_state(&file(held.vault())).unwrap().unwrap();
         assert_eq!(stamps.heads.len(), 3);
         let third = held.store.head_names(held.vault(), held.device.id()).unwrap()[1].1.to_string();
         stamps.heads.retain(|id, _| *id == third);
-        std::fs::write(&path, serde_json::to_vec(&stamps).unwrap()).unwrap();
+        held.store.publish_state(&file(held.vault()), &stamps).unwrap();
         assert_eq!((held.pass(DAY * 29).deleted.0, held.files()), (0, 4));
         assert_eq!((held.pass(DAY).deleted.0, held.files()), (3, 1));
     }
@@ -638,11 +637,7 @@ mod tests {
         held.pass(DAY);
         let (vault, device, newest) = (held.vault(), held.device.id(), held.previous.unwrap());
         held.store.remove_head(vault, device, 2, newest).unwrap();
-        let names =
-            std::fs::read_dir(held.store.dir().join("members")).unwrap().map(|entry| entry.unwrap().path());
-        names.filter(|path| path.to_str().unwrap().contains("newest-")).for_each(|path| {
-            std::fs::remove_file(path).unwrap();
-        });
+        expected::lose_names(held.store.dir());
         assert_eq!(held.pass(DAY).held[&vault].0, 1);
         held.pass(DAY * 29);
         assert_eq!(held.files(), 2);

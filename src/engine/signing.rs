@@ -444,6 +444,12 @@ pub(super) fn store_head(vault: &Vault, draft: HeadDraft) -> Result<Head, Engine
     // One that is missing and not carried on is still waited for.
     let revoked = revocations(&vault.store, vault.id())?;
     let (newest, _) = tip_names(&vault.store, vault.id(), vault.device(), &revoked)?;
-    expected::expect(&vault.store, vault.id(), vault.device(), &newest)?;
+    match expected::expect(&vault.store, vault.id(), vault.device(), &newest) {
+        // The head is there, and the ones before it are still expected. The next one is noted with it.
+        Err(error) if error.code() == Code::StorageFull => {
+            tracing::warn!(target: "heads", %error, "no room to note that this head must be here");
+        }
+        noted => noted?,
+    }
     Ok(head)
 }

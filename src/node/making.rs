@@ -87,10 +87,14 @@ pub(super) async fn as_new_device<T>(
     };
     let store = match begun.map_err(panicked)? {
         Err(error) if error.kind() == Code::VaultExists && Store::vault_at(&dir) == Some(vault) => {
-            return Err(error.with_hint(
-                "it is complete, and of this very vault: `shadowvault snapshots` lists what it has; to make \
-                 another one, name another directory with --repo",
-            ));
+            return Err(error.with_hint(match Store::lacks(&dir) {
+                None => {
+                    "it is complete, and of this very vault: `shadowvault snapshots` lists what it has; to make another one, name another directory with --repo".to_owned()
+                }
+                Some(file) => format!(
+                    "it is of this very vault, but {file} is gone: put a copy of it back, or name a new directory with --repo and keep this one until all is there"
+                ),
+            }));
         }
         begun => begun?,
     };

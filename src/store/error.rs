@@ -115,10 +115,10 @@ fn file_hint(name: &str) -> Option<&'static str> {
             "put a copy of the file back: the vault's number, 64 digits, is the name of its directory in heads/",
         ),
         "members/peers.json" => Some(
-            "put a copy of the file back, or move it away: then no peer is known, and each is paired again (`shadowvault peers add` or `invite`); packs, keys and snapshots are not in it",
+            "put a copy of the file back, or move it and the one in members/copies away: then no peer is known, and each is paired again (`shadowvault peers add` or `invite`); packs, keys and snapshots are not in it",
         ),
         name if name.starts_with("members/") => {
-            Some("put a copy of the file back, or move it away and start again")
+            Some("put a copy of the file back, or move it and the one in members/copies away and start again")
         }
         _ => None,
     }
@@ -153,7 +153,9 @@ impl Coded for StoreError {
             Self::Busy(_) => {
                 "is the daemon running? commands reach it through its control socket; else wait for the other command"
             }
-            Self::MarkerLost(_) => "is the right disk mounted? the marker is the file shadowvault.store",
+            Self::MarkerLost(_) => {
+                "is the right disk mounted? the marker is the file shadowvault.store; if it alone is lost, `shadowvault rebuild-index` writes it again"
+            }
             Self::IndexDamaged(_) => {
                 "`shadowvault rebuild-index` makes it anew from the packs; no data is lost"
             }

@@ -10,12 +10,23 @@ use std::time::{Duration, SystemTime};
 use super::error::StoreError;
 use super::health::{Failure, Health};
 use super::reserve::Reserve;
+use super::states::COPIES;
 use super::trace::Trace;
 use crate::base::{Moment, limit, random_bytes};
 
 /// Everything a store has beside the index. Packs are spread over up to 256 directories by their first byte, made as they come.
-const DIRECTORIES: [&str; 9] =
-    ["packs", "heads", "lists", "snapshots", "members", "members/receipts", "keys", "quarantine", "tmp"];
+const DIRECTORIES: [&str; 10] = [
+    "packs",
+    "heads",
+    "lists",
+    "snapshots",
+    "members",
+    "members/receipts",
+    COPIES,
+    "keys",
+    "quarantine",
+    "tmp",
+];
 
 /// Files that are written together before they are flushed; each is open until then.
 const FILES_AT_ONCE: usize = 32;

@@ -8,6 +8,7 @@ use std::path::Path;
 use super::error::StoreError;
 use super::files::Files;
 use super::index::Index;
+use super::records::NODE_KEY;
 use super::{INDEX, LOCK, MARKER, MARKER_TEXT, Store, lock};
 use crate::base::{VaultId, limit, random_bytes};
 
@@ -116,6 +117,15 @@ impl Store {
             self.files.remove("keys", &name)?;
         }
         Ok(())
+    }
+
+    /// A file of a vault's device that is not in `dir`, and without which nothing can be done there.
+    pub fn lacks(dir: &Path) -> Option<&'static str> {
+        let slots = std::fs::read_dir(dir.join("keys")).into_iter().flatten().filter_map(Result::ok);
+        let has_slot =
+            slots.into_iter().any(|entry| entry.file_name().to_string_lossy().starts_with("slot-"));
+        let gone = [MARKER, NODE_KEY, "keys/keyring"].into_iter().find(|file| !dir.join(file).is_file());
+        gone.or((!has_slot).then_some("every file keys/slot-*"))
     }
 
     /// Whether heads came to the store in `dir`, whole or not.

@@ -20,6 +20,7 @@ mod records;
 mod reserve;
 mod retire;
 mod rows;
+mod states;
 mod trace;
 
 use std::os::unix::fs::OpenOptionsExt;
@@ -48,14 +49,15 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use crate::base::limit;
+use crate::base::{limit, random_bytes};
 use files::Files;
 use index::Index;
-use records::Chains;
+use records::{Chains, NODE_KEY};
 use reserve::Reserve;
 use retire::Retiring;
 
 const MARKER: &str = "shadowvault.store";
+const MARKER_BEGIN: &str = "ShadowVault store, format ";
 const MARKER_TEXT: &str = "ShadowVault store, format 1";
 const LOCK: &str = "lock";
 const INDEX: &str = "index.redb";
@@ -115,6 +117,7 @@ impl Store {
         let index = Index::open(&dir.join(INDEX), &token, check_bytes)?;
         let store = Self::assemble(files, index, lock)?;
         store.trust_index()?;
+        store.mend_states()?;
         Ok(store)
     }
 
@@ -133,9 +136,9 @@ impl Store {
     /// Opens the store in `dir` with a new, empty index beside the one that is in place, which stays as it is.
     ///
     /// The caller fills the index from the files and then calls [`Store::publish_index`]; without that it is gone at the
-    /// next start.
+    /// next start. A marker that is lost or damaged is written again.
     pub fn rebuild(dir: &Path) -> Result<Self, StoreError> {
-        let (files, token, lock) = Self::open_files(dir)?;
+        let (files, token, lock) = Self::open_marked_anew(dir, true)?;
         let index = Index::create(&files.path("tmp", NEW_INDEX), &token)?;
         Self::assemble(files, index, lock)
     }
@@ -152,7 +155,7 @@ impl Store {
     /// Opens the store in `dir` for its files only, with a throw-away index in memory: to try keys before anything
     /// is changed. Index rows written to it are lost.
     pub fn rebuild_probe(dir: &Path) -> Result<Self, StoreError> {
-        let (files, token, lock) = Self::open_files(dir)?;
+        let (files, token, lock) = Self::open_marked_anew(dir, false)?;
         Self::assemble(files, Index::in_memory(&token)?, lock)
     }
 
@@ -172,30 +175,26 @@ impl Store {
     }
 
     fn open_files(dir: &Path) -> Result<(Files, String, std::fs::File), StoreError> {
-        let marker = match std::fs::read_to_string(dir.join(MARKER)) {
-            Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                if let Some((_, purpose)) = making::read_making(dir)? {
-                    return Err(purpose.cut_off_in(dir));
-                }
-                // Packs without a marker are not "no store": something went away.
-                return Err(if dir.join("packs").is_dir() {
-                    StoreError::MarkerLost(dir.to_owned())
-                } else {
-                    StoreError::NotHere(dir.to_owned())
-                });
-            }
-            Err(e) => return Err(StoreError::Unavailable { path: dir.to_owned(), source: e }),
-        };
-        let mut lines = marker.lines();
-        let (Some(head), Some(token)) = (lines.next(), lines.next()) else {
-            return Err(StoreError::MarkerLost(dir.to_owned()));
-        };
-        if head != MARKER_TEXT {
-            return Err(StoreError::TooNew(head.chars().take(60).collect()));
-        }
+        let token = read_marker(dir)?;
         let lock = lock(dir)?;
-        Ok((Files::open(dir)?, token.to_owned(), lock))
+        Ok((Files::open(dir)?, token, lock))
+    }
+
+    /// The same where a marker that alone is lost may be written again. Where the node's key is, the disk is the right one.
+    fn open_marked_anew(dir: &Path, write: bool) -> Result<(Files, String, std::fs::File), StoreError> {
+        let token = match read_marker(dir) {
+            Err(StoreError::MarkerLost(_)) if dir.join(NODE_KEY).is_file() => {
+                hex::encode(random_bytes::<16>())
+            }
+            known => return known.and_then(|_| Self::open_files(dir)),
+        };
+        let lock = lock(dir)?;
+        let files = Files::open(dir)?;
+        if write {
+            tracing::warn!(target: "store", "the store's marker was gone or damaged, and is written again");
+            files.publish("", MARKER, &[format!("{MARKER_TEXT}\n{token}\n").as_bytes()])?;
+        }
+        Ok((files, token, lock))
     }
 
     /// The data directory.
@@ -232,6 +231,38 @@ impl Store {
     pub fn room(&self) -> u64 {
         self.reserve.room()
     }
+}
+
+/// What ties the index to the store in `dir`.
+fn read_marker(dir: &Path) -> Result<String, StoreError> {
+    let marker = match std::fs::read(dir.join(MARKER)) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            if let Some((_, purpose)) = making::read_making(dir)? {
+                return Err(purpose.cut_off_in(dir));
+            }
+            // Packs without a marker are not "no store": something went away.
+            return Err(if dir.join("packs").is_dir() {
+                StoreError::MarkerLost(dir.to_owned())
+            } else {
+                StoreError::NotHere(dir.to_owned())
+            });
+        }
+        Err(e) => return Err(StoreError::Unavailable { path: dir.to_owned(), source: e }),
+    };
+    let marker = String::from_utf8_lossy(&marker);
+    let mut lines = marker.lines();
+    let (Some(head), Some(token)) = (lines.next(), lines.next()) else {
+        return Err(StoreError::MarkerLost(dir.to_owned()));
+    };
+    if head == MARKER_TEXT {
+        return Ok(token.to_owned());
+    }
+    // Of a newer version is what says so; anything else is damage.
+    Err(match head.strip_prefix(MARKER_BEGIN).is_some_and(|version| version.parse::<u32>().is_ok()) {
+        true => StoreError::TooNew(head.chars().take(60).collect()),
+        false => StoreError::MarkerLost(dir.to_owned()),
+    })
 }
 
 fn lock(dir: &Path) -> Result<std::fs::File, StoreError> {
@@ -335,8 +366,23 @@ mod tests {
         }
         drop(Store::rebuild(&at).unwrap());
         drop(Store::open(&at).unwrap());
-        std::fs::remove_file(at.join(MARKER)).unwrap();
-        assert!(matches!(Store::open(&at), Err(StoreError::MarkerLost(_))));
+        for marker in
+            [None, Some(&b"\0\0\0"[..]), Some(b"ShadowVault store, farmat 1\nabc\n"), Some(b"ShadowVault")]
+        {
+            match marker {
+                None => std::fs::remove_file(at.join(MARKER)).unwrap(),
+                Some(bytes) => std::fs::write(at.join(MARKER), bytes).unwrap(),
+            }
+            assert!(matches!(Store::open(&at), Err(StoreError::MarkerLost(_))));
+            // Without the node's key there is no telling that this is the right disk.
+            assert!(matches!(Store::rebuild(&at), Err(StoreError::MarkerLost(_))));
+            std::fs::write(at.join(NODE_KEY), b"").unwrap();
+            drop(Store::rebuild_probe(&at).unwrap());
+            assert!(matches!(Store::open(&at), Err(StoreError::MarkerLost(_))));
+            Store::rebuild(&at).unwrap().publish_index().unwrap();
+            drop(Store::open(&at).unwrap());
+            std::fs::remove_file(at.join(NODE_KEY)).unwrap();
+        }
     }
 
     fn index_of(store: &Store, id: PackId) {

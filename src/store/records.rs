@@ -6,9 +6,6 @@ use std::fs::File;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-
 use super::Store;
 use super::error::StoreError;
 use super::quarantine::DIRECTORY as QUARANTINE;
@@ -120,7 +117,7 @@ impl Chains {
     }
 }
 
-const NODE_KEY: &str = "node.key";
+pub(super) const NODE_KEY: &str = "node.key";
 
 /// The first bytes of the hash of a key's seed, for the file of it.
 fn key_check(seed: &[u8; 32]) -> [u8; 4] {
@@ -461,7 +458,7 @@ impl Store {
         }
         self.files.remove_empty_dir(&format!("heads/{vault}"));
         for name in states {
-            self.files.remove("members", name)?;
+            self.remove_state(name)?;
         }
         self.discharge_vault(vault)
     }
@@ -497,31 +494,5 @@ impl Store {
     /// Durably removes a snapshot record.
     pub fn remove_snapshot(&self, id: SnapshotId) -> Result<(), StoreError> {
         self.files.remove("snapshots", &id.to_string())
-    }
-
-    /// Reads a small state file of the node, such as a report.
-    pub fn read_state<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StoreError> {
-        let Some(bytes) = self.files.read("members", name, limit::MIB)? else { return Ok(None) };
-        let read = serde_json::from_slice(&bytes);
-        read.map(Some).map_err(|_| StoreError::DamagedFile(format!("members/{name}")))
-    }
-
-    /// The same; one that cannot be understood is as good as none.
-    pub fn read_state_if_sound<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StoreError> {
-        match self.read_state(name) {
-            Err(StoreError::DamagedFile(_)) => Ok(None),
-            other => other,
-        }
-    }
-
-    /// Names of the node's small state files.
-    pub fn state_names(&self) -> Result<Vec<String>, StoreError> {
-        self.files.names("members")
-    }
-
-    /// Durably replaces a small state file of the node.
-    pub fn publish_state<T: Serialize>(&self, name: &str, state: &T) -> Result<(), StoreError> {
-        let bytes = serde_json::to_vec(state).expect("state is plain data");
-        self.files.publish("members", name, &[&bytes])
     }
 }

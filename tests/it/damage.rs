@@ -259,6 +259,10 @@ fn a_lost_store_marker_is_not_an_empty_store() {
     let failure = node.run(&["snapshots"]).failure();
     assert_ne!(failure["code"], "VAULT_NOT_FOUND", "{failure}");
     node.run(&["init"]).failure();
+    // The node's key is beside it: it is the right disk, and the marker alone is lost.
+    node.run(&["rebuild-index"]).exits(0);
+    assert_eq!(node.snapshots().len(), 2);
+    node.run(&["verify"]).exits(0);
     // And a data directory of a newer version is left alone.
     let (node, _) = backed_up();
     let marker = node.repo().join("shadowvault.store");

@@ -318,6 +318,26 @@ fn a_revocation_spares_what_holders_alone_have_heard_of() {
     restores(&first, &saved["snapshot_id"], &mine, "of the stolen one");
 }
 
+/// What a holder that was away alone had of the device was let go, without a word.
+#[test]
+fn a_revocation_waits_for_holders_that_are_away_unless_it_is_meant() {
+    let (first, mut holder, second) = family();
+    let (heir, stolen) = (own_id(&first), own_id(&second));
+    holder.kill();
+    let phrase = first.phrase();
+    let verb = ["device", "revoke", &stolen, "--heir", &heir, "--phrase-file", text(&phrase)];
+    until("it is away", &[&first], || {
+        let peers = first.run(&["peers"]).exits(0).json();
+        let is_away = |peer: &Value| peer["id"] == holder.peer_id() && peer["connected"] == false;
+        peers.as_array().unwrap().iter().any(is_away).then_some(())
+    });
+    let waits = first.run(&verb).exits(3).failure();
+    assert!(waits["message"].to_string().contains("may have newer snapshots"), "{waits}");
+    assert!(line(&first, &stolen)["revoked"].is_null());
+    first.run(&[&["--yes"], &verb[..]].concat()).exits(0);
+    assert!(!line(&first, &stolen)["revoked"].is_null());
+}
+
 /// The theft is noticed late: the thief has forgotten everything, and that has reached everybody.
 #[test]
 fn what_a_thief_has_forgotten_comes_back_with_a_revocation_to_an_earlier_moment() {

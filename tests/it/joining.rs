@@ -125,14 +125,13 @@ fn tickets_that_are_no_good_say_why() {
     owner.kill();
     owner.run(&["invite"]).exits(13);
     node.run(&["join", "-y", &ticket]).exits(14);
-    let file = owner.repo().join("members/invites.json");
-    let mut kept: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    let mut kept = owner.state("invites.json");
     kept["invites"][0]["expires"] = 1.into();
-    fs::write(&file, kept.to_string()).unwrap();
+    owner.put_state("invites.json", &kept.to_string());
     owner.start();
     assert_eq!(node.run(&["join", "-y", &ticket]).exits(1).failure()["code"], "TICKET_EXPIRED");
     owner.kill();
-    fs::remove_file(&file).unwrap();
+    owner.state_files("invites.json").iter().for_each(|file| fs::remove_file(file).unwrap());
     owner.start();
     assert_eq!(node.run(&["join", "-y", &ticket]).exits(1).failure()["code"], "TICKET_UNKNOWN");
 }

@@ -137,6 +137,22 @@ impl Node {
         &self.repo
     }
 
+    /// Where a state file of it lies: itself and its copy.
+    pub fn state_files(&self, name: &str) -> [PathBuf; 2] {
+        ["members", "members/copies"].map(|dir| self.repo.join(dir).join(name))
+    }
+
+    /// What a state file of it says.
+    pub fn state(&self, name: &str) -> Value {
+        let text = fs::read_to_string(&self.state_files(name)[0]).expect("a state file");
+        serde_json::from_str(text.lines().next().expect("a line")).expect("JSON")
+    }
+
+    /// Has it say something else.
+    pub fn put_state(&self, name: &str, text: &str) {
+        self.state_files(name).iter().for_each(|file| fs::write(file, text).expect("a state file"));
+    }
+
     /// A path in this node's home, outside its data directory.
     pub fn path(&self, name: &str) -> PathBuf {
         self.home.path().join(name)

@@ -202,11 +202,10 @@ fn downtime_is_made_up_for_once_and_a_reload_brings_new_tasks() {
     ran(&node, "auto");
     assert_eq!(node.terminate().0, 0);
     // As if it had been down for a month.
-    let file = node.repo().join("members/schedule.json");
-    let mut saved: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    let mut saved = node.state("schedule.json");
     let anchor = &mut saved["tasks"]["auto"]["timing"]["anchor"];
     *anchor = json!(anchor.as_u64().expect("milliseconds") - 30 * 86_400_000);
-    fs::write(&file, saved.to_string()).unwrap();
+    node.put_state("schedule.json", &saved.to_string());
     node.start();
     until("it is made up for", &[&node], || (node.snapshots().len() == 2).then_some(()));
     ran(&node, "auto");
@@ -219,11 +218,41 @@ fn downtime_is_made_up_for_once_and_a_reload_brings_new_tasks() {
 
     // A state file that cannot be read is left alone, and said to be so.
     assert_eq!(node.terminate().0, 0);
-    fs::write(&file, "{ broken").unwrap();
+    node.put_state("schedule.json", "{ broken");
     node.start();
     node.run(&["schedule"]).exits(5);
     assert!(node.status()["problems"].to_string().contains("schedule.json"));
-    assert_eq!(fs::read_to_string(&file).unwrap(), "{ broken");
+    for file in node.state_files("schedule.json") {
+        assert_eq!(fs::read_to_string(file).unwrap(), "{ broken");
+    }
+}
+
+/// No task was left, and nobody said so.
+#[test]
+fn a_lost_or_damaged_state_file_takes_no_task_away() {
+    let mut node = node("backup_sets:\n  - { id: docs, paths: [SOURCE], every: 24h }\n");
+    let source = node.path("source");
+    for damage in 0..3 {
+        node.start();
+        let name = format!("added-{damage}");
+        node.run(&["schedule", "add", &name, text(&source), "--every", "24h"]).exits(0);
+        assert_eq!(node.terminate().0, 0);
+        let [file, copy] = node.state_files("schedule.json");
+        match damage {
+            0 => fs::remove_file(&file).unwrap(),
+            1 => {
+                // Another name for a task, were it believed.
+                let bytes = fs::read_to_string(&file).unwrap().replace("added-1", "addad-1");
+                fs::write(&file, bytes).unwrap();
+            }
+            _ => fs::write(&copy, "").unwrap(),
+        }
+        node.start();
+        let tasks = node.run(&["schedule"]).exits(0).json().to_string();
+        assert!(tasks.contains(&name), "{tasks}");
+        assert_eq!(fs::read(&file).unwrap(), fs::read(&copy).unwrap());
+        assert_eq!(node.terminate().0, 0);
+    }
 }
 
 #[test]

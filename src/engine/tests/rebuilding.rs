@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::fixture::{Fixture, noise, watched};
 use super::tree_of::assert_same;
+use crate::engine::expected::lose_names;
 use crate::engine::tests::fixture::{head_packs, newest_heads};
 use crate::engine::{Monitor, adopt_unindexed, rebuild_index};
 use crate::store::{Kept, NOBODY, Store, record_room};
@@ -31,12 +32,7 @@ fn interrupted() -> Fixture {
                 std::fs::remove_file(head.path()).unwrap();
             }
         }
-        for file in std::fs::read_dir(store.join("members")).unwrap() {
-            let file = file.unwrap();
-            if file.file_name().to_string_lossy().starts_with("newest-") {
-                std::fs::remove_file(file.path()).unwrap();
-            }
-        }
+        lose_names(store);
     };
     fixture.reopened(forget, |path| Store::rebuild(path).unwrap())
 }
