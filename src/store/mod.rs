@@ -340,6 +340,31 @@ mod tests {
         assert_eq!(store.outboard(id, bytes.len()).unwrap(), Some(outboard));
     }
 
+    /// Any 32 bytes were a key: the node was another peer from then on, and said that all was well.
+    #[test]
+    fn a_node_is_never_another_one_because_its_key_rotted() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::create(&dir.path().join("store")).unwrap();
+        let (seed, path) = ([7; 32], store.dir().join(NODE_KEY));
+        store.publish_node_key(&seed).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        for at in 0..whole.len() * 2 {
+            let mut bytes = whole.clone();
+            match bytes.get_mut(at) {
+                Some(byte) => *byte ^= 1,
+                None => bytes.truncate(at - whole.len()),
+            }
+            std::fs::write(&path, bytes).unwrap();
+            // Without the check it is a file of the first version.
+            match store.read_node_key() {
+                Ok(read) => assert!(at == whole.len() + 32 && read == Some(seed), "{at}"),
+                Err(error) => assert!(matches!(error, StoreError::DamagedFile(_)), "{at}: {error}"),
+            }
+        }
+        std::fs::write(&path, [0; 32]).unwrap();
+        assert!(store.read_node_key().is_err());
+    }
+
     #[test]
     fn a_store_is_told_from_none_and_from_a_damaged_one() {
         let dir = tempfile::tempdir().unwrap();

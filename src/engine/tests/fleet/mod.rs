@@ -247,12 +247,12 @@ fn run_lot(seed: u64, cases: u32) -> Result<(), String> {
 /// not by whoever happens to build.
 const USUAL_SEED: u64 = 1;
 
-/// `CASES` and `SEED` from the environment (`make test-forgetting`), else 1,000 cases from [`USUAL_SEED`].
+/// `CASES` and `SEED` from the environment (`make test-forgetting`), else 2,000 cases from [`USUAL_SEED`].
 #[test]
 fn whatever_is_done_in_whatever_order_live_snapshots_restore_and_garbage_goes() {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
     let seed = number("SEED").unwrap_or(USUAL_SEED);
-    let cases = number("CASES").map_or(1_000, |cases| cases as u32);
+    let cases = number("CASES").map_or(2_000, |cases| cases as u32);
     let (next, failures) = (AtomicU32::new(0), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
