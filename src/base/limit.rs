@@ -420,7 +420,16 @@ pub const STRANGER_STREAMS_MAX: usize = 3;
 /// What is read of one such stream, in bytes: the names of protocols, and the longest message at the door. A window grows only
 /// after half of it was read.
 pub const STRANGER_STREAM_BYTES_MAX: usize = 16 * KIB;
+/// What is read of a stranger's connection in all, in bytes, with all that is around its messages: some forty of the longest.
+pub const STRANGER_BYTES_MAX: usize = 64 * KIB;
+/// Streams of a stranger that are reset before its connection is closed: who takes a stranger for a member opens some dozens at
+/// once, and not again when it was told.
+pub const STRANGER_STREAMS_RESET_MAX: usize = 32;
+/// Bytes that are read of a connection as one of the 128 steps after which a task makes room for others, as is a stream that is
+/// opened: 2,700 of the smallest frames are a turn, and take milliseconds.
+pub const BYTES_OF_A_STEP: usize = 256;
 const _: () = assert!(DOOR_SERVED_PER_PEER_MAX < STRANGER_STREAMS_MAX);
+const _: () = assert!(STRANGER_STREAM_BYTES_MAX < STRANGER_BYTES_MAX);
 const _: () = assert!(8 * DOOR_BYTES_MAX < STRANGER_STREAM_BYTES_MAX);
 /// What lies in memory of a stream over TCP that is not read, in bytes: where yamux begins, and where it stays while less than
 /// half of that is read.

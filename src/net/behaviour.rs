@@ -27,6 +27,7 @@ use super::gate::{Admission, Gate, Verdict};
 use super::hold::Hold;
 use super::nearby::Nearby;
 use super::paced::Paced;
+use super::ration::Rationing;
 use super::streams::Guarded;
 use super::{Limits, Members, NetConfig, NetError};
 use crate::base::limit;
@@ -212,7 +213,10 @@ pub(super) fn build(
     };
     // Two pings that are missed end a connection.
     let silence = 2 * ping_answer(config);
-    let noise = || noise::Config::new(&key).map_err(|e| start(&e));
+    let noise = || {
+        let noise = noise::Config::new(&key).map_err(|e| start(&e))?;
+        Ok::<_, NetError>(Rationing::new(noise, &members))
+    };
     let transports = || {
         let mut settings = quic::Config::new(&key);
         settings.max_concurrent_stream_limit = limit::STREAMS_PER_CONNECTION_MAX as u32;
@@ -282,5 +286,5 @@ fn guarded<M>(
     members: &Arc<Members>,
 ) -> impl FnOnce((libp2p::PeerId, M), ConnectedPoint) -> (libp2p::PeerId, Guarded<M>) + Clone + use<M> {
     let members = Arc::clone(members);
-    move |(peer, inner), _| (peer, Guarded::new(inner, &peer, members))
+    move |(peer, inner), _| (peer, Guarded::new(inner, &peer, &members))
 }

@@ -157,18 +157,23 @@ fn whole(answer: Bytes) -> io::Result<Bytes> {
 /// Reads to the end of the stream, or fails after `limit` bytes. Memory follows what really arrived: who has sent the bytes of a
 /// cell gets room for the longest message at once, which spares a long one from being moved again and again.
 async fn read<T: AsyncRead + Unpin + Send>(io: &mut T, limit: usize) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let (most, first) = (limit as u64 + 1, limit::CELL_BYTES as u64);
-    (&mut *io).take(most.min(first)).read_to_end(&mut bytes).await?;
-    if bytes.len() == limit::CELL_BYTES {
-        bytes.reserve_exact(limit + 1 - bytes.len());
-        io.take(most - first).read_to_end(&mut bytes).await?;
+    let (mut bytes, mut length) = (Vec::new(), 0);
+    for room in [limit::CELL_BYTES / 16, limit::CELL_BYTES, limit + 1] {
+        // Zeroed once: what comes does so in small pieces, and `read_to_end` writes over all room that is left before each.
+        let mut larger = vec![0; room.min(limit + 1)];
+        larger[..length].copy_from_slice(&bytes[..length]);
+        bytes = larger;
+        while length < bytes.len() {
+            match io.read(&mut bytes[length..]).await? {
+                0 => {
+                    bytes.truncate(length);
+                    return Ok(bytes);
+                }
+                read => length += read,
+            }
+        }
     }
-    if bytes.len() > limit {
-        let error = WireError::TooLong { length: bytes.len(), limit };
-        return Err(io::Error::new(io::ErrorKind::InvalidData, error));
-    }
-    Ok(bytes)
+    Err(io::Error::new(io::ErrorKind::InvalidData, WireError::TooLong { length, limit }))
 }
 
 /// A message behind what stands before it.

@@ -65,9 +65,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Corked<T> {
             if let Poll::Ready(Err(error)) = this.send(cx) {
                 return Poll::Ready(Err(error));
             }
-            let mut came = std::mem::take(&mut this.came);
-            this.read = 0;
-            came.resize(CORK_BYTES, 0);
+            (this.came, this.read) = (Vec::new(), 0);
+            let mut came = vec![0; CORK_BYTES];
             let n = ready!(Pin::new(&mut this.io).poll_read(cx, &mut came))?;
             came.truncate(n);
             this.came = came;

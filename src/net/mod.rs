@@ -31,6 +31,7 @@ mod meter;
 mod nearby;
 mod paced;
 mod peers;
+mod ration;
 mod readers;
 mod router;
 mod slots;

@@ -14,55 +14,54 @@ use futures::{AsyncRead, AsyncWrite};
 use libp2p::core::muxing::{StreamMuxer, StreamMuxerEvent};
 
 use super::Members;
-use super::address::from_libp2p;
-use crate::base::{PeerId, limit};
+use super::ration::{Guest, takes_steps};
+use crate::base::limit;
 
 /// Who is at the other end, and how many streams it has opened that are still there.
-struct Guest {
-    /// `None` when it has no identity that a member could have.
-    peer: Option<PeerId>,
-    members: Arc<Members>,
+struct Opener {
+    guest: Guest,
     streams: AtomicUsize,
 }
 
-impl Guest {
-    /// Asked each time: it may have been let in since.
-    fn is_member(&self) -> bool {
-        self.peer.is_some_and(|peer| self.members.allows(&peer))
-    }
-}
-
-/// A connection on which strangers have few streams.
+/// A connection on which strangers have few streams, and which ends when one opens more than it may again and again.
 pub(super) struct Guarded<M> {
     inner: M,
-    guest: Arc<Guest>,
+    opener: Arc<Opener>,
+    /// Streams that were reset because they were too many.
+    reset: usize,
 }
 
 impl<M> Guarded<M> {
-    pub(super) fn new(inner: M, peer: &libp2p::PeerId, members: Arc<Members>) -> Self {
-        let guest = Guest { peer: from_libp2p(peer).ok(), members, streams: AtomicUsize::new(0) };
-        Self { inner, guest: Arc::new(guest) }
+    pub(super) fn new(inner: M, peer: &libp2p::PeerId, members: &Arc<Members>) -> Self {
+        let opener = Opener { guest: Guest::of(members, peer), streams: AtomicUsize::new(0) };
+        Self { inner, opener: Arc::new(opener), reset: 0 }
     }
 }
 
 impl<M: StreamMuxer + Unpin> StreamMuxer for Guarded<M>
 where
     M::Substream: Unpin,
+    M::Error: std::error::Error + Send + Sync + 'static,
 {
     type Substream = Stream<M::Substream>;
-    type Error = M::Error;
+    type Error = io::Error;
 
     fn poll_inbound(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Self::Substream, Self::Error>> {
         loop {
-            let io = ready!(Pin::new(&mut self.inner).poll_inbound(cx))?;
-            if self.guest.streams.load(Ordering::Relaxed) < limit::STRANGER_STREAMS_MAX
-                || self.guest.is_member()
+            let io = ready!(Pin::new(&mut self.inner).poll_inbound(cx)).map_err(io::Error::other)?;
+            takes_steps(cx, limit::BYTES_OF_A_STEP);
+            if self.opener.streams.load(Ordering::Relaxed) < limit::STRANGER_STREAMS_MAX
+                || self.opener.guest.is_member()
             {
-                self.guest.streams.fetch_add(1, Ordering::Relaxed);
-                return Poll::Ready(Ok(Stream::new(io, Arc::clone(&self.guest), true)));
+                self.opener.streams.fetch_add(1, Ordering::Relaxed);
+                return Poll::Ready(Ok(Stream::new(io, Arc::clone(&self.opener), true)));
+            }
+            self.reset += 1;
+            if self.reset > limit::STRANGER_STREAMS_RESET_MAX {
+                return Poll::Ready(Err(too_much("too many streams of a stranger")));
             }
         }
     }
@@ -71,38 +70,42 @@ where
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Self::Substream, Self::Error>> {
-        let io = ready!(Pin::new(&mut self.inner).poll_outbound(cx))?;
-        Poll::Ready(Ok(Stream::new(io, Arc::clone(&self.guest), false)))
+        let io = ready!(Pin::new(&mut self.inner).poll_outbound(cx)).map_err(io::Error::other)?;
+        Poll::Ready(Ok(Stream::new(io, Arc::clone(&self.opener), false)))
     }
 
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        Pin::new(&mut self.inner).poll_close(cx)
+        Pin::new(&mut self.inner).poll_close(cx).map_err(io::Error::other)
     }
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<StreamMuxerEvent, Self::Error>> {
-        Pin::new(&mut self.inner).poll(cx)
+        Pin::new(&mut self.inner).poll(cx).map_err(io::Error::other)
     }
+}
+
+fn too_much(why: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why)
 }
 
 /// A stream of such a connection.
 pub(super) struct Stream<S> {
     io: S,
-    guest: Arc<Guest>,
+    opener: Arc<Opener>,
     inbound: bool,
     /// What is read of a stranger before it is looked at again who it is, in bytes.
     left: usize,
 }
 
 impl<S> Stream<S> {
-    fn new(io: S, guest: Arc<Guest>, inbound: bool) -> Self {
-        Self { io, guest, inbound, left: limit::STRANGER_STREAM_BYTES_MAX }
+    fn new(io: S, opener: Arc<Opener>, inbound: bool) -> Self {
+        Self { io, opener, inbound, left: limit::STRANGER_STREAM_BYTES_MAX }
     }
 
     /// What may be read now.
     fn take(&mut self) -> io::Result<usize> {
         if self.left == 0 {
-            if !self.guest.is_member() {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "too much of a stranger"));
+            if !self.opener.guest.is_member() {
+                return Err(too_much("too much of a stranger"));
             }
             self.left = usize::MAX;
         }
@@ -119,7 +122,7 @@ impl<S> Stream<S> {
 impl<S> Drop for Stream<S> {
     fn drop(&mut self) {
         if self.inbound {
-            self.guest.streams.fetch_sub(1, Ordering::Relaxed);
+            self.opener.streams.fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
@@ -223,20 +226,31 @@ mod tests {
     fn a_stranger_has_few_streams_and_little_is_read_of_each() {
         let peer = crate::crypto::NodeKey::generate().peer_id();
         let members = Arc::new(Members::default());
-        let mut guarded = Guarded::new(Pushy, &super::super::address::to_libp2p(peer), Arc::clone(&members));
-        let mut streams = open(&mut guarded, 128);
+        let mut guarded = Guarded::new(Pushy, &super::super::address::to_libp2p(peer), &members);
+        let mut streams = open(&mut guarded, 16);
         assert_eq!(streams.len(), limit::STRANGER_STREAMS_MAX);
         let mut bytes = Vec::new();
         let mut first = streams.swap_remove(0);
         block_on(first.read_to_end(&mut bytes)).unwrap_err();
         assert_eq!(bytes.len(), limit::STRANGER_STREAM_BYTES_MAX);
         drop(first);
-        assert_eq!(open(&mut guarded, 128).len(), 1, "one ended, and makes room");
+        assert_eq!(open(&mut guarded, 16).len(), 1, "one ended, and makes room");
         // Who was let in is a member from then on, on the same connection.
         members.set([peer]);
         assert_eq!(open(&mut guarded, 100).len(), 100);
         bytes.clear();
         block_on(streams[0].read_to_end(&mut bytes)).unwrap();
         assert_eq!(bytes.len(), limit::MIB);
+    }
+    /// They were reset for as long as they came, and a member had a hundredth of its rate meanwhile.
+    #[test]
+    fn a_stranger_that_opens_streams_without_end_is_cut_off() {
+        let peer = super::super::address::to_libp2p(crate::crypto::NodeKey::generate().peer_id());
+        let mut guarded = Guarded::new(Pushy, &peer, &Arc::new(Members::default()));
+        let streams = open(&mut guarded, 1000);
+        let more = 1000 - OPENED.get() - streams.len();
+        assert_eq!(more, limit::STRANGER_STREAMS_RESET_MAX + 1);
+        let ended = block_on(future::poll_fn(|cx| Poll::Ready(Pin::new(&mut guarded).poll_inbound(cx))));
+        assert!(matches!(ended, Poll::Ready(Err(_))));
     }
 }
