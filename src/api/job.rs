@@ -106,6 +106,8 @@ pub struct RestoreRequest {
     pub overwrite: Option<String>,
     /// Delete what the snapshot does not have, in restored directories that were backed up as a whole.
     pub delete: bool,
+    /// The target directory itself gets owner, mode, times and attributes from the snapshot, also where it was there.
+    pub target_metadata: bool,
     /// `delete` is meant even where the target is `/`.
     pub confirmed: bool,
     /// Only tell what would be done.

@@ -432,7 +432,7 @@ pub struct RestoreSummary {
 /// What happens to one path in a restore.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestoreChange {
-    /// `create`, `overwrite`, `skip`, `delete` or `keep`.
+    /// `create`, `overwrite`, `metadata` (which alone changes), `skip`, `delete` or `keep`.
     pub action: String,
     /// Relative to the target, bytes that are not UTF-8 replaced.
     pub path: String,

@@ -28,12 +28,15 @@ pub(super) struct RestoreArgs {
     /// Leave out what matches this pattern (repeatable)
     #[arg(long, value_name = "PATTERN")]
     exclude: Vec<String>,
-    /// What to do with files that are there already [default: never]
+    /// What to do with what is there already; with never nothing of it changes [default: never]
     #[arg(long, value_name = "WHEN", value_parser = ["never", "if-changed", "if-newer", "always"])]
     overwrite: Option<String>,
     /// Delete what the snapshot does not have, in restored directories that were backed up as a whole
     #[arg(long)]
     delete: bool,
+    /// Give DIR itself owner, mode, times and attributes of what is restored into it, also where it was there before
+    #[arg(long)]
+    target_metadata: bool,
     /// Only show what would be written, overwritten, skipped and deleted
     #[arg(long)]
     dry_run: bool,
@@ -59,6 +62,7 @@ pub(super) async fn run(args: RestoreArgs, session: &Session<'_>) -> Result<u8, 
         exclude: args.exclude,
         overwrite: args.overwrite,
         delete: args.delete,
+        target_metadata: args.target_metadata,
         confirmed: session.globals.yes,
         dry_run: args.dry_run,
         no_owner: args.no_owner,

@@ -13,8 +13,10 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::capture::proc_path;
+use super::compare;
 use super::listing::c_name;
-use super::target::{Lost, Shared};
+use super::target::{Lost, RestoreOptions, Shared};
+use crate::base::limit;
 use crate::wire;
 
 const ACL_ACCESS: &[u8] = b"system.posix_acl_access";
@@ -60,15 +62,14 @@ pub(super) fn apply(
     if born.is_none_or(|born| born.acl) {
         drop_inherited_acls(subject, node);
     }
-    for xattr in node.xattrs.iter().filter(|xattr| options.privileged || !grants_rights(&xattr.name)) {
+    for xattr in node.xattrs.iter().filter(|xattr| is_granted(&options, &xattr.name)) {
         if let Err(error) = set_xattr(subject, xattr) {
             warn(Lost::Attribute(xattr.name.clone()), error);
         }
     }
     if node.r#type() != wire::NodeType::NodeSymlink {
         // Setuid for whoever happens to own the file instead would hand out the wrong rights.
-        let keep_special = options.owner && options.privileged && owned;
-        let mode = node.mode & if keep_special { 0o7777 } else { 0o1777 };
+        let mode = mode_of(&options, node) & if owned { 0o7777 } else { 0o1777 };
         let is_set = node.xattrs.is_empty() && born.is_some_and(|born| born.mode == Some(mode));
         if !is_set && let Err(error) = set_mode(subject, Mode::from_raw_mode(mode)) {
             warn(Lost::Mode, error);
@@ -76,6 +77,37 @@ pub(super) fn apply(
     }
     if let Err(error) = set_times(subject, node) {
         warn(Lost::Times, error);
+    }
+}
+
+/// The permission bits that an entry gets which has its owner.
+pub(super) fn mode_of(options: &RestoreOptions, node: &wire::Node) -> u32 {
+    node.mode & if options.owner && options.privileged { 0o7777 } else { 0o1777 }
+}
+
+/// Whether a restore sets an extended attribute of this name.
+pub(super) fn is_granted(options: &RestoreOptions, name: &[u8]) -> bool {
+    options.privileged || !grants_rights(name)
+}
+
+/// Whether an entry that a restore changes has an attribute of this name that `node` has not, and that is not the system's
+/// own (labels of security modules).
+pub(super) fn is_foreign(options: &RestoreOptions, name: &[u8], node: &wire::Node) -> bool {
+    let removable = name.starts_with(b"user.")
+        || name.starts_with(b"system.posix_acl_")
+        || (options.privileged && (name.starts_with(b"trusted.") || name == b"security.capability"));
+    removable && !node.partial && !node.xattrs.iter().any(|xattr| xattr.name == name)
+}
+
+/// Takes from an entry that was there before what `node` does not have. What cannot be taken is noted.
+pub(super) fn strip(shared: &Shared, path: &Path, fd: BorrowedFd<'_>, node: &wire::Node) {
+    let mut list = vec![0; limit::XATTR_VALUE_BYTES_MAX];
+    let Ok(names) = compare::names(Subject::Open(fd), &mut list) else { return };
+    for name in names.split(|byte| *byte == 0).filter(|name| is_foreign(&shared.options, name, node)) {
+        match fremovexattr(fd, name) {
+            Ok(()) | Err(Errno::NODATA) => {}
+            Err(error) => shared.warn(path.to_owned(), Lost::Foreign(name.to_vec()), error),
+        }
     }
 }
 

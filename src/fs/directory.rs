@@ -6,8 +6,8 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, fgetxattr, fstat, mkdirat, openat, openat2, statat,
-    unlinkat,
+    AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, fchmod, fgetxattr, fstat, mkdirat, openat, openat2,
+    statat, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -15,7 +15,7 @@ use super::FsError;
 use super::apply::{self, ACL_DEFAULT, Subject};
 use super::listing::Names;
 use super::source::SourceFile;
-use super::target::{Shared, SkipReason, may_replace};
+use super::target::{Overwrite, Shared, SkipReason, may_replace};
 use crate::base::limit;
 use crate::wire;
 
@@ -28,6 +28,8 @@ pub struct TargetDir {
     pub(super) depth: usize,
     /// Made by this restore, so that nothing in it is older.
     made: bool,
+    /// Made by this restore, or by one that died before the directory had its metadata.
+    fresh: bool,
     /// Only this user can put things in it or change it.
     pub(super) guarded: bool,
     /// What new files in it get, once one was made.
@@ -52,31 +54,37 @@ pub enum Fate {
     New,
     /// It takes the place of something.
     Replace,
+    /// A file with its content is there, with other metadata.
+    Dress,
     /// It is not made.
     Skip(SkipReason),
 }
 
+/// What is known of a directory when it is opened.
+struct Facts {
+    made: bool,
+    fresh: bool,
+    guarded: bool,
+}
+
 impl TargetDir {
-    pub(super) fn root(fd: OwnedFd, path: PathBuf, shared: Arc<Shared>) -> Self {
-        let guarded = fstat(&fd).is_ok_and(|there| is_guarded(&there, &shared));
-        Self::over(fd, path, shared, 0, (false, guarded))
+    pub(super) fn root(fd: OwnedFd, path: PathBuf, shared: Arc<Shared>, made: bool) -> Self {
+        let there = fstat(&fd).ok();
+        let guarded = there.is_some_and(|there| is_guarded(&there, &shared));
+        let fresh = made || there.is_some_and(|there| is_begun(&there, &shared));
+        Self::over(fd, path, shared, 0, Facts { made: false, fresh, guarded })
     }
 
-    fn over(
-        fd: OwnedFd,
-        path: PathBuf,
-        shared: Arc<Shared>,
-        depth: usize,
-        (made, guarded): (bool, bool),
-    ) -> Self {
+    fn over(fd: OwnedFd, path: PathBuf, shared: Arc<Shared>, depth: usize, facts: Facts) -> Self {
         let (legacy, leftovers) = (OnceLock::new(), Mutex::default());
-        Self { fd, path, shared, depth, made, guarded, legacy, leftovers }
+        let Facts { made, fresh, guarded } = facts;
+        Self { fd, path, shared, depth, made, fresh, guarded, legacy, leftovers }
     }
 
     /// A directory in this one that was just opened; `made` by this restore, as far as it knows.
     pub(super) fn child(&self, fd: OwnedFd, name: &[u8], made: bool) -> Result<Self, FsError> {
         let path = self.child_path(name);
-        let mut facts = (made, made);
+        let mut facts = Facts { made, fresh: made, guarded: made };
         if !(made && self.guarded) {
             // Where others can rename, what was opened need not be what was made.
             let there = fstat(&fd).map_err(|e| FsError::io("look at", &path, e))?;
@@ -84,12 +92,13 @@ impl TargetDir {
                 return Err(FsError::Spared(path));
             }
             let guarded = is_guarded(&there, &self.shared);
-            facts = (made && guarded, guarded);
+            let fresh = made || is_begun(&there, &self.shared);
+            facts = Facts { made: made && guarded, fresh, guarded };
         }
         Ok(Self::over(fd, path, self.shared.clone(), self.depth + 1, facts))
     }
 
-    /// Makes a directory (mode 0700 until [`Self::finish`]), or opens the one that is there. A symlink or file
+    /// Makes a directory ([`BEGUN`] until [`Self::finish`]), or opens the one that is there. A symlink or file
     /// in its place is never followed: it is replaced if the overwrite rule says so.
     ///
     /// # Errors
@@ -99,7 +108,7 @@ impl TargetDir {
         if self.depth >= limit::DIRECTORY_DEPTH_MAX {
             return Err(FsError::TooDeep(self.child_path(name)));
         }
-        let made = match mkdirat(&self.fd, name, Mode::RWXU) {
+        let made = match mkdirat(&self.fd, name, BEGUN) {
             Ok(()) => true,
             Err(Errno::EXIST) => self.clear_for_directory(name, node)?,
             Err(error) => return Err(FsError::io("create", &self.child_path(name), error)),
@@ -151,6 +160,22 @@ impl TargetDir {
         self.made
     }
 
+    /// Whether this restore made it, or one that died before it had its metadata.
+    pub fn is_fresh(&self) -> bool {
+        self.fresh
+    }
+
+    /// Whether its own metadata may be set: nothing that was there changes where nothing is to be overwritten.
+    pub fn takes_metadata(&self) -> bool {
+        self.fresh || self.shared.options.overwrite != Overwrite::Never
+    }
+
+    /// Says that it was made and will get its metadata, to a restore that comes after this one died.
+    pub fn begin(&self) {
+        // What cannot be said is not known: the directory stays as it is then.
+        let _ = fchmod(&self.fd, BEGUN);
+    }
+
     /// What the overwrite rule says about an entry that is no directory. Costs no call where this restore made the
     /// directory.
     ///
@@ -159,8 +184,10 @@ impl TargetDir {
     pub fn fate(&self, node: &wire::Node) -> Result<Fate, FsError> {
         let name = self.checked(&node.name)?;
         let Some(there) = self.look_for_older(name)? else { return Ok(Fate::New) };
-        if let Err(reason) = may_replace(self.shared.options.overwrite, &there, node) {
-            return Ok(Fate::Skip(reason));
+        match may_replace(self.shared.options.overwrite, &there, node) {
+            Err(SkipReason::Unchanged) => return Ok(self.fate_of_alike(name, &there, node)),
+            Err(reason) => return Ok(Fate::Skip(reason)),
+            Ok(()) => {}
         }
         if FileType::from_raw_mode(there.st_mode) == FileType::Directory {
             return Err(FsError::InTheWay(self.child_path(name)));
@@ -186,6 +213,9 @@ impl TargetDir {
 
     /// Owner, extended attributes, mode and times, once everything in the directory is done.
     pub fn finish(&self, node: &wire::Node) -> Result<(), FsError> {
+        if !self.made {
+            apply::strip(&self.shared, &self.path, self.fd.as_fd(), node);
+        }
         apply::apply(&self.shared, &self.path, Subject::Open(self.fd.as_fd()), node, None);
         Ok(())
     }
@@ -221,7 +251,7 @@ impl TargetDir {
     }
 
     fn make_again(&self, name: &[u8]) -> Result<bool, FsError> {
-        mkdirat(&self.fd, name, Mode::RWXU).map_err(|e| FsError::io("create", &self.child_path(name), e))?;
+        mkdirat(&self.fd, name, BEGUN).map_err(|e| FsError::io("create", &self.child_path(name), e))?;
         Ok(true)
     }
 
@@ -257,6 +287,13 @@ impl TargetDir {
     pub(super) fn child_path(&self, name: &[u8]) -> PathBuf {
         self.path.join(std::ffi::OsStr::from_bytes(name))
     }
+}
+
+/// The mode of a directory that has not got its metadata yet: nobody else's, and with a bit that means nothing there.
+const BEGUN: Mode = Mode::RWXU.union(Mode::SVTX);
+
+fn is_begun(there: &Stat, shared: &Shared) -> bool {
+    there.st_uid == shared.user && there.st_mode & 0o7777 == BEGUN.bits()
 }
 
 /// Whether only this user can put things in a directory or change it. Group bits stand for ACLs, too.

@@ -52,8 +52,9 @@ impl TargetDir {
     pub fn begin_file(self: &Arc<Self>, node: &wire::Node) -> Result<Begin, FsError> {
         let writer = match self.fate(node)? {
             Fate::Skip(reason) => return Ok(Begin::Skip(reason)),
+            Fate::Dress if self.dress_file(node)? => return Ok(Begin::Skip(SkipReason::Unchanged)),
             Fate::Replace if node.size >= limit::PATCH_BYTES_MIN => self.open_in_place(node),
-            Fate::New | Fate::Replace => None,
+            Fate::New | Fate::Replace | Fate::Dress => None,
         };
         let writer = writer.or_else(|| self.take_up(node));
         writer.map_or_else(|| self.create_file(node), Ok).map(Begin::Write)
@@ -140,6 +141,16 @@ impl TargetDir {
         let (fd, there) = self.open_prior(node, OFlags::RDONLY)?;
         let fits = u64::try_from(there.st_size) == Ok(node.size);
         fits.then(|| self.writer(fd, None, &node.name, None, node.size))
+    }
+
+    /// Gives a file that has its content its metadata; `false` when it must be written anew for that, because it has other
+    /// names, or may not be read.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn dress_file(self: &Arc<Self>, node: &wire::Node) -> Result<bool, FsError> {
+        let Some(twin) = self.open_twin(node) else { return Ok(false) };
+        twin.finish(node).map(|()| true)
     }
 
     fn open_prior(&self, node: &wire::Node, flags: OFlags) -> Option<(OwnedFd, Stat)> {
@@ -253,13 +264,11 @@ impl FileWriter {
         if self.end.load(Ordering::Relaxed) != node.size {
             ftruncate(&self.file, node.size).map_err(|e| self.failed("set the length of", e.into()))?;
         }
-        apply::apply(
-            &self.dir.shared,
-            &self.dir.child_path(&self.name),
-            Subject::Open(self.file.as_fd()),
-            node,
-            self.born,
-        );
+        let path = self.dir.child_path(&self.name);
+        if self.temporary.is_none() {
+            apply::strip(&self.dir.shared, &path, self.file.as_fd(), node);
+        }
+        apply::apply(&self.dir.shared, &path, Subject::Open(self.file.as_fd()), node, self.born);
         match self.temporary {
             Some(temporary) => temporary.publish(&self.name),
             None => Ok(()),

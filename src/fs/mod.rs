@@ -11,6 +11,7 @@
 mod accounts;
 mod apply;
 mod capture;
+mod compare;
 mod directory;
 mod error;
 mod explain;

@@ -1,5 +1,6 @@
 //! Where a restore goes: one directory, the rules for what is there already, and what could not be set.
 
+use std::fmt;
 use std::fs::DirBuilder;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -17,13 +18,14 @@ use super::{FsError, capture};
 use crate::base::{limit, random_bytes};
 use crate::wire;
 
-/// What happens to a file that is there already. Directories are always shared, never replaced.
+/// What happens to what is there already. Directories are always shared, never replaced; with all but `Never` they get the
+/// snapshot's metadata.
 #[derive(Copy, Clone, PartialEq, Eq, Debug, Default)]
 pub enum Overwrite {
     /// It stays.
     #[default]
     Never,
-    /// It is replaced unless kind, size and modification time agree.
+    /// It is replaced unless kind, size and modification time agree; then it gets the metadata that differs.
     IfChanged,
     /// It is replaced when the snapshot's is newer.
     IfNewer,
@@ -91,6 +93,24 @@ pub enum Lost {
     Attribute(Vec<u8>),
     /// The device node itself.
     Device,
+    /// That an extended attribute is not there, by name.
+    Foreign(Vec<u8>),
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = |name: &[u8]| format!("{:?}", String::from_utf8_lossy(name));
+        match self {
+            Self::Owner => f.write_str("restored without its owner"),
+            Self::Mode => f.write_str("restored without its mode"),
+            Self::Times => f.write_str("restored without its times"),
+            Self::Device => f.write_str("restored without its device"),
+            Self::Attribute(attribute) => write!(f, "restored without its attribute {}", name(attribute)),
+            Self::Foreign(attribute) => {
+                write!(f, "keeps the attribute {}, which the snapshot does not have", name(attribute))
+            }
+        }
+    }
 }
 
 /// What was lost so far.
@@ -115,8 +135,8 @@ impl Target {
     /// `NotADirectory`, `Spared` when `dir` is or lies in `spared`, or what the system says.
     pub fn open(dir: &Path, spared: Option<&Path>, options: RestoreOptions) -> Result<Self, FsError> {
         refuse_spared(dir, spared)?;
-        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|e| unfit("create", dir, e))?;
-        let target = Self::over(open_chosen(dir)?, dir, spared, options);
+        let made = make_chosen(dir).map_err(|e| unfit("create", dir, e))?;
+        let target = Self::over(open_chosen(dir)?, dir, spared, options, made);
         target.root.claim(false);
         Ok(target)
     }
@@ -128,13 +148,13 @@ impl Target {
     pub fn look(dir: &Path, spared: Option<&Path>, options: RestoreOptions) -> Result<Option<Self>, FsError> {
         refuse_spared(dir, spared)?;
         match open_chosen(dir) {
-            Ok(fd) => Ok(Some(Self::over(fd, dir, spared, options))),
+            Ok(fd) => Ok(Some(Self::over(fd, dir, spared, options, false))),
             Err(FsError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    fn over(fd: OwnedFd, dir: &Path, spared: Option<&Path>, options: RestoreOptions) -> Self {
+    fn over(fd: OwnedFd, dir: &Path, spared: Option<&Path>, options: RestoreOptions, made: bool) -> Self {
         let identity = |path: &Path| path.metadata().ok().map(|there| (there.dev(), there.ino()));
         let shared = Shared {
             options,
@@ -146,7 +166,7 @@ impl Target {
             first: Mutex::new(Vec::new()),
             count: AtomicU64::new(0),
         };
-        Self { root: Arc::new(TargetDir::root(fd, dir.to_owned(), Arc::new(shared))) }
+        Self { root: Arc::new(TargetDir::root(fd, dir.to_owned(), Arc::new(shared), made)) }
     }
 
     /// The directory itself.
@@ -169,6 +189,17 @@ impl Target {
             first: shared.first.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             count: shared.count.load(Ordering::Relaxed),
         }
+    }
+}
+
+/// Makes a directory, with those above it; whether it was not there.
+fn make_chosen(dir: &Path) -> io::Result<bool> {
+    if let Some(parent) = dir.parent() {
+        DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
+    }
+    match DirBuilder::new().mode(0o700).create(dir) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        made => made.map(|()| true),
     }
 }
 

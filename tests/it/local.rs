@@ -96,7 +96,8 @@ fn restore_overwrites_only_what_it_is_told_to() {
     let done = node.run(&["restore", &reference, "--target", text(&target)]).exits(0).json();
     assert_eq!(done["files_restored"], 0, "{done}");
     assert_eq!(fs::read(target.join("file-0")).unwrap(), b"mine");
-    node.run(&["restore", &reference, "--target", text(&target), "--overwrite", "if-changed"]).exits(0);
+    let more = ["--overwrite", "if-changed", "--target-metadata"];
+    node.run(&[&["restore", &reference, "--target", text(&target)][..], &more].concat()).exits(0);
     assert_same(&source, &target);
 }
 

@@ -1,6 +1,7 @@
 //! `restore`: what it takes, replaces, deletes and refuses, its exit codes, and how it goes on after it was stopped.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -71,14 +72,37 @@ fn a_dry_run_makes_nothing_and_tells_what_a_restore_does() {
     }
     fs::write(target.join("more"), b"mine").unwrap();
     fs::write(target.join("files/file-3"), b"mine").unwrap();
-    let more = ["--delete", "--overwrite", "if-changed", "--dry-run"];
+    let more = ["--delete", "--overwrite", "if-changed", "--target-metadata", "--dry-run"];
     let told = restore(&node, &source, &target, &more).exits(0).json();
     let changes = told["changes"].as_array().expect("a list");
     let has = |action: &str, path: &str| changes.iter().any(|c| c["action"] == action && c["path"] == path);
     assert!(has("delete", "more") && has("overwrite", "files/file-3") && has("skip", "text"), "{told}");
     assert!(target.join("more").exists());
-    let done = restore(&node, &source, &target, &more[..3]).exits(0).json();
+    let done = restore(&node, &source, &target, &more[..4]).exits(0).json();
     assert_eq!((&done["deleted"], &done["changes"][0]["path"]), (&1.into(), &"more".into()), "{done}");
+    assert_same(&source, &target);
+}
+
+/// `restore latest:/root --target /tmp` would have broken /tmp; below it, every directory that was there.
+#[test]
+fn a_shared_target_keeps_its_mode_and_so_does_what_is_in_it() {
+    let (node, source) = backed_up();
+    let target = node.path("shared");
+    fs::create_dir_all(target.join("sub/deeper")).unwrap();
+    let modes = [("", 0o1777), ("sub", 0o770), ("sub/deeper", 0o707)];
+    for (name, mode) in modes {
+        fs::set_permissions(target.join(name), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let mode = |name: &str| fs::metadata(target.join(name)).unwrap().permissions().mode() & 0o7777;
+    restore(&node, &source, &target, &[]).exits(0);
+    assert_eq!(modes.map(|(name, _)| (name, mode(name))), modes);
+    let told = restore(&node, &source, &target, &["--overwrite", "if-changed", "--dry-run"]).exits(0).json();
+    let changes = told["changes"].as_array().expect("a list");
+    let dressed: Vec<_> = changes.iter().filter(|change| change["action"] == "metadata").collect();
+    assert_eq!(dressed.len(), 2, "{told}");
+    restore(&node, &source, &target, &["--overwrite", "if-changed"]).exits(0);
+    assert_eq!((mode(""), mode("sub/deeper")), (0o1777, 0o2750));
+    restore(&node, &source, &target, &["--overwrite", "always", "--target-metadata"]).exits(0);
     assert_same(&source, &target);
 }
 

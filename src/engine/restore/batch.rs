@@ -145,8 +145,12 @@ impl Scribe {
                 shared.skipped(&child_path(&dir.path, node), node);
                 return Ok(());
             }
+            Fate::Dress if dir.dir.dress_file(node)? => {
+                shared.skipped(&child_path(&dir.path, node), node);
+                return Ok(());
+            }
             Fate::New => false,
-            Fate::Replace => true,
+            Fate::Replace | Fate::Dress => true,
         };
         if replaces && self.is_same(reader, shared, dir, node)? {
             return Ok(());

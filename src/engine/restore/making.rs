@@ -46,7 +46,9 @@ impl Drop for OpenDir<'_> {
     fn drop(&mut self) {
         // One too early, by the time that its metadata takes: the handle itself goes right after this.
         self.shared.handles.closed();
+        // What is not complete says so, by its mode, to the restore that goes on with it.
         if let Some(node) = &self.node
+            && self.shared.go_on().is_ok()
             && let Err(error) = self.dir.finish(node)
         {
             self.shared.failed(&self.path, &error);
@@ -101,8 +103,12 @@ impl<'a> Making<'a> {
         };
         match (tree, node) {
             (Some(tree), node) => {
-                let node = node.filter(|_| chosen);
-                let root = self.place(target.root(), node, PathBuf::new(), None, chosen)?;
+                let dir = target.root();
+                let node = node.filter(|_| chosen && (dir.is_fresh() || self.shared.target_metadata));
+                if node.is_some() && dir.is_fresh() {
+                    dir.begin();
+                }
+                let root = self.place(dir, node, PathBuf::new(), None, chosen)?;
                 walk(reader, selector, self, root, tree)?;
             }
             (None, Some(node)) => {
@@ -183,7 +189,7 @@ impl<'a> Making<'a> {
         path: PathBuf,
         first: Option<Arc<FirstLink<'a>>>,
     ) -> Result<Option<Outcome>, EngineError> {
-        let replaces = matches!(dir.dir.fate(&node), Ok(Fate::Replace));
+        let replaces = matches!(dir.dir.fate(&node), Ok(Fate::Replace | Fate::Dress));
         let writer = match dir.dir.begin_file(&node) {
             Ok(Begin::Write(writer)) => writer,
             Ok(Begin::Skip(reason)) => {
@@ -276,7 +282,7 @@ impl<'a> Visit for Making<'a> {
         let dir = parent.open.dir.make_dir(node)?;
         count(&self.shared.tally.directories);
         // One that is only on the way, and was there, stays as it is.
-        let dressed = chosen || dir.is_made();
+        let dressed = dir.is_fresh() || (chosen && dir.takes_metadata());
         let node = dressed.then(|| wire::Node { tree: Vec::new(), ..node.clone() });
         self.place(dir, node, path.to_owned(), Some(parent.open.clone()), chosen)
     }

@@ -63,6 +63,8 @@ pub struct RestoreOptions {
     pub overwrite: Overwrite,
     /// Delete what was not there, in restored directories that were backed up as a whole.
     pub delete: bool,
+    /// The target directory itself gets the metadata of the directory that is restored into it, also where it was there.
+    pub target_metadata: bool,
     /// Only tell what would happen.
     pub dry_run: bool,
     /// Give entries their owners.
@@ -123,6 +125,8 @@ pub enum RestoreAction {
     Create,
     /// It takes the place of what is there.
     Overwrite,
+    /// What is there gets the snapshot's metadata; its content stays.
+    Dress,
     /// What is there stays.
     Skip,
     /// It is deleted.
@@ -191,8 +195,7 @@ pub fn restore(
         target.sync()?;
     }
     for warning in target.warnings().first {
-        let what = format!("restored without its {:?}: {}", warning.lost, warning.reason);
-        monitor.problem(warning.path.to_string_lossy(), what.to_lowercase());
+        monitor.problem(warning.path.to_string_lossy(), format!("{}: {}", warning.lost, warning.reason));
     }
     shared.result()
 }

@@ -29,6 +29,12 @@ pub(super) fn look(
 ) -> Result<(), EngineError> {
     let mut preview = Preview { shared, surplus, linked: HashSet::new() };
     let root = preview.place(target.map(Target::root), Path::new(""), !selector.has_includes())?;
+    if let (Found::Node(node), Some(target), true) = (&found, target, root.chosen && shared.target_metadata)
+        && tree_below(&found).is_some()
+        && target.root().would_change(node)
+    {
+        shared.note(RestoreAction::Dress, Path::new("."));
+    }
     match (tree_below(&found), found) {
         (Some(tree), _) => walk(reader, selector, &mut preview, root, tree),
         (None, Found::Node(node)) => {
@@ -89,8 +95,12 @@ impl Visit for Preview<'_> {
             None => None,
         };
         count(&self.shared.tally.directories);
-        if dir.is_none() {
-            self.shared.note(RestoreAction::Create, path);
+        match &dir {
+            None => self.shared.note(RestoreAction::Create, path),
+            Some(dir) if chosen && dir.takes_metadata() && dir.would_change(node) => {
+                self.shared.note(RestoreAction::Dress, path);
+            }
+            Some(_) => {}
         }
         self.place(dir, path, chosen)
     }
@@ -108,6 +118,12 @@ impl Visit for Preview<'_> {
             }
             Ok(Fate::Skip(_)) => {
                 self.shared.skipped(&path, &node);
+                return Ok(());
+            }
+            Ok(Fate::Dress) => {
+                count(&tally.skipped);
+                self.shared.note(RestoreAction::Dress, &path);
+                self.shared.progressed(&node);
                 return Ok(());
             }
             Ok(Fate::New) => RestoreAction::Create,

@@ -37,6 +37,8 @@ pub(super) struct Shared<'a> {
     pub(super) monitor: &'a Monitor,
     pub(super) tally: &'a Tally,
     pub(super) verify: bool,
+    /// The target itself gets metadata, also where it was there.
+    pub(super) target_metadata: bool,
     pub(super) dry_run: bool,
     pub(super) memory_bytes: usize,
     pub(super) handles: Handles,
@@ -56,6 +58,7 @@ impl<'a> Shared<'a> {
             monitor,
             tally,
             verify: options.verify,
+            target_metadata: options.target_metadata,
             dry_run: options.dry_run,
             memory_bytes: options.memory_bytes,
             handles,

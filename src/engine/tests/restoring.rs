@@ -97,7 +97,7 @@ fn differing(fixture: &Fixture) -> (BackupResult, PathBuf) {
 
 #[test]
 fn a_dry_run_tells_all_and_touches_nothing() {
-    use RestoreAction::{Create, Delete, Overwrite as Replace, Skip};
+    use RestoreAction::{Create, Delete, Dress, Overwrite as Replace, Skip};
     watched(|| {
         let fixture = Fixture::new();
         let (done, target) = differing(&fixture);
@@ -105,6 +105,7 @@ fn a_dry_run_tells_all_and_touches_nothing() {
         let options = RestoreOptions {
             overwrite: Overwrite::IfChanged,
             delete: true,
+            target_metadata: true,
             dry_run: true,
             ..fixture.restore_options(&target)
         };
@@ -119,6 +120,8 @@ fn a_dry_run_tells_all_and_touches_nothing() {
         let told_as = |action: RestoreAction| format!("{action:?}");
         let mut expected = vec![
             (told_as(Replace), "changed"),
+            (told_as(Dress), "."),
+            (told_as(Dress), "dir"),
             (told_as(Create), "dir/new"),
             (told_as(Skip), "same"),
             (told_as(Skip), "link"),
@@ -220,7 +223,11 @@ fn existing_files_are_compared_and_only_what_differs_is_written() {
         drop(large);
         std::fs::set_permissions(target.join("small"), std::os::unix::fs::PermissionsExt::from_mode(0o600))
             .unwrap();
-        let options = RestoreOptions { overwrite: Overwrite::Always, ..fixture.restore_options(&target) };
+        let options = RestoreOptions {
+            overwrite: Overwrite::Always,
+            target_metadata: true,
+            ..fixture.restore_options(&target)
+        };
         let (result, monitor) = restored(&fixture, &done, &options);
         assert_same(&fixture.src(), &target);
         let chunk = 256 << 10;

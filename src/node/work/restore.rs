@@ -37,6 +37,7 @@ pub(super) async fn restore(
             exclude: request.exclude,
             overwrite,
             delete: request.delete,
+            target_metadata: request.target_metadata,
             dry_run: request.dry_run,
             owner: !request.no_owner,
             privileged: !request.no_privileged,
@@ -102,6 +103,7 @@ fn change(change: engine::RestoreChange) -> RestoreChange {
     let (action, reason) = match change.action {
         RestoreAction::Create => ("create", None),
         RestoreAction::Overwrite => ("overwrite", None),
+        RestoreAction::Dress => ("metadata", None),
         RestoreAction::Skip => ("skip", None),
         RestoreAction::Delete => ("delete", None),
         RestoreAction::Keep(why) => ("keep", Some(why.to_owned())),
