@@ -239,6 +239,8 @@ mod tests {
             ("[a", false),
             ("a\\", false),
             ("[[:x:]]", false),
+            // To git it fits a z.
+            ("[z-a]", true),
         ] {
             assert_eq!(fault(pattern.as_bytes()).is_none(), sound, "{pattern}");
         }

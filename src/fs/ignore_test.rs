@@ -12,8 +12,8 @@ use proptest::prelude::{Just, ProptestConfig, Strategy, prop, prop_assert_eq, pr
 
 use super::rules;
 use super::{
-    Exclusions, Explanation, Ground, IGNORE_FILE, PatternList, Sieve, Walk, WalkEvent, WalkOptions, Why,
-    explain,
+    Choice, Exclusions, Explanation, Ground, IGNORE_FILE, PatternList, Selector, Sieve, Walk, WalkEvent,
+    WalkOptions, Why, explain,
 };
 use crate::base::limit;
 
@@ -459,9 +459,60 @@ fn any_pattern() -> impl Strategy<Value = String> {
         .prop_map(|(sign, pieces, end)| format!("{sign}{}{end}", pieces.concat()))
 }
 
+/// What a restore takes of a tree, led from the top as its walk is.
+fn selected(all: &BTreeSet<String>, include: &[String], exclude: &[String]) -> BTreeSet<String> {
+    let selector = Selector::new(include, exclude).unwrap();
+    let choose = |path: &str| {
+        let mut inside = include.is_empty();
+        let (whole, directory) = (path.trim_end_matches('/'), path.ends_with('/'));
+        let ends = whole.match_indices('/').map(|(at, _)| at).chain([whole.len()]);
+        for end in ends {
+            match selector.choose(Path::new(&whole[..end]), directory || end < whole.len(), inside) {
+                Choice::Left => return false,
+                choice => inside = choice == Choice::Chosen,
+            }
+        }
+        inside
+    };
+    all.iter().filter(|path| choose(path)).cloned().collect()
+}
+
+/// Asks git which entries patterns fit, and a restore which it takes and which it leaves out for them.
+fn compare_selected(files: &[&str], include: &[String], exclude: &[String]) -> Result<(), String> {
+    let (_keep, base) = place();
+    put(&base, &files.iter().map(|path| (*path, "")).collect::<Vec<_>>());
+    git(&base, &["init", "-q", "."], "").unwrap();
+    let all = everything(&base);
+    let asked: Vec<&str> = all.iter().map(|path| path.trim_end_matches('/')).collect();
+    let fitting = |patterns: &[String]| -> BTreeSet<String> {
+        fs::write(base.join(".git/info/exclude"), patterns.join("\n")).unwrap();
+        let told = git(&base, &["check-ignore", "--no-index", "-z", "--stdin"], &(asked.join("\0") + "\0"));
+        let told = told.unwrap();
+        let told: BTreeSet<&str> = told.split('\0').collect();
+        all.iter().filter(|path| told.contains(path.trim_end_matches('/'))).cloned().collect()
+    };
+    let (found, expected) = (selected(&all, &[], exclude), &all - &fitting(exclude));
+    if found != expected {
+        return Err(format!("without {exclude:?}: {:?}", found.symmetric_difference(&expected)));
+    }
+    let (found, expected) = (selected(&all, include, &[]), fitting(include));
+    if !include.is_empty() && found != expected {
+        return Err(format!("with {include:?}: {:?}", found.symmetric_difference(&expected)));
+    }
+    Ok(())
+}
+
 /// A list is refused for patterns that fit nothing; an ignore file is not.
 fn any_list_pattern() -> impl Strategy<Value = String> {
     any_pattern().prop_filter("refused", |pattern| rules::file_fault(pattern.as_bytes()).is_none())
+}
+
+fn any_given_pattern() -> impl Strategy<Value = String> {
+    let odd = prop::sample::select(vec!["/{a,b}", "{a,b}", "a}/c", "a**/**", "c**/a", "/c/**/a", "*}"]);
+    let pattern = prop_oneof![4 => any_list_pattern(), 1 => odd.prop_map(str::to_owned)];
+    pattern.prop_filter("read otherwise in a file", |pattern| {
+        !pattern.ends_with(' ') && rules::fault(pattern.as_bytes()).is_none()
+    })
 }
 
 proptest! {
@@ -479,5 +530,20 @@ proptest! {
         let ignores = [("", top.join("\n")), ("c", below.join("\n"))];
         let list: Vec<&str> = list.iter().map(String::as_str).collect();
         prop_assert_eq!(compare(&files, &ignores, &list), Ok(()));
+    }
+
+    /// One by one as they stand: what a line of a file may not have at its ends is left out here.
+    #[test]
+    fn whatever_patterns_say_git_and_a_restore_agree(
+        include in prop::collection::vec(any_given_pattern(), 0..4),
+        exclude in prop::collection::vec(any_given_pattern(), 0..4),
+    ) {
+        if !has_git() {
+            return Ok(());
+        }
+        let files = ["a", "b", "ab", "abc", "c/a", "c/ab", "c/b/a", "c/b/abc", "c/b/c/a", "b.a/a", "b.a/c/b", "a.b", "abab/a/b/c", "{a,b}", "a}/c"];
+        // Below an included directory `!` takes away, which it does not for git.
+        let include: Vec<String> = include.into_iter().filter(|pattern| !pattern.starts_with('!')).collect();
+        prop_assert_eq!(compare_selected(&files, &include, &exclude), Ok(()));
     }
 }

@@ -1,19 +1,20 @@
 //! Which entries of a tree are restored, by gitignore patterns relative to the restored root.
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use ignore::gitignore::{Gitignore, GitignoreBuilder};
-
 use super::FsError;
+use super::rules::{self, Rules, Seen};
+use crate::base::limit;
 
 /// What a restore takes: first the included, then of these what is not excluded.
 #[derive(Debug)]
 pub struct Selector {
     /// `None` takes everything.
-    include: Option<Gitignore>,
+    include: Option<Rules>,
     /// Directories in which something included may lie; `None` for all.
-    ways: Option<Gitignore>,
-    exclude: Option<Gitignore>,
+    ways: Option<Rules>,
+    exclude: Option<Rules>,
 }
 
 /// What is to be done with an entry.
@@ -28,10 +29,11 @@ pub enum Choice {
 }
 
 impl Selector {
-    /// Without patterns, everything is chosen.
+    /// Without patterns, everything is chosen. A pattern means what it means to a backup, and to git; only that `!` takes
+    /// away from what is included also below a directory that is.
     ///
     /// # Errors
-    /// [`FsError::Pattern`] for one that is none.
+    /// [`FsError::Pattern`] for one that fits nothing, [`FsError::PatternsTooMany`].
     pub fn new(include: &[String], exclude: &[String]) -> Result<Self, FsError> {
         let include_rules = rules(include)?;
         let ways = if include_rules.is_some() { ways_to(include) } else { None };
@@ -50,59 +52,67 @@ impl Selector {
 
     /// What is to be done with the entry at `path`, relative to the root. `inside`: its directory is chosen.
     pub fn choose(&self, path: &Path, is_directory: bool, inside: bool) -> Choice {
-        let excludes = |rules: &Gitignore| rules.matched(path, is_directory).is_ignore();
-        if self.exclude.as_ref().is_some_and(excludes) {
+        if self.is_everything() {
+            return Choice::Chosen;
+        }
+        let whole = [b"/", path.as_os_str().as_bytes()].concat();
+        let name = path.file_name().unwrap_or_default().as_bytes();
+        // Whether the last pattern that fits takes it.
+        let takes = |rules: &Rules, is_directory| {
+            let seen = Seen { path: &whole, name, is_directory };
+            rules.decide(seen, std::iter::once(0)).map(|deciding| !deciding.keeps())
+        };
+        if self.exclude.as_ref().is_some_and(|rules| takes(rules, is_directory) == Some(true)) {
             return Choice::Left;
         }
         let Some(include) = &self.include else { return Choice::Chosen };
-        let verdict = include.matched(path, is_directory);
-        if verdict.is_ignore() || (inside && !verdict.is_whitelist()) {
+        if takes(include, is_directory).unwrap_or(inside) {
             return Choice::Chosen;
         }
-        let leads_on =
-            is_directory && self.ways.as_ref().is_none_or(|ways| ways.matched(path, true).is_ignore());
+        let leads_on = is_directory && self.ways.as_ref().is_none_or(|ways| takes(ways, true) == Some(true));
         if leads_on { Choice::Way } else { Choice::Left }
     }
 }
 
-fn rules(patterns: &[String]) -> Result<Option<Gitignore>, FsError> {
-    if patterns.is_empty() {
-        return Ok(None);
+fn rules(patterns: &[String]) -> Result<Option<Rules>, FsError> {
+    if patterns.len() > limit::PATTERNS_MAX {
+        return Err(FsError::PatternsTooMany);
     }
-    let mut builder = GitignoreBuilder::new("");
+    let mut all = Rules::default();
+    let source = all.source(String::new());
     for pattern in patterns {
-        let wrong = |error: ignore::Error| FsError::Pattern(pattern.clone(), error.to_string());
-        builder.add_line(None, pattern).map_err(wrong)?;
+        if let Some(fault) = rules::fault(pattern.as_bytes()) {
+            return Err(FsError::Pattern(pattern.clone(), fault.to_owned()));
+        }
+        all.add(source, 0, pattern.as_bytes());
     }
-    let built = builder.build();
-    built.map(Some).map_err(|error| FsError::Pattern(patterns.join(" "), error.to_string()))
+    Ok((!patterns.is_empty()).then_some(all))
 }
 
 /// Patterns of the directories on the way to what `include` can match; `None` when that may be anywhere.
-fn ways_to(include: &[String]) -> Option<Gitignore> {
-    let mut builder = GitignoreBuilder::new("");
-    for pattern in include {
-        let pattern = pattern.trim_end();
-        if pattern.is_empty() || pattern.starts_with(['#', '!']) {
-            continue;
-        }
+fn ways_to(include: &[String]) -> Option<Rules> {
+    let mut ways = Rules::default();
+    let source = ways.source(String::new());
+    for pattern in include.iter().filter(|pattern| !pattern.starts_with('!')) {
         let whole = pattern.strip_suffix('/').unwrap_or(pattern);
-        // Without a slash before its end a pattern matches in every directory.
-        if !whole.contains('/') {
+        // Without a slash before its end a pattern matches in every directory; in sets and after a backslash, slashes are not
+        // what they look like.
+        if !whole.contains('/') || whole.contains(['[', '\\']) {
             return None;
         }
         let mut way = String::new();
         let parts: Vec<&str> = whole.strip_prefix('/').unwrap_or(whole).split('/').collect();
         for part in &parts[..parts.len() - 1] {
-            if *part == "**" {
-                builder.add_line(None, &format!("{way}/**/")).ok()?;
+            // To git stars may reach over slashes wherever the part begins with text.
+            if part.contains("**") {
+                ways.add(source, 0, format!("{way}/**/").as_bytes());
                 break;
             }
             way = format!("{way}/{part}");
-            builder.add_line(None, &format!("{way}/")).ok()?;
+            ways.add(source, 0, format!("{way}/").as_bytes());
         }
     }
-    builder.build().ok()
+    Some(ways)
 }
 
 #[cfg(test)]
@@ -190,7 +200,14 @@ mod tests {
             &["/a/*", "!/a/keep"],
             &[("a/", Chosen), ("a/b", Left), ("a/keep", Chosen), ("b/a/b", Chosen)],
         );
-        assert!(Selector::new(&["[z-a]".to_owned()], &[]).is_err());
-        assert!(Selector::new(&[], &["[z-a]".to_owned()]).is_err());
+        // Braces are no wildcards, a blank at the end is one of the name, and stars need slashes around them to reach further.
+        check(
+            &[],
+            &["/{a,b}", "a}/dir", "tab\t"],
+            &[("{a,b}", Left), ("a", Chosen), ("a}/dir", Left), ("tab\t", Left), ("tab", Chosen)],
+        );
+        check(&["x/a**/**"], &[], &[("x/", Way), ("x/ab/c", Chosen), ("y/", Left)]);
+        assert!(Selector::new(&["[a".to_owned()], &[]).is_err());
+        assert!(Selector::new(&[], &["[a".to_owned()]).is_err());
     }
 }
