@@ -129,7 +129,7 @@ async fn learn_one(
         core.blocking(move |core| note_rollback(core, &head, before.as_ref(), peer)).await?;
     } else {
         let nodes: Vec<PeerId> = mine.iter().map(|head| head.certificate.peer).collect();
-        devices::meet_holders(core, &head, before, &nodes).await?;
+        devices::meet_holders(core, &head, before, &nodes, peer).await?;
     }
     Ok(())
 }

@@ -5,6 +5,7 @@
 //! certificate. A revocation is taken from anyone, since the admin key signed it; it is told to whoever keeps the vault.
 
 use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -45,25 +46,27 @@ impl Knocks {
 // ---- Holders in common -------------------------------------------------------------------------------------
 
 /// Allows a holder of the vault that another device told of. It gets nothing stored here unless it is a device itself.
+///
+/// Where it is is that device's word: a stolen one could have named what only this node can reach. It is looked at as a word
+/// of whoever brought it, who was seen at `seen_at`.
 pub(super) async fn allow_holder(
     core: &Arc<Core>,
     holder: &PeerAddress,
+    seen_at: Option<IpAddr>,
     is_device: bool,
 ) -> Result<(), ApiError> {
-    let entry = PeerEntry {
-        addresses: holder.addresses.clone(),
-        quota: (!is_device).then_some(0),
-        ..PeerEntry::new(holder.peer, core.now())
-    };
+    let told = PeerEntry::told(holder.peer, core.now(), &holder.addresses, seen_at);
+    let entry = PeerEntry { quota: (!is_device).then_some(0), ..told };
     core.admit(entry, Word::Proof).await
 }
 
-/// Allows the holders that another device has gained since its head before this one.
+/// Allows the holders that another device has gained since its head before this one, which came `from` somebody.
 pub(super) async fn meet_holders(
     core: &Arc<Core>,
     head: &Head,
     before: Option<&Head>,
     devices: &[PeerId],
+    from: PeerId,
 ) -> Result<(), ApiError> {
     let gained: Vec<PeerAddress> = {
         let book = core.book();
@@ -77,10 +80,11 @@ pub(super) async fn meet_holders(
         };
         head.draft.holders.iter().filter(is_new).cloned().collect()
     };
+    let seen_at = core.net()?.seen_at(from);
     for holder in gained {
         tracing::info!(target: "devices", peer = %holder.peer.short(), device = %head.device().short(),
             "allowed: another device of the vault keeps copies there");
-        allow_holder(core, &holder, devices.contains(&holder.peer)).await?;
+        allow_holder(core, &holder, seen_at, devices.contains(&holder.peer)).await?;
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use serde::Serialize;
 use tokio::time::timeout;
 
 use super::auditing;
-use super::core::{Core, log_failure};
+use super::core::{Core, log_failure, recall};
 use super::devices;
 use super::door::prove;
 use super::error::{failed, panicked};
@@ -28,9 +28,9 @@ use crate::base::{
 use crate::config::Settings;
 use crate::crypto::{AdminKey, KdfCost, Passphrase, Phrase};
 use crate::engine::{self, Carried, VaultView};
-use crate::net::{Claim, Net, parse_peer_address};
+use crate::net::{Net, parse_peer_address};
 use crate::snapshot::{Head, HeadSummary, PeerAddress, open_device_name, sign_revocation};
-use crate::store::{ClaimedAddress, PeerEntry, Purpose, Store, Word};
+use crate::store::{PeerEntry, Purpose, Store, Word};
 use crate::wire::{self, Status, door_request, sync_request::Ask, sync_response::Answer};
 
 /// What makes a node a device of a vault.
@@ -270,8 +270,9 @@ async fn find_vault(
     let hidden = fetch_heads(core, &net, &holders, vault, at, patience).await?;
     // Whom one peer names is a holder once a head of the vault says so too.
     let named = core.blocking(move |core| named_holders(core, vault)).await?;
+    let seen_at = net.seen_at(first);
     for holder in named.iter().filter(|holder| absent.contains(&holder.peer)) {
-        devices::allow_holder(core, holder, false).await?;
+        devices::allow_holder(core, holder, seen_at, false).await?;
     }
     Ok(Met { holders, absent, hidden })
 }
@@ -487,26 +488,21 @@ async fn knock(
 ) -> Result<(), ApiError> {
     let net = core.net()?;
     let addresses: Vec<String> = addresses.iter().take(limit::PEER_ADDRESSES_MAX).cloned().collect();
-    let (dialled, claims) = match said {
-        Said::Owner => (addresses.as_slice(), Vec::new()),
-        Said::By { seen_at } => {
-            let claim = Claim { seen_at, signed: false };
-            let all: Vec<_> = addresses.iter().map(|address| (address.clone(), claim, None)).collect();
-            net.recall(holder, &all).await.map_err(unmet)?;
-            let claimed = |address: &String| ClaimedAddress {
-                address: address.clone(),
-                seen_at,
-                signed: false,
-                last_good: None,
-            };
-            (&[][..], addresses.iter().map(claimed).collect())
+    let entry = match said {
+        Said::Owner => PeerEntry { addresses, ..PeerEntry::new(holder, core.now()) },
+        Said::By { seen_at } => PeerEntry::told(holder, core.now(), &addresses, seen_at),
+    };
+    let dialled = match said {
+        Said::Owner => entry.addresses.as_slice(),
+        Said::By { .. } => {
+            recall(net, &entry).await;
+            &[]
         }
     };
     if !prove_to(net, admin, holder, dialled, false).await? {
         return Err(refused(holder, Status::Refused));
     }
-    let entry =
-        PeerEntry { addresses, claims, last_seen: Some(core.now()), ..PeerEntry::new(holder, core.now()) };
+    let entry = PeerEntry { last_seen: Some(core.now()), ..entry };
     core.admit(entry, Word::Proof).await
 }
 

@@ -46,6 +46,19 @@ pub struct PeerEntry {
 }
 
 impl PeerEntry {
+    /// One that is at these addresses by the word of somebody who was seen at `seen_at`, and not of the owner.
+    pub fn told(peer: PeerId, added: Moment, addresses: &[String], seen_at: Option<IpAddr>) -> Self {
+        let addresses: Vec<String> = addresses.iter().take(limit::PEER_ADDRESSES_MAX).cloned().collect();
+        let claim = |address: &String| ClaimedAddress {
+            address: address.clone(),
+            seen_at,
+            signed: false,
+            last_good: None,
+        };
+        let claims = addresses.iter().map(claim).collect();
+        Self { addresses, claims, ..Self::new(peer, added) }
+    }
+
     /// One of which nothing else is known.
     pub fn new(peer: PeerId, added: Moment) -> Self {
         Self {

@@ -4,8 +4,10 @@ use super::hostile_owner::{HostileOwner, PACK_BYTES};
 use super::{AloneNode, until};
 use crate::base::{DeviceId, HeadId, PeerId, limit};
 use crate::node::core::recall;
+use crate::node::devices;
 use crate::node::holding::{Share, free_for};
 use crate::node::peering;
+use crate::snapshot::PeerAddress;
 use crate::store::{Kept, PeerEntry, Word};
 use crate::wire::HoldRefusal;
 
@@ -182,4 +184,19 @@ async fn where_a_peer_says_it_is_stays_its_own_word() {
     recall(net, &entry).await;
     until("it is known again", || !known().is_empty()).await;
     assert!(known().iter().all(|address| address.claim.is_some()), "{:?}", known());
+}
+
+/// What another device of the vault told of where a holder is counted as this owner's own word: such an address is dialled
+/// whatever it is, and no other one makes it go.
+#[tokio::test(flavor = "multi_thread")]
+async fn where_a_device_says_that_a_holder_is_is_not_the_owners_word() {
+    let node = AloneNode::new();
+    let addresses = vec!["/ip4/127.0.0.1/tcp/22".to_owned(), "/ip4/192.168.7.1/tcp/80".to_owned()];
+    let holder = PeerAddress { peer: PeerId::new([8; 32]), addresses: addresses.clone() };
+    let seen_at = Some("198.51.100.1".parse().unwrap());
+    devices::allow_holder(&node.core, &holder, seen_at, false).await.unwrap();
+    let entry = node.core.book().find(holder.peer).unwrap().clone();
+    let claimed: Vec<String> = entry.claims.iter().map(|claim| claim.address.clone()).collect();
+    assert_eq!((&entry.addresses, &claimed), (&addresses, &addresses));
+    assert!(entry.claims.iter().all(|claim| claim.seen_at == seen_at && !claim.signed));
 }
