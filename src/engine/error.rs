@@ -171,6 +171,9 @@ pub enum EngineError {
     /// A streamed file did not come to its end.
     #[error("the input broke off before its end; no snapshot was made")]
     InputBroken(#[source] std::io::Error),
+    /// A file of several names was not restored under the first of them, where the reason is told; its code is the same.
+    #[error("the first name of this file could not be restored")]
+    FirstNameFailed(Code),
     /// It had no byte: whatever was to write it may never have run.
     #[error("the input is empty: no snapshot was made")]
     InputEmpty,
@@ -251,6 +254,7 @@ impl Coded for EngineError {
             Self::NotLost(_) | Self::OmissionsUnknown(_) => Code::UsageInvalid,
             Self::HeadsLost | Self::RootUnreadable(_) | Self::RootBroken { .. } => Code::StorageCorrupted,
             Self::DeviceRevoked => Code::DeviceRevoked,
+            Self::FirstNameFailed(code) => *code,
             Self::InputBroken(_) | Self::InputEmpty => Code::IoFailed,
             Self::Scratch(error) => Code::of_refused_write(error),
             Self::Cancelled => Code::Cancelled,

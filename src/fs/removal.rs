@@ -21,11 +21,13 @@ pub trait Removal {
     fn spares(&mut self, path: &Path, is_directory: bool) -> bool;
     /// A directory stays: it is another file system's.
     fn is_mounted(&mut self, path: &Path);
-    /// An entry is about to go; `Ok(false)` only pretends (a directory's entries come before it).
+    /// An entry is about to go; `Ok(false)` only pretends.
     ///
     /// # Errors
     /// Ends the deletion.
     fn goes(&mut self, path: &Path) -> Result<bool, FsError>;
+    /// It is gone, or would be (a directory's entries come before it).
+    fn gone(&mut self, path: &Path);
 }
 
 /// The names that were in a directory when a restore came to it, and which of them the snapshot has as well.
@@ -91,11 +93,15 @@ impl TargetDir {
             return Ok(false);
         }
         if !removal.goes(path)? {
+            removal.gone(path);
             return Ok(true);
         }
         let flags = if is_directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
         match unlinkat(&self.fd, name, flags) {
-            Ok(()) | Err(Errno::NOENT) => Ok(true),
+            Ok(()) | Err(Errno::NOENT) => {
+                removal.gone(path);
+                Ok(true)
+            }
             Err(error) => Err(failed(error)),
         }
     }

@@ -511,9 +511,12 @@ impl Removal for Deletion {
         self.mounted.push(path.to_owned());
     }
 
-    fn goes(&mut self, path: &Path) -> Result<bool, FsError> {
-        self.gone.push(path.to_owned());
+    fn goes(&mut self, _: &Path) -> Result<bool, FsError> {
         Ok(!self.dry)
+    }
+
+    fn gone(&mut self, path: &Path) {
+        self.gone.push(path.to_owned());
     }
 }
 
@@ -577,6 +580,32 @@ fn restore_deletes_nothing_that_is_mounted_in_its_target() {
     assert!(mount(&["umount", "-l"]));
     assert_eq!(deletion.mounted, [PathBuf::from("old/disk")]);
     assert_eq!((problems, left), (vec![], (vec!["disk".to_owned()], vec!["theirs".to_owned()])));
+}
+
+/// It was counted and told as deleted.
+#[test]
+fn what_cannot_be_deleted_is_not_told_as_deleted() {
+    let (_keep, base) = place();
+    let stuck = base.join("to/old/stuck");
+    fs::create_dir_all(stuck.parent().unwrap()).unwrap();
+    fs::write(&stuck, b"x").unwrap();
+    fs::write(base.join("to/free"), b"x").unwrap();
+    let run = |arguments: &[&str]| {
+        let done = std::process::Command::new(arguments[0]).args(&arguments[1..]).arg(&stuck).output();
+        done.is_ok_and(|output| output.status.success())
+    };
+    // What something is mounted on does not go.
+    if !run(&["mount", "--bind", "/dev/null"]) {
+        eprintln!("skipped: mounting is not allowed here");
+        return;
+    }
+    let target = Target::open(&base.join("to"), None, ALL).unwrap();
+    let mut deletion = Deletion::default();
+    let problems = delete(&target.root(), &[], &mut deletion);
+    let still = stuck.exists();
+    assert!(run(&["umount", "-l"]));
+    assert!(still && problems.len() == 1, "{problems:?}");
+    assert_eq!(deletion.gone, [PathBuf::from("free")]);
 }
 
 #[test]

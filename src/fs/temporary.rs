@@ -11,7 +11,7 @@ use std::sync::{Arc, PoisonError};
 use prost::Message;
 use rustix::fs::{
     AtFlags, FileType, FlockOperation, OFlags, RenameFlags, flock, fstat, linkat, renameat, renameat_with,
-    unlinkat,
+    statat, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -95,13 +95,34 @@ impl Drop for Temporary {
     }
 }
 
-/// Renames where nothing is; some network file systems need a link instead.
+/// Renames where nothing is.
 fn rename_to_free(fd: BorrowedFd<'_>, from: &str, to: &[u8]) -> Result<(), Errno> {
-    match renameat_with(fd, from, fd, to, RenameFlags::NOREPLACE) {
-        Err(Errno::INVAL | Errno::NOSYS) => {
+    to_free(
+        || renameat_with(fd, from, fd, to, RenameFlags::NOREPLACE),
+        || {
             linkat(fd, from, fd, to, AtFlags::empty())?;
             unlinkat(fd, from, AtFlags::empty())
-        }
+        },
+        || match statat(fd, to, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => renameat(fd, from, fd, to),
+            there => there.and(Err(Errno::EXIST)),
+        },
+    )
+}
+
+/// The first of three ways to a name that is free that its file system has: a rename that replaces nothing, a link (some
+/// network file systems), or a look before the rename (some in programs), between which somebody else may take the name.
+fn to_free(
+    rename: impl FnOnce() -> Result<(), Errno>,
+    link: impl FnOnce() -> Result<(), Errno>,
+    look: impl FnOnce() -> Result<(), Errno>,
+) -> Result<(), Errno> {
+    match rename() {
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {}
+        other => return other,
+    }
+    match link() {
+        Err(Errno::PERM | Errno::NOSYS | Errno::NOTSUP | Errno::MLINK) => look(),
         other => other,
     }
 }
@@ -186,6 +207,39 @@ impl Drop for TargetDir {
     fn drop(&mut self) {
         for name in self.leftovers.get_mut().unwrap_or_else(PoisonError::into_inner) {
             let _ = unlinkat(&self.fd, name.as_slice(), AtFlags::empty());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    /// Where there is no rename that replaces nothing and no link, every file failed.
+    #[test]
+    fn a_free_name_is_taken_the_first_way_that_there_is() {
+        let (done, taken) = (Ok(()), Err(Errno::EXIST));
+        let table: [(_, _, _, _, &[&str]); 9] = [
+            (done, done, done, done, &["rename"]),
+            (taken, done, done, taken, &["rename"]),
+            (Err(Errno::NOSPC), done, done, Err(Errno::NOSPC), &["rename"]),
+            (Err(Errno::INVAL), done, done, done, &["rename", "link"]),
+            (Err(Errno::NOSYS), taken, done, taken, &["rename", "link"]),
+            (Err(Errno::NOTSUP), Err(Errno::IO), done, Err(Errno::IO), &["rename", "link"]),
+            (Err(Errno::INVAL), Err(Errno::PERM), done, done, &["rename", "link", "look"]),
+            (Err(Errno::INVAL), Err(Errno::NOSYS), taken, taken, &["rename", "link", "look"]),
+            (Err(Errno::INVAL), Err(Errno::NOTSUP), done, done, &["rename", "link", "look"]),
+        ];
+        for (rename, link, look, expected, ways) in table {
+            let tried = RefCell::new(Vec::new());
+            let way = |name, result| {
+                tried.borrow_mut().push(name);
+                result
+            };
+            let found = to_free(|| way("rename", rename), || way("link", link), || way("look", look));
+            assert_eq!((found, &tried.into_inner()[..]), (expected, ways));
         }
     }
 }

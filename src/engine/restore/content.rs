@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use super::links::FirstLink;
 use super::making::OpenDir;
 use super::tally::{Shared, count};
-use crate::base::{ChunkId, limit};
+use crate::base::{ChunkId, Code, Coded, limit};
 use crate::crypto::Kind;
 use crate::engine::error::EngineError;
 use crate::engine::monitor::Monitor;
@@ -84,6 +84,9 @@ impl<'a> OpenFile<'a> {
     /// The file cannot be restored: told once.
     pub(super) fn break_off(&self, shared: &Shared<'_>, error: EngineError) {
         if !self.broken.swap(true, Ordering::AcqRel) {
+            if let Some(first) = &self.first {
+                first.settle(Err(error.code()));
+            }
             shared.settle(&self.path, error);
         }
     }
@@ -97,7 +100,7 @@ impl<'a> OpenFile<'a> {
         let writer = self.writer.write().unwrap_or_else(PoisonError::into_inner).take();
         writer.ok_or(EngineError::Stopped)?.finish(&self.node)?;
         if let Some(first) = &self.first {
-            first.settle(true);
+            first.settle(Ok(()));
         }
         count(&shared.tally.files);
         if self.replaces {
@@ -115,7 +118,7 @@ impl Drop for OpenFile<'_> {
     fn drop(&mut self) {
         if let Some(first) = &self.first {
             // Without effect when it was finished.
-            first.settle(false);
+            first.settle(Err(Code::Cancelled));
         }
     }
 }

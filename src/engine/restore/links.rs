@@ -13,7 +13,7 @@ use prost::Message;
 
 use super::making::OpenDir;
 use super::tally::{Shared, count};
-use crate::base::limit;
+use crate::base::{Code, limit};
 use crate::engine::error::EngineError;
 use crate::fs::{Outcome, TargetDir};
 use crate::wire;
@@ -27,23 +27,23 @@ pub(super) struct FirstLink<'a> {
     name: Vec<u8>,
     /// Of what the file holds: another file's snapshot may name the same inode (numbers are used again).
     content: blake3::Hash,
-    /// Whether it is there, from this restore or as the snapshot has it; `None` while it is under way.
-    there: Mutex<Option<bool>>,
+    /// It is there, from this restore or as the snapshot has it, or why it is not; `None` while it is under way.
+    there: Mutex<Option<Result<(), Code>>>,
     settled: Condvar,
 }
 
 impl FirstLink<'_> {
     /// It is there, or never will be. Only the first word counts.
-    pub(super) fn settle(&self, there: bool) {
+    pub(super) fn settle(&self, there: Result<(), Code>) {
         self.there.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(there);
         self.settled.notify_all();
     }
 
     /// Waits until its last job is done.
-    fn is_there(&self) -> bool {
+    fn outcome(&self) -> Result<(), Code> {
         let there = self.there.lock().unwrap_or_else(PoisonError::into_inner);
         let there = self.settled.wait_while(there, |there| there.is_none());
-        there.unwrap_or_else(PoisonError::into_inner).unwrap_or(false)
+        there.unwrap_or_else(PoisonError::into_inner).unwrap_or(Err(Code::Internal))
     }
 }
 
@@ -173,8 +173,8 @@ impl<'a> Links<'a> {
 fn make(root: &Arc<TargetDir>, later: Vec<LaterLink<'_>>, shared: &Shared<'_>) -> Result<(), EngineError> {
     for LaterLink { first, dir, node, path } in later {
         shared.go_on()?;
-        if !first.is_there() {
-            shared.failed(&path, &EngineError::RecordMissing("another name".to_owned()));
+        if let Err(code) = first.outcome() {
+            shared.failed(&path, &EngineError::FirstNameFailed(code));
             continue;
         }
         let there = match &first.dir {

@@ -173,7 +173,7 @@ impl<'a> Making<'a> {
             // Under way: its last job settles it.
             (_, Some(Outcome::Made)) if is_file => {}
             (Some(first), Some(Outcome::Made | Outcome::Skipped(SkipReason::Unchanged))) => {
-                first.settle(true)
+                first.settle(Ok(()))
             }
             // What stands under that name is not the snapshot's: the next name is restored on its own.
             _ => self.links.forget(key),

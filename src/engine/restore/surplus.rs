@@ -103,14 +103,16 @@ impl Removal for Deletion<'_> {
         self.shared.kept(path, "something is mounted there");
     }
 
-    fn goes(&mut self, path: &Path) -> Result<bool, FsError> {
-        if self.shared.go_on().is_err() {
-            // The walk stops at its next step and tells why.
-            return Ok(false);
+    fn goes(&mut self, _: &Path) -> Result<bool, FsError> {
+        // When it is stopped, the walk tells why at its next step.
+        Ok(!self.shared.dry_run && self.shared.go_on().is_ok())
+    }
+
+    fn gone(&mut self, path: &Path) {
+        if self.shared.go_on().is_ok() {
+            count(&self.shared.tally.deleted);
+            self.shared.note(RestoreAction::Delete, path);
         }
-        count(&self.shared.tally.deleted);
-        self.shared.note(RestoreAction::Delete, path);
-        Ok(!self.shared.dry_run)
     }
 }
 
