@@ -20,6 +20,12 @@ pub struct DeviceInfo {
     pub peer: Option<PeerId>,
     /// The newest of its heads that counts.
     pub head: Option<DeviceHead>,
+    /// Further ones, where its history has branches that are not joined yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub branches: Vec<DeviceHead>,
+    /// Newest heads of it that are damaged wherever they are known: what only they list is not.
+    #[serde(default)]
+    pub hidden: u64,
     /// Whether its node is connected.
     pub connected: bool,
     /// When it was last connected, or a head of it came; RFC 3339.

@@ -280,8 +280,11 @@ pub const PEER_NAME_BYTES_MAX: usize = 64;
 pub const PEER_RECORDS_MAX: usize = 256;
 /// A peer record in bytes: eight long addresses and a name fit. All of them fit into one sync request.
 pub const PEER_RECORD_BYTES_MAX: usize = KIB;
+/// Heads that a revocation names, one of each branch of the device's history; those with smaller numbers than the first count in
+/// any case.
+pub const REVOCATION_HEADS_MAX: usize = 8;
 /// A revocation in bytes: its fields are of fixed length. Those of a whole vault fit into one sync request beside all peer records.
-pub const REVOCATION_BYTES_MAX: usize = 256;
+pub const REVOCATION_BYTES_MAX: usize = 640;
 const _: () = assert!(
     PEER_RECORDS_MAX * (PEER_RECORD_BYTES_MAX + SIGNED_BYTES)
         + VAULT_DEVICES_MAX * (REVOCATION_BYTES_MAX + SIGNED_BYTES)

@@ -10,9 +10,9 @@ use super::output::{Paint, Table, escape, local_time};
 use super::recover::phrase;
 use super::session::{Keys, Session};
 use crate::api::{ApiError, DeviceInfo, PeerInfo, Service};
-use crate::base::{Clock, Code, HeadId, SystemClock, limit};
+use crate::base::{Clock, Code, SystemClock, limit};
 use crate::node::Mode;
-use crate::snapshot::{HeadSummary, sign_revocation};
+use crate::snapshot::{HeadName, sign_revocation};
 
 #[derive(Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -91,34 +91,39 @@ async fn revoke(
         let text = "this is another vault's phrase: it cannot speak for this vault's devices";
         return Err(ApiError::new(Code::InvalidKey, text).with_hint("give the 24 words of this vault"));
     }
-    let head = device.head.as_ref();
-    let last_good = HeadSummary {
-        device: device.id,
-        seq: head.map_or(0, |head| head.seq),
-        id: head.map_or(HeadId::new([0; 32]), |head| head.id),
-    };
-    let signed = sign_revocation(&admin, &last_good, heir.map(|heir| heir.id), SystemClock.now());
+    let last_good: Vec<HeadName> =
+        device.head.iter().chain(&device.branches).map(|head| (head.seq, head.id)).collect();
+    if last_good.len() > limit::REVOCATION_HEADS_MAX {
+        let text = format!("its history has {} branches, more than a revocation can name", last_good.len());
+        return Err(ApiError::new(Code::UsageInvalid, text)
+            .with_hint("have it join them first: start it once, or `shadowvault recover --heir-of` it"));
+    }
+    let heir = heir.map(|heir| heir.id);
+    let signed = sign_revocation(&admin, device.id, &last_good, heir, SystemClock.now());
     service.revoke_device(device.id.to_string(), hex::encode(signed.encode_to_vec())).await
 }
 
 /// Whether no holder is away that may know of more: what the device signed after its last good head counts no more.
 fn is_all_there_was(peers: &[PeerInfo], device: &DeviceInfo) -> Result<(), ApiError> {
-    let is_away = |peer: &&PeerInfo| {
-        let counts = peer.standing == "allowed" && peer.state.as_deref() != Some("lost");
-        counts && !peer.connected && Some(peer.id) != device.peer
-    };
+    let is_away =
+        |peer: &&PeerInfo| peer.standing == "allowed" && !peer.connected && Some(peer.id) != device.peer;
     let away: Vec<String> = peers
         .iter()
         .filter(is_away)
         .map(|peer| peer.name.clone().unwrap_or_else(|| peer.id.short()))
         .collect();
-    if away.is_empty() {
-        return Ok(());
-    }
-    let text =
-        format!("{} cannot be asked now, and may have newer snapshots of that device", away.join(", "));
+    let text = match (away.is_empty(), device.hidden) {
+        (true, 0) => return Ok(()),
+        (true, _) => {
+            "a newest head of that device is damaged wherever it is known: what only it lists is not"
+                .to_owned()
+        }
+        (false, _) => {
+            format!("{} cannot be asked now, and may have newer snapshots of that device", away.join(", "))
+        }
+    };
     Err(ApiError::new(Code::Incomplete, text).with_hint(
-        "run this while the daemon is connected to them; with --yes, what only they have of that device counts no more",
+        "run this again with the daemon connected to all of them, and once the device or a holder has brought what is damaged; with --yes, what is not known now of that device counts no more",
     ))
 }
 
@@ -180,6 +185,8 @@ mod tests {
             connected: false,
             last_seen: None,
             revoked: None,
+            branches: Vec::new(),
+            hidden: 0,
             carried_on_by: None,
         }
     }

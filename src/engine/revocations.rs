@@ -114,7 +114,7 @@ pub fn revocations(store: &Store, vault: VaultId) -> Result<Revocations, StoreEr
 pub fn keep_revocation(store: &Store, signed: &wire::Signed) -> Result<Option<Revocation>, EngineError> {
     let revocation = Revocation::verify(signed)?;
     let mut known = revocations(store, revocation.vault)?;
-    if !known.add(revocation, signed.clone()) {
+    if !known.add(revocation.clone(), signed.clone()) {
         return Ok(None);
     }
     let lines = known.all.iter().map(|(_, signed)| hex::encode(signed.encode_to_vec()));

@@ -378,12 +378,21 @@ pub fn inherit(vault: &Vault, holders: &[PeerAddress]) -> Result<Vec<DeviceId>, 
     }
     let _chain = vault.head_lock.lock().expect("no panic while held");
     let mut ready: Vec<Head> = Vec::new();
-    let last_good = |head: &Head| revoked.of(head.device()).and_then(|one| one.last_good);
+    let mut counting: Vec<Head> = Vec::new();
     for head in newest_heads(&vault.store, vault.id())? {
         let head = head?;
-        let is_last = last_good(&head) == Some((head.draft.seq, head.id));
-        if mine.contains(&head.device()) && is_last && all_indexed(vault, &head)? {
-            ready.push(head);
+        counting.extend(mine.contains(&head.device()).then_some(head));
+    }
+    for revocation in revoked.iter().filter(|one| mine.contains(&one.device)) {
+        let heads = || counting.iter().filter(|head| head.device() == revocation.device);
+        let is_here =
+            |id: HeadId| heads().any(|head| head.id == id || head.carries_on().any(|carried| carried == id));
+        let mut is_ready = heads().count() > 0 && revocation.last_good.iter().all(|(_, id)| is_here(*id));
+        for head in heads() {
+            is_ready = is_ready && all_indexed(vault, head)?;
+        }
+        if is_ready {
+            ready.extend(heads().cloned());
         }
     }
     if ready.is_empty() {
@@ -395,7 +404,9 @@ pub fn inherit(vault: &Vault, holders: &[PeerAddress]) -> Result<Vec<DeviceId>, 
         note_inherited(&mut draft, head);
     }
     store_head(vault, draft)?;
-    Ok(ready.iter().map(Head::device).collect())
+    let mut carried: Vec<DeviceId> = ready.iter().map(Head::device).collect();
+    carried.dedup();
+    Ok(carried)
 }
 
 /// Whether the index knows every pack of a head, and its records are here.

@@ -118,6 +118,8 @@ fn device() -> DeviceInfo {
         connected: true,
         last_seen: None,
         revoked: None,
+        branches: Vec::new(),
+        hidden: 0,
         carried_on_by: None,
     }
 }

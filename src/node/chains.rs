@@ -3,7 +3,7 @@
 //! Its chain has branches when an old image of its disk came back into use, or a copy of it. What was signed before, or by the
 //! copy, comes from holders, counts at once, and is joined with what is here before anything new is signed.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -34,6 +34,8 @@ struct Joined {
 pub(super) struct OwnChain {
     /// Heads that a holder still takes for branches of their own: the next head is to name them.
     open: Mutex<Vec<HeadName>>,
+    /// Newest heads that holders had, and that are damaged there.
+    hidden: Mutex<BTreeMap<PeerId, Vec<HeadSummary>>>,
 }
 
 impl OwnChain {
@@ -47,6 +49,40 @@ impl OwnChain {
             open.push(name);
         }
     }
+
+    /// What a peer said last; few are remembered of each.
+    fn note_hidden(&self, peer: PeerId, mut heads: Vec<HeadSummary>) {
+        heads.truncate(limit::HEAD_BRANCHES_MAX);
+        let mut hidden = self.hidden.lock().unwrap_or_else(PoisonError::into_inner);
+        if heads.is_empty() {
+            hidden.remove(&peer)
+        } else {
+            hidden.insert(peer, heads)
+        };
+    }
+
+    fn hidden(&self) -> Vec<(PeerId, HeadSummary)> {
+        let hidden = self.hidden.lock().unwrap_or_else(PoisonError::into_inner);
+        hidden.iter().flat_map(|(peer, heads)| heads.iter().map(|head| (*peer, *head))).collect()
+    }
+}
+
+/// Of heads that are damaged somewhere, those that count and are nowhere else: what another peer has, or a later head carries
+/// on, is missed by nobody. Blocking.
+pub(super) fn missed(
+    core: &Core,
+    vault: VaultId,
+    mut hidden: Vec<HeadSummary>,
+) -> Result<Vec<HeadSummary>, ApiError> {
+    hidden.sort_by_key(|head| (head.device, head.seq, head.id));
+    hidden.dedup_by_key(|head| head.id);
+    let revoked = engine::revocations(&core.store, vault).map_err(failed)?;
+    let mut missed = Vec::new();
+    for head in hidden.into_iter().filter(|head| revoked.admits(head.device, head.seq, head.id)) {
+        let is_known = engine::is_known(&core.store, vault, &head).map_err(failed)?;
+        missed.extend((!is_known).then_some(head));
+    }
+    Ok(missed)
 }
 
 /// Takes over heads of the vault that a peer has and this node does not: of other devices, or of this one if its own disk is
@@ -62,6 +98,7 @@ pub(super) async fn learn_heads(
 ) -> Result<(), ApiError> {
     let theirs = heads_of(core, net, peer, vault).await?;
     devices::take(core, peer, Some(vault), theirs.revocations).await;
+    core.own_chain.note_hidden(peer, theirs.unreadable);
     let mine: Vec<Head> = core
         .blocking(move |core| {
             engine::newest_heads(&core.store, vault).and_then(Iterator::collect).map_err(failed)
@@ -196,6 +233,18 @@ pub(super) fn describe(core: &Core, vault: VaultId, status: &mut Status) -> Resu
             head.device.short(),
             head.problem,
             head.id.short()
+        ));
+    }
+    let allowed: HashSet<PeerId> = core.book().allowed.iter().map(|entry| entry.peer).collect();
+    let told = core.own_chain.hidden().into_iter().filter(|(peer, _)| allowed.contains(peer));
+    let told: Vec<(PeerId, HeadSummary)> = told.collect();
+    for head in missed(core, vault, told.iter().map(|(_, head)| *head).collect())? {
+        let at = told.iter().find(|(_, of)| of.id == head.id).map_or(String::new(), |(peer, _)| peer.short());
+        lines.push(format!(
+            "head {} of device {} is damaged at {at}, and is nowhere else: snapshots that only it lists are not known here until the device brings it again (`shadowvault device revoke {} --yes` gives it up)",
+            head.seq,
+            head.device.short(),
+            head.device.short()
         ));
     }
     let mut devices = Vec::new();

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use super::chains;
 use super::core::Core;
 use super::door;
 use super::error::failed;
@@ -17,7 +18,7 @@ use crate::api::{ApiError, DeviceHead, DeviceInfo, Happening, RevokedDevice};
 use crate::base::{Code, DeviceId, Moment, PeerId, VaultId, limit};
 use crate::engine::{self, Revocations};
 use crate::net::Net;
-use crate::snapshot::{Head, PeerAddress, Revocation, open_device_name};
+use crate::snapshot::{Head, HeadSummary, PeerAddress, Revocation, open_device_name};
 use crate::store::{PeerEntry, Word};
 use crate::wire::{self, Status};
 
@@ -243,7 +244,7 @@ pub(super) fn own_revocation(core: &Core) -> Result<Option<Revocation>, ApiError
     for device in core.store.head_devices(vault).map_err(failed)? {
         let mine = engine::any_head(&core.store, vault, device).map_err(failed)?;
         if mine.is_some_and(|head| head.certificate.peer == me) {
-            return Ok(known.of(device).copied());
+            return Ok(known.of(device).cloned());
         }
     }
     Ok(None)
@@ -277,7 +278,7 @@ fn own_vault(core: &Core) -> Result<VaultId, ApiError> {
 fn list(core: &Arc<Core>) -> Result<Vec<DeviceInfo>, ApiError> {
     let heads = engine::newest_heads(&core.store, own_vault(core)?);
     let heads: Vec<Head> = heads.and_then(Iterator::collect).map_err(failed)?;
-    list_with(core, &heads)
+    list_with(core, &heads, &[])
 }
 
 /// All devices of the vault; with `before`, their heads as they were at that moment, here or at a holder that is connected:
@@ -292,40 +293,50 @@ pub(super) async fn list_at(core: &Arc<Core>, before: Option<Moment>) -> Result<
                 .map_err(failed)
         })
         .await?;
+    let mut hidden = Vec::new();
     if let Ok(net) = core.net() {
         for peer in core.connected() {
             match heads_of_holder(core, net, peer, (vault, at), &heads).await {
-                Ok(more) => heads.extend(more),
+                Ok((more, unreadable)) => {
+                    heads.extend(more);
+                    hidden.extend(unreadable);
+                }
                 Err(error) => {
                     tracing::debug!(target: "devices", peer = %peer.short(), code = error.code, %error, "it tells nothing of that time");
                 }
             }
         }
     }
-    core.blocking(move |core| list_with(core, &heads)).await
+    core.blocking(move |core| {
+        let hidden = chains::missed(core, vault, hidden)?;
+        list_with(core, &heads, &hidden)
+    })
+    .await
 }
 
-/// Heads of a vault that were a holder's newest ones at a moment, those newer than what is `known` of that time.
+/// Heads of a vault that were a holder's newest ones at a moment, those newer than what is `known` of that time; and which
+/// newest ones are damaged there.
 async fn heads_of_holder(
     core: &Arc<Core>,
     net: &Net,
     holder: PeerId,
     (vault, at): (VaultId, Moment),
     known: &[Head],
-) -> Result<Vec<Head>, ApiError> {
+) -> Result<(Vec<Head>, Vec<HeadSummary>), ApiError> {
     let mut more = Vec::new();
-    let theirs = heads_at(core, net, holder, vault, Some(at)).await?.heads;
-    for head in theirs.into_iter().take(limit::VAULT_DEVICES_MAX) {
+    let theirs = heads_at(core, net, holder, vault, Some(at)).await?;
+    for head in theirs.heads.into_iter().take(limit::VAULT_DEVICES_MAX) {
         let is_known =
             known.iter().any(|mine| mine.id == head.id || mine.carries_on().any(|id| id == head.id));
         if !is_known {
             more.push(Pull::new(core, net, holder, vault).look(head.id).await?.head);
         }
     }
-    Ok(more)
+    Ok((more, theirs.unreadable))
 }
 
-fn list_with(core: &Arc<Core>, heads: &[Head]) -> Result<Vec<DeviceInfo>, ApiError> {
+/// `hidden`: heads that are damaged wherever they are known.
+fn list_with(core: &Arc<Core>, heads: &[Head], hidden: &[HeadSummary]) -> Result<Vec<DeviceInfo>, ApiError> {
     let vault = own_vault(core)?;
     let revoked = engine::revocations(&core.store, vault).map_err(failed)?;
     let mut devices: BTreeSet<DeviceId> =
@@ -333,7 +344,9 @@ fn list_with(core: &Arc<Core>, heads: &[Head]) -> Result<Vec<DeviceInfo>, ApiErr
     devices.extend(revoked.iter().map(|revocation| revocation.device));
     let mut out = Vec::new();
     for device in devices {
-        out.push(describe(core, vault, device, heads, &revoked)?);
+        let mut info = describe(core, vault, device, heads, &revoked)?;
+        info.hidden = hidden.iter().filter(|head| head.device == device).count() as u64;
+        out.push(info);
     }
     out.sort_by(|a, b| (!a.this, &a.name, a.id).cmp(&(!b.this, &b.name, b.id)));
     Ok(out)
@@ -353,7 +366,17 @@ fn describe(
     let peer = certificate.map(|certificate| certificate.peer);
     let this = peer == Some(core.key.peer_id());
     let connected = this || peer.is_some_and(|peer| core.connected().contains(&peer));
-    let head = heads.iter().filter(|head| head.device() == device).max_by_key(|head| head.draft.seq);
+    let of_device = || heads.iter().filter(|head| head.device() == device);
+    let is_tip = |head: &&Head| !of_device().any(|other| other.carries_on().any(|id| id == head.id));
+    let mut tips: Vec<&Head> = of_device().filter(is_tip).collect();
+    tips.sort_by_key(|head| std::cmp::Reverse((head.draft.seq, head.id)));
+    tips.dedup_by_key(|head| head.id);
+    let told = |head: &&Head| DeviceHead {
+        seq: head.draft.seq,
+        id: head.id,
+        time: head.draft.time.to_rfc3339(),
+        snapshots: head.draft.snapshots.len() as u64,
+    };
     let stored = match &known {
         None => None,
         Some(head) => core.store.head_stored_at(vault, device, head.draft.seq, head.id).map_err(failed)?,
@@ -367,17 +390,14 @@ fn describe(
         this,
         role: "writer".to_owned(),
         peer,
-        head: head.map(|head| DeviceHead {
-            seq: head.draft.seq,
-            id: head.id,
-            time: head.draft.time.to_rfc3339(),
-            snapshots: head.draft.snapshots.len() as u64,
-        }),
+        head: tips.first().map(told),
+        branches: tips.iter().skip(1).map(told).collect(),
+        hidden: 0,
         connected,
         last_seen: seen.map(Moment::to_rfc3339),
         revoked: revoked.of(device).map(|revocation| RevokedDevice {
             time: revocation.time.to_rfc3339(),
-            last_good: revocation.last_good.map(|(seq, _)| seq),
+            last_good: revocation.last_good.first().map(|(seq, _)| *seq),
             heir: revocation.heir,
         }),
         carried_on_by: carried_on,

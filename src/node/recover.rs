@@ -11,6 +11,7 @@ use serde::Serialize;
 use tokio::time::timeout;
 
 use super::auditing;
+use super::chains;
 use super::core::{Core, log_failure, recall};
 use super::devices;
 use super::door::prove;
@@ -29,7 +30,7 @@ use crate::config::Settings;
 use crate::crypto::{AdminKey, KdfCost, Passphrase, Phrase};
 use crate::engine::{self, Carried, VaultView};
 use crate::net::{Net, parse_peer_address};
-use crate::snapshot::{Head, HeadSummary, PeerAddress, open_device_name, sign_revocation};
+use crate::snapshot::{Head, HeadName, HeadSummary, PeerAddress, open_device_name, sign_revocation};
 use crate::store::{PeerEntry, Purpose, Store, Word};
 use crate::wire::{self, Status, door_request, sync_request::Ask, sync_response::Answer};
 
@@ -597,18 +598,7 @@ async fn fetch_heads(
         fetch_head(core, net, &asked, vault, head, patience).await?;
     }
     // What another holder had, or a later head carries on, is missed by nobody.
-    hidden.sort_by_key(|head| (head.device, head.seq, head.id));
-    hidden.dedup_by_key(|head| head.id);
-    let missed = core
-        .blocking(move |core| {
-            let mut missed = Vec::new();
-            for head in hidden.into_iter().filter(|head| revoked.admits(head.device, head.seq, head.id)) {
-                let is_known = engine::is_known(&core.store, vault, &head).map_err(failed)?;
-                missed.extend((!is_known).then_some(head));
-            }
-            Ok(missed)
-        })
-        .await?;
+    let missed = core.blocking(move |core| chains::missed(core, vault, hidden)).await?;
     for head in &missed {
         let device = head.device.short();
         patience.tell(&format!(
@@ -690,10 +680,11 @@ async fn enrol(core: &Arc<Core>, newcomer: Newcomer, wish: Wish) -> Result<(), A
         }
         let admin = newcomer.phrase.root().admin();
         let lost = view.heads.iter().filter(|head| Some(head.device()) == heir_of);
-        if let Some(lost) = lost.max_by_key(|head| head.draft.seq) {
+        let last_good: Vec<HeadName> = lost.map(|head| (head.draft.seq, head.id)).collect();
+        if let (Some(device), false) = (heir_of, last_good.is_empty()) {
             // Whoever has the lost machine now cannot change what this one carries on.
             let heir = Some(vault.device());
-            let signed = sign_revocation(&admin, &lost.summary(), heir, SystemClock.now());
+            let signed = sign_revocation(&admin, device, &last_good, heir, SystemClock.now());
             engine::keep_revocation(&core.store, &signed).map_err(failed)?;
         }
         Ok(())

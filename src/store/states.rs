@@ -1,4 +1,4 @@
-//! Small state files of the node: JSON, and in a last line the BLAKE3 of it.
+//! Small state files of the node: JSON, and in a last line the BLAKE3 of the file's name and of it.
 //!
 //! Those without which something would silently be forgotten or allowed again lie there twice. The copy is written first, so that
 //! it is never older than what whoever wrote was told; the file itself is read, and the copy where that is gone or damaged.
@@ -23,19 +23,24 @@ fn is_twice(name: &str) -> bool {
     TWICE.iter().any(|begin| name.starts_with(begin))
 }
 
+/// What another file's content would not have.
+fn check_of(name: &str, json: &[u8]) -> blake3::Hash {
+    blake3::Hasher::new().update(name.as_bytes()).update(b"\n").update(json).finalize()
+}
+
 /// The bytes of a state file.
-fn sealed(state: &impl Serialize) -> Vec<u8> {
+fn sealed(name: &str, state: &impl Serialize) -> Vec<u8> {
     let mut bytes = serde_json::to_vec(state).expect("state is plain data");
-    let check = blake3::hash(&bytes);
+    let check = check_of(name, &bytes);
     bytes.extend_from_slice(format!("\n{check}\n").as_bytes());
     bytes
 }
 
 /// The JSON in a state file; `None` when it is not as it was written. The first version wrote no last line.
-fn opened(bytes: &[u8]) -> Option<&[u8]> {
+fn opened<'a>(name: &str, bytes: &'a [u8]) -> Option<&'a [u8]> {
     let Some(at) = bytes.iter().position(|byte| *byte == b'\n') else { return Some(bytes) };
     let (json, check) = (&bytes[..at], &bytes[at + 1..]);
-    (check.strip_suffix(b"\n")? == blake3::hash(json).to_hex().as_bytes()).then_some(json)
+    (check.strip_suffix(b"\n")? == check_of(name, json).to_hex().as_bytes()).then_some(json)
 }
 
 impl Store {
@@ -60,7 +65,7 @@ impl Store {
 
     fn state_in<T: DeserializeOwned>(&self, dir: &str, name: &str) -> Result<Option<T>, StoreError> {
         let Some(bytes) = self.files.read(dir, name, limit::STATE_BYTES_MAX)? else { return Ok(None) };
-        let read = opened(&bytes).and_then(|json| serde_json::from_slice(json).ok());
+        let read = opened(name, &bytes).and_then(|json| serde_json::from_slice(json).ok());
         read.map(Some).ok_or_else(|| StoreError::DamagedFile(format!("{dir}/{name}")))
     }
 
@@ -86,7 +91,7 @@ impl Store {
     /// # Errors
     /// Also for one that could not be read again.
     pub fn publish_state<T: Serialize>(&self, name: &str, state: &T) -> Result<(), StoreError> {
-        let bytes = sealed(state);
+        let bytes = sealed(name, state);
         if bytes.len() > limit::STATE_BYTES_MAX {
             let why = format!("members/{name} would have {} bytes, more than is read again", bytes.len());
             return Err(StoreError::io(
@@ -118,7 +123,7 @@ impl Store {
                         error => Err(error),
                     })?;
                 Ok(bytes.filter(|bytes| {
-                    opened(bytes)
+                    opened(name, bytes)
                         .is_some_and(|json| serde_json::from_slice::<serde::de::IgnoredAny>(json).is_ok())
                 }))
             };
@@ -162,18 +167,18 @@ mod tests {
         let (written, name) = (vec!["docs".to_owned(), "/home/me".to_owned()], "schedule.json");
         let read = || store.read_state::<Vec<String>>(name);
         let paths = [store.dir().join("members").join(name), store.dir().join("members/copies").join(name)];
-        let length = sealed(&written).len();
+        let length = sealed(name, &written).len();
         for how in 0..4 + length {
             store.publish_state(name, &vec!["an older state"]).unwrap();
             store.publish_state(name, &written).unwrap();
             change(&paths[0], how);
             assert_eq!(read().unwrap().as_ref(), Some(&written), "{how}");
             store.mend_states().unwrap();
-            assert_eq!(std::fs::read(&paths[0]).unwrap(), sealed(&written), "{how}");
+            assert_eq!(std::fs::read(&paths[0]).unwrap(), sealed(name, &written), "{how}");
             change(&paths[1], how);
             assert_eq!(read().unwrap().as_ref(), Some(&written), "{how}");
             store.mend_states().unwrap();
-            assert_eq!(std::fs::read(&paths[1]).unwrap(), sealed(&written), "{how}");
+            assert_eq!(std::fs::read(&paths[1]).unwrap(), sealed(name, &written), "{how}");
             // Both: it is known that something was there, unless neither file is.
             paths.iter().for_each(|path| change(path, how));
             match (how, read()) {
@@ -181,6 +186,23 @@ mod tests {
                 (_, read) => assert!(matches!(read, Err(StoreError::DamagedFile(_))), "{how}: {read:?}"),
             }
         }
+    }
+
+    /// Any object was a book of peers, an empty one.
+    #[test]
+    fn the_content_of_another_state_file_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::create(&dir.path().join("store")).unwrap();
+        store.publish_state("peers.json", &1).unwrap();
+        store.publish_state("jobs.json", &2).unwrap();
+        let members = store.dir().join("members");
+        std::fs::copy(members.join("jobs.json"), members.join("peers.json")).unwrap();
+        assert_eq!(store.read_state::<u8>("peers.json").unwrap(), Some(1));
+        store.mend_states().unwrap();
+        assert_eq!(
+            std::fs::read(members.join("peers.json")).unwrap(),
+            std::fs::read(members.join("copies/peers.json")).unwrap()
+        );
     }
 
     #[test]

@@ -538,9 +538,9 @@ pub struct HoldRelease {
     #[prost(message, repeated, tag = "4")]
     pub heads: ::prost::alloc::vec::Vec<HeadRef>,
 }
-/// Signed by the vault's admin key: of this device no head counts but the last good one and those before it. Of several about one
+/// Signed by the vault's admin key: of this device no head counts but the last good ones and those before the first of them. Of several about one
 /// device the newest counts.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Revocation {
     #[prost(uint32, tag = "1")]
     pub version: u32,
@@ -554,6 +554,9 @@ pub struct Revocation {
     pub heir: ::prost::alloc::vec::Vec<u8>,
     #[prost(uint64, tag = "5")]
     pub time_ms: u64,
+    /// further last good heads: where its history has branches
+    #[prost(message, repeated, tag = "6")]
+    pub also: ::prost::alloc::vec::Vec<HeadName>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SyncResponse {
@@ -1248,7 +1251,7 @@ impl super::Layout for HoldRelease {
     const NESTED: &'static [super::Nested] = &[super::Nested(4, HeadRef::NESTED)];
 }
 impl super::Layout for Revocation {
-    const NESTED: &'static [super::Nested] = &[super::Nested(3, HeadRef::NESTED)];
+    const NESTED: &'static [super::Nested] = &[super::Nested(3, HeadRef::NESTED), super::Nested(6, HeadName::NESTED)];
 }
 impl super::Layout for SyncResponse {
     const NESTED: &'static [super::Nested] = &[super::Nested(2, HeadList::NESTED), super::Nested(4, OfferAnswer::NESTED), super::Nested(5, Signed::NESTED), super::Nested(6, RecordBatch::NESTED), super::Nested(9, Inventory::NESTED), super::Nested(20, CalledBack::NESTED)];

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::joining::{invite, words};
 use super::mesh::{holders, owner};
-use super::node::{Node, connected, pair, text, until};
+use super::node::{Node, connected, flip, pair, text, until};
 use super::tree::{self, assert_same};
 
 /// What every pair of devices here has in common, in bytes.
@@ -336,6 +336,37 @@ fn a_revocation_waits_for_holders_that_are_away_unless_it_is_meant() {
     assert!(line(&first, &stolen)["revoked"].is_null());
     first.run(&[&["--yes"], &verb[..]].concat()).exits(0);
     assert!(!line(&first, &stolen)["revoked"].is_null());
+}
+
+/// Only the holder knew, the other devices said that all was well, and a revocation let go what only that head listed.
+#[test]
+fn a_head_that_is_damaged_at_the_only_holder_is_missed_by_the_other_devices() {
+    let (mut first, mut holder, mut second) = family();
+    let (heir, stolen) = (own_id(&first), own_id(&second));
+    first.kill();
+    let mine = second.path("mine");
+    tree::plain(&mine, 9, 3, 100_000);
+    second.replicate(&mine);
+    assert_eq!(second.terminate().0, 0);
+    assert_eq!(holder.terminate().0, 0);
+    let newest = holder.files(&stolen).into_iter().max_by_key(|file| file.file_name().unwrap().to_owned());
+    flip(&newest.unwrap());
+    holder.start();
+    first.start();
+    pair(&first, &holder);
+    until("it is missed", &[&first, &holder], || {
+        first.status()["problems"].to_string().contains("is nowhere else").then_some(())
+    });
+    first.run(&["status"]).exits(1);
+    let phrase = first.phrase();
+    let verb = ["device", "revoke", &stolen, "--heir", &heir, "--phrase-file", text(&phrase)];
+    // The second machine is away as well, and is the one that is revoked.
+    let waits = first.run(&verb).exits(3).failure();
+    assert!(waits["message"].to_string().contains("damaged"), "{waits}");
+    second.start();
+    pair(&second, &holder);
+    until("it is back", &[&first, &second, &holder], || (first.snapshots().len() == 2).then_some(()));
+    first.run(&verb).exits(0);
 }
 
 /// The theft is noticed late: the thief has forgotten everything, and that has reached everybody.

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::fixture::{Fixture, Holders, Manner, Ticking, gc_options, noise, passphrase};
+use super::fixture::{Fixture, Holders, Manner, Ticking, gc_options, noise, passphrase, scratch};
+use super::full::copy;
 use crate::base::{Clock, Code, Coded, Moment, PackId, SnapshotId};
 use crate::crypto::KdfCost;
 use crate::engine::signing::store_head;
@@ -10,8 +11,8 @@ use crate::engine::tests::fixture::{head_packs, newest_heads};
 use crate::engine::{
     Carried, HeadNews, Monitor, PackSource, Vault, accept_head, adopt_head, collect, confirm_borrowed,
     enrol_device, forget, held_packs, index_remote_pack, inherit, keep_for_device, keep_here,
-    keep_revocation, make_node, missing_records, next_head, publish_first_head, read_again, rebuild_index,
-    referred_elsewhere, renew_kept, store_list, store_snapshot,
+    keep_revocation, make_node, missing_records, next_head, publish_first_head, publish_next_head,
+    read_again, rebuild_index, referred_elsewhere, renew_kept, store_list, store_snapshot,
 };
 use crate::pack::Outboard;
 use crate::snapshot::{Head, HeadDraft, sign_revocation};
@@ -266,7 +267,7 @@ fn heads_after_the_last_good_one_do_not_count_until_an_heir_carries_on() {
     let thief = twin(&keeper);
     thief.write("a", &noise(2, 100_000));
     let good = thief.backup().snapshot;
-    let last_good = own(&thief).0.summary();
+    let last_good = (own(&thief).0.draft.seq, own(&thief).0.id);
     for store in [keeper.store(), holder.store()] {
         tell(store, &thief);
     }
@@ -279,7 +280,7 @@ fn heads_after_the_last_good_one_do_not_count_until_an_heir_carries_on() {
     assert_eq!(snapshots(&keeper), [], "it is gone");
     let admin = keeper.phrase.root().admin();
     let heir = Some(keeper.vault.device());
-    let signed = sign_revocation(&admin, &last_good, heir, Moment::from_millis(5));
+    let signed = sign_revocation(&admin, thief.vault.device(), &[last_good], heir, Moment::from_millis(5));
     for store in [keeper.store(), holder.store(), thief.store()] {
         assert!(keep_revocation(store, &signed).unwrap().is_some());
         assert!(keep_revocation(store, &signed).unwrap().is_none(), "it is no news");
@@ -287,7 +288,7 @@ fn heads_after_the_last_good_one_do_not_count_until_an_heir_carries_on() {
     assert_eq!(snapshots(&keeper), [good], "it is back");
     // A later head, or a fork: refused wherever the revocation is known; the device itself signs none.
     let id = own(&thief).0.id;
-    assert_eq!(id, last_good.id);
+    assert_eq!(id, last_good.1);
     let bad = forged(&thief);
     let refused = accept_head(holder.store(), bad.0.vault(), bad.0.id, &bad.1).unwrap_err();
     assert_eq!(refused.code(), Code::DeviceRevoked);
@@ -305,6 +306,46 @@ fn heads_after_the_last_good_one_do_not_count_until_an_heir_carries_on() {
     tell(holder.store(), &keeper);
     let heads = newest_heads(holder.store(), keeper.vault.id()).unwrap();
     assert_eq!(heads.len(), 1, "the last good head has served");
+}
+
+/// Only the branch with the highest number counted, and its heir carried on no other one.
+#[test]
+fn an_heir_carries_on_all_branches_of_a_revoked_device() {
+    for one_is_longer in [false, true] {
+        let keeper = Fixture::new();
+        let lost = twin(&keeper);
+        let dir = scratch();
+        copy(lost.store().dir(), &dir.path().join("store"));
+        let put_back = lost.again(dir);
+        let mut made = Vec::new();
+        for (disk, fill) in [(&lost, 3), (&put_back, 4)] {
+            disk.write("a", &noise(fill, 100_000));
+            made.push(disk.backup().snapshot);
+        }
+        if one_is_longer {
+            publish_next_head(&lost.vault, &[], &[]).unwrap();
+        }
+        for disk in [&lost, &put_back] {
+            tell(keeper.store(), disk);
+            index(&keeper, disk);
+        }
+        let heads = newest_heads(keeper.store(), keeper.vault.id()).unwrap();
+        let of_lost = heads.iter().filter(|head| head.device() == lost.vault.device());
+        let last_good: Vec<_> = of_lost.map(|head| (head.draft.seq, head.id)).collect();
+        assert_eq!(last_good.len(), 2);
+        let (admin, heir) = (keeper.phrase.root().admin(), Some(keeper.vault.device()));
+        let signed = sign_revocation(&admin, lost.vault.device(), &last_good, heir, Moment::from_millis(5));
+        assert!(keep_revocation(keeper.store(), &signed).unwrap().is_some());
+        assert_eq!(sorted(snapshots(&keeper)), sorted(made.clone()), "all of them");
+        assert_eq!(inherit(&keeper.vault, &[]).unwrap(), [lost.vault.device()]);
+        assert_eq!(newest_heads(keeper.store(), keeper.vault.id()).unwrap().len(), 1);
+        assert_eq!(sorted(snapshots(&keeper)), sorted(made), "still");
+    }
+}
+
+fn sorted(mut snapshots: Vec<SnapshotId>) -> Vec<SnapshotId> {
+    snapshots.sort_unstable();
+    snapshots
 }
 
 /// A head as a thief would sign it, whatever was said of the device.

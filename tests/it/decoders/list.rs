@@ -201,7 +201,13 @@ fn messages_and_records(signer: &Signer) -> Vec<Decoder<'_>> {
         ),
         signed(
             "a revocation",
-            sign_revocation(&signer.admin, &head.summary(), None, now),
+            sign_revocation(
+                &signer.admin,
+                head.device(),
+                &[(head.draft.seq, head.id), (head.draft.seq, HeadId::new([1; 32]))],
+                None,
+                now,
+            ),
             Box::new(|bytes| {
                 Revocation::verify(&sign(&signer.admin, Context::Revocation, bytes.to_vec())).is_ok()
             }),

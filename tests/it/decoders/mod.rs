@@ -164,7 +164,8 @@ fn heads_with_numbers_at_their_ends_are_taken_or_refused() {
         let release = sign_release(&signer.admin, None, &[*head]);
         note_release(&store, &Release::verify(&release).unwrap()).unwrap();
         for end in ENDS {
-            let signed = sign_revocation(&signer.admin, head, None, Moment::from_millis(end));
+            let (last, time) = ([(head.seq, head.id)], Moment::from_millis(end));
+            let signed = sign_revocation(&signer.admin, head.device, &last, None, time);
             keep_revocation(&store, &signed).unwrap();
             newest_heads(&store, vault).unwrap().for_each(|head| drop(head.unwrap()));
         }
