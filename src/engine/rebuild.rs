@@ -207,6 +207,38 @@ fn examine_sound(store: &Store, keys: &VaultKeys, id: PackId) -> Result<NewPack,
     examine(store, Some(keys), id, false)
 }
 
+/// Takes in packs that are kept for others and that the index does not know although heads list them: an older one was put back.
+pub fn adopt_listed(store: &Store) -> Result<u64, EngineError> {
+    let unknown: HashSet<PackId> = store.unindexed_packs()?.into_iter().collect();
+    if unknown.is_empty() {
+        return Ok(0);
+    }
+    let own_vault = store.read_vault_id()?;
+    let mut foreign: HashMap<PackId, BTreeSet<VaultId>> = HashMap::new();
+    for vault in store.head_vaults()?.into_iter().filter(|vault| own_vault != Some(*vault)) {
+        for_each_ever_listed(
+            store,
+            vault,
+            |_| true,
+            |id| {
+                if unknown.contains(&id) {
+                    foreign.entry(id).or_default().insert(vault);
+                }
+            },
+        )?;
+    }
+    let (mut batch, mut adopted) = (Vec::new(), 0);
+    for id in foreign.keys() {
+        adopted += 1;
+        batch.push(examine(store, None, *id, true)?);
+        if batch.len() >= BATCH_PACKS {
+            commit(store, &mut batch, &foreign)?;
+        }
+    }
+    commit(store, &mut batch, &foreign)?;
+    Ok(adopted)
+}
+
 /// Takes in own packs that were published just before a crash, so that their chunks are not sealed again.
 pub fn adopt_unindexed(vault: &Vault, monitor: &Monitor) -> Result<u64, EngineError> {
     let mut batch = Vec::new();

@@ -9,7 +9,7 @@ use std::time::Instant;
 use super::auditing;
 use super::core::{Core, log_failure};
 use super::error::failed;
-use super::sharing::{self, Wanted};
+use super::sharing;
 use crate::api::ApiError;
 use crate::base::{ByteSize, PackId, PeerId, limit};
 use crate::config::LocalCopy;
@@ -52,14 +52,12 @@ pub(super) fn is_on(core: &Core) -> bool {
     core.settings().storage.local_copy == LocalCopy::Cache
 }
 
-/// Once in a round: brings back what lacks copies and is not here, and gives up what is too much here, both in the
-/// background.
+/// Once in a round: brings back what lacks copies and is not here, and, where all is kept, what snapshots of this device refer to;
+/// gives up what is too much here. All in the background.
 pub(super) fn tend(core: &Arc<Core>, net: &Net, vault: &Arc<Vault>, absent: Vec<PackRow>) {
-    if is_on(core) {
-        sharing::bring(core, net, vault, Wanted::These(absent));
-        if !core.caching.is_resting() {
-            shrink(core);
-        }
+    sharing::bring(core, net, vault, absent);
+    if is_on(core) && !core.caching.is_resting() {
+        shrink(core);
     }
 }
 
@@ -69,10 +67,10 @@ type Placed = BTreeMap<PeerId, Vec<PackId>>;
 /// Parts what is to be offered into what can be offered now and packs to bring back first, because holders pull from here.
 /// What another device wrote and nobody is known to have is offered all the same: who has it says so.
 pub(super) fn part_absent(core: &Core, mut placed: Placed) -> Result<(Placed, Vec<PackRow>), ApiError> {
-    if !is_on(core) {
+    let elsewhere = engine::packs_elsewhere(&core.store).map_err(failed)?;
+    if elsewhere.is_empty() {
         return Ok((placed, Vec::new()));
     }
-    let elsewhere = engine::packs_elsewhere(&core.store).map_err(failed)?;
     let (counts, copies) = (core.counted(), core.settings().replication.copies as usize);
     let mut absent: BTreeMap<PackNumber, PackRow> = BTreeMap::new();
     for packs in placed.values_mut() {

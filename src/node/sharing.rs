@@ -75,7 +75,6 @@ pub(super) async fn round(
     if let Some(questions) = questions(core, vault).await? {
         ask_all(core, net, vault, peers, &questions).await;
     }
-    keep_copies(core, net, vault);
     Ok(())
 }
 
@@ -254,23 +253,9 @@ pub(super) fn left_to_others(core: &Arc<Core>, vault: VaultId) -> Result<HashSet
     Ok(left)
 }
 
-/// Where all is kept, pulls what snapshots of this device refer to and what is not here.
-fn keep_copies(core: &Arc<Core>, net: &Net, vault: &Arc<Vault>) {
-    if !caching::is_on(core) {
-        bring(core, net, vault, Wanted::Referred);
-    }
-}
-
-/// Packs that are not here and are to come.
-pub(super) enum Wanted {
-    /// All that snapshots of this device refer to; they belong here from then on.
-    Referred,
-    /// These, to be offered from here.
-    These(Vec<PackRow>),
-}
-
-/// Pulls packs in the background, one after the other. Does nothing while some are being pulled.
-pub(super) fn bring(core: &Arc<Core>, net: &Net, vault: &Arc<Vault>, wanted: Wanted) {
+/// Pulls packs in the background, one after the other: those that are to be offered from here, and where all is kept those that
+/// snapshots of this device refer to. Does nothing while some are being pulled.
+pub(super) fn bring(core: &Arc<Core>, net: &Net, vault: &Arc<Vault>, wanted: Vec<PackRow>) {
     if core.sharing.is_pulling.swap(true, Ordering::AcqRel) {
         return;
     }
@@ -288,11 +273,14 @@ pub(super) fn bring(core: &Arc<Core>, net: &Net, vault: &Arc<Vault>, wanted: Wan
     });
 }
 
-fn pull(core: &Arc<Core>, net: Net, vault: &Vault, wanted: Wanted) -> Result<(), ApiError> {
-    let (wanted, belong) = match wanted {
-        Wanted::Referred => (engine::referred_elsewhere(vault).map_err(failed)?, true),
-        Wanted::These(packs) => (packs, false),
-    };
+fn pull(core: &Arc<Core>, net: Net, vault: &Vault, mut wanted: Vec<PackRow>) -> Result<(), ApiError> {
+    // Where all is kept, what came belongs here from then on.
+    let belong = !caching::is_on(core);
+    if belong {
+        wanted.extend(engine::referred_elsewhere(vault).map_err(failed)?);
+        wanted.sort_unstable_by_key(|row| row.number);
+        wanted.dedup_by_key(|row| row.number);
+    }
     if wanted.is_empty() {
         return Ok(());
     }
@@ -305,9 +293,8 @@ fn pull(core: &Arc<Core>, net: Net, vault: &Vault, wanted: Wanted) -> Result<(),
         engine::keep_here(vault, &source, &row, &Monitor::default()).map_err(failed)?;
         if belong {
             core.store.set_borrowed(&[row.number], Borrowed::Kept).map_err(failed)?;
-        } else {
-            core.changed.notify_one();
         }
+        core.changed.notify_one();
         (packs, bytes) = (packs + 1, bytes + row.bytes);
     }
     tracing::info!(target: "share", packs, bytes, "packs that were with holders only are here now");

@@ -48,6 +48,7 @@ impl OnHold {
 impl Core {
     /// Looks until the node ends. Time counts for the hold while this runs, by a clock that cannot be set.
     pub(super) async fn hold_upkeep(self: Arc<Self>) {
+        log_failure(self.blocking(know_all).await, "looking for packs that the index does not know");
         let mut last = Instant::now();
         loop {
             let elapsed = last.elapsed();
@@ -59,6 +60,15 @@ impl Core {
             }
         }
     }
+}
+
+/// Takes in what lies here for others and an older index does not know, before anything is taken for not being here. Blocking.
+fn know_all(core: &Arc<Core>) -> Result<(), ApiError> {
+    let packs = engine::adopt_listed(&core.store).map_err(failed)?;
+    if packs > 0 {
+        tracing::warn!(target: "hold", packs, "packs that lie here for others were not in the index: is it an older one?");
+    }
+    Ok(())
 }
 
 /// Looks once. Blocking.

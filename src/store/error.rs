@@ -115,10 +115,10 @@ fn file_hint(name: &str) -> Option<&'static str> {
             "put a copy of the file back: the vault's number, 64 digits, is the name of its directory in heads/",
         ),
         "members/peers.json" => Some(
-            "put a copy of the file back, or move it and the one in members/copies away: then no peer is known, and each is paired again (`shadowvault peers add` or `invite`); packs, keys and snapshots are not in it",
+            "put a copy of the file back, or move it and the one in copies away: then no peer is known, and each is paired again (`shadowvault peers add` or `invite`); packs, keys and snapshots are not in it",
         ),
         name if name.starts_with("members/") => {
-            Some("put a copy of the file back, or move it and the one in members/copies away and start again")
+            Some("put a copy of the file back, or move it and the one in copies away and start again")
         }
         _ => None,
     }

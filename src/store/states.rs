@@ -1,7 +1,7 @@
 //! Small state files of the node: JSON, and in a last line the BLAKE3 of the file's name and of it.
 //!
-//! Those without which something would silently be forgotten or allowed again lie there twice. The copy is written first, so that
-//! it is never older than what whoever wrote was told; the file itself is read, and the copy where that is gone or damaged.
+//! Those without which something would silently be forgotten or allowed again lie in a second directory as well. The copy is written
+//! first, so that it is never older than what whoever wrote was told; the file itself is read, and the copy where that is gone or damaged.
 
 use std::io;
 
@@ -13,7 +13,7 @@ use super::error::StoreError;
 use crate::base::limit;
 
 const DIRECTORY: &str = "members";
-pub(super) const COPIES: &str = "members/copies";
+pub(super) const COPIES: &str = "copies";
 
 /// What begins so lies there twice: who may come in and who was turned away, what runs by itself, which devices are revoked,
 /// whose word counts for nothing, and which heads must be here.
@@ -166,7 +166,7 @@ mod tests {
         let store = Store::create(&dir.path().join("store")).unwrap();
         let (written, name) = (vec!["docs".to_owned(), "/home/me".to_owned()], "schedule.json");
         let read = || store.read_state::<Vec<String>>(name);
-        let paths = [store.dir().join("members").join(name), store.dir().join("members/copies").join(name)];
+        let paths = [store.dir().join("members").join(name), store.dir().join("copies").join(name)];
         let length = sealed(name, &written).len();
         for how in 0..4 + length {
             store.publish_state(name, &vec!["an older state"]).unwrap();
@@ -201,7 +201,7 @@ mod tests {
         store.mend_states().unwrap();
         assert_eq!(
             std::fs::read(members.join("peers.json")).unwrap(),
-            std::fs::read(members.join("copies/peers.json")).unwrap()
+            std::fs::read(store.dir().join("copies/peers.json")).unwrap()
         );
     }
 

@@ -139,7 +139,7 @@ impl Node {
 
     /// Where a state file of it lies: itself and its copy.
     pub fn state_files(&self, name: &str) -> [PathBuf; 2] {
-        ["members", "members/copies"].map(|dir| self.repo.join(dir).join(name))
+        ["members", "copies"].map(|dir| self.repo.join(dir).join(name))
     }
 
     /// What a state file of it says.

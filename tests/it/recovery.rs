@@ -55,6 +55,27 @@ fn a_lost_machine_comes_back_from_the_phrase_and_one_address() {
     assert_same(&target, &again);
 }
 
+/// What the lost machine had written was nobody's to bring to another holder: "nothing moves now", for good.
+#[test]
+fn what_a_lost_machine_wrote_gets_copies_again_from_the_one_that_follows_it() {
+    let mut lost = owner(2);
+    let [first, mut second] = holders(&lost);
+    let source = lost.path("source");
+    tree::plain(&source, 3, 5, 100_000);
+    lost.replicate(&source);
+    lost.kill();
+    // Until then the lost machine may come back and do it.
+    let mut new = Node::bare().with("replication.copies", "2").with("p2p.away_after", "5s");
+    let phrase = lost.phrase();
+    new.run(&["recover", "--peer", &first.address(), "--phrase-file", text(&phrase)]).exits(0);
+    new.start();
+    second.kill();
+    new.run(&["peers", "remove", &second.peer_id()]).exits(0);
+    let [third] = holders(&new);
+    // Its records go there once somebody is its heir.
+    until("it has its packs", &[&new, &first, &third], || (third.pack_bytes() >= 500_000).then_some(()));
+}
+
 #[test]
 fn a_machine_recovered_twice_still_finds_everything() {
     let mut lost = owner(1);

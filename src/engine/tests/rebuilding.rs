@@ -4,9 +4,15 @@ use std::path::Path;
 
 use super::fixture::{Fixture, noise, watched};
 use super::tree_of::assert_same;
+use crate::base::{PackId, PeerId};
 use crate::engine::expected::lose_names;
 use crate::engine::tests::fixture::{head_packs, newest_heads};
-use crate::engine::{Monitor, adopt_unindexed, rebuild_index};
+use crate::engine::{
+    Monitor, account, adopt_listed, adopt_unindexed, charges_of, forward_packs, held_packs, rebuild_index,
+    store_list,
+};
+use crate::pack::Outboard;
+use crate::snapshot::Head;
 use crate::store::{Kept, NOBODY, Store, record_room};
 
 fn rebuilt(fixture: Fixture) -> Fixture {
@@ -111,30 +117,46 @@ fn a_damaged_pack_is_in_the_rebuilt_index_so_that_it_can_be_repaired() {
     });
 }
 
+/// A node that keeps another vault's newest head, and the packs that it lists.
+fn holder() -> (Fixture, Head, Vec<PackId>) {
+    let (owner, holder) = (Fixture::new(), Fixture::new());
+    owner.write("large", &noise(1, 3 << 20));
+    owner.backup();
+    let vault = owner.vault.id();
+    let head = newest_heads(owner.store(), vault).unwrap().remove(0);
+    for list in &head.draft.lists {
+        let bytes = owner.store().read_list(list.id).unwrap().unwrap();
+        store_list(holder.store(), list.id, &bytes).unwrap();
+    }
+    let bytes = owner.store().read_head(vault, head.device(), head.draft.seq, head.id).unwrap().unwrap();
+    holder.store().publish_head(vault, head.device(), head.draft.seq, head.id, &bytes).unwrap();
+    let packs: Vec<_> = head_packs(holder.store(), &head).unwrap().into_iter().map(|(id, _)| id).collect();
+    for (id, path) in owner.packs() {
+        let bytes = std::fs::read(path).unwrap();
+        forward_packs(holder.store(), (vault, NOBODY), id, &bytes, &Outboard::of(&bytes).1).unwrap();
+    }
+    assert_eq!(held_packs(holder.store(), vault, &packs).unwrap(), packs);
+    (holder, head, packs)
+}
+
+/// Its packs lay there, unknown to all, and the holder said that all was well.
+#[test]
+fn packs_for_others_that_an_older_index_does_not_know_are_taken_in() {
+    watched(|| {
+        let (holder, head, packs) = holder();
+        let holder = rebuilt(holder);
+        assert_eq!(held_packs(holder.store(), head.vault(), &packs).unwrap(), []);
+        assert_eq!(adopt_listed(holder.store()).unwrap(), packs.len() as u64);
+        assert_eq!(held_packs(holder.store(), head.vault(), &packs).unwrap(), packs);
+        assert_eq!(adopt_listed(holder.store()).unwrap(), 0);
+    });
+}
+
 #[test]
 fn foreign_packs_come_back_without_keys() {
-    use crate::base::PeerId;
-    use crate::engine::{account, charges_of, forward_packs, held_packs, store_list};
-    use crate::pack::Outboard;
     watched(|| {
-        let (owner, holder) = (Fixture::new(), Fixture::new());
-        owner.write("large", &noise(1, 3 << 20));
-        owner.backup();
-        let vault = owner.vault.id();
-        let head = newest_heads(owner.store(), vault).unwrap().remove(0);
-        for list in &head.draft.lists {
-            let bytes = owner.store().read_list(list.id).unwrap().unwrap();
-            store_list(holder.store(), list.id, &bytes).unwrap();
-        }
-        let bytes = owner.store().read_head(vault, head.device(), head.draft.seq, head.id).unwrap().unwrap();
-        holder.store().publish_head(vault, head.device(), head.draft.seq, head.id, &bytes).unwrap();
-        let packs: Vec<_> =
-            head_packs(holder.store(), &head).unwrap().into_iter().map(|(id, _)| id).collect();
-        for (id, path) in owner.packs() {
-            let bytes = std::fs::read(path).unwrap();
-            forward_packs(holder.store(), (vault, NOBODY), id, &bytes, &Outboard::of(&bytes).1).unwrap();
-        }
-        assert_eq!(held_packs(holder.store(), vault, &packs).unwrap(), packs);
+        let (holder, head, packs) = holder();
+        let vault = head.vault();
         let result = holder.verify();
         assert_eq!((result.packs, result.damages.len()), (packs.len() as u64, 0));
         assert_eq!(result.records.len(), 1, "the snapshot record did not come: {:?}", result.records);

@@ -58,7 +58,7 @@ fn with<T>(core: &Core, work: impl FnOnce(&mut Board) -> Result<T, ApiError>) ->
     let mut board = core.schedule.board.lock().expect("no panic while held");
     let board = board.as_mut().ok_or_else(|| {
         ApiError::new(Code::StorageCorrupted, format!("members/{FILE} in the data directory cannot be read"))
-            .with_hint("no task runs; move the file and the one in members/copies away and restart: added tasks must then be added again")
+            .with_hint("no task runs; move the file and the one in copies away and restart: added tasks must then be added again")
     })?;
     work(board)
 }
