@@ -32,8 +32,15 @@ fn a_stream_is_stored_to_its_last_byte_whatever_the_chunk_sizes() {
     {
         let sizes = ChunkSizes::new(sizes.0, sizes.1, sizes.2).unwrap();
         let fixture = Fixture::with(VaultOptions { sizes, ..vault_options() });
-        let (monitor, stream) = (Monitor::default(), Box::new(Odd { left: length, breaks: false }));
-        let done = backup_stream(&fixture.vault, &fixture.options(), "in", stream, &monitor).unwrap();
+        let store = |allow_empty| {
+            let (monitor, stream) = (Monitor::default(), Box::new(Odd { left: length, breaks: false }));
+            let options = BackupOptions { allow_empty, ..fixture.options() };
+            backup_stream(&fixture.vault, &options, "in", stream, &monitor)
+        };
+        if length == 0 {
+            assert!(matches!(store(false), Err(EngineError::InputEmpty)));
+        }
+        let done = store(length == 0).unwrap();
         assert_eq!((done.counts.files, done.counts.bytes), (1, length as u64));
         let paths = fixture.snapshot(&done).info.paths;
         assert_eq!(paths, [b"/in".to_vec()]);
