@@ -98,7 +98,7 @@ impl TargetDir {
         Ok(Self::over(fd, path, self.shared.clone(), self.depth + 1, facts))
     }
 
-    /// Makes a directory ([`BEGUN`] until [`Self::finish`]), or opens the one that is there. A symlink or file
+    /// Makes a directory (with a mode that says so until [`Self::finish`]), or opens the one that is there. A symlink or file
     /// in its place is never followed: it is replaced if the overwrite rule says so.
     ///
     /// # Errors
