@@ -229,8 +229,15 @@ pub fn adopt_listed(store: &Store) -> Result<u64, EngineError> {
     }
     let (mut batch, mut adopted) = (Vec::new(), 0);
     for id in foreign.keys() {
-        adopted += 1;
-        batch.push(examine(store, None, *id, true)?);
+        match examine(store, None, *id, true) {
+            Ok(pack) => {
+                adopted += 1;
+                batch.push(pack);
+            }
+            Err(error) => {
+                tracing::warn!(target: "store", pack = %id, %error, "a pack without rows is not usable");
+            }
+        }
         if batch.len() >= BATCH_PACKS {
             commit(store, &mut batch, &foreign)?;
         }
