@@ -6,12 +6,12 @@
 //! until a head carries them on. A head that was not seen to be carried on is never taken for an old one, and one that must be
 //! here ([`super::expected`]) counts like one that cannot be read.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::error::EngineError;
 use super::revocations::Revocations;
 use crate::base::{DeviceId, HeadId, Moment, VaultId, limit};
-use crate::snapshot::{Head, HeadName, SignedHead};
+use crate::snapshot::{Head, HeadName, Revocation, SignedHead};
 use crate::store::{Store, StoreError};
 
 /// A head whose file is of no use here, and that no other head is known to carry on: what it lists is not known.
@@ -159,7 +159,9 @@ impl<'a> Heads<'a> {
 
     fn work_out_again(&mut self, device: DeviceId) -> Result<(), EngineError> {
         let names = admitted_names(self.store, self.vault, device, &self.revoked)?;
-        let mut left = tips_among(&names, |name| links(self.store, self.vault, device, name))?;
+        let (mut left, _) = counting(&names, self.revoked.of(device), |name| {
+            read_links(self.store, self.vault, device, name)
+        })?;
         left.reverse();
         if let Some(chain) = &mut self.chain {
             left.retain(|name| !chain.done.contains(name) && self.named.is_none());
@@ -226,18 +228,9 @@ pub(super) fn tip_names(
     if let Some(known) = store.known_tips(vault, device, stamp) {
         return Ok((known, true));
     }
-    let mut unreadable = HashSet::new();
-    let found = tips_among(&names, |name| -> Result<_, EngineError> {
-        let head = read_head(store, vault, device, name)?;
-        Ok(head.map_or_else(
-            |_| {
-                unreadable.insert(name);
-                Vec::new()
-            },
-            |head| head.carries_on().collect(),
-        ))
-    })?;
-    if found.iter().all(|name| !unreadable.contains(name)) {
+    let (found, unreadable) =
+        counting(&names, revoked.of(device), |name| read_links(store, vault, device, name))?;
+    if !found.iter().any(|name| unreadable.contains(name)) {
         store.remember_tips(vault, device, stamp, found.clone());
     }
     Ok((found, false))
@@ -279,15 +272,25 @@ pub(super) fn admitted_names(
     Ok(names)
 }
 
+/// What a stored head carries on; `None` when it cannot be read.
+pub(super) fn read_links(
+    store: &Store,
+    vault: VaultId,
+    device: DeviceId,
+    name: HeadName,
+) -> Result<Option<Vec<HeadId>>, EngineError> {
+    let head = read_head(store, vault, device, name)?;
+    Ok(head.ok().map(|head| head.carries_on().collect()))
+}
+
 /// What a stored head carries on; nothing when it cannot be read.
-pub(super) fn links(
+fn links(
     store: &Store,
     vault: VaultId,
     device: DeviceId,
     name: HeadName,
 ) -> Result<Vec<HeadId>, EngineError> {
-    let head = read_head(store, vault, device, name)?;
-    Ok(head.map_or_else(|_| Vec::new(), |head| head.carries_on().collect()))
+    Ok(read_links(store, vault, device, name)?.unwrap_or_default())
 }
 
 /// One stored head, or what is wrong with its file.
@@ -313,6 +316,38 @@ pub(super) fn read_head(
         Ok(_) => Err("it does not match its name".to_owned()),
         Err(error) => Err(error.to_string()),
     })
+}
+
+/// The tips of a device's chain among `names` (highest number first), and those of the names that were found to be unreadable;
+/// `read` tells what one carries on, or nothing of one that cannot be read.
+///
+/// Of a revoked device they are among the last good ones alone once all of these are here and sound: a number below theirs can
+/// be signed at any time, and what they do not carry on was not there when the device was revoked.
+pub(super) fn counting(
+    names: &[HeadName],
+    revoked: Option<&Revocation>,
+    mut read: impl FnMut(HeadName) -> Result<Option<Vec<HeadId>>, EngineError>,
+) -> Result<(Vec<HeadName>, HashSet<HeadName>), EngineError> {
+    let last_good = revoked.map_or(&[][..], |revoked| &revoked.last_good);
+    let mut sound = HashMap::new();
+    for name in last_good.iter().copied().filter(|name| names.contains(name)) {
+        if let Some(links) = read(name)? {
+            sound.insert(name, links);
+        }
+    }
+    if !last_good.is_empty() && sound.len() == last_good.len() {
+        let links = |name| Ok::<_, EngineError>(sound.remove(&name).unwrap_or_default());
+        return Ok((tips_among(last_good, links)?, HashSet::new()));
+    }
+    let mut unreadable = HashSet::new();
+    let found = tips_among(names, |name| -> Result<_, EngineError> {
+        let links = read(name)?;
+        if links.is_none() {
+            unreadable.insert(name);
+        }
+        Ok(links.unwrap_or_default())
+    })?;
+    Ok((found, unreadable))
 }
 
 /// Those of `names` (highest number first) that no other of them carries on; `links` tells what one carries on.

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::chain::{Heads, UnreadableHead, admitted_names, links, read_head, tips_among};
+use super::chain::{Heads, UnreadableHead, admitted_names, counting, read_head, read_links};
 use super::error::EngineError;
 use super::expected;
 use super::holder::{HolderError, check_device, readable};
@@ -72,10 +72,11 @@ pub(super) fn tips_with(
     names.push(one);
     names.sort_unstable_by(|a, b| b.cmp(a));
     names.dedup();
-    tips_among(&names, |name| match name == one {
-        true => Ok(its_links.to_vec()),
-        false => links(store, vault, device, name),
-    })
+    let (tips, _) = counting(&names, revoked.of(device), |name| match name == one {
+        true => Ok(Some(its_links.to_vec())),
+        false => read_links(store, vault, device, name),
+    })?;
+    Ok(tips)
 }
 
 /// The heads of `vault` that were the newest of their devices here at that moment, by when their files were written: a
@@ -189,18 +190,31 @@ pub enum HeadNews {
     Mended,
 }
 
+/// That a head is none that a revoked device may have signed since: of such a device one that is not here must be a last good
+/// one or, while not all of these are here, come before them.
+///
+/// # Errors
+/// [`HolderError::Revoked`]
+pub fn check_counts(store: &Store, head: &Head) -> Result<(), EngineError> {
+    let (vault, device, name) = (head.vault(), head.device(), (head.draft.seq, head.id));
+    let revoked = revocations(store, vault)?;
+    let Some(revocation) = revoked.of(device) else { return Ok(()) };
+    let counts = revocation.admits(name.0, name.1)
+        && (store.head_names(vault, device)?.contains(&name)
+            || tips_with(store, vault, device, &revoked, (name, &[]))?.contains(&name));
+    if counts { Ok(()) } else { Err(HolderError::Revoked(device).into()) }
+}
+
 /// Stores a verified head of anyone's vault if it is news. Its records must be stored before.
 ///
 /// # Errors
-/// [`HolderError::Revoked`]: its device was revoked, and this head is none of those that count.
+/// [`HolderError::Revoked`]: see [`check_counts`].
 /// [`HolderError::TooManyBranches`]: so many branches of that device's chain are here already.
 /// [`HolderError::TooManyDevices`]: heads of as many other devices of that vault are here as it may have.
 pub fn adopt_head(store: &Store, head: &Head, bytes: &[u8]) -> Result<HeadNews, EngineError> {
     let (vault, device, name) = (head.vault(), head.device(), (head.draft.seq, head.id));
+    check_counts(store, head)?;
     let revoked = revocations(store, vault)?;
-    if !revoked.admits(device, name.0, name.1) {
-        return Err(HolderError::Revoked(device).into());
-    }
     let is_here = store.head_names(vault, device)?.contains(&name);
     if is_here && read_head(store, vault, device, name)?.is_ok() {
         return Ok(HeadNews::Known);

@@ -80,8 +80,8 @@ pub use forget::{
 pub use gather::{Errand, Gathering};
 pub use gc::{GcOptions, GcResult, Waiting, collect, gc_memory_wanted, waiting};
 pub use heads::{
-    HeadNews, VaultView, adopt_head, any_head, head_packs, heads_at, is_known, newest_heads, packs_as_known,
-    unreadable_heads, was_here,
+    HeadNews, VaultView, adopt_head, any_head, check_counts, head_packs, heads_at, is_known, newest_heads,
+    packs_as_known, unreadable_heads, was_here,
 };
 pub use hold::{HoldResult, drop_expired, note_release};
 pub use holder::{

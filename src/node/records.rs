@@ -432,6 +432,7 @@ impl<'a> Pull<'a> {
         let (vault, payer) = (self.vault, self.payer);
         let (found, needs) = core
             .blocking(move |core| {
+                engine::check_counts(&core.store, &found.head).map_err(failed)?;
                 let needs = engine::missing_records(&core.store, &found.head).map_err(failed)?;
                 if let Some(payer) = payer {
                     has_room(core, payer, &found.head, &needs, found.bytes.len())?;

@@ -10,13 +10,13 @@ use crate::engine::signing::store_head;
 use crate::engine::tests::fixture::{head_packs, newest_heads};
 use crate::engine::{
     Carried, HeadNews, Monitor, PackSource, Vault, accept_head, adopt_head, collect, confirm_borrowed,
-    enrol_device, forget, held_packs, index_remote_pack, inherit, keep_for_device, keep_here,
+    enrol_device, forget, held_packs, index_remote_pack, inherit, is_known, keep_for_device, keep_here,
     keep_revocation, make_node, missing_records, next_head, publish_first_head, publish_next_head,
     read_again, rebuild_index, referred_elsewhere, renew_kept, store_list, store_snapshot,
 };
 use crate::pack::Outboard;
 use crate::snapshot::{Head, HeadDraft, sign_revocation};
-use crate::store::{Borrowed, NOBODY, Store};
+use crate::store::{Borrowed, NOBODY, RecordName, Store};
 
 /// Another device of the same vault.
 pub(super) fn twin(of: &Fixture) -> Fixture {
@@ -306,6 +306,54 @@ fn heads_after_the_last_good_one_do_not_count_until_an_heir_carries_on() {
     tell(holder.store(), &keeper);
     let heads = newest_heads(holder.store(), keeper.vault.id()).unwrap();
     assert_eq!(heads.len(), 1, "the last good head has served");
+}
+
+/// A number below the last good one was enough, and an old image of the device has such numbers.
+#[test]
+fn a_revoked_device_signs_nothing_that_counts_whatever_number_it_takes() {
+    for heir in [false, true] {
+        let (keeper, late) = (Fixture::new(), Fixture::new());
+        let thief = twin(&keeper);
+        let dir = scratch();
+        copy(thief.store().dir(), &dir.path().join("store"));
+        let old_image = thief.again(dir);
+        thief.write("a", &noise(2, 100_000));
+        let good = thief.backup().snapshot;
+        let before = own_head(&thief);
+        publish_next_head(&thief.vault, &[], &[]).unwrap();
+        tell(keeper.store(), &thief);
+        let last_good = (own(&thief).0.draft.seq, own(&thief).0.id);
+        let admin = keeper.phrase.root().admin();
+        let heir = heir.then(|| keeper.vault.device());
+        let signed =
+            sign_revocation(&admin, thief.vault.device(), &[last_good], heir, Moment::from_millis(5));
+        old_image.write("b", &noise(3, 100_000));
+        old_image.backup();
+        let forged = own(&old_image);
+        assert!(forged.0.draft.seq < last_good.0);
+        for store in [keeper.store(), late.store()] {
+            keep_revocation(store, &signed).unwrap();
+        }
+        let refused = adopt_head(keeper.store(), &forged.0, &forged.1).unwrap_err();
+        assert_eq!(refused.code(), Code::DeviceRevoked);
+        assert!(
+            is_known(keeper.store(), keeper.vault.id(), &forged.0.summary()).unwrap(),
+            "it is not asked for"
+        );
+        assert_eq!(snapshots(&keeper), [good]);
+        // Where the last good head has not come yet, what was before it is better than nothing; then it is settled.
+        pass_on(late.store(), thief.store(), &before);
+        pass_on(late.store(), old_image.store(), &forged.0);
+        assert_eq!(newest_heads(late.store(), keeper.vault.id()).unwrap().len(), 2);
+        tell(late.store(), &thief);
+        let heads = newest_heads(late.store(), keeper.vault.id()).unwrap();
+        assert_eq!(heads.iter().map(|head| head.id).collect::<Vec<_>>(), [last_good.1]);
+        // When it rots, all that is here counts again until it is mended.
+        let (vault, device) = (keeper.vault.id(), thief.vault.device());
+        let file = RecordName::Head { vault, device, seq: last_good.0, id: last_good.1 };
+        late.store().replace_record(&file, b"rot").unwrap();
+        assert_eq!(newest_heads(late.store(), vault).unwrap().len(), 2);
+    }
 }
 
 /// Only the branch with the highest number counted, and its heir carried on no other one.
