@@ -128,7 +128,7 @@ pub(super) enum Command {
     /// Bring a vault to this machine, from its phrase and one peer
     Recover(recover::RecoverArgs),
     /// Make the index anew from the stored files
-    RebuildIndex,
+    RebuildIndex(recover::RebuildArgs),
     /// Check and show the configuration
     Config(config::ConfigArgs),
     /// List and change what runs again and again

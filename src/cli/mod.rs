@@ -151,7 +151,7 @@ async fn dispatch(cli: Cli, output: &Output) -> Result<u8, ApiError> {
         Command::Scrub(args) => verify::scrub(args, &session).await,
         Command::Repair(args) => verify::repair(args, &session).await,
         Command::Recover(args) => recover::run(args, &session).await,
-        Command::RebuildIndex => recover::rebuild_index(&session).await,
+        Command::RebuildIndex(args) => recover::rebuild_index(args, &session).await,
         Command::Config(args) => config::run(args, &session).await,
         Command::Schedule(args) => schedule::run(args, &session).await,
         Command::Jobs(args) => jobs::run(args, &session).await,

@@ -127,11 +127,19 @@ pub(super) fn render_found(summary: &RecoverSummary) -> String {
     text
 }
 
-pub(super) async fn rebuild_index(session: &Session<'_>) -> Result<u8, ApiError> {
+#[derive(clap::Args)]
+pub(super) struct RebuildArgs {
+    /// Go on although none of the packs that heads list is here: they are lost, not on a disk that is not mounted
+    #[arg(long)]
+    yes: bool,
+}
+
+pub(super) async fn rebuild_index(args: RebuildArgs, session: &Session<'_>) -> Result<u8, ApiError> {
     let settings = session.load()?.settings;
     // Without keys it makes what a holder needs; a prompt would be wrong on a storage-only node.
     let passphrase = session.passphrases().given()?.map(Text::into_passphrase);
-    let work = tokio::task::spawn_blocking(move || node::rebuild_index(&settings, passphrase.as_ref())).await;
+    let work = move || node::rebuild_index(&settings, passphrase.as_ref(), args.yes);
+    let work = tokio::task::spawn_blocking(work).await;
     let summary =
         work.unwrap_or_else(|_| Err(ApiError::new(Code::Internal, "rebuilding the index panicked")))?;
     session.output.show(&summary, render_rebuilt);

@@ -95,8 +95,8 @@ pub use ledger::{Candidate, Ledger, Plan, ROUND_INTERVAL, ROUND_PAUSE, Want, Wan
 pub use monitor::{Monitor, Problem};
 pub use pull::{FetchFailure, Given, PackSource, PulledSlice, Sources, pull_pack};
 pub use rebuild::{
-    Rebuilt, adopt_listed, adopt_unindexed, rebuild_index, renew_kept, renew_snapshot_packs,
-    verify_known_receipts,
+    Rebuilt, adopt_listed, adopt_unindexed, packs_to_be_here, rebuild_index, renew_kept,
+    renew_snapshot_packs, verify_known_receipts,
 };
 pub use records::{
     RecordDamage, RecordFault, RecordRepair, RecordSource, damaged_records, give_up_lists, is_record,

@@ -98,6 +98,22 @@ pub fn rebuild_index(
     Ok(done)
 }
 
+/// How many packs newest heads here list; with `is_cache` without those of this node's own vault, which need not be here. Nor need
+/// what other devices of it have written, and nothing tells that from what this one has: then it is left out as well.
+pub fn packs_to_be_here(store: &Store, is_cache: bool) -> Result<u64, EngineError> {
+    let own = store.read_vault_id()?;
+    let mut listed = 0;
+    for vault in store.head_vaults()? {
+        if own == Some(vault) && (is_cache || store.head_devices(vault)?.len() > 1) {
+            continue;
+        }
+        for head in newest_heads(store, vault)? {
+            listed += head?.draft.lists.iter().map(|list| u64::from(list.packs)).sum::<u64>();
+        }
+    }
+    Ok(listed)
+}
+
 fn examine(
     store: &Store,
     keys: Option<&VaultKeys>,

@@ -15,7 +15,7 @@ use crate::api::ApiError;
 use crate::base::{Code, PackId, PeerId, VaultId};
 use crate::engine::{self, Candidate, Ledger, Monitor, ROUND_INTERVAL, ROUND_PAUSE, Vault, Want};
 use crate::net::Net;
-use crate::snapshot::{Head, PackSize, PeerAddress};
+use crate::snapshot::{Head, HeadSummary, PackSize, PeerAddress};
 use crate::store::NewPack;
 use crate::wire::{self, HoldRefusal, sync_request::Ask, sync_response::Answer};
 
@@ -212,7 +212,7 @@ async fn place(
     }
     for (peer, packs) in placed {
         core.owning.tell(|ledger, now| ledger.note_offered(now, peer, &packs));
-        if let Err(error) = offer(core, net, peer, vault, &packs).await {
+        if let Err(error) = offer_own(core, net, peer, vault, &packs).await {
             core.owning.forget_offers(peer);
             tracing::debug!(target: "replicate", peer = %peer.short(), code = error.code, %error, "offer failed");
         }
@@ -222,7 +222,7 @@ async fn place(
 
 /// Tells a holder the newest head and asks for its room.
 async fn ask_room(core: &Arc<Core>, net: &Net, peer: PeerId, vault: VaultId) {
-    match offer(core, net, peer, vault, &[]).await {
+    match offer_own(core, net, peer, vault, &[]).await {
         Ok(bytes) => core.owning.tell(|ledger, now| ledger.note_room(now, peer, bytes)),
         Err(error) => {
             core.owning.tell(|ledger, now| match error.kind() {
@@ -272,18 +272,30 @@ fn lacking(core: &Arc<Core>, vault: VaultId, copies: u32) -> Result<Vec<Want>, A
 }
 
 /// Offers this device's newest head, and packs; returns what the peer has free.
-async fn offer(
+async fn offer_own(
     core: &Arc<Core>,
     net: &Net,
     peer: PeerId,
     vault: VaultId,
     packs: &[PackId],
 ) -> Result<u64, ApiError> {
-    let head = core.blocking(move |core| own_head(core, vault)).await?;
-    let Some(head) = head else { return Ok(0) };
+    match core.blocking(move |core| own_head(core, vault)).await? {
+        Some(head) => offer(net, peer, vault, head.summary(), packs).await,
+        None => Ok(0),
+    }
+}
+
+/// Offers a head of the vault, and packs that it lists; returns what the peer has free.
+pub(super) async fn offer(
+    net: &Net,
+    peer: PeerId,
+    vault: VaultId,
+    head: HeadSummary,
+    packs: &[PackId],
+) -> Result<u64, ApiError> {
     let offer = wire::Offer {
         vault: vault.as_bytes().to_vec(),
-        head: Some(head.summary().to_wire()),
+        head: Some(head.to_wire()),
         packs: packs.iter().map(|id| id.as_bytes().to_vec()).collect(),
     };
     match ask(net, peer, Ask::Offer(offer)).await? {

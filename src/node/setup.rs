@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::api::{ApiError, Identity, RebuildSummary};
 use crate::base::{Clock, Code, SystemClock};
-use crate::config::Settings;
+use crate::config::{LocalCopy, Settings};
 use crate::crypto::{KdfCost, NodeKey, Passphrase, Phrase, Secret};
 use crate::engine::{self, Monitor, Vault};
 use crate::store::{Purpose, Store};
@@ -97,11 +97,15 @@ pub fn init(settings: &Settings, request: InitRequest) -> Result<NewNode, ApiErr
 pub fn rebuild_index(
     settings: &Settings,
     passphrase: Option<&Passphrase>,
+    without_packs: bool,
 ) -> Result<RebuildSummary, ApiError> {
     let dir = &settings.repository_path;
     // Keys are tried before anything is read.
     let keyring = {
         let store = Store::rebuild_probe(dir).map_err(not_opened)?;
+        if !without_packs {
+            look_for_packs(&store, settings)?;
+        }
         let me = store.read_node_key().map_err(failed)?.map(|seed| NodeKey::from_seed(&Secret::new(seed)));
         let vault = match me {
             Some(key) => engine::own_vault(&store, key.peer_id()).map_err(failed)?,
@@ -135,12 +139,32 @@ pub fn rebuild_index(
     Ok(summary)
 }
 
+/// An index made while the packs' disk is not mounted would say of all of them that they never were.
+fn look_for_packs(store: &Store, settings: &Settings) -> Result<(), ApiError> {
+    if !store.pack_files().map_err(failed)?.is_empty() {
+        return Ok(());
+    }
+    let is_cache = settings.storage.local_copy == LocalCopy::Cache;
+    let listed = engine::packs_to_be_here(store, is_cache).map_err(failed)?;
+    if listed == 0 {
+        return Ok(());
+    }
+    let at = store.dir().join("packs");
+    let text = format!(
+        "heads list {listed} packs, and none is in {}: is another disk to be mounted there?",
+        at.display()
+    );
+    Err(ApiError::new(Code::StorageUnavailable, text).with_hint(
+        "mount it; if the packs are lost, `shadowvault rebuild-index --yes` and then `shadowvault repair`",
+    ))
+}
+
 /// Makes the index anew if nothing has to be asked for that: `None` when the vault's keys are locked.
 pub(super) fn rebuild_at_hand(
     settings: &Settings,
     passphrase: Option<&Passphrase>,
 ) -> Result<Option<RebuildSummary>, ApiError> {
-    match rebuild_index(settings, passphrase) {
+    match rebuild_index(settings, passphrase, false) {
         Err(error) if error.kind() == Code::VaultLocked => Ok(None),
         rebuilt => rebuilt.map(Some),
     }

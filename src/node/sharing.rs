@@ -18,7 +18,7 @@ use super::auditing;
 use super::caching;
 use super::core::{Core, log_failure};
 use super::error::failed;
-use super::owning::own_head;
+use super::owning::{offer, own_head};
 use super::records::ask;
 use super::source::Mesh;
 use crate::api::ApiError;
@@ -173,7 +173,8 @@ fn records_lack(core: &Core, head: &Head, wanted: u32) -> Result<bool, ApiError>
     Ok((count as u64) < u64::from(wanted))
 }
 
-/// Asks one holder; how many packs it confirmed for this device, and whether it knows this device's head.
+/// Asks one holder; how many packs it confirmed for this device, and whether it knows this device's head. A head that it does
+/// not have, of a device that is not there, is offered to it: that device cannot.
 async fn ask_one(
     core: &Arc<Core>,
     net: &Net,
@@ -200,8 +201,22 @@ async fn ask_one(
             confirmed += packs;
             is_complete |= knows_own;
         }
+        let (of, summary) = (head.certificate.peer, head.summary());
+        let is_missed = head.id != questions.own
+            && !core.connected().contains(&of)
+            && !has_records(core, peer, summary.id)?;
+        // What a holder was offered with another head and has not stored yet it would not find in this one.
+        if is_missed && core.owning.offered_to(peer).is_empty() {
+            offer(net, peer, vault, summary, &[]).await?;
+        }
     }
     Ok((confirmed, is_complete))
+}
+
+/// Whether a holder has confirmed the records of a head.
+fn has_records(core: &Core, holder: PeerId, head: HeadId) -> Result<bool, ApiError> {
+    let receipts = core.store.head_receipts().map_err(failed)?;
+    Ok(receipts.iter().any(|(from, _, _, id)| (*from, *id) == (holder, head)))
 }
 
 /// Keeps what a holder answered about the head `asked` and these packs; how many it confirmed for this device's `own` head, and
@@ -220,8 +235,7 @@ fn take_answer(
     }
     let Some(receipt) = news else {
         // It names no packs: either it said the same of the head before, or it does not have it.
-        let known = core.store.head_receipts().map_err(failed)?;
-        return Ok((0, known.iter().any(|(holder, _, _, head)| (*holder, *head) == (peer, own))));
+        return Ok((0, has_records(core, peer, own)?));
     };
     if receipt.head != Some(own) {
         return Ok((0, false));

@@ -199,11 +199,38 @@ fn vault_status(core: &Arc<Core>, vault: &Vault, status: &mut Status) -> Result<
             "{bytes} in {packs} packs are with holders only, none of whom is connected: they cannot be restored now (`shadowvault peers`)"
         ));
     }
-    let unsafe_ones =
-        view.snapshots.iter().filter(|snapshot| copies.of_snapshot(snapshot.id) < status.copies_wanted);
-    status.replication.since = unsafe_ones.map(|snapshot| snapshot.time).min().map(Moment::to_rfc3339);
+    let is_unsafe = |snapshot: &&Snapshot| copies.of_snapshot(snapshot.id) < status.copies_wanted;
+    let unsafe_ones: Vec<&Snapshot> = view.snapshots.iter().filter(is_unsafe).collect();
+    status.replication.since = unsafe_ones.iter().map(|one| one.time).min().map(Moment::to_rfc3339);
+    waits_for_devices(core, vault, &view, &unsafe_ones, status);
     let snapshots: Vec<SnapshotId> = view.snapshots.iter().map(|snapshot| snapshot.id).collect();
     count_copies(core, &copies, &snapshots, status)
+}
+
+/// Snapshots whose copies another device of the vault has to see to, which is not there.
+fn waits_for_devices(
+    core: &Core,
+    vault: &Vault,
+    view: &VaultView,
+    unsafe_ones: &[&Snapshot],
+    status: &mut Status,
+) {
+    let connected = core.connected();
+    for head in view.heads.iter().filter(|head| head.device() != vault.device()) {
+        let listed =
+            unsafe_ones.iter().filter(|snapshot| head.draft.snapshots.contains(&snapshot.id)).count();
+        if listed == 0 || connected.contains(&head.certificate.peer) {
+            continue;
+        }
+        let (name, id) = (view.device_name(head.device()), head.device().short());
+        let snapshots = if listed == 1 { "snapshot" } else { "snapshots" };
+        let wait = core.settings().p2p.away_after;
+        status.problems.push(format!(
+            "{listed} {snapshots} of {name} ({id}), which is not connected, lack copies: this device sees to them once {name} has been away for {}; if it is gone for good, `shadowvault device revoke {id} --heir {}` makes them this device's at once",
+            format_duration(wait),
+            vault.device().short()
+        ));
+    }
 }
 
 /// What copies there are, and what is missing; needs no key.

@@ -85,3 +85,41 @@ fn packs_lost_together_with_the_index_are_mended_from_a_holder() {
     assert_same(&source, &target);
     assert_eq!(owner.packs(), packs);
 }
+
+/// A holder whose packs lie on a disk of their own, not mounted, came up with none, "all sound" and "ok".
+#[test]
+fn an_index_is_not_made_anew_while_all_packs_are_out_of_reach() {
+    let mut owner = owner(1);
+    let [mut holder] = holders(&owner);
+    let source = owner.path("source");
+    tree::plain(&source, 4, 5, 100_000);
+    owner.replicate(&source);
+    for node in [&mut owner, &mut holder] {
+        node.terminate();
+        let (packs, away) = (node.repo().join("packs"), node.path("away"));
+        fs::rename(&packs, &away).unwrap();
+        fs::create_dir(&packs).unwrap();
+        // Its index is the one that was: nothing has changed.
+        let failure = node.run(&["rebuild-index"]).exits(1).failure();
+        assert_eq!(failure["code"], "STORAGE_UNAVAILABLE", "{failure}");
+        assert!(failure["hint"].to_string().contains("rebuild-index --yes"), "{failure}");
+        fs::remove_dir(&packs).unwrap();
+        fs::rename(&away, &packs).unwrap();
+        node.run(&["verify"]).exits(0);
+        node.run(&["rebuild-index"]).exits(0);
+        node.start();
+    }
+    connected(&owner, &holder);
+    // Lost for good is said to be, and comes back from the holder.
+    owner.terminate();
+    fs::remove_dir_all(owner.repo().join("packs")).unwrap();
+    fs::create_dir(owner.repo().join("packs")).unwrap();
+    owner.run(&["rebuild-index", "--yes"]).exits(0);
+    owner.start();
+    connected(&owner, &holder);
+    owner.run(&["repair"]).exits(0);
+    owner.run(&["verify"]).exits(0);
+    let target = owner.path("target");
+    owner.run(&["restore", &format!("latest:{}", text(&source)), "--target", text(&target)]).exits(0);
+    assert_same(&source, &target);
+}
