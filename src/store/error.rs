@@ -1,5 +1,6 @@
 //! What can go wrong with the data directory.
 
+use std::borrow::Cow;
 use std::io;
 use std::path::PathBuf;
 
@@ -71,7 +72,7 @@ pub enum StoreError {
     #[error("{doing}")]
     Io {
         /// What was being done.
-        doing: &'static str,
+        doing: Cow<'static, str>,
         /// Why it failed.
         #[source]
         source: io::Error,
@@ -83,7 +84,7 @@ impl StoreError {
     pub fn io(doing: &'static str, source: io::Error) -> Self {
         match Code::of_refused_write(&source) {
             Code::StorageFull => Self::Full(doing),
-            _ => Self::Io { doing, source },
+            _ => Self::Io { doing: doing.into(), source },
         }
     }
 }
@@ -169,6 +170,9 @@ impl Coded for StoreError {
             }
             Self::Poisoned => "check the disk (dmesg), then restart",
             Self::DamagedFile(name) => return file_hint(name).map(str::to_owned),
+            Self::Io { .. } if self.is_rot() => {
+                "the disk does not give it back: see what it says (dmesg), and copy what can be read to another one; `shadowvault repair` gets from peers what they have"
+            }
             _ => return None,
         };
         Some(text.to_owned())

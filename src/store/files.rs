@@ -361,13 +361,15 @@ impl Files {
 
     /// Reads a whole file of at most `limit` bytes; `None` when it is not there.
     pub(super) fn read(&self, dir: &str, name: &str, limit: usize) -> Result<Option<Vec<u8>>, StoreError> {
-        let Some(file) = self.found("opening a file", File::open(self.path(dir, name)))? else {
+        let path = self.path(dir, name);
+        let Some(file) = self.found("opening a file", File::open(&path))? else {
             return Ok(None);
         };
         let mut bytes = Vec::new();
+        let doing = || format!("reading {}", path.display()).into();
         file.take(limit as u64 + 1)
             .read_to_end(&mut bytes)
-            .map_err(|e| StoreError::io("reading a file", e))?;
+            .map_err(|source| StoreError::Io { doing: doing(), source })?;
         if bytes.len() > limit {
             return Err(StoreError::DamagedFile(format!("{dir}/{name}")));
         }
