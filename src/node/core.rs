@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use futures::stream::FuturesUnordered;
 use futures::{StreamExt, TryFutureExt};
+use serde::Serialize;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -553,7 +554,7 @@ impl Core {
 /// and makes a damaged one anew where it has all keys that this takes.
 fn open_store(settings: &Settings, passphrase: Option<&Passphrase>, mode: Mode) -> Result<Store, ApiError> {
     if mode != Mode::Daemon {
-        return Store::open(&settings.repository_path).map_err(not_opened);
+        return Store::open_to_read(&settings.repository_path).map_err(not_opened);
     }
     let patient = || {
         let began = Instant::now();
@@ -584,6 +585,13 @@ pub(super) fn not_opened(error: StoreError) -> ApiError {
         StoreError::NotHere(dir) => places::not_here(dir),
         other => other,
     })
+}
+
+/// Keeps what was found out, where something can be kept.
+pub(super) fn keep_note(core: &Core, name: &str, note: &impl Serialize, doing: &'static str) {
+    if !core.store.is_read_only() {
+        log_failure(core.store.publish_state(name, note).map_err(failed), doing);
+    }
 }
 
 pub(super) fn log_failure<T>(result: Result<T, ApiError>, doing: &'static str) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::core::{Core, log_failure};
+use super::core::{Core, keep_note};
 use super::error::failed;
 use super::exposition;
 use crate::api::{ApiError, Coverage, DrillReport, VerifyOutcomeShape, VerifyReport, VerifySnapshotReport};
@@ -38,7 +38,7 @@ pub(super) struct Rounds {
 /// Remembers that a verification ended.
 pub(super) fn note(core: &Arc<Core>, sound: bool) {
     let verified = Verified { time: core.now(), sound };
-    log_failure(core.store.publish_state(LAST, &verified).map_err(failed), "noting a verification");
+    keep_note(core, LAST, &verified, "noting a verification");
 }
 
 /// What the last verification found is mended since.
@@ -46,7 +46,7 @@ pub(super) fn note_mended(core: &Arc<Core>) {
     exposition::note_lost((0, 0), true);
     if let Ok(Some(last)) = last(core) {
         let verified = Verified { sound: true, ..last };
-        log_failure(core.store.publish_state(LAST, &verified).map_err(failed), "noting a repair");
+        keep_note(core, LAST, &verified, "noting a repair");
     }
 }
 
@@ -66,7 +66,7 @@ pub(super) fn note_drill(core: &Arc<Core>, report: &DrillReport) {
     if is_long(&kept) {
         kept.failures.clear();
     }
-    log_failure(core.store.publish_state(DRILL, &kept).map_err(failed), "noting a drill");
+    keep_note(core, DRILL, &kept, "noting a drill");
 }
 
 fn is_long(report: &impl Serialize) -> bool {
@@ -84,7 +84,7 @@ pub(super) fn edit_rounds(core: &Arc<Core>, edit: impl FnOnce(&mut Rounds)) {
     let _one = core.rounds.lock().expect("no panic while held");
     let mut rounds = rounds(core);
     edit(&mut rounds);
-    log_failure(core.store.publish_state(ROUNDS, &rounds).map_err(failed), "noting how far a check is");
+    keep_note(core, ROUNDS, &rounds, "noting how far a check is");
 }
 
 /// A round as others see it; `all` are the bytes of all packs.
@@ -108,7 +108,7 @@ pub(super) fn keep_report(core: &Arc<Core>, report: &VerifyReport) {
     if is_long(&kept) {
         shorten(&mut kept.result, 0);
     }
-    log_failure(core.store.publish_state(REPORT, &kept).map_err(failed), "keeping a report");
+    keep_note(core, REPORT, &kept, "keeping a report");
 }
 
 fn shorten(shape: &mut VerifyOutcomeShape, most: usize) {

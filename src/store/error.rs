@@ -44,6 +44,9 @@ pub enum StoreError {
         #[source]
         source: io::Error,
     },
+    /// The data directory is on a medium, or of an owner, that lets nobody write here.
+    #[error("the data directory {} can be read only", .0.display())]
+    ReadOnly(PathBuf),
     /// redb's file is missing, foreign or damaged.
     #[error("the index is damaged: {0}")]
     IndexDamaged(String),
@@ -133,7 +136,7 @@ impl Coded for StoreError {
             Self::Exists(_) | Self::Foreign(_) => Code::VaultExists,
             Self::Busy(_) => Code::StorageBusy,
             Self::TooNew(_) => Code::StorageTooNew,
-            Self::Unavailable { .. } | Self::Poisoned => Code::StorageUnavailable,
+            Self::Unavailable { .. } | Self::ReadOnly(_) | Self::Poisoned => Code::StorageUnavailable,
             Self::MarkerLost(_) | Self::IndexDamaged(_) | Self::DamagedFile(_) => Code::StorageCorrupted,
             Self::Full(_) | Self::OverLimit(_) | Self::NotLent => Code::StorageFull,
             Self::MissingPack(_) | Self::MissingFile(_) => Code::ChunkNotFound,
@@ -167,6 +170,9 @@ impl Coded for StoreError {
             }
             Self::Unavailable { .. } => {
                 "is the right disk mounted? if the node was removed on purpose, `shadowvault init` makes another one"
+            }
+            Self::ReadOnly(_) => {
+                "listing, restoring and verifying work there; for anything else mount it read-write, or copy it to another disk"
             }
             Self::Poisoned => "check the disk (dmesg), then restart",
             Self::DamagedFile(name) => return file_hint(name).map(str::to_owned),

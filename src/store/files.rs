@@ -73,6 +73,25 @@ fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
+/// A file without a name in the system's directory for such, readable for nobody else.
+pub(super) fn temporary() -> Result<File, StoreError> {
+    use rustix::fs::{Mode, OFlags};
+    let dir = std::env::temp_dir();
+    let made =
+        rustix::fs::open(&dir, OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, Mode::from_raw_mode(0o600));
+    if let Ok(file) = made {
+        return Ok(file.into());
+    }
+    // Not every file system can make one without a name.
+    let failed =
+        |source| StoreError::Io { doing: format!("making a file in {}", dir.display()).into(), source };
+    let path = dir.join(format!("shadowvault-{}", hex::encode(random_bytes::<16>())));
+    let mut options = OpenOptions::new();
+    let file = options.read(true).write(true).create_new(true).mode(0o600).open(&path).map_err(failed)?;
+    std::fs::remove_file(&path).map_err(failed)?;
+    Ok(file)
+}
+
 fn make_dir(path: &Path) -> Result<(), StoreError> {
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
     made.map_err(|e| match is_full(&e) {
@@ -126,6 +145,11 @@ impl Files {
         }
         files.clear_tmp()?;
         Ok(files)
+    }
+
+    /// Opens a store's directories for reading alone.
+    pub(super) fn open_read_only(root: &Path) -> Self {
+        Self { health: Arc::new(Health::of_read_only(root)), ..Self::at(root) }
     }
 
     fn clear_tmp(&self) -> Result<(), StoreError> {
@@ -280,7 +304,7 @@ impl Files {
 
     /// A new file in `tmp/`, deleted again unless it is published.
     pub(super) fn draft(&self) -> Result<Draft, StoreError> {
-        self.health.sound()?;
+        self.health.writable()?;
         let path = self.path("tmp", &hex::encode(random_bytes::<16>()));
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create_new(true).mode(0o600).open(&path);
@@ -290,13 +314,16 @@ impl Files {
 
     /// A file without a name: it is gone when it is closed, whatever happens.
     pub(super) fn scratch(&self) -> Result<File, StoreError> {
+        if self.health.is_read_only() {
+            return temporary();
+        }
         let draft = self.draft()?;
         draft.file.try_clone().map_err(|e| StoreError::io("making a file", e))
     }
 
     /// Durably puts a draft in place, as [`Files::publish`] does.
     pub(super) fn publish_draft(&self, draft: Draft, dir: &str, name: &str) -> Result<(), StoreError> {
-        self.health.sound()?;
+        self.health.writable()?;
         self.flush(&draft)?;
         self.change_names(dir, || self.put(draft, dir, name))
     }
@@ -313,7 +340,7 @@ impl Files {
 
     /// Moves a file within the store, durably.
     pub(super) fn rename(&self, from: (&str, &str), to: (&str, &str)) -> Result<(), StoreError> {
-        self.health.sound()?;
+        self.health.writable()?;
         let (old, new) = (self.path(from.0, from.1), self.path(to.0, to.1));
         self.change_names(from.0, || {
             self.change_names(to.0, || {
@@ -326,7 +353,7 @@ impl Files {
     /// Durably gives a file a second name within the store, or a copy where the file system has no links; `false` when
     /// it is not there.
     pub(super) fn link(&self, from: (&str, &str), to: (&str, &str)) -> Result<bool, StoreError> {
-        self.health.sound()?;
+        self.health.writable()?;
         let (from, target) = (self.path(from.0, from.1), self.path(to.0, to.1));
         self.trace.link(&from, &target);
         let linked = std::fs::hard_link(&from, &target).or_else(|error| match error.kind() {
@@ -347,7 +374,7 @@ impl Files {
 
     /// Removes a file without any flush, so that a crash may bring it back; whether it was there.
     pub(super) fn remove_lazily(&self, dir: &str, name: &str) -> Result<bool, StoreError> {
-        self.health.sound()?;
+        self.health.writable()?;
         let path = self.path(dir, name);
         self.trace.remove(&path);
         Ok(self.found("removing a file", std::fs::remove_file(path))?.is_some())
@@ -424,7 +451,7 @@ impl Files {
         if path.is_dir() {
             return Ok(());
         }
-        self.health.sound()?;
+        self.health.writable()?;
         path.ancestors().take_while(|dir| !dir.is_dir()).for_each(|dir| self.trace.make_dir(dir));
         make_dir(&path)?;
         let mut up = path.as_path();

@@ -46,6 +46,8 @@ pub(super) struct Health {
     /// The first thing that failed.
     failure: OnceLock<Failure>,
     hook: OnceLock<Hook>,
+    /// Nothing can be written there, and nothing is tried.
+    is_read_only: bool,
 }
 
 impl Health {
@@ -55,7 +57,28 @@ impl Health {
             place: OnceLock::new(),
             failure: OnceLock::new(),
             hook: OnceLock::new(),
+            is_read_only: false,
         }
+    }
+
+    /// Of a directory that can be read only.
+    pub(super) fn of_read_only(root: &Path) -> Self {
+        Self { is_read_only: true, ..Self::of(root) }
+    }
+
+    pub(super) fn is_read_only(&self) -> bool {
+        self.is_read_only
+    }
+
+    /// Whether something can be written now, and counts then.
+    ///
+    /// # Errors
+    /// [`StoreError::ReadOnly`], and those of [`Health::sound`].
+    pub(super) fn writable(&self) -> Result<(), StoreError> {
+        if self.is_read_only {
+            return Err(StoreError::ReadOnly(self.root.clone()));
+        }
+        self.sound()
     }
 
     pub(super) fn root(&self) -> &Path {
@@ -64,6 +87,10 @@ impl Health {
 
     /// From now on the directory is the one that is there now.
     pub(super) fn settle(&self) -> Result<(), StoreError> {
+        if self.is_read_only {
+            // A copy on such a medium may be without a lock, and is not opened for long.
+            return Ok(());
+        }
         let place = self.look()?;
         self.place.get_or_init(|| place);
         Ok(())

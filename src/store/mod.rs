@@ -112,6 +112,29 @@ impl Store {
         Self::open_checked(dir, limit::INDEX_CHECKED_LONG_BYTES)
     }
 
+    /// Opens the store in `dir` for reading alone, if it can be read only: whatever would be written is an error, and what is
+    /// entered in the index is forgotten in the end. It works on a copy of the index in the system's directory for such.
+    ///
+    /// # Errors
+    /// As of [`Store::open`].
+    pub fn open_to_read(dir: &Path) -> Result<Self, StoreError> {
+        match Self::open(dir) {
+            Err(StoreError::ReadOnly(_)) => {}
+            opened => return opened,
+        }
+        let token = read_marker(dir)?;
+        let lock = match std::fs::File::open(dir.join(LOCK)) {
+            Ok(file) => wait_for(file, dir, FlockOperation::NonBlockingLockShared)?,
+            // Who made the copy left it out.
+            Err(_) => files::temporary()?,
+        };
+        let index = Index::open_copy(&dir.join(INDEX), &token, limit::INDEX_CHECKED_BYTES)?;
+        let store = Self::assemble(Files::open_read_only(dir), index, lock)?;
+        store.trust_index()?;
+        tracing::warn!(target: "store", dir = %dir.display(), "the data directory can be read only: nothing is noted there");
+        Ok(store)
+    }
+
     fn open_checked(dir: &Path, check_bytes: u64) -> Result<Self, StoreError> {
         let (files, token, lock) = Self::open_files(dir)?;
         let index = Index::open(&dir.join(INDEX), &token, check_bytes)?;
@@ -197,6 +220,11 @@ impl Store {
         Ok((files, token, lock))
     }
 
+    /// Whether nothing can be written to it.
+    pub fn is_read_only(&self) -> bool {
+        self.files.health().is_read_only()
+    }
+
     /// The data directory.
     pub fn dir(&self) -> &Path {
         self.files.root()
@@ -273,10 +301,22 @@ fn lock(dir: &Path) -> Result<std::fs::File, StoreError> {
         .truncate(false)
         .mode(0o600)
         .open(&path)
-        .map_err(|e| StoreError::io("opening the lock file", e))?;
+        .map_err(|error| cannot_lock(dir, error))?;
+    wait_for(file, dir, FlockOperation::NonBlockingLockExclusive)
+}
+
+fn cannot_lock(dir: &Path, error: std::io::Error) -> StoreError {
+    use rustix::io::Errno;
+    match Errno::from_io_error(&error) {
+        Some(Errno::ROFS | Errno::ACCESS | Errno::PERM) => StoreError::ReadOnly(dir.to_owned()),
+        _ => StoreError::io("opening the lock file", error),
+    }
+}
+
+fn wait_for(file: std::fs::File, dir: &Path, how: FlockOperation) -> Result<std::fs::File, StoreError> {
     let began = Instant::now();
     loop {
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        match rustix::fs::flock(&file, how) {
             Ok(()) => return Ok(file),
             Err(rustix::io::Errno::WOULDBLOCK) if began.elapsed() >= limit::LOCK_PATIENCE => {
                 return Err(StoreError::Busy(dir.to_owned()));

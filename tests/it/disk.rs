@@ -391,3 +391,53 @@ fn few_file_handles_make_a_restore_slower_and_not_incomplete() {
     node.finish(&mut under(&words, command)).exits(0);
     assert_same(&source, &target);
 }
+
+/// What the kernel makes of a failing disk, and a copy that was burnt: nothing could be read from it, for want of a lock.
+#[test]
+fn a_data_directory_that_can_be_read_only_lists_verifies_and_restores() {
+    let home = tempfile::tempdir().unwrap();
+    let Some(bound) = bound(home.path()) else { return };
+    let node = Node::bare().at(&bound.place);
+    node.run(&["init"]).exits(0);
+    let source = node.path("source");
+    tree::plain(&source, 9, 6, 50_000);
+    let id = node.backup(&source);
+    // A copy may be without the lock.
+    fs::remove_file(bound.real.join("lock")).unwrap();
+    let options = ["-o", "remount,ro,bind", text(&bound.place)];
+    assert!(Command::new("mount").args(options).status().is_ok_and(|done| done.success()));
+    let files = || {
+        let mut all: Vec<PathBuf> = node.files("");
+        all.sort();
+        all
+    };
+    let before = files();
+    let target = node.path("target");
+    let latest = format!("latest:{}", text(&source));
+    for command in [
+        &["snapshots"][..],
+        &["ls", "latest"],
+        &["find", "*"],
+        &["stats"],
+        &["diff", "latest", &id],
+        &["dump", &latest],
+        &["verify"],
+        &["verify", "--quick"],
+        &["restore", &latest, "--target", text(&target)],
+        &["export", "latest", "--output", text(&node.path("archive"))],
+    ] {
+        node.run(command).exits(0);
+    }
+    assert_same(&source, &target);
+    for command in [
+        &["backup", text(&source)][..],
+        &["forget", &id, "--yes"],
+        &["tag", &id, "--add", "x"],
+        &["rebuild-index"],
+    ] {
+        let failure = node.run(command).exits(1).failure();
+        assert_eq!(failure["code"], "STORAGE_UNAVAILABLE", "{command:?}: {failure}");
+        assert!(failure["message"].to_string().contains("can be read only"), "{failure}");
+    }
+    assert_eq!(files(), before);
+}

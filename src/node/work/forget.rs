@@ -17,7 +17,7 @@ use crate::engine::{
     self, ForgetPlan, GcOptions, GcResult, Monitor, PackSource, RecordDamage, UnreadableHead, Vault,
     VaultView,
 };
-use crate::node::core::{Core, log_failure};
+use crate::node::core::{Core, keep_note};
 use crate::node::error::failed;
 use crate::node::jobs::Ended;
 use crate::node::keepers::RecordMesh;
@@ -453,7 +453,7 @@ fn remember(core: &Core, vault: &Vault, error: Option<&ApiError>) {
     let heads = head_ids(vault).unwrap_or_default();
     let error = error.map(|error| error.message.chars().take(limit::SCHEDULE_MESSAGE_CHARS_MAX).collect());
     let last = Last { time: Some(core.now()), error, heads };
-    log_failure(core.store.publish_state(FILE, &last).map_err(failed), "noting a collection");
+    keep_note(core, FILE, &last, "noting a collection");
 }
 
 fn report(core: &Core, options: &GcOptions, done: GcResult) -> Result<GcReport, ApiError> {

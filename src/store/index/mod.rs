@@ -12,7 +12,7 @@ pub use borrowed::Borrowed;
 pub use guard::is_guarded;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -27,6 +27,7 @@ use redb::{
 use crate::base::{ChunkId, Epoch, HeadId, PackId, PeerId, SnapshotId, VaultId, limit, meter};
 use crate::pack::PackEntry;
 use crate::store::error::StoreError;
+use crate::store::files;
 use crate::store::health::{Failure, Health};
 use crate::store::reserve::Reserve;
 use crate::store::rows::{ChunkPlace, PLACE_BYTES, PackNumber, PackRow};
@@ -258,9 +259,32 @@ impl Index {
         let Ok(there) = std::fs::metadata(path) else {
             return Err(StoreError::IndexDamaged("index.redb is missing".to_owned()));
         };
+        Self::open_with(there.len() <= check_bytes, token, || Self::open_file(path))
+    }
+
+    /// The same of a copy that nothing keeps.
+    pub(super) fn open_copy(path: &Path, token: &str, check_bytes: u64) -> Result<Self, StoreError> {
+        let Ok(mut from) = File::open(path) else {
+            return Err(StoreError::IndexDamaged("index.redb is missing".to_owned()));
+        };
+        let mut copy = files::temporary()?;
+        let bytes =
+            std::io::copy(&mut from, &mut copy).map_err(|e| StoreError::io("copying the index", e))?;
+        Self::open_with(bytes <= check_bytes, token, || {
+            let backend = redb::backends::FileBackend::new(copy).map_err(wrong)?;
+            let mut builder = Database::builder();
+            builder.set_cache_size(limit::INDEX_CACHE_BYTES).create_with_backend(backend).map_err(wrong)
+        })
+    }
+
+    fn open_with(
+        is_checked: bool,
+        token: &str,
+        open: impl FnOnce() -> Result<Database, StoreError>,
+    ) -> Result<Self, StoreError> {
         guarded(|| {
-            let mut db = Self::open_file(path)?;
-            if there.len() <= check_bytes {
+            let mut db = open()?;
+            if is_checked {
                 // What it puts in order without an error (pages that nothing refers to) is sound.
                 db.check_integrity().map_err(wrong)?;
             }
