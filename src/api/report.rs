@@ -344,6 +344,9 @@ pub struct ImportSummary {
     pub bytes: u64,
     /// Packs that were here already.
     pub held: u64,
+    /// Snapshots of the own vault that were not listed here, and are now.
+    #[serde(default)]
+    pub snapshots: u64,
 }
 
 /// Result of a backup; restic's field names.

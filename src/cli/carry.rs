@@ -77,6 +77,10 @@ fn render(summary: &ImportSummary, paint: Paint) -> String {
         text += &format!("; {} here already", summary.held);
     }
     text += "\n";
+    if summary.snapshots > 0 {
+        text +=
+            &format!("{} that were not known here are listed now\n", count(summary.snapshots, "snapshot"));
+    }
     if !summary.own {
         text += "its owner learns of them when it connects\n";
     }

@@ -83,8 +83,11 @@ async fn revoke(
     if heir.is_some_and(|heir| heir.id == device.id || heir.revoked.is_some()) {
         return Err(ApiError::new(Code::UsageInvalid, "the heir must be another device, one that counts"));
     }
-    if args.before.is_none() && !session.globals.yes {
+    if !session.globals.yes {
         is_all_there_was(&service.peers().await?, device)?;
+        if device.head.is_none() {
+            return Err(none_counts(device, args.before));
+        }
     }
     let admin = phrase(args.phrase_file.as_deref(), session)?.root().admin();
     if service.identity().await?.vault_id != Some(admin.vault()) {
@@ -125,6 +128,17 @@ fn is_all_there_was(peers: &[PeerInfo], device: &DeviceInfo) -> Result<(), ApiEr
     Err(ApiError::new(Code::Incomplete, text).with_hint(
         "run this again with the daemon connected to all of them, and once the device or a holder has brought what is damaged; with --yes, what is not known now of that device counts no more",
     ))
+}
+
+/// Nothing is known of a device that would count.
+fn none_counts(device: &DeviceInfo, before: Option<jiff::Timestamp>) -> ApiError {
+    let when =
+        before.map_or(String::new(), |before| format!(" from before {}", local_time(&before.to_string())));
+    let text =
+        format!("no head of {}{when} is known: none of its snapshots would count any more", device.name);
+    ApiError::new(Code::Incomplete, text).with_hint(
+        "name a later moment with --before (holders keep what was replaced for 30 days); with --yes, it has nothing that counts",
+    )
 }
 
 fn render(devices: &[DeviceInfo], paint: Paint) -> String {

@@ -12,9 +12,10 @@ use tar::{Archive, Builder, Header};
 
 use super::copies::packs_of;
 use super::error::EngineError;
-use super::heads::{adopt_head, for_each_listed, head_packs, newest_heads};
+use super::heads::{adopt_head, for_each_listed, head_packs, is_known, newest_heads};
 use super::holder::{
-    accept_head, charges_of, forward_packs, held_packs, missing_records, store_list, store_snapshot,
+    HolderError, accept_head, charges_of, forward_packs, held_packs, missing_records, store_list,
+    store_snapshot,
 };
 use super::monitor::Monitor;
 use super::pull::{PackSource, pull_pack};
@@ -138,6 +139,8 @@ pub struct ImportResult {
     pub bytes: u64,
     /// Packs that were here already.
     pub held: u64,
+    /// Snapshots of the own vault that were not listed here.
+    pub snapshots: u64,
 }
 
 /// Stores something of that vault and of so many bytes by calling what it is given with who pays for it, if there is room.
@@ -146,7 +149,9 @@ pub type Room<'a> = &'a dyn Fn(VaultId, u64, Keep<'_>) -> Result<(), EngineError
 /// Stores something that is charged to this peer.
 pub type Keep<'a> = &'a mut dyn FnMut(PeerId) -> Result<(), EngineError>;
 
-/// Takes in an export: as copies for another's vault, or, with the keys of that very vault, as packs that are missing here.
+/// Takes in an export: as copies for another's vault, or, with the keys of that very vault, as packs that are missing here and
+/// as history that is: heads that no head here carries on, after an older image of the disk was put back, count as those that a
+/// holder has.
 ///
 /// Each pack is durable before the next one is read, so that an import that broke off can be made again and goes on.
 ///
@@ -169,12 +174,11 @@ pub fn import(
     let vault: VaultId =
         vault.ok_or_else(|| EngineError::NotAnExport("it does not begin as one".to_owned()))?;
     let own = own.filter(|own| own.id() == vault);
-    let result = ImportResult { vault, packs: 0, bytes: 0, held: 0 };
+    let result = ImportResult { vault, packs: 0, bytes: 0, held: 0, snapshots: 0 };
     let heads = SetAside { file: store.scratch()?, lengths: Vec::new() };
     let records = Names::default();
     let mut import = Import { store, own, room, heads, records, listed: None, result };
     if own.is_some() {
-        // Of the own vault no head is taken in: what this device knows of it is newer, or was signed by someone else.
         for head in newest_heads(store, vault)? {
             import.records.add_records(&head?);
         }
@@ -198,6 +202,7 @@ pub fn import(
     import.listed()?;
     if let Some(own) = import.own {
         adopt_unindexed(own, monitor)?;
+        import.adopt(own)?;
     }
     Ok(import.result)
 }
@@ -224,7 +229,7 @@ struct Import<'a> {
     store: &'a Store,
     own: Option<&'a Vault>,
     room: Room<'a>,
-    /// Verified heads of another's vault, until their records are here.
+    /// Verified heads that are news, until what they name is here.
     heads: SetAside,
     /// Lists and snapshot records that heads name.
     records: Names,
@@ -251,8 +256,8 @@ impl SetAside {
         mut each: impl FnMut(&[u8]) -> Result<(), EngineError>,
     ) -> Result<(), EngineError> {
         self.file.rewind().map_err(set_aside)?;
-        for length in self.lengths.drain(..) {
-            let mut bytes = vec![0; length];
+        for length in &self.lengths {
+            let mut bytes = vec![0; *length];
             self.file.read_exact(&mut bytes).map_err(set_aside)?;
             each(&bytes)?;
         }
@@ -306,13 +311,17 @@ impl Names {
 impl Import<'_> {
     fn head(&mut self, id: &str, bytes: &[u8]) -> Result<(), EngineError> {
         let id: HeadId = named(id)?;
-        if self.own.is_some() {
-            return Ok(());
-        }
         if self.listed.is_some() || self.heads.lengths.len() >= limit::VAULT_DEVICES_MAX {
             return Err(EngineError::NotAnExport("a head is out of place".to_owned()));
         }
-        let head = accept_head(self.store, self.result.vault, id, bytes)?;
+        let head = match accept_head(self.store, self.result.vault, id, bytes) {
+            // It was written before that.
+            Err(HolderError::Revoked(_)) if self.own.is_some() => return Ok(()),
+            accepted => accepted?,
+        };
+        if self.own.is_some() && is_known(self.store, self.result.vault, &head.summary())? {
+            return Ok(());
+        }
         self.records.add_records(&head);
         self.heads.push(bytes).map_err(set_aside)
     }
@@ -383,12 +392,13 @@ impl Import<'_> {
         })
     }
 
-    /// The packs that may come. The first call ends the records: heads are stored once all that they name is here.
+    /// The packs that may come. The first call ends the records: heads of others are stored once all records that they name are
+    /// here.
     fn listed(&mut self) -> Result<&mut Names, EngineError> {
         if self.listed.is_none() {
             let (mut listed, mut lists, store) = (Names::default(), HashSet::new(), self.store);
-            let (room, vault) = (self.room, self.result.vault);
-            if self.own.is_some() {
+            let (room, vault, is_own) = (self.room, self.result.vault, self.own.is_some());
+            if is_own {
                 for head in newest_heads(store, vault)? {
                     list_packs(store, &head?, &mut lists, &mut listed)?;
                 }
@@ -398,17 +408,41 @@ impl Import<'_> {
                 if !missing_records(store, &head)?.is_empty() {
                     return Err(EngineError::NotAnExport("records of a head are not in it".to_owned()));
                 }
+                list_packs(store, &head, &mut lists, &mut listed)?;
+                if is_own {
+                    return Ok(());
+                }
                 let mut keep = |payer| {
                     adopt_head(store, &head, bytes)?;
                     // What was here already is this vault's as well now.
                     Ok(store.charge_records(vault, payer, &charges_of(store, &head)?)?)
                 };
-                room(vault, record_room(bytes.len() as u64), &mut keep)?;
-                list_packs(store, &head, &mut lists, &mut listed)
+                room(vault, record_room(bytes.len() as u64), &mut keep)
             })?;
             self.listed = Some(listed);
         }
         Ok(self.listed.get_or_insert_default())
+    }
+
+    /// Stores the heads of the own vault that are news, once all packs that came are in the index.
+    fn adopt(&mut self, own: &Vault) -> Result<(), EngineError> {
+        let (store, mut listed) = (self.store, HashSet::new());
+        for head in newest_heads(store, own.id())? {
+            listed.extend(head?.draft.snapshots);
+        }
+        let before = listed.len();
+        self.heads.for_each(|bytes| {
+            let head = SignedHead::verify(bytes)?;
+            if head.device() == own.device() {
+                // This disk is older than it was: holders may have let go what it does not know of.
+                store.doubt_all_holders()?;
+            }
+            adopt_head(store, &head, bytes)?;
+            listed.extend(head.draft.snapshots);
+            Ok(())
+        })?;
+        self.result.snapshots = (listed.len() - before) as u64;
+        Ok(())
     }
 
     /// What no head names: an older export of the own vault may hold what was forgotten since.

@@ -80,9 +80,14 @@ pub(super) fn tips_with(
 }
 
 /// The heads of `vault` that were the newest of their devices here at that moment, by when their files were written: a
-/// device that lies about the time changes nothing.
+/// device that lies about the time changes nothing. What was revoked since counted then.
 pub fn heads_at(store: &Store, vault: VaultId, at: Moment) -> Result<Heads<'_>, EngineError> {
-    Ok(Heads::of_vault(store, vault, &revocations(store, vault)?)?.at(at))
+    Ok(Heads::of_vault(store, vault, &Revocations::default())?.at(at))
+}
+
+/// The newest heads of all devices, those of revoked ones too whose heirs carry on what they had: the last good ones.
+pub fn last_heads(store: &Store, vault: VaultId) -> Result<Heads<'_>, EngineError> {
+    Heads::of_vault(store, vault, &revocations(store, vault)?)
 }
 
 /// The newest head of a device that is here and can be read, whether or not it counts: it has the device's certificate.

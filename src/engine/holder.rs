@@ -67,8 +67,8 @@ impl Coded for HolderError {
     }
 }
 
-/// Checks a head that a peer sent when asked for `want` of `vault`.
-pub fn accept_head(store: &Store, vault: VaultId, want: HeadId, bytes: &[u8]) -> Result<Head, HolderError> {
+/// Checks that what a peer sent is the head `want` of `vault`.
+pub fn check_head(vault: VaultId, want: HeadId, bytes: &[u8]) -> Result<Head, HolderError> {
     let head = SignedHead::verify(bytes)?;
     if head.id != want {
         return Err(HolderError::WrongRecord);
@@ -76,6 +76,12 @@ pub fn accept_head(store: &Store, vault: VaultId, want: HeadId, bytes: &[u8]) ->
     if head.vault() != vault {
         return Err(HolderError::WrongVault);
     }
+    Ok(head)
+}
+
+/// Checks a head that a peer sent when asked for `want` of `vault`, and that there is a place for it.
+pub fn accept_head(store: &Store, vault: VaultId, want: HeadId, bytes: &[u8]) -> Result<Head, HolderError> {
+    let head = check_head(vault, want, bytes)?;
     if !revocations(store, vault)?.admits(head.device(), head.draft.seq, head.id) {
         return Err(HolderError::Revoked(head.device()));
     }

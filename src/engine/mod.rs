@@ -80,14 +80,14 @@ pub use forget::{
 pub use gather::{Errand, Gathering};
 pub use gc::{GcOptions, GcResult, Waiting, collect, gc_memory_wanted, waiting};
 pub use heads::{
-    HeadNews, VaultView, adopt_head, any_head, check_counts, head_packs, heads_at, is_known, newest_heads,
-    packs_as_known, unreadable_heads, was_here,
+    HeadNews, VaultView, adopt_head, any_head, check_counts, head_packs, heads_at, is_known, last_heads,
+    newest_heads, packs_as_known, unreadable_heads, was_here,
 };
 pub use hold::{HoldResult, drop_expired, note_release};
 pub use holder::{
-    HolderError, Lending, Needs, accept_head, account, charges_of, check_place, complete_head, forward_packs,
-    held_packs, keep_for_device, keep_what_is_here, missing_records, store_list, store_snapshot,
-    store_snapshots, wanted_packs,
+    HolderError, Lending, Needs, accept_head, account, charges_of, check_head, check_place, complete_head,
+    forward_packs, held_packs, keep_for_device, keep_what_is_here, missing_records, store_list,
+    store_snapshot, store_snapshots, wanted_packs,
 };
 pub use hurt::{HurtFile, HurtFiles};
 pub use laggards::Laggards;

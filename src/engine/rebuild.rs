@@ -3,6 +3,7 @@
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+use super::borrow::packs_elsewhere;
 use super::copies::{enter_head, enter_receipt, packs_of};
 use super::error::EngineError;
 use super::heads::{VaultView, for_each_ever_listed, newest_heads};
@@ -98,20 +99,27 @@ pub fn rebuild_index(
     Ok(done)
 }
 
-/// How many packs newest heads here list; with `is_cache` without those of this node's own vault, which need not be here. Nor need
-/// what other devices of it have written, and nothing tells that from what this one has: then it is left out as well.
-pub fn packs_to_be_here(store: &Store, is_cache: bool) -> Result<u64, EngineError> {
+/// How many packs belong here: those of the index, or, where it tells nothing, those that newest heads list, among which may be
+/// such that are with holders only; with `is_cache` none of its own vault need be here.
+pub fn packs_to_be_here(store: &Store, has_index: bool, is_cache: bool) -> Result<u64, EngineError> {
     let own = store.read_vault_id()?;
-    let mut listed = 0;
-    for vault in store.head_vaults()? {
-        if own == Some(vault) && (is_cache || store.head_devices(vault)?.len() > 1) {
-            continue;
+    let mut count = 0;
+    if has_index {
+        let elsewhere = packs_elsewhere(store)?;
+        for own in [true, false] {
+            store.for_each_pack(own, |row| {
+                count += u64::from(!elsewhere.contains_key(&row.number));
+                true
+            })?;
         }
+        return Ok(count);
+    }
+    for vault in store.head_vaults()?.into_iter().filter(|vault| !is_cache || own != Some(*vault)) {
         for head in newest_heads(store, vault)? {
-            listed += head?.draft.lists.iter().map(|list| u64::from(list.packs)).sum::<u64>();
+            count += head?.draft.lists.iter().map(|list| u64::from(list.packs)).sum::<u64>();
         }
     }
-    Ok(listed)
+    Ok(count)
 }
 
 fn examine(

@@ -61,7 +61,7 @@ impl OwnChain {
         };
     }
 
-    fn hidden(&self) -> Vec<(PeerId, HeadSummary)> {
+    pub(super) fn hidden(&self) -> Vec<(PeerId, HeadSummary)> {
         let hidden = self.hidden.lock().unwrap_or_else(PoisonError::into_inner);
         hidden.iter().flat_map(|(peer, heads)| heads.iter().map(|head| (*peer, *head))).collect()
     }

@@ -282,18 +282,24 @@ fn list(core: &Arc<Core>) -> Result<Vec<DeviceInfo>, ApiError> {
 }
 
 /// All devices of the vault; with `before`, their heads as they were at that moment, here or at a holder that is connected:
-/// a device that was made later knows nothing of that time.
+/// a device that was made later knows nothing of that time. What was revoked since is told as it was, so that a later word
+/// can undo an earlier one; of a moment to come, only what counts is.
 pub(super) async fn list_at(core: &Arc<Core>, before: Option<Moment>) -> Result<Vec<DeviceInfo>, ApiError> {
     let Some(at) = before else { return core.blocking(list).await };
     let vault = own_vault(core)?;
     let mut heads = core
         .blocking(move |core| {
-            engine::heads_at(&core.store, vault, at)
-                .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-                .map_err(failed)
+            let heads = match at > core.now() {
+                true => engine::last_heads(&core.store, vault),
+                false => engine::heads_at(&core.store, vault, at),
+            };
+            heads.and_then(Iterator::collect::<Result<Vec<_>, _>>).map_err(failed)
         })
         .await?;
-    let mut hidden = Vec::new();
+    let mut hidden: Vec<HeadSummary> = match at > core.now() {
+        true => core.own_chain.hidden().into_iter().map(|(_, head)| head).collect(),
+        false => Vec::new(),
+    };
     if let Ok(net) = core.net() {
         for peer in core.connected() {
             match heads_of_holder(core, net, peer, (vault, at), &heads).await {
@@ -326,10 +332,18 @@ async fn heads_of_holder(
     let mut more = Vec::new();
     let theirs = heads_at(core, net, holder, vault, Some(at)).await?;
     for head in theirs.heads.into_iter().take(limit::VAULT_DEVICES_MAX) {
-        let is_known =
+        let mut is_known =
             known.iter().any(|mine| mine.id == head.id || mine.carries_on().any(|id| id == head.id));
+        if at > core.now() {
+            let counts = move |core: &Arc<Core>| {
+                let revoked = engine::revocations(&core.store, vault).map_err(failed)?;
+                Ok(revoked.admits(head.device, head.seq, head.id)
+                    && !engine::is_known(&core.store, vault, &head).map_err(failed)?)
+            };
+            is_known = is_known || !core.blocking(counts).await?;
+        }
         if !is_known {
-            more.push(Pull::new(core, net, holder, vault).look(head.id).await?.head);
+            more.push(Pull::new(core, net, holder, vault).peek(head.id).await?);
         }
     }
     Ok((more, theirs.unreadable))

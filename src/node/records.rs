@@ -372,6 +372,13 @@ impl<'a> Pull<'a> {
         Self { patience, ..self }
     }
 
+    /// Fetches a head alone, whether or not it counts: only to be told of.
+    pub(super) async fn peek(&self, want: HeadId) -> Result<Head, ApiError> {
+        let what = (self.vault, RecordKind::RecordHead);
+        let bytes = record(self.core, self.net, self.peer, what, want.as_bytes(), self.patience).await?;
+        engine::check_head(self.vault, want, &bytes).map_err(failed)
+    }
+
     /// Fetches a head alone.
     pub(super) async fn look(&self, want: HeadId) -> Result<Found, ApiError> {
         let what = (self.vault, RecordKind::RecordHead);

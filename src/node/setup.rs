@@ -100,12 +100,12 @@ pub fn rebuild_index(
     without_packs: bool,
 ) -> Result<RebuildSummary, ApiError> {
     let dir = &settings.repository_path;
+    if !without_packs {
+        look_for_packs(settings)?;
+    }
     // Keys are tried before anything is read.
     let keyring = {
         let store = Store::rebuild_probe(dir).map_err(not_opened)?;
-        if !without_packs {
-            look_for_packs(&store, settings)?;
-        }
         let me = store.read_node_key().map_err(failed)?.map(|seed| NodeKey::from_seed(&Secret::new(seed)));
         let vault = match me {
             Some(key) => engine::own_vault(&store, key.peer_id()).map_err(failed)?,
@@ -139,19 +139,25 @@ pub fn rebuild_index(
     Ok(summary)
 }
 
-/// An index made while the packs' disk is not mounted would say of all of them that they never were.
-fn look_for_packs(store: &Store, settings: &Settings) -> Result<(), ApiError> {
+/// An index made while the packs' disk is not mounted would say of all of them that they never were. The old index tells which
+/// belong here; where it cannot be read, heads tell of some that do not.
+fn look_for_packs(settings: &Settings) -> Result<(), ApiError> {
+    let dir = &settings.repository_path;
+    let is_cache = settings.storage.local_copy == LocalCopy::Cache;
+    let (store, has_index) = match Store::open(dir) {
+        Ok(store) => (store, true),
+        Err(_) => (Store::rebuild_probe(dir).map_err(not_opened)?, false),
+    };
     if !store.pack_files().map_err(failed)?.is_empty() {
         return Ok(());
     }
-    let is_cache = settings.storage.local_copy == LocalCopy::Cache;
-    let listed = engine::packs_to_be_here(store, is_cache).map_err(failed)?;
-    if listed == 0 {
+    let missing = engine::packs_to_be_here(&store, has_index, is_cache).map_err(failed)?;
+    if missing == 0 {
         return Ok(());
     }
     let at = store.dir().join("packs");
     let text = format!(
-        "heads list {listed} packs, and none is in {}: is another disk to be mounted there?",
+        "{missing} packs belong here, and none is in {}: is another disk to be mounted there?",
         at.display()
     );
     Err(ApiError::new(Code::StorageUnavailable, text).with_hint(

@@ -104,3 +104,46 @@ fn what_is_no_whole_export_is_refused_and_leaves_the_store_sound() {
     assert_eq!(failure["code"], "STORAGE_FULL", "{failure}");
     assert!(poor.packs().iter().map(|pack| fs::metadata(pack).unwrap().len()).sum::<u64>() <= 1 << 20);
 }
+
+/// An older image of the disk, and a newer export beside it: it was taken in with "3 here already", and nothing newer came back.
+#[test]
+fn an_export_brings_back_the_history_that_an_older_image_lacks() {
+    let (owner, _) = exported();
+    let image = owner.path("image");
+    let copied = std::process::Command::new("cp").args(["-a", text(&owner.repo()), text(&image)]).status();
+    assert!(copied.unwrap().success());
+    let source = owner.path("more");
+    for round in 0..2 {
+        tree::plain(&source, 40 + round, 3, 50_000);
+        owner.backup(&source);
+    }
+    let (whole, one) = (owner.path("whole"), owner.path("one"));
+    owner.run(&["export", "--output", text(&whole)]).exits(0);
+    owner.run(&["export", "latest", "--output", text(&one)]).exits(0);
+    let before = owner.snapshots();
+    std::fs::remove_dir_all(owner.repo()).unwrap();
+    std::fs::rename(&image, owner.repo()).unwrap();
+    assert_eq!(owner.snapshots().len(), 1);
+    // The image goes on by itself before anybody thinks of the export.
+    let other = owner.path("other");
+    tree::plain(&other, 50, 2, 50_000);
+    owner.backup(&other);
+    let report = import(&owner, &whole, 0).json();
+    assert_eq!(report["snapshots"], 2, "{report}");
+    let after = owner.snapshots();
+    assert_eq!(after.len(), before.len() + 1);
+    owner.run(&["verify"]).exits(0);
+    let newest = before.last().unwrap()["id"].as_str().unwrap();
+    for (snapshot, path) in [(newest, &source), ("latest", &other)] {
+        let target = owner.path(&format!("target of {snapshot}"));
+        owner.run(&["restore", &format!("{snapshot}:{}", text(path)), "--target", text(&target)]).exits(0);
+        tree::assert_same(path, &target);
+    }
+    assert_eq!(import(&owner, &whole, 0).json()["snapshots"], 0, "it is known");
+    assert_eq!(import(&owner, &one, 0).json()["snapshots"], 0);
+    // What the branches list is in the next head.
+    owner.backup(&other);
+    assert_eq!(owner.snapshots().len(), after.len() + 1);
+    owner.run(&["gc", "--now"]).exits(0);
+    owner.run(&["verify"]).exits(0);
+}

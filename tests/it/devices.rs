@@ -398,6 +398,45 @@ fn what_a_thief_has_forgotten_comes_back_with_a_revocation_to_an_earlier_moment(
     assert_eq!(line(&new, &stolen)["carried_on_by"], own_id(&new));
 }
 
+/// A moment that nobody who was there knew anything of took everything from the device, and no later word led back.
+#[test]
+fn a_revocation_to_a_moment_that_nobody_knows_of_waits_and_can_be_taken_back() {
+    let (first, mut holder, mut second) = family();
+    let mine = second.path("mine");
+    tree::plain(&mine, 8, 5, 100_000);
+    let saved = second.replicate(&mine);
+    until("the first device sees both", &[&first, &second], || (first.snapshots().len() == 2).then_some(()));
+    let (phrase, heir, stolen) = (first.phrase(), own_id(&first), own_id(&second));
+    second.kill();
+    let revoke = |more: &[&str]| {
+        let verb = ["device", "revoke", &stolen, "--heir", &heir, "--phrase-file", text(&phrase)];
+        first.run(&[&verb[..], more].concat())
+    };
+    let waits = revoke(&["--before", "300d"]).exits(3).failure();
+    assert!(waits["message"].to_string().contains("none of its snapshots would count"), "{waits}");
+    holder.kill();
+    until("it is away", &[&first], || (first.peer(&holder.peer_id())?["connected"] == false).then_some(()));
+    let waits = revoke(&["--before", "1s"]).exits(3).failure();
+    assert!(waits["message"].to_string().contains("cannot be asked now"), "{waits}");
+    assert_eq!(first.snapshots().len(), 2);
+    revoke(&["--before", "300d", "--yes"]).exits(0);
+    assert_eq!(first.snapshots().len(), 1, "it was meant");
+    holder.start();
+    connected(&first, &holder);
+    until("the holder has heard", &[&holder], || {
+        holder.log_text().contains("a device was revoked").then_some(())
+    });
+    // It was not.
+    revoke(&["--before", "1s"]).exits(0);
+    until("the heir carries on", &[&first, &holder], || {
+        (line(&first, &stolen)["carried_on_by"] == heir).then_some(())
+    });
+    restores(&first, &saved["snapshot_id"], &mine, "of the stolen one");
+    let new = Node::bare();
+    new.run(&["recover", "--peer", &holder.address(), "--phrase-file", text(&phrase)]).exits(0);
+    assert_eq!(new.snapshots().len(), 2);
+}
+
 /// Who finds the lost machine cannot change what its heir carries on.
 #[test]
 fn a_lost_device_that_has_an_heir_is_revoked() {

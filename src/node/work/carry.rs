@@ -68,7 +68,10 @@ pub(super) async fn import(
             packs: done.packs,
             bytes: done.bytes,
             held: done.held,
+            snapshots: done.snapshots,
         };
+        core.owning.note_heads();
+        core.changed.notify_one();
         Ok((JobOutcome::Import(summary), None))
     })
     .await
