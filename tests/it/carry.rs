@@ -110,7 +110,7 @@ fn what_is_no_whole_export_is_refused_and_leaves_the_store_sound() {
 fn an_export_brings_back_the_history_that_an_older_image_lacks() {
     let (owner, _) = exported();
     let image = owner.path("image");
-    let copied = std::process::Command::new("cp").args(["-a", text(&owner.repo()), text(&image)]).status();
+    let copied = std::process::Command::new("cp").args(["-a", text(owner.repo()), text(&image)]).status();
     assert!(copied.unwrap().success());
     let source = owner.path("more");
     for round in 0..2 {
