@@ -494,6 +494,10 @@ pub const PEERS_REMEMBERED_MAX: usize = 1024;
 pub const STREAMS_PER_CONNECTION_MAX: usize = 128;
 /// Substreams of one request-response protocol on one connection, both ways.
 pub const PROTOCOL_STREAMS_MAX: usize = 24;
+/// What came on streams over TCP and was not read yet, of all connections together, in bytes: over it the connection ends that
+/// holds most. Whoever keeps to the protocols has next to nothing there, since requests and answers are read as they come; one
+/// stream may bring 256 KiB at once.
+pub const UNREAD_BYTES_MAX: usize = 12 * MIB;
 /// QUIC's receive window of one stream in bytes: half a fetch answer. With ten under way, 5 MiB are, and a stranger makes this
 /// node hold no more than twice what it may over TCP.
 pub const QUIC_STREAM_WINDOW_BYTES: u32 = 1 << 19;
@@ -565,6 +569,12 @@ pub const fn messages_bytes_max(fetches: usize) -> usize {
 /// `peers` members connected.
 pub const fn corks_bytes_max(peers: usize) -> usize {
     connections_max(peers).saturating_add(2 * CONNECTIONS_PENDING_MAX as usize).saturating_mul(2 * CORK_BYTES)
+}
+
+/// What Noise may hold of TCP connections in bytes, with up to `peers` members connected: a frame of 64 KiB that is not whole yet,
+/// and 48 KiB that are to go.
+pub const fn noise_bytes_max(peers: usize) -> usize {
+    connections_max(peers).saturating_mul(112 * KIB)
 }
 
 /// What strangers' streams that are not read may hold in memory at one time, in bytes.

@@ -29,6 +29,7 @@ use super::nearby::Nearby;
 use super::paced::Paced;
 use super::ration::Rationing;
 use super::streams::Guarded;
+use super::unread::{Accounting, Ceiling};
 use super::{Limits, Members, NetConfig, NetError};
 use crate::base::limit;
 
@@ -197,10 +198,11 @@ pub(super) fn build(
 ) -> Result<Swarm<Behaviour>, NetError> {
     let start = |e: &dyn std::error::Error| NetError::Start(e.to_string());
     let barred = Barred::default();
+    let ceiling = Arc::new(Ceiling::default());
     let muxer = || {
         let mut muxer = yamux::Config::default();
         muxer.set_max_num_streams(limit::STREAMS_PER_CONNECTION_MAX);
-        muxer
+        Accounting::new(muxer, &ceiling)
     };
     let settings = |swarm: libp2p::swarm::Config| {
         swarm

@@ -40,6 +40,7 @@ mod streams;
 mod swarm;
 #[cfg(test)]
 mod tests;
+mod unread;
 mod whereabouts;
 
 pub use address::{AddressError, parse_peer_address};

@@ -232,17 +232,18 @@ mod tests {
         assert_eq!(resources.memory.used(), 0);
     }
 
-    /// The promise of the configuration: the whole node stays under twice `storage.memory_limit` and 64 MiB.
+    /// The promise of the configuration: the whole node stays under twice `storage.memory_limit` and 96 MiB.
     #[test]
     fn everything_at_its_bound_together_stays_within_the_budget() {
         let settings = Settings::default();
         let engine = usize::try_from(settings.storage.memory_limit).unwrap();
         let messages = limit::messages_bytes_max(settings.p2p.max_concurrent_fetch as usize);
         let corks = limit::corks_bytes_max(settings.p2p.max_peers as usize);
-        let strangers = limit::strangers_bytes_max();
+        let noise = limit::noise_bytes_max(settings.p2p.max_peers as usize);
+        let streams = limit::strangers_bytes_max() + limit::UNREAD_BYTES_MAX;
         let heads = limit::HEAD_DECODING_BYTES;
-        let together = engine + limit::INDEX_CACHE_BYTES + messages + corks + strangers + heads;
-        assert!(together <= 2 * engine + 64 * limit::MIB, "{} MiB", together / limit::MIB);
+        let together = engine + limit::INDEX_CACHE_BYTES + messages + corks + noise + streams + heads;
+        assert!(together <= 2 * engine + 96 * limit::MIB, "{} MiB", together / limit::MIB);
     }
 
     /// Owners pulled for at the same time each saw the same free room and together took more than was lent.

@@ -12,8 +12,10 @@ use crate::api::{
     ApiError, Coverage, EntryInfo, Health, Identity, PeerInfo, ReplicationStatus, SnapshotInfo,
     SnapshotQuery, Status, StorageStatus, Verdict,
 };
-use crate::base::{ByteSize, ChunkId, Code, Moment, PeerId, SnapshotId, encode_path, format_duration, limit};
-use crate::engine::{self, CopyCounts, EngineError, TreeEntry, Vault, VaultView};
+use crate::base::{
+    ByteSize, ChunkId, Code, DeviceId, Moment, PeerId, SnapshotId, encode_path, format_duration, limit,
+};
+use crate::engine::{self, CopyCounts, EngineError, Revocations, TreeEntry, Vault, VaultView};
 use crate::net::{Net, Transport};
 use crate::snapshot::Snapshot;
 use crate::store::StoreError;
@@ -199,10 +201,11 @@ fn vault_status(core: &Arc<Core>, vault: &Vault, status: &mut Status) -> Result<
             "{bytes} in {packs} packs are with holders only, none of whom is connected: they cannot be restored now (`shadowvault peers`)"
         ));
     }
+    let revoked = engine::revocations(&core.store, vault.id()).map_err(failed)?;
     let is_unsafe = |snapshot: &&Snapshot| copies.of_snapshot(snapshot.id) < status.copies_wanted;
     let unsafe_ones: Vec<&Snapshot> = view.snapshots.iter().filter(is_unsafe).collect();
     status.replication.since = unsafe_ones.iter().map(|one| one.time).min().map(Moment::to_rfc3339);
-    waits_for_devices(core, vault, &view, &unsafe_ones, status);
+    waits_for_devices(core, vault, (&view, &revoked), &unsafe_ones, status);
     let snapshots: Vec<SnapshotId> = view.snapshots.iter().map(|snapshot| snapshot.id).collect();
     count_copies(core, &copies, &snapshots, status)
 }
@@ -211,12 +214,16 @@ fn vault_status(core: &Arc<Core>, vault: &Vault, status: &mut Status) -> Result<
 fn waits_for_devices(
     core: &Core,
     vault: &Vault,
-    view: &VaultView,
+    (view, revoked): (&VaultView, &Revocations),
     unsafe_ones: &[&Snapshot],
     status: &mut Status,
 ) {
     let connected = core.connected();
-    for head in view.heads.iter().filter(|head| head.device() != vault.device()) {
+    let me = vault.device();
+    let is_mine = |device: DeviceId| {
+        device == me || revoked.of(device).is_some_and(|revocation| revocation.heir == Some(me))
+    };
+    for head in view.heads.iter().filter(|head| !is_mine(head.device())) {
         let listed =
             unsafe_ones.iter().filter(|snapshot| head.draft.snapshots.contains(&snapshot.id)).count();
         if listed == 0 || connected.contains(&head.certificate.peer) {
@@ -228,7 +235,7 @@ fn waits_for_devices(
         status.problems.push(format!(
             "{listed} {snapshots} of {name} ({id}), which is not connected, lack copies: this device sees to them once {name} has been away for {}; if it is gone for good, `shadowvault device revoke {id} --heir {}` makes them this device's at once",
             format_duration(wait),
-            vault.device().short()
+            me.short()
         ));
     }
 }

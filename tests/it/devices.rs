@@ -247,6 +247,25 @@ fn devices_store_for_each_other_if_they_lend() {
     first.run(&["backup", text(&source), "--wait", "copies", "--wait-timeout", "2s"]).exits(4);
 }
 
+/// It waited for a peer, though all that the lost one had was known here.
+#[test]
+fn an_heir_that_no_peer_is_connected_to_carries_on_what_it_knows() {
+    let (mut first, mut holder, second) = family();
+    shares(&second, &[&first, &holder]);
+    let (phrase, lost, heir) = (first.phrase(), own_id(&first), own_id(&second));
+    let id = second.snapshots()[0]["id"].as_str().unwrap().to_owned();
+    first.kill();
+    holder.kill();
+    second
+        .run(&["device", "revoke", &lost, "--heir", &heir, "--yes", "--phrase-file", text(&phrase)])
+        .exits(0);
+    until("the heir carries on", &[&second], || {
+        (line(&second, &lost)["carried_on_by"] == heir).then_some(())
+    });
+    second.run(&["forget", &id, "--yes"]).exits(0);
+    assert!(second.snapshots().is_empty(), "it is this device's to forget");
+}
+
 /// The second device was stolen; what it signs after that counts for nobody, and its heir has what it had.
 #[test]
 fn a_revoked_device_is_refused_and_its_heir_carries_on() {

@@ -35,6 +35,7 @@ pub fn all() -> Vec<Behaviour> {
         of("requests of megabytes, of a million fields, of noise", 2, odd_requests),
         of("ranges past the end, none, and sixteen times the same", 2, odd_ranges),
         of("what is asked for and broken off", 2, broken_off),
+        of("streams of members that are filled and never read", 12, filled),
     ]
 }
 
@@ -244,6 +245,32 @@ fn broken_off(scene: Arc<Scene>) -> Act {
                 scene.did();
             }
         }
+    })
+}
+
+/// Streams that bring all that they may, behind a request that is not whole.
+fn filled(scene: Arc<Scene>) -> Act {
+    each(scene, Owner::gives, move |scene, _, line| async move {
+        line.turn_deaf();
+        let mut open = Vec::new();
+        for _ in 0..100 {
+            let Ok(mut stream) = line.open().await else { break };
+            let asks = [spoken("/multistream/1.0.0"), spoken(KAD)].concat();
+            let filled = async {
+                stream.send(&asks).await?;
+                stream.send(&vec![0; (256 << 10) - asks.len()]).await
+            };
+            timeout(Duration::from_secs(1), filled).await.ok();
+            open.push(stream);
+            scene.did();
+        }
+        timeout(STAY, async {
+            while !line.has_ended() {
+                sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await
+        .ok();
     })
 }
 
