@@ -265,6 +265,9 @@ pub struct SnapshotInfo {
     pub copies_wanted: u32,
     /// Every chosen file could be read.
     pub complete: bool,
+    /// Nearly all files of the one before were gone, and nobody meant that: rules keep the one before beside it.
+    #[serde(default)]
+    pub shrunk: bool,
     /// No rule of retention forgets it.
     #[serde(default)]
     pub pinned: bool,

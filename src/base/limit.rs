@@ -777,6 +777,10 @@ pub const CANDIDATES_NAMED_MAX: usize = 10;
 pub const GC_GRACE: Duration = Duration::from_secs(86_400);
 /// Percent of the needed bytes that may stay unused in partly needed packs; rewriting them all would cost more than it frees.
 pub const GC_UNUSED_PERCENT: u32 = 5;
+/// A source with fewer files than so many percent of what it had has lost them: a mount is missing, as a rule.
+pub const SOURCE_LEFT_PERCENT_MIN: u64 = 10;
+/// Of sources that had fewer files than this it is not said: small ones change as a whole.
+pub const SOURCE_LOST_FILES_MIN: u64 = 20;
 /// Percent of the needed bytes that rules may free at one time without a word from a person.
 pub const FORGET_PERCENT_MAX: u64 = 30;
 /// How often the configured rules are applied.

@@ -82,7 +82,7 @@ pub(super) struct BackupArgs {
     /// An empty source, or nothing in standard input, is meant: no warning, no error
     #[arg(long)]
     allow_empty: bool,
-    /// A source with much less than before, or less than min_files of its set, is meant: no warning
+    /// A source with much less than before, or less than min_files of its set, is meant: no warning, no error
     #[arg(long)]
     allow_shrink: bool,
     /// When to return: once it is stored here, or once enough peers confirmed a copy

@@ -58,17 +58,14 @@ fn render(list: &[SnapshotInfo], paint: Paint) -> String {
     }
     let mut table = Table::new(&["ID", "TIME", "HOST", "PATHS", "TAGS", ">FILES", ">SIZE", ">COPIES"]);
     for one in list {
-        let incomplete = match (one.complete, one.pinned) {
-            (true, false) => "",
-            (true, true) => " (pinned)",
-            (false, false) => " (incomplete)",
-            (false, true) => " (incomplete, pinned)",
-        };
+        let marks = [(!one.complete, "incomplete"), (one.shrunk, "shrunk"), (one.pinned, "pinned")];
+        let marks: Vec<&str> = marks.into_iter().filter_map(|(on, mark)| on.then_some(mark)).collect();
+        let marks = if marks.is_empty() { String::new() } else { format!(" ({})", marks.join(", ")) };
         table.row([
             one.short_id.clone(),
             local_time(&one.time),
             one.hostname.clone(),
-            format!("{}{incomplete}", one.paths.join(" ")),
+            format!("{}{marks}", one.paths.join(" ")),
             one.tags.join(","),
             one.files.to_string(),
             ByteSize(one.bytes).to_string(),
@@ -98,6 +95,7 @@ mod tests {
             copies: 1,
             copies_wanted: 2,
             complete: false,
+            shrunk: false,
             pinned: false,
             device: "d".into(),
             damaged: None,

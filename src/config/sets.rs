@@ -31,6 +31,8 @@ pub struct BackupSet {
     pub one_file_system: bool,
     /// A backup with fewer files is incomplete.
     pub min_files: u64,
+    /// Much fewer files than before are well.
+    pub allow_shrink: bool,
     /// Tags that its snapshots carry.
     pub tags: Vec<String>,
     /// When it runs.
@@ -101,7 +103,12 @@ fn show_set(set: &BackupSet) -> serde_json::Value {
     if let Some(bytes) = set.exclude_larger_than {
         shown["exclude_larger_than"] = Size::print(&bytes).into();
     }
-    for (name, on) in [("exclude_caches", set.exclude_caches), ("one_file_system", set.one_file_system)] {
+    let switches = [
+        ("exclude_caches", set.exclude_caches),
+        ("one_file_system", set.one_file_system),
+        ("allow_shrink", set.allow_shrink),
+    ];
+    for (name, on) in switches {
         if on {
             shown[name] = true.into();
         }
@@ -116,7 +123,7 @@ fn show_set(set: &BackupSet) -> serde_json::Value {
     shown
 }
 
-const SET_FIELDS: [&str; 12] = [
+const SET_FIELDS: [&str; 13] = [
     "id",
     "paths",
     "exclude",
@@ -125,6 +132,7 @@ const SET_FIELDS: [&str; 12] = [
     "exclude_larger_than",
     "one_file_system",
     "min_files",
+    "allow_shrink",
     "tags",
     "every",
     "cron",
@@ -141,6 +149,7 @@ fn read_set(node: &Node) -> Result<BackupSet, Vec<Wrong>> {
     let exclude_larger_than = fields.optional::<Size>("exclude_larger_than");
     let one_file_system = fields.optional::<Switch>("one_file_system");
     let min_files = fields.optional::<Number<u64>>("min_files");
+    let allow_shrink = fields.optional::<Switch>("allow_shrink");
     let tags = fields.optional::<List<Tag>>("tags");
     let given = [fields.take("every").is_some(), fields.take("cron").is_some()];
     let every = fields.optional::<Every>("every").map(When::Every);
@@ -164,6 +173,7 @@ fn read_set(node: &Node) -> Result<BackupSet, Vec<Wrong>> {
             exclude_larger_than,
             one_file_system: one_file_system.unwrap_or_default(),
             min_files: min_files.unwrap_or_default(),
+            allow_shrink: allow_shrink.unwrap_or_default(),
             tags: tags.unwrap_or_default(),
             when,
             hooks: hooks.flatten().unwrap_or_default(),

@@ -102,7 +102,7 @@ table! {
         /// Multiaddrs with /p2p/ID that are dialled first. Being listed allows nobody to store here.
         peer_bootstrap: Vec<PeerAddress> = List<PeerAddress>, "[]", Any, Restart, Built;
         /// What is backed up together and when: {id, paths, exclude, exclude_if_present, exclude_caches, exclude_larger_than,
-        /// one_file_system, min_files, tags, every | cron, hooks: {before, after, success, failure}}.
+        /// one_file_system, min_files, allow_shrink, tags, every | cron, hooks: {before, after, success, failure}}.
         backup_sets: Vec<BackupSet> = Sets, "[]", Any, Live, Built;
     }
 

@@ -466,12 +466,12 @@ fn a_reload_takes_what_can_change_and_names_what_waits_for_a_restart() {
 #[test]
 fn a_set_says_what_it_leaves_out_and_shows_it_again() {
     let text = "backup_sets:\n  - { id: a, paths: [/x], every: 1h, exclude_if_present: [.no], exclude_caches: true, \
-                exclude_larger_than: 5GiB, one_file_system: true, min_files: 7 }\n";
+                exclude_larger_than: 5GiB, one_file_system: true, min_files: 7, allow_shrink: true }\n";
     let loaded = read(text).unwrap();
     let set = &loaded.backup_sets[0];
     assert_eq!(
         (set.exclude_if_present.as_slice(), set.exclude_larger_than),
         (&[".no".to_owned()][..], Some(5 << 30))
     );
-    assert!(set.exclude_caches && set.one_file_system && set.min_files == 7);
+    assert!(set.exclude_caches && set.one_file_system && set.min_files == 7 && set.allow_shrink);
 }

@@ -51,6 +51,7 @@ fn candidate(snapshot: &Snapshot) -> Candidate<Set<'_>> {
         set: (snapshot.device, &info.hostname, &info.paths, snapshot.paths_list),
         time: snapshot.time,
         complete: snapshot.is_complete(),
+        shrunk: info.shrunk,
         pinned: info.pinned,
         tags: info.tags.clone(),
     }
@@ -88,6 +89,11 @@ pub fn plan_forget(
     plan
 }
 
+/// Whether it has what was to be backed up, as far as anybody knows.
+fn is_whole(snapshot: &Snapshot) -> bool {
+    snapshot.is_complete() && !snapshot.info.shrunk
+}
+
 /// A plan that forgets exactly `named`. With `confirmed` also the newest complete snapshot of a set.
 ///
 /// # Errors
@@ -112,12 +118,9 @@ pub fn plan_named(
         }
         let set = candidate(snapshot).set;
         let replaced = left.iter().any(|other| {
-            candidate(other).set == set
-                && other.is_complete()
-                && snapshot.time <= other.time
-                && other.time <= now
+            candidate(other).set == set && is_whole(other) && snapshot.time <= other.time && other.time <= now
         });
-        if snapshot.is_complete() && !replaced && !confirmed {
+        if is_whole(snapshot) && !replaced && !confirmed {
             return Err(EngineError::NewestComplete(*id));
         }
     }

@@ -56,7 +56,7 @@ mod tests;
 
 pub use audit::{AuditOutcome, AuditTally, Choice, Doubts, Pick, on_probation, pick_slices};
 pub use backup::{
-    BackupOptions, BackupResult, Fate, Listener, PreviewResult, backup, backup_stream, preview,
+    BackupOptions, BackupResult, Fate, Listener, PreviewResult, backup, backup_stream, preview, source_count,
 };
 pub use borrow::{confirm_borrowed, is_revoked, keep_here, packs_elsewhere, read_again, referred_elsewhere};
 pub use cache::{Cached, cached_packs, choose_evicted, proven, tree_packs};

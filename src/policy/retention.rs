@@ -1,8 +1,8 @@
 //! Which snapshots stay: decided from when they were made, and of what, alone.
 //!
 //! Invariants, whatever the rules: without a rule everything stays; of each set the newest complete snapshot stays (the
-//! newest one when none is complete); a pinned one stays; one that is dated in the future stays and takes no other's
-//! place; more rules never keep less.
+//! newest one when none is complete); a pinned one stays; one that is dated in the future, or from which nearly all files
+//! are missing, takes no other's place, and the former stays; more rules never keep less.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -50,6 +50,8 @@ pub struct Candidate<G> {
     pub time: Moment,
     /// Every file that was chosen could be read.
     pub complete: bool,
+    /// Nearly all files of the one before were gone, and nobody meant that: what it has is not what was to be kept.
+    pub shrunk: bool,
     /// The user said that it stays.
     pub pinned: bool,
     /// Its tags.
@@ -119,28 +121,43 @@ pub fn keep<G: Ord>(
     for mut set in sets.into_values() {
         set.sort_by_key(|at| (std::cmp::Reverse(candidates[*at].time), *at));
         set.retain(|at| candidates[*at].time <= now);
-        let complete = set.iter().find(|at| candidates[**at].complete);
+        let complete = set.iter().find(|at| candidates[**at].complete && !candidates[**at].shrunk);
         if let Some(at) = complete.or(set.first()) {
             reasons[*at].push(Reason::NewestComplete);
         }
-        set.iter().take(rules.last as usize).for_each(|at| reasons[*at].push(Reason::Last));
-        for (count, reason, key) in calendar(rules) {
-            let mut spans: Vec<i64> = Vec::new();
-            for at in &set {
-                let span = key(&local(candidates[*at].time, zone));
-                // Newest first, so one span's snapshots stand together.
-                if spans.last() == Some(&span) {
-                    continue;
+        let is_whole = |at: &usize| !candidates[*at].shrunk;
+        let whole: Vec<usize> = set.iter().copied().filter(is_whole).collect();
+        // Those that shrank stay as if they were like others, and the others as if there were none of them.
+        for set in if whole.len() < set.len() { vec![set, whole] } else { vec![set] } {
+            for (at, reason) in chosen(rules, &set, |at| local(candidates[at].time, zone)) {
+                if !reasons[at].contains(&reason) {
+                    reasons[at].push(reason);
                 }
-                if spans.len() >= count as usize {
-                    break;
-                }
-                spans.push(span);
-                reasons[*at].push(reason.clone());
             }
         }
     }
     reasons
+}
+
+/// What the rules that count choose from one set, newest first.
+fn chosen(rules: &Rules, set: &[usize], time: impl Fn(usize) -> Zoned) -> Vec<(usize, Reason)> {
+    let mut chosen: Vec<_> = set.iter().take(rules.last as usize).map(|at| (*at, Reason::Last)).collect();
+    for (count, reason, key) in calendar(rules) {
+        let mut spans: Vec<i64> = Vec::new();
+        for at in set {
+            let span = key(&time(*at));
+            // Newest first, so one span's snapshots stand together.
+            if spans.last() == Some(&span) {
+                continue;
+            }
+            if spans.len() >= count as usize {
+                break;
+            }
+            spans.push(span);
+            chosen.push((*at, reason.clone()));
+        }
+    }
+    chosen
 }
 
 /// What keeps a snapshot whatever others there are.
@@ -228,7 +245,7 @@ mod tests {
 
     fn candidate(age_hours: u64) -> Candidate<u8> {
         let time = Moment::from_millis(NOW - age_hours * HOUR);
-        Candidate { set: 0, time, complete: true, pinned: false, tags: Vec::new() }
+        Candidate { set: 0, time, complete: true, shrunk: false, pinned: false, tags: Vec::new() }
     }
 
     fn kept(rules: &Rules, candidates: &[Candidate<u8>]) -> Vec<usize> {
@@ -286,6 +303,21 @@ mod tests {
         );
     }
 
+    /// A mount was missing for three nights: what those backups have must not push out what there was.
+    #[test]
+    fn snapshots_that_shrank_take_no_other_ones_place() {
+        let mut list = [1, 25, 49, 73, 97].map(candidate).to_vec();
+        list[..3].iter_mut().for_each(|one| one.shrunk = true);
+        assert_eq!(kept(&Rules { last: 1, ..Rules::default() }, &list), [0, 3]);
+        assert_eq!(kept(&Rules { last: 2, ..Rules::default() }, &list), [0, 1, 3, 4]);
+        assert_eq!(kept(&Rules { daily: 2, ..Rules::default() }, &list), [0, 1, 3, 4]);
+        // An older one that is not complete is no stand-in for the newest that is.
+        list[3].complete = false;
+        assert_eq!(kept(&Rules { last: 1, ..Rules::default() }, &list), [0, 3, 4]);
+        list.iter_mut().for_each(|one| one.shrunk = true);
+        assert_eq!(kept(&Rules { last: 1, ..Rules::default() }, &list), [0]);
+    }
+
     #[test]
     fn a_set_without_a_complete_snapshot_keeps_its_newest() {
         let mut list = [10, 20].map(candidate).to_vec();
@@ -336,11 +368,11 @@ mod tests {
     }
 
     fn any_candidates() -> impl Strategy<Value = Vec<Candidate<u8>>> {
-        let one = (0u8..3, 0u64..20_000, any::<bool>(), prop::bool::weighted(0.1), any::<bool>());
+        let one = (0u8..3, 0u64..20_000, any::<[bool; 2]>(), prop::bool::weighted(0.1), any::<bool>());
         prop::collection::vec(one, 0..40).prop_map(|list| {
-            let make = |(set, age, complete, pinned, gold): (u8, u64, bool, bool, bool)| {
+            let make = |(set, age, [complete, shrunk], pinned, gold): (u8, u64, [bool; 2], bool, bool)| {
                 let tags = if gold { vec!["gold".to_owned()] } else { Vec::new() };
-                Candidate { set, complete, pinned, tags, ..candidate(age) }
+                Candidate { set, complete, shrunk, pinned, tags, ..candidate(age) }
             };
             list.into_iter().map(make).collect()
         })
@@ -354,9 +386,10 @@ mod tests {
             for set in 0..3u8 {
                 let of_set = |at: &&usize| list[**at].set == set;
                 let all: Vec<usize> = (0..list.len()).collect();
-                let newest = all.iter().filter(of_set).filter(|at| list[**at].complete).map(|at| list[*at].time).max();
+                let whole = |at: &&usize| list[**at].complete && !list[**at].shrunk;
+                let newest = all.iter().filter(of_set).filter(whole).map(|at| list[*at].time).max();
                 let kept_newest =
-                    survivors.iter().filter(of_set).filter(|at| list[**at].complete).map(|at| list[*at].time).max();
+                    survivors.iter().filter(of_set).filter(whole).map(|at| list[*at].time).max();
                 prop_assert_eq!(newest, kept_newest);
                 prop_assert_eq!(all.iter().any(|at| of_set(&at)), survivors.iter().any(|at| of_set(&at)));
             }

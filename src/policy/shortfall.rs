@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use crate::base::limit;
+
 /// What a backup met, beside what the snapshot before it has.
 #[derive(Debug, Default, Copy, Clone, PartialEq, Eq)]
 pub struct SourceCount {
@@ -57,6 +59,15 @@ impl SourceCount {
         self.before.saturating_sub(self.known)
     }
 
+    /// Whether nearly all files of the snapshot before are gone, and that is not meant: a mount that is missing, as a rule.
+    /// Files count by number, so that a directory with another name is no loss.
+    pub fn is_lost(&self, expected: Expectation) -> bool {
+        let is_meant = expected.less || (expected.empty && self.entries == 0);
+        let left = u128::from(self.files) * 100;
+        let little = u128::from(self.before) * u128::from(limit::SOURCE_LEFT_PERCENT_MIN);
+        self.before >= limit::SOURCE_LOST_FILES_MIN && left < little && !is_meant
+    }
+
     /// In what the source falls short of `expected`; the gravest only.
     pub fn shortfall(&self, expected: Expectation) -> Option<Shortfall> {
         let Self { files, before, .. } = *self;
@@ -94,6 +105,28 @@ impl fmt::Display for Shortfall {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Files, before; whether it is lost, and is so for who says that less, or that nothing, is well.
+    #[test]
+    fn a_source_is_lost_when_nearly_all_files_are_gone() {
+        let table = [
+            ([0, 19], [false, false, false]),
+            ([0, 20], [true, false, false]),
+            ([1, 20], [true, false, true]),
+            ([2, 20], [false, false, false]),
+            ([99, 1000], [true, false, true]),
+            ([100, 1000], [false, false, false]),
+            ([0, 0], [false, false, false]),
+            ([0, u64::MAX], [true, false, false]),
+        ];
+        for ([files, before], expected) in table {
+            // All files under new names are no loss.
+            let met = SourceCount { entries: files, files, known: 0, before };
+            let asked = Expectation::default();
+            let (less, empty) = (Expectation { less: true, ..asked }, Expectation { empty: true, ..asked });
+            assert_eq!([asked, less, empty].map(|asked| met.is_lost(asked)), expected, "{met:?}");
+        }
+    }
 
     /// Entries, files, known, before, wanted; what is said.
     #[test]

@@ -382,6 +382,9 @@ pub struct Snapshot {
     /// its trees say what they leave out
     #[prost(bool, tag = "17")]
     pub omissions: bool,
+    /// nearly all files of the snapshot before were gone, and nobody meant that
+    #[prost(bool, tag = "18")]
+    pub shrunk: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PathList {

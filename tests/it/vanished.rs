@@ -113,3 +113,60 @@ fn a_set_with_fewer_files_than_it_asks_for_is_incomplete_and_an_event_tells_of_i
     follower.wait().ok();
     assert_eq!((&told["files"], &told["files_before"]), (&json!(0), &json!(0)), "{told}");
 }
+
+/// A mount was missing for some nights, and each of those backups was as good as any to the rules.
+#[test]
+fn a_source_that_lost_nearly_all_is_incomplete_and_pushes_nothing_out() {
+    let node = Node::init();
+    let source = node.path("source");
+    tree::plain(&source, 1, 30, 3000);
+    let full = node.backup(&source);
+    for number in 2..30 {
+        fs::remove_file(source.join(format!("file-{number}"))).unwrap();
+    }
+    back_up(&node, &["--dry-run"], 3);
+    // As long as it lasts, and not only once.
+    for _ in 0..3 {
+        let refused = node.run(&["backup", text(&source)]).exits(3);
+        assert_eq!(refused.failure()["code"], "INCOMPLETE");
+        assert!(refused.failure()["message"].as_str().unwrap().contains("28 of the 30 files"), "{refused:?}");
+        assert!(refused.failure()["hint"].as_str().unwrap().contains("--allow-shrink"), "{refused:?}");
+        let done = refused.json();
+        assert_eq!((&done["files_gone"], &done["files_before"]), (&json!(28), &json!(30)), "{done}");
+    }
+    let ids = |node: &Node| -> Vec<String> {
+        node.snapshots().iter().map(|one| one["id"].as_str().unwrap().to_owned()).collect()
+    };
+    let all = ids(&node);
+    let shrunk: Vec<bool> =
+        node.snapshots().iter().map(|one| one["shrunk"].as_bool().unwrap_or_default()).collect();
+    assert_eq!(shrunk, [false, true, true, true]);
+    let shown = node.finish(node.command().arg("snapshots")).exits(0).stdout;
+    assert_eq!(shown.matches("(shrunk)").count(), 3, "{shown}");
+    // By hand the last whole one is asked about, as the newest complete one always is.
+    node.run(&["forget", &full]).exits(1);
+    for rules in [&["--keep-last", "1"][..], &["--configured"]] {
+        let node = Node::bare().at(node.repo()).with("retention.keep_last", "1");
+        node.run(&[&["forget", "--yes"], rules].concat()).exits(0);
+        assert_eq!(ids(&node), [full.clone(), all[3].clone()], "{rules:?}");
+    }
+    // Back again: everything is known, and nothing is said.
+    tree::plain(&source, 1, 30, 3000);
+    let done = back_up(&node, &[], 0);
+    assert_eq!((&done["warnings"], &done["files_new"]), (&json!([]), &json!(0)), "{done}");
+
+    // Who means it: once, or for a set.
+    let leave_two =
+        || (2..30).for_each(|number| drop(fs::remove_file(source.join(format!("file-{number}")))));
+    let config = node.path("config/shadowvault/config.yaml");
+    let set = format!("  - {{ id: docs, paths: [{}], every: 24h, allow_shrink: true }}\n", text(&source));
+    fs::write(config, format!("backup_sets:\n{set}")).unwrap();
+    leave_two();
+    node.run(&["backup", "--set", "docs"]).exits(0);
+    back_up(&node, &[], 0);
+    tree::plain(&source, 1, 30, 3000);
+    back_up(&node, &[], 0);
+    leave_two();
+    back_up(&node, &["--allow-shrink"], 0);
+    assert!(node.snapshots().iter().rev().take(4).all(|one| one["shrunk"] == json!(false)));
+}

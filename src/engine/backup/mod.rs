@@ -36,6 +36,7 @@ use super::vault::Vault;
 use crate::base::{ChunkId, Code, Coded, SnapshotId, limit};
 use crate::crypto::Kind;
 use crate::fs::{Entries, Exclusions, Sieve, Walk, WalkOptions, Watch, is_link, plain_roots, stream_events};
+use crate::policy::{Expectation, SourceCount};
 use crate::snapshot::{PeerAddress, RecordError, Snapshot, seal_record};
 use crate::store::PackNumber;
 use crate::wire;
@@ -74,8 +75,8 @@ pub struct BackupOptions {
     pub one_file_system: bool,
     /// Read every file.
     pub force: bool,
-    /// An input without a byte is meant.
-    pub allow_empty: bool,
+    /// What is well of the source, an input without a byte too.
+    pub expected: Expectation,
     /// Where the vault's holders can be dialled; goes into the head.
     pub holders: Vec<PeerAddress>,
     /// How often a head is published while the backup runs, so that holders can begin; never when absent.
@@ -196,7 +197,7 @@ fn take(
     let parent = view.parent_for(&options.hostname, &paths, list_id);
     let is_stream = input.stream.is_some();
     let done = run_pipeline(vault, input, parent, options, monitor, |sealer, assembled| {
-        if is_stream && assembled.counts.bytes == 0 && !options.allow_empty {
+        if is_stream && assembled.counts.bytes == 0 && !options.expected.empty {
             return Err(EngineError::InputEmpty);
         }
         Ok((assembled, listed.as_ref().map(|listed| sealer.seal(listed)).transpose()?))
@@ -207,6 +208,8 @@ fn take(
     counts.data_added_packed = done.packed;
     counts.duration_ms =
         u64::try_from(vault.clock.running().saturating_sub(began).as_millis()).unwrap_or(u64::MAX);
+    let files_before = files_of(parent);
+    let shrunk = source_count(&counts, files_before).is_lost(options.expected);
     let info = wire::Snapshot {
         version: 1,
         device: vault.device().as_bytes().to_vec(),
@@ -222,18 +225,29 @@ fn take(
         paths_list: paths_list.map_or_else(Vec::new, |id| id.as_bytes().to_vec()),
         program: concat!("shadowvault ", env!("CARGO_PKG_VERSION")).to_owned(),
         omissions: true,
+        shrunk,
         ..Default::default()
     };
     monitor.enter("writing the snapshot");
     let snapshot = publish_snapshot(vault, &info)?;
     vault.store.set_snapshot_packs(snapshot, &done.packs)?;
     publish_next_head(vault, &[snapshot], &options.holders)?;
-    Ok(BackupResult { snapshot, counts, files_before: files_of(parent), packs: done.packs })
+    Ok(BackupResult { snapshot, counts, files_before, packs: done.packs })
 }
 
 /// Files that a parent has.
 fn files_of(parent: Option<&Snapshot>) -> u64 {
     parent.and_then(|parent| parent.info.counts).map_or(0, |counts| counts.files)
+}
+
+/// What a backup met in its source, beside the files of the snapshot before.
+pub fn source_count(counts: &wire::SnapshotCounts, files_before: u64) -> SourceCount {
+    SourceCount {
+        entries: counts.files + counts.others,
+        files: counts.files,
+        known: counts.files_changed + counts.files_unmodified,
+        before: files_before,
+    }
 }
 
 fn path_bytes(paths: &[PathBuf]) -> Vec<Vec<u8>> {
@@ -364,11 +378,13 @@ fn root_cause(errors: Vec<EngineError>) -> EngineError {
 }
 
 impl VaultView {
-    /// The newest complete snapshot of the same host and paths.
+    /// The newest snapshot of the same host and paths that did not lose nearly all of its files: once they are back they are
+    /// known, and as long as they are not, each backup says so.
     fn parent_for(&self, hostname: &str, paths: &[Vec<u8>], list: Option<ChunkId>) -> Option<&Snapshot> {
         let alike = |snapshot: &&Snapshot| {
             snapshot.info.hostname == hostname && snapshot.info.paths == paths && snapshot.paths_list == list
         };
-        self.snapshots.iter().filter(alike).max_by_key(|snapshot| (snapshot.time, snapshot.id))
+        let newest = |snapshot: &&Snapshot| (!snapshot.info.shrunk, snapshot.time, snapshot.id);
+        self.snapshots.iter().filter(alike).max_by_key(newest)
     }
 }

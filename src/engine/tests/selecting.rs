@@ -6,6 +6,7 @@ use super::fixture::{Fixture, vault_options};
 use crate::chunker::ChunkSizes;
 use crate::engine::{BackupOptions, EngineError, Fate, Monitor, VaultOptions, backup_stream, preview};
 use crate::fs::Exclusions;
+use crate::policy::Expectation;
 
 /// Gives bytes in odd pieces, then breaks off if it is to.
 struct Odd {
@@ -34,7 +35,8 @@ fn a_stream_is_stored_to_its_last_byte_whatever_the_chunk_sizes() {
         let fixture = Fixture::with(VaultOptions { sizes, ..vault_options() });
         let store = |allow_empty| {
             let (monitor, stream) = (Monitor::default(), Box::new(Odd { left: length, breaks: false }));
-            let options = BackupOptions { allow_empty, ..fixture.options() };
+            let expected = Expectation { empty: allow_empty, ..Expectation::default() };
+            let options = BackupOptions { expected, ..fixture.options() };
             backup_stream(&fixture.vault, &options, "in", stream, &monitor)
         };
         if length == 0 {

@@ -449,6 +449,7 @@ mod tests {
             exclude_larger_than: None,
             one_file_system: false,
             min_files: 0,
+            allow_shrink: false,
             tags,
             when,
             hooks,

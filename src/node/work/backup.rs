@@ -15,7 +15,7 @@ use crate::node::error::{failed, no_network};
 use crate::node::jobs::Ended;
 use crate::node::schedule::{self, HookFacts, HookKind};
 use crate::node::streams::{Fates, Input, Streams};
-use crate::policy::{Expectation, Shortfall, SourceCount};
+use crate::policy::{Expectation, Shortfall};
 use crate::wire::SnapshotCounts;
 
 /// How often copies are counted while a backup waits for them.
@@ -55,7 +55,7 @@ fn options(core: &Arc<Core>, request: &BackupRequest, memory: usize) -> BackupOp
         username: std::env::var("USER").unwrap_or_default(),
         one_file_system: request.one_file_system,
         force: request.force,
-        allow_empty: request.allow_empty,
+        expected: Expected::of(request).source,
         holders: core.holder_addresses(),
         checkpoint_every: Some(limit::CHECKPOINT_EVERY),
     }
@@ -190,14 +190,10 @@ fn summary(
     expected: &Expected,
     began: Instant,
 ) -> (BackupSummary, Option<ApiError>) {
-    let met = SourceCount {
-        entries: counts.files + counts.others,
-        files: counts.files,
-        known: counts.files_changed + counts.files_unmodified,
-        before: files_before,
-    };
+    let met = engine::source_count(counts, files_before);
     let short = met.shortfall(expected.source);
-    let error = short.filter(|short| expected.forbids(short)).map(|short| {
+    let lost = met.is_lost(expected.source);
+    let error = short.filter(|short| lost || expected.forbids(short)).map(|short| {
         let hint = match short {
             Shortfall::Empty { .. } => "is its file system mounted? --allow-empty says that it is meant",
             _ => "is all of it mounted? --allow-shrink says that it is meant",

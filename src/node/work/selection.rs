@@ -30,6 +30,7 @@ pub(super) fn expand(core: &Core, request: &mut BackupRequest) -> Result<Hooks, 
     request.exclude_larger_than = request.exclude_larger_than.or(set.exclude_larger_than);
     request.one_file_system |= set.one_file_system;
     request.min_files = request.min_files.max(set.min_files);
+    request.allow_shrink |= set.allow_shrink;
     let tags: Vec<String> = set.tags.iter().filter(|tag| !request.tags.contains(tag)).cloned().collect();
     request.tags.extend(tags);
     Ok(set.hooks.clone())
