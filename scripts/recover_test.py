@@ -176,7 +176,9 @@ def kills(dice, moments, work, name, arguments, check):
             under_way += process.poll() is None
             process.kill()
             process.communicate()
-            node.run("id", want=(0, 10))
+            # Killed before init wrote its configuration, there is none.
+            is_named = os.path.exists(os.path.join(node.work, f"{node.name}.yaml"))
+            node.run("id", want=(0, 10) if is_named else (0, 10, 16))
             half_made = os.path.exists(os.path.join(node.repo, "shadowvault.making"))
             resumed += half_made
         process = node.command("--json", *given)

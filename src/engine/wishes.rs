@@ -147,12 +147,10 @@ impl Serving {
     }
 }
 
-/// Whether one pack that cannot be stored means that no other of that owner can be now.
+/// Whether one pack that cannot be stored means that no other of that owner can be now. One that the owner does not have, or not
+/// soundly, says nothing about the others.
 pub fn is_hopeless(code: Code) -> bool {
-    matches!(
-        code,
-        Code::StorageFull | Code::StorageUnavailable | Code::ChunkNotFound | Code::NetworkUnreachable
-    )
+    matches!(code, Code::StorageFull | Code::StorageUnavailable | Code::NetworkUnreachable)
 }
 
 #[cfg(test)]

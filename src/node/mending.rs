@@ -16,6 +16,7 @@ use crate::api::{ApiError, JobRequest, RepairQueueStatus, RepairRequest};
 use crate::base::{Moment, PackId, limit};
 use crate::engine::{self, Damage, Monitor, RecordDamage, RecordRepair, RepairPlan, RepairResult};
 use crate::policy::RepairQueue;
+use crate::store::Borrowed;
 
 /// A small state file. Losing it loses no data: checks find the damage again.
 const FILE: &str = "repairs.json";
@@ -195,10 +196,13 @@ impl Core {
     /// Of packs that somebody wanted and did not get, those that are kept here and whose files are gone. Blocking.
     pub(super) fn doubt_kept(&self, packs: &[PackId]) -> Result<(), ApiError> {
         for pack in packs {
-            let row = self.store.pack_by_id(*pack).map_err(failed)?.filter(|row| !row.own);
-            if row.is_some_and(
-                |row| !matches!(self.store.pack_length(*pack), Ok(Some(length)) if length == row.bytes),
-            ) {
+            let Some(row) = self.store.pack_by_id(*pack).map_err(failed)? else { continue };
+            if matches!(self.store.pack_length(*pack), Ok(Some(length)) if length == row.bytes) {
+                continue;
+            }
+            let is_elsewhere = |state: &Borrowed| *state != Borrowed::Kept;
+            if !row.own || !self.store.borrowed().map_err(failed)?.get(&row.number).is_some_and(is_elsewhere)
+            {
                 tracing::warn!(target: "repair", pack = %pack.short(), "the file of a pack is gone");
                 self.doubt(*pack);
             }

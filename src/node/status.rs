@@ -198,7 +198,7 @@ fn vault_status(core: &Arc<Core>, vault: &Vault, status: &mut Status) -> Result<
     if core.mode == Mode::Daemon && unread.unreachable.0 > 0 {
         let (packs, bytes) = (unread.unreachable.0, ByteSize(unread.unreachable.1));
         status.problems.push(format!(
-            "{bytes} in {packs} packs are with holders only, none of whom is connected: they cannot be restored now (`shadowvault peers`)"
+            "{bytes} in {packs} packs are with holders only, and nobody who is connected is known to have them: they cannot be restored now (`shadowvault peers`)"
         ));
     }
     let revoked = engine::revocations(&core.store, vault.id()).map_err(failed)?;

@@ -177,5 +177,36 @@ fn what_no_holder_can_be_asked_for_is_not_called_sound() {
     );
     assert!(report["unreachable_bytes"].as_u64() > Some(0), "{report}");
     let said = owner.status()["problems"].to_string();
-    assert!(said.contains("none of whom is connected"), "{said}");
+    assert!(said.contains("nobody who is connected is known to have them"), "{said}");
+}
+
+/// They were offered first, again and again, and the holder's pull of one that is nowhere ended that of all others: whatever was
+/// backed up from then on lay on one disk only.
+#[test]
+fn packs_that_nobody_has_keep_no_others_from_being_taken() {
+    let owner = owner(1);
+    let [mut holder] = holders(&owner);
+    let source = owner.path("source");
+    noise(&source);
+    owner.replicate(&source);
+    shrunk(&owner, &[&holder]);
+    let here: Vec<_> = owner.packs().iter().map(|pack| pack.file_name().unwrap().to_owned()).collect();
+    let gone =
+        holder.packs().into_iter().filter(|pack| !here.iter().any(|name| Some(&**name) == pack.file_name()));
+    holder.terminate();
+    let lost = gone.take(2).map(|pack| fs::remove_file(pack).unwrap()).count();
+    assert_eq!(lost, 2);
+    holder.run(&["rebuild-index"]).exits(0);
+    let other = owner.path("other");
+    super::tree::plain(&other, 3, 3, 100_000);
+    let id = owner.backup(&other);
+    holder.start();
+    connected(&owner, &holder);
+    until("the new one has its copy", &[&owner, &holder], || {
+        let all = owner.snapshots();
+        all.iter().any(|snapshot| snapshot["id"] == *id && snapshot["copies"] == 1).then_some(())
+    });
+    let problems = owner.status()["problems"].to_string();
+    assert!(problems.contains("nobody who is connected"), "{problems}");
+    owner.run(&["verify"]).exits(3);
 }

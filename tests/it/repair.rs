@@ -310,3 +310,35 @@ fn a_drill_restores_from_peers_whatever_is_on_this_disk() {
     owner.run(&["verify"]).exits(0);
     assert_eq!(owner.status()["drill"]["proven"], drill["proven"]);
 }
+
+/// The holder's pull of that one ended the pull of all others, about once a minute, and nobody said why nothing moved.
+#[test]
+fn a_pack_that_its_owner_has_no_more_keeps_no_others_from_their_copies() {
+    for is_gone in [true, false] {
+        let mut owner = owner(1);
+        let [mut holder] = holders(&owner);
+        holder.terminate();
+        let mut ids = Vec::new();
+        for number in 0..4u64 {
+            let source = owner.path(&format!("source {number}"));
+            tree::plain(&source, 60 + number, 3, 200_000);
+            let before = owner.packs();
+            ids.push(owner.backup(&source));
+            if number == 0 {
+                let pack = owner.packs().into_iter().find(|pack| !before.contains(pack)).expect("a pack");
+                if is_gone { fs::remove_file(pack).unwrap() } else { super::node::flip(&pack) }
+            }
+        }
+        holder.start();
+        connected(&owner, &holder);
+        until("all that is sound has its copy", &[&owner, &holder], || {
+            let all = owner.snapshots();
+            let safe = all.iter().filter(|snapshot| snapshot["copies"] == 1).count();
+            (safe == 3).then_some(())
+        });
+        until("it is said what keeps the other one", &[&owner], || {
+            owner.status()["problems"].to_string().contains("damaged").then_some(())
+        });
+        owner.terminate();
+    }
+}
