@@ -265,6 +265,9 @@ pub struct SnapshotInfo {
     pub copies_wanted: u32,
     /// Every chosen file could be read.
     pub complete: bool,
+    /// It is dated later than now: some clock was wrong, or this one is.
+    #[serde(default)]
+    pub ahead: bool,
     /// Nearly all files of the one before were gone, and nobody meant that: rules keep the one before beside it.
     #[serde(default)]
     pub shrunk: bool,
@@ -392,8 +395,10 @@ pub struct BackupSummary {
     pub copies: u32,
     /// Wished number.
     pub copies_wanted: u32,
-    /// What looks wrong with the source: it is empty, or most of what was there before is gone.
+    /// What looks wrong with the source: it is empty, or most of what was there before is gone. And, last, that `ahead` is not 0.
     pub warnings: Vec<String>,
+    /// Earlier snapshots that are dated later than now.
+    pub ahead: u64,
 }
 
 /// Result of a restore.

@@ -58,7 +58,12 @@ fn render(list: &[SnapshotInfo], paint: Paint) -> String {
     }
     let mut table = Table::new(&["ID", "TIME", "HOST", "PATHS", "TAGS", ">FILES", ">SIZE", ">COPIES"]);
     for one in list {
-        let marks = [(!one.complete, "incomplete"), (one.shrunk, "shrunk"), (one.pinned, "pinned")];
+        let marks = [
+            (!one.complete, "incomplete"),
+            (one.shrunk, "shrunk"),
+            (one.ahead, "dated later than now"),
+            (one.pinned, "pinned"),
+        ];
         let marks: Vec<&str> = marks.into_iter().filter_map(|(on, mark)| on.then_some(mark)).collect();
         let marks = if marks.is_empty() { String::new() } else { format!(" ({})", marks.join(", ")) };
         table.row([
@@ -96,6 +101,7 @@ mod tests {
             copies_wanted: 2,
             complete: false,
             shrunk: false,
+            ahead: false,
             pinned: false,
             device: "d".into(),
             damaged: None,

@@ -116,9 +116,10 @@ pub fn plan_named(
         if snapshot.info.pinned {
             return Err(EngineError::Pinned(*id));
         }
-        let set = candidate(snapshot).set;
+        let (set, after) = (candidate(snapshot).set, own.iter().skip_while(|other| other.id != *id).skip(1));
+        let after: HashSet<SnapshotId> = after.map(|other| other.id).collect();
         let replaced = left.iter().any(|other| {
-            candidate(other).set == set && is_whole(other) && snapshot.time <= other.time && other.time <= now
+            candidate(other).set == set && is_whole(other) && after.contains(&other.id) && other.time <= now
         });
         if is_whole(snapshot) && !replaced && !confirmed {
             return Err(EngineError::NewestComplete(*id));

@@ -10,6 +10,7 @@ use super::revocations::{Revocations, revocations};
 use super::vault::Vault;
 use crate::base::{DeviceId, HeadId, ListId, Moment, PackId, SnapshotId, VaultId, limit};
 use crate::crypto::VaultKeys;
+use crate::policy::believed;
 use crate::snapshot::{
     Head, HeadName, HeadSummary, PackList, PackSize, Snapshot, open_device_name, open_record,
 };
@@ -254,22 +255,27 @@ pub fn adopt_head(store: &Store, head: &Head, bytes: &[u8]) -> Result<HeadNews, 
 pub struct VaultView {
     /// Newest head of each device.
     pub heads: Vec<Head>,
-    /// Snapshots of all devices, oldest first.
+    /// Snapshots of all devices, oldest first: those of one device in the order in which it made them, whatever its clock
+    /// showed, and beside those of others by their times.
     pub snapshots: Vec<Snapshot>,
     /// Snapshots that a head lists but whose record is missing or damaged here.
     pub broken: Vec<(SnapshotId, String)>,
     /// Newest heads of their devices that cannot be read: they may list snapshots that are newer than all of these.
     pub hidden: Vec<UnreadableHead>,
     names: HashMap<DeviceId, String>,
+    /// What is dated later is dated wrongly.
+    latest: Moment,
 }
 
 impl VaultView {
     /// Reads heads and snapshot records of the vault.
     pub fn load(vault: &Vault) -> Result<Self, EngineError> {
-        Self::read(&vault.store, vault.id(), &vault.keyring.vault)
+        Self::read(vault)
     }
 
-    fn read(store: &Store, vault: VaultId, keys: &VaultKeys) -> Result<Self, EngineError> {
+    fn read(vault: &Vault) -> Result<Self, EngineError> {
+        let latest = vault.clock.now().after(limit::CLOCK_OFF_MIN);
+        let (store, vault, keys) = (&vault.store, vault.id(), &vault.keyring.vault);
         let mut newest = newest_heads(store, vault)?;
         let heads: Vec<Head> = newest.by_ref().collect::<Result<_, _>>()?;
         if heads.is_empty() {
@@ -282,9 +288,11 @@ impl VaultView {
         };
         hidden.retain(|hidden| !heads.iter().any(|head| is_later(head, hidden)));
         let (snapshots, broken, names) = (Vec::new(), Vec::new(), HashMap::new());
-        let mut view = Self { heads, snapshots, broken, hidden, names };
+        let mut view = Self { heads, snapshots, broken, hidden, names, latest };
         let mut seen = HashSet::new();
+        let mut counts = Vec::new();
         for head in &view.heads {
+            let before = view.snapshots.len();
             let name = open_device_name(&head.certificate, keys).unwrap_or_else(|| head.device().short());
             view.names.insert(head.device(), name);
             for id in head.draft.snapshots.iter().filter(|id| seen.insert(**id)) {
@@ -297,10 +305,35 @@ impl VaultView {
                     },
                 }
             }
+            counts.push(view.snapshots.len() - before);
         }
         view.name_former_devices(store, vault, keys)?;
-        view.snapshots.sort_by_key(|snapshot| (snapshot.time, snapshot.id));
+        view.order(&counts);
         Ok(view)
+    }
+
+    /// Puts snapshots in order that come head by head, so many of each and as its device made them.
+    fn order(&mut self, counts: &[usize]) {
+        let times: Vec<Moment> = self.snapshots.iter().map(|snapshot| snapshot.time).collect();
+        // A clock before all of them is itself the wrong one.
+        let is_sane = times.iter().any(|time| *time <= self.latest);
+        let latest = if is_sane { self.latest } else { Moment::from_millis(u64::MAX) };
+        let mut rest = times.as_slice();
+        let mut placed = Vec::with_capacity(times.len());
+        for count in counts {
+            let (of_head, after) = rest.split_at(*count);
+            placed.extend(believed(of_head, latest));
+            rest = after;
+        }
+        let mut order: Vec<(Moment, Snapshot)> =
+            placed.into_iter().zip(std::mem::take(&mut self.snapshots)).collect();
+        order.sort_by_key(|(time, _)| *time);
+        self.snapshots = order.into_iter().map(|(_, snapshot)| snapshot).collect();
+    }
+
+    /// Whether it is dated later than now by more than clocks differ: this one is wrong, or that was one.
+    pub fn is_ahead(&self, snapshot: &Snapshot) -> bool {
+        snapshot.time > self.latest
     }
 
     /// Devices without a head that counts keep their names for as long as one of their heads is here.

@@ -1,5 +1,7 @@
 //! What a snapshot reference means: the beginning of an id, `latest`, `latest~N`. Pure.
 
+use std::collections::HashSet;
+
 use super::error::EngineError;
 use super::heads::VaultView;
 use crate::base::{SnapshotId, limit};
@@ -61,9 +63,10 @@ pub fn resolve_listed(view: &VaultView, reference: &str) -> Result<SnapshotId, E
 /// Whether a snapshot that cannot be read is surely older than `than`: a head lists, after it, one that is no newer.
 fn is_older(view: &VaultView, broken: SnapshotId, than: Option<&Snapshot>) -> bool {
     let Some(than) = than else { return false };
-    let is_no_newer = |id: &SnapshotId| {
-        view.snapshots.iter().any(|snapshot| snapshot.id == *id && snapshot.time <= than.time)
-    };
+    let mut up_to: HashSet<SnapshotId> =
+        view.snapshots.iter().map(|one| one.id).take_while(|id| *id != than.id).collect();
+    up_to.insert(than.id);
+    let is_no_newer = |id: &SnapshotId| up_to.contains(id);
     view.heads.iter().any(|head| {
         let mut after = head.draft.snapshots.iter().skip_while(|id| **id != broken).skip(1);
         after.any(is_no_newer)

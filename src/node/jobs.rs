@@ -344,7 +344,7 @@ impl Core {
             && let Ok(snapshot) = summary.snapshot_id.parse()
         {
             self.tell(Happening::SnapshotCreated { snapshot });
-            if !summary.warnings.is_empty() {
+            if summary.warnings.len() > usize::from(summary.ahead > 0) {
                 let (files, files_gone) = (summary.total_files_processed, summary.files_gone);
                 let files_before = summary.files_before;
                 self.tell(Happening::SourceShrank { snapshot, files, files_gone, files_before });

@@ -194,6 +194,15 @@ fn vault_status(core: &Arc<Core>, vault: &Vault, status: &mut Status) -> Result<
     if let Some(more) = view.broken.len().checked_sub(limit::CANDIDATES_NAMED_MAX).filter(|more| *more > 0) {
         status.problems.push(format!("and {more} more snapshots cannot be read (`shadowvault snapshots`)"));
     }
+    let ahead: Vec<&Snapshot> = view.snapshots.iter().filter(|snapshot| view.is_ahead(snapshot)).collect();
+    if let Some(one) = ahead.first() {
+        let (id, device, time) = (one.id.short(), view.device_name(one.device), one.time);
+        let more =
+            if ahead.len() > 1 { format!(" and {} more are", ahead.len() - 1) } else { " is".to_owned() };
+        status.problems.push(format!(
+            "snapshot {id} of {device} ({time}){more} dated later than now: this machine's clock is wrong, or was that device's"
+        ));
+    }
     let unread = elsewhere::unread(core)?;
     if core.mode == Mode::Daemon && unread.unreachable.0 > 0 {
         let (packs, bytes) = (unread.unreachable.0, ByteSize(unread.unreachable.1));
@@ -647,6 +656,7 @@ fn unreadable(view: &VaultView, id: SnapshotId, why: &str, copies_wanted: u32) -
         copies_wanted,
         complete: false,
         shrunk: false,
+        ahead: false,
         pinned: false,
         device: listing.map(|head| view.device_name(head.device())).unwrap_or_default(),
         damaged: Some(why.to_owned()),
@@ -691,6 +701,7 @@ fn info(view: &VaultView, copies: &CopyCounts, wanted: u32, snapshot: &Snapshot)
         copies_wanted: wanted,
         complete: snapshot.is_complete(),
         shrunk: snapshot.info.shrunk,
+        ahead: view.is_ahead(snapshot),
         pinned: snapshot.info.pinned,
         device: view.device_name(snapshot.device),
         damaged: None,

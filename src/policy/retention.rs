@@ -107,6 +107,9 @@ impl fmt::Display for Reason {
 }
 
 /// Why each of `candidates` stays, in their order; one without a reason goes. Days and weeks are those of `zone`.
+///
+/// They come in the order in which they were made, the oldest first. Where their times tell another one, some clock was
+/// wrong: then the newest ones by either stay.
 pub fn keep<G: Ord>(
     rules: &Rules,
     candidates: &[Candidate<G>],
@@ -119,29 +122,42 @@ pub fn keep<G: Ord>(
         sets.entry(&one.set).or_default().push(at);
     }
     for mut set in sets.into_values() {
-        set.sort_by_key(|at| (std::cmp::Reverse(candidates[*at].time), *at));
         set.retain(|at| candidates[*at].time <= now);
-        let complete = set.iter().find(|at| candidates[**at].complete && !candidates[**at].shrunk);
-        if let Some(at) = complete.or(set.first()) {
-            reasons[*at].push(Reason::NewestComplete);
-        }
+        set.reverse();
+        let mut by_time = set.clone();
+        by_time.sort_by_key(|at| std::cmp::Reverse(candidates[*at].time));
         let is_whole = |at: &usize| !candidates[*at].shrunk;
-        let whole: Vec<usize> = set.iter().copied().filter(is_whole).collect();
+        let whole = |set: &[usize]| set.iter().copied().filter(is_whole).collect();
         // Those that shrank stay as if they were like others, and the others as if there were none of them.
-        for set in if whole.len() < set.len() { vec![set, whole] } else { vec![set] } {
-            for (at, reason) in chosen(rules, &set, |at| local(candidates[at].time, zone)) {
-                if !reasons[at].contains(&reason) {
-                    reasons[at].push(reason);
-                }
+        let orders: [(Vec<usize>, bool); 4] =
+            [(whole(&by_time), true), (whole(&set), false), (by_time, true), (set, false)];
+        let mut chosen: Vec<(usize, Reason)> = Vec::new();
+        for (set, _) in &orders[..2] {
+            let complete = set.iter().find(|at| candidates[**at].complete);
+            chosen.extend(complete.map(|at| (*at, Reason::NewestComplete)));
+        }
+        if chosen.is_empty() {
+            let newest = orders.iter().filter_map(|(set, _)| set.first());
+            chosen.extend(newest.map(|at| (*at, Reason::NewestComplete)));
+        }
+        for (set, is_by_time) in &orders {
+            chosen.extend(set.iter().take(rules.last as usize).map(|at| (*at, Reason::Last)));
+            if *is_by_time {
+                chosen.extend(by_calendar(rules, set, |at| local(candidates[at].time, zone)));
+            }
+        }
+        for (at, reason) in chosen {
+            if !reasons[at].contains(&reason) {
+                reasons[at].push(reason);
             }
         }
     }
     reasons
 }
 
-/// What the rules that count choose from one set, newest first.
-fn chosen(rules: &Rules, set: &[usize], time: impl Fn(usize) -> Zoned) -> Vec<(usize, Reason)> {
-    let mut chosen: Vec<_> = set.iter().take(rules.last as usize).map(|at| (*at, Reason::Last)).collect();
+/// What the rules that count days and the like choose from one set, the newest times first.
+fn by_calendar(rules: &Rules, set: &[usize], time: impl Fn(usize) -> Zoned) -> Vec<(usize, Reason)> {
+    let mut chosen = Vec::new();
     for (count, reason, key) in calendar(rules) {
         let mut spans: Vec<i64> = Vec::new();
         for at in set {
@@ -248,8 +264,16 @@ mod tests {
         Candidate { set: 0, time, complete: true, shrunk: false, pinned: false, tags: Vec::new() }
     }
 
+    /// Of candidates that come newest first.
+    fn reasons(rules: &Rules, candidates: &[Candidate<u8>], zone: &TimeZone) -> Vec<Vec<Reason>> {
+        let made: Vec<_> = candidates.iter().rev().cloned().collect();
+        let mut reasons = keep(rules, &made, Moment::from_millis(NOW), zone);
+        reasons.reverse();
+        reasons
+    }
+
     fn kept(rules: &Rules, candidates: &[Candidate<u8>]) -> Vec<usize> {
-        let reasons = keep(rules, candidates, Moment::from_millis(NOW), &TimeZone::UTC);
+        let reasons = reasons(rules, candidates, &TimeZone::UTC);
         (0..candidates.len()).filter(|at| !reasons[*at].is_empty()).collect()
     }
 
@@ -295,7 +319,7 @@ mod tests {
         list.push(future);
         // The last one; the newest complete one; tagged; pinned; alone in its set; of the future.
         assert_eq!(kept(&rules, &list), [0, 1, 2, 3, 4, 6]);
-        let reasons = keep(&rules, &list, Moment::from_millis(NOW), &TimeZone::UTC);
+        let reasons = reasons(&rules, &list, &TimeZone::UTC);
         let text = |at: usize| reasons[at].iter().map(Reason::to_string).collect::<Vec<_>>().join(", ");
         assert_eq!(
             (text(0), text(2), text(6)),
@@ -318,6 +342,14 @@ mod tests {
         assert_eq!(kept(&Rules { last: 1, ..Rules::default() }, &list), [0]);
     }
 
+    /// The first was made by a clock two days ahead, whose date has come since: the newest is the last one made.
+    #[test]
+    fn a_clock_that_was_wrong_pushes_nothing_out() {
+        let list = [30, 54, 1, 80].map(candidate);
+        assert_eq!(kept(&Rules { last: 1, ..Rules::default() }, &list), [0, 2]);
+        assert_eq!(kept(&Rules { yearly: 1, ..Rules::default() }, &list), [0, 2]);
+    }
+
     #[test]
     fn a_set_without_a_complete_snapshot_keeps_its_newest() {
         let mut list = [10, 20].map(candidate).to_vec();
@@ -331,7 +363,7 @@ mod tests {
         let zone = TimeZone::get("America/New_York").unwrap_or(TimeZone::fixed(jiff::tz::offset(-5)));
         // 12:00 UTC is 7:00 there: 8 hours ago was the day before.
         let list = [0, 6, 8].map(candidate);
-        let reasons = keep(&Rules { daily: 2, ..Rules::default() }, &list, Moment::from_millis(NOW), &zone);
+        let reasons = reasons(&Rules { daily: 2, ..Rules::default() }, &list, &zone);
         assert!(!reasons[0].is_empty() && reasons[1].is_empty() && !reasons[2].is_empty());
     }
 

@@ -92,6 +92,8 @@ pub struct BackupResult {
     pub counts: wire::SnapshotCounts,
     /// Files of the snapshot before, of the same host and paths; 0 without one.
     pub files_before: u64,
+    /// Snapshots that were there before, and are dated later than now by far.
+    pub ahead: u64,
     /// Packs it needs.
     pub packs: HashSet<PackNumber>,
 }
@@ -209,6 +211,7 @@ fn take(
     counts.duration_ms =
         u64::try_from(vault.clock.running().saturating_sub(began).as_millis()).unwrap_or(u64::MAX);
     let files_before = files_of(parent);
+    let ahead = view.snapshots.iter().filter(|snapshot| view.is_ahead(snapshot)).count() as u64;
     let shrunk = source_count(&counts, files_before).is_lost(options.expected);
     let info = wire::Snapshot {
         version: 1,
@@ -232,7 +235,7 @@ fn take(
     let snapshot = publish_snapshot(vault, &info)?;
     vault.store.set_snapshot_packs(snapshot, &done.packs)?;
     publish_next_head(vault, &[snapshot], &options.holders)?;
-    Ok(BackupResult { snapshot, counts, files_before, packs: done.packs })
+    Ok(BackupResult { snapshot, counts, files_before, ahead, packs: done.packs })
 }
 
 /// Files that a parent has.
@@ -384,7 +387,10 @@ impl VaultView {
         let alike = |snapshot: &&Snapshot| {
             snapshot.info.hostname == hostname && snapshot.info.paths == paths && snapshot.paths_list == list
         };
-        let newest = |snapshot: &&Snapshot| (!snapshot.info.shrunk, snapshot.time, snapshot.id);
-        self.snapshots.iter().filter(alike).max_by_key(newest)
+        let newest_of = |shrunk: bool| {
+            let is_meant = |snapshot: &&Snapshot| alike(snapshot) && snapshot.info.shrunk == shrunk;
+            self.snapshots.iter().rev().find(is_meant)
+        };
+        newest_of(false).or_else(|| newest_of(true))
     }
 }

@@ -22,6 +22,7 @@ mod keeping;
 pub(super) mod lines;
 mod mesh;
 mod omitted;
+mod order;
 mod overwriting;
 mod owners;
 mod reading;

@@ -142,12 +142,14 @@ async fn backup(
         core.blocking(move |core| copies_of(core, snapshot)).await?
     };
     let (summary, short) = summary(&done.counts, done.files_before, &expected, began);
-    let summary =
+    let mut summary =
         BackupSummary { snapshot_id: done.snapshot.to_string(), copies, copies_wanted: wanted, ..summary };
     if !summary.warnings.is_empty() {
         let (files, gone, before) = (summary.total_files_processed, summary.files_gone, summary.files_before);
         tracing::warn!(target: "backup", files, gone, before, "the source has less than one expects");
     }
+    summary.ahead = done.ahead;
+    summary.warnings.extend(ahead(done.ahead));
     let error = unreadable(&summary).or(short).or_else(|| {
         (waits && copies < wanted).then(|| {
             let text =
@@ -218,6 +220,16 @@ fn summary(
         ..BackupSummary::default()
     };
     (summary, error)
+}
+
+/// What is said when so many snapshots are dated later than now.
+fn ahead(count: u64) -> Option<String> {
+    let (snapshots, they) = match count {
+        0 => return None,
+        1 => ("1 earlier snapshot is".to_owned(), "it was"),
+        count => (format!("{count} earlier snapshots are"), "they were"),
+    };
+    Some(format!("{snapshots} dated later than now: this machine's clock is wrong, or was when {they} made"))
 }
 
 /// Why a backup is less than was asked for.
