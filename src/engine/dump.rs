@@ -153,7 +153,7 @@ impl<F: FnMut(&[u8]) -> bool> Dump<'_, F> {
 
     /// The member that has the same file under another name; remembers this one when it is the first.
     fn first_name(&mut self, path: &Path, node: &wire::Node) -> Option<PathBuf> {
-        if node.links < 2 || node.r#type() == NodeType::NodeDirectory {
+        if node.links < 2 || matches!(node.r#type(), NodeType::NodeDirectory | NodeType::NodeSocket) {
             return None;
         }
         let (key, content) = ((node.device, node.inode), content_hash(node));

@@ -1,7 +1,8 @@
 //! Members of a tar archive: ustar headers, with pax records for what does not fit them. Pure.
 //!
 //! Long and odd names, times with nanoseconds or before 1970, large numbers and extended attributes (as star and GNU
-//! tar name them, `SCHILY.xattr.`) go into pax records; whoever does not know those still finds the file.
+//! tar name them, `SCHILY.xattr.`) go into pax records, and access control lists as text (`SCHILY.acl.`); whoever does
+//! not know those still finds the file.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -39,6 +40,7 @@ impl Member<'_> {
     pub(super) fn header(&self) -> Option<Vec<u8>> {
         let node = self.node;
         let kind = match node.r#type() {
+            NodeType::NodeSocket | NodeType::NodeUnspecified => return None,
             _ if self.link.is_some() => EntryType::Link,
             NodeType::NodeFile => EntryType::Regular,
             NodeType::NodeDirectory => EntryType::Directory,
@@ -46,7 +48,6 @@ impl Member<'_> {
             NodeType::NodeFifo => EntryType::Fifo,
             NodeType::NodeCharacterDevice => EntryType::Char,
             NodeType::NodeBlockDevice => EntryType::Block,
-            NodeType::NodeSocket | NodeType::NodeUnspecified => return None,
         };
         let mut pax = Pax::default();
         let mut header = Header::new_ustar();
@@ -55,7 +56,10 @@ impl Member<'_> {
         self.names(&mut header, &mut pax);
         self.numbers(&mut header, &mut pax);
         for xattr in &node.xattrs {
-            pax.add(&[b"SCHILY.xattr.", xattr.name.as_slice()].concat(), &xattr.value);
+            match acl_record(xattr) {
+                Some((name, text)) => pax.add(name, text.as_bytes()),
+                None => pax.add(&[b"SCHILY.xattr.", xattr.name.as_slice()].concat(), &xattr.value),
+            }
         }
         header.set_cksum();
         let mut out = pax.member();
@@ -105,6 +109,38 @@ impl Member<'_> {
             fields.set_device_minor(rustix::fs::minor(node.rdev));
         }
     }
+}
+
+/// An access control list as programs that write archives put it: text, with owners by number. `None` for any other
+/// attribute, and for a list of a form that is not known.
+fn acl_record(xattr: &wire::Xattr) -> Option<(&'static [u8], String)> {
+    let name: &[u8] = match xattr.name.as_slice() {
+        b"system.posix_acl_access" => b"SCHILY.acl.access",
+        b"system.posix_acl_default" => b"SCHILY.acl.default",
+        _ => return None,
+    };
+    let (version, entries) = xattr.value.split_first_chunk::<4>()?;
+    let (entries, []) = entries.as_chunks::<8>() else { return None };
+    if u32::from_le_bytes(*version) != 2 {
+        return None;
+    }
+    let entry = |[tag, tag_high, rights, rights_high, id @ ..]: &[u8; 8]| {
+        let id = u32::from_le_bytes(*id);
+        let who = match u16::from_le_bytes([*tag, *tag_high]) {
+            0x01 => "user:".to_owned(),
+            0x02 => format!("user:{id}"),
+            0x04 => "group:".to_owned(),
+            0x08 => format!("group:{id}"),
+            0x10 => "mask:".to_owned(),
+            0x20 => "other:".to_owned(),
+            _ => return None,
+        };
+        let rights = u16::from_le_bytes([*rights, *rights_high]);
+        let right = |bit, letter| if rights & bit == 0 { '-' } else { letter };
+        Some(format!("{who}:{}{}{}", right(4, 'r'), right(2, 'w'), right(1, 'x')))
+    };
+    let lines: Vec<String> = entries.iter().map(entry).collect::<Option<_>>()?;
+    Some((name, lines.join(",")))
 }
 
 /// Zeros after so many bytes of content.
@@ -272,7 +308,38 @@ mod tests {
 
     #[test]
     fn sockets_are_no_members() {
+        // With several names neither: a link to what is not in the archive breaks it.
         let socket = node(NodeType::NodeSocket);
-        assert!(Member { path: Path::new("s"), node: &socket, link: None }.header().is_none());
+        for link in [None, Some(Path::new("first"))] {
+            assert!(Member { path: Path::new("s"), node: &socket, link }.header().is_none());
+        }
+    }
+
+    #[test]
+    fn access_control_lists_are_text() {
+        let value = |entries: &[(u16, u16, u32)]| {
+            let mut bytes = 2u32.to_le_bytes().to_vec();
+            for (tag, rights, id) in entries {
+                bytes.extend([tag.to_le_bytes(), rights.to_le_bytes()].concat());
+                bytes.extend(id.to_le_bytes());
+            }
+            bytes
+        };
+        let none = u32::MAX;
+        let list = [(1, 6, none), (2, 5, 1000), (4, 4, none), (8, 1, 7), (16, 7, none), (32, 0, none)];
+        let text = "user::rw-,user:1000:r-x,group::r--,group:7:--x,mask::rwx,other::---";
+        let xattr = |name: &[u8], value: Vec<u8>| wire::Xattr { name: name.to_vec(), value };
+        let (access, default) = (b"system.posix_acl_access", b"system.posix_acl_default");
+        let found = acl_record(&xattr(access, value(&list)));
+        assert_eq!(found, Some((&b"SCHILY.acl.access"[..], text.to_owned())));
+        let found = acl_record(&xattr(default, value(&list)));
+        assert_eq!(found, Some((&b"SCHILY.acl.default"[..], text.to_owned())));
+        // What is not known stays as it is, with its bytes.
+        let mut later = value(&list);
+        later[0] = 3;
+        for odd in [later, value(&list)[..11].to_vec(), value(&[(64, 0, 0)]), Vec::new()] {
+            assert_eq!(acl_record(&xattr(access, odd)), None);
+        }
+        assert_eq!(acl_record(&xattr(b"user.a", value(&list))), None);
     }
 }

@@ -322,3 +322,36 @@ fn tags_change_and_holders_get_the_record() {
     }
     owner.run(&["tag", "beef", "--add", "x"]).exits(1);
 }
+
+/// Lists went as attributes, which tar does not take for lists; a link to a socket, which is not in an archive, broke it.
+#[test]
+fn dumped_lists_and_sockets_are_what_tar_extracts() {
+    let node = Node::init();
+    let (source, target) = (node.path("source"), node.path("target"));
+    tree::plain(&source.join("dir"), 1, 2, 100);
+    fs::create_dir(&target).unwrap();
+    let run = |program: &str, arguments: &[&str]| {
+        Command::new(program).args(arguments).output().unwrap_or_else(|error| panic!("{program}: {error}"))
+    };
+    let file = source.join("dir/file-0");
+    assert!(run("setfacl", &["-m", "u:12345:rw,g:7:x,m::rwx", text(&file)]).status.success());
+    let directory = source.join("dir");
+    assert!(run("setfacl", &["-d", "-m", "u:54321:rwx", text(&directory)]).status.success());
+    let listener = std::os::unix::net::UnixListener::bind(source.join("a-socket")).unwrap();
+    fs::hard_link(source.join("a-socket"), source.join("dir/z-socket")).unwrap();
+    node.backup(&source);
+    drop(listener);
+    let archive = node.path("archive.tar");
+    node.run(&["dump", &within("latest", &source), "--output", text(&archive)]).exits(0);
+    let done = run("tar", &["-xp", "--acls", "--xattrs", "-f", text(&archive), "-C", text(&target)]);
+    assert!(done.status.success(), "{done:?}");
+    for name in ["dir", "dir/file-0", "dir/file-1"] {
+        let list = |base: &Path| run("getfacl", &["-cn", text(&base.join(name))]).stdout;
+        let (before, after) = (list(&source), list(&target));
+        assert_eq!(String::from_utf8_lossy(&before), String::from_utf8_lossy(&after), "{name}");
+    }
+    assert!(
+        String::from_utf8_lossy(&run("getfacl", &["-cn", text(&target.join("dir/file-0"))]).stdout)
+            .contains("user:12345:rw-")
+    );
+}
