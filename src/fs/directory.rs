@@ -3,11 +3,11 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, fchmod, fgetxattr, fstat, mkdirat, openat, openat2,
-    statat, unlinkat,
+    Access, AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, accessat, fchmod, fgetxattr, fstat, mkdirat,
+    openat, openat2, statat, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -34,6 +34,8 @@ pub struct TargetDir {
     pub(super) guarded: bool,
     /// What new files in it get, once one was made.
     pub(super) legacy: OnceLock<Legacy>,
+    /// What its mode was when it did not let its owner, this user, write in it.
+    pub(super) lent: Mutex<Option<u32>>,
     /// Large temporaries of a restore that died, by name.
     pub(super) leftovers: Mutex<Vec<Vec<u8>>>,
 }
@@ -78,7 +80,7 @@ impl TargetDir {
     fn over(fd: OwnedFd, path: PathBuf, shared: Arc<Shared>, depth: usize, facts: Facts) -> Self {
         let (legacy, leftovers) = (OnceLock::new(), Mutex::default());
         let Facts { made, fresh, guarded } = facts;
-        Self { fd, path, shared, depth, made, fresh, guarded, legacy, leftovers }
+        Self { fd, path, shared, depth, made, fresh, guarded, legacy, lent: Mutex::default(), leftovers }
     }
 
     /// A directory in this one that was just opened; `made` by this restore, as far as it knows.
@@ -117,6 +119,7 @@ impl TargetDir {
         let fd = open_beneath(self.fd.as_fd(), name, flags)
             .map_err(|e| FsError::io("open", &self.child_path(name), e))?;
         let child = self.child(fd, name, made)?;
+        child.borrow_mode();
         child.claim(child.made);
         Ok(Arc::new(child))
     }
@@ -153,6 +156,26 @@ impl TargetDir {
             dir = dir.child(fd, name, false).map(Arc::new)?;
         }
         Ok(dir)
+    }
+
+    /// Lets this user write in a directory of its own that does not allow it, until it is finished or let go.
+    fn borrow_mode(&self) {
+        let Ok(there) = fstat(&self.fd) else { return };
+        let mode = there.st_mode & 0o7777;
+        if there.st_uid == self.shared.user
+            && mode & 0o300 != 0o300
+            && accessat(&self.fd, c".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS).is_err()
+            && fchmod(&self.fd, Mode::from_raw_mode(mode | 0o300)).is_ok()
+        {
+            *self.lent.lock().unwrap_or_else(PoisonError::into_inner) = Some(mode);
+        }
+    }
+
+    /// Gives a directory that was borrowed its mode back.
+    pub(super) fn give_back_mode(&self) {
+        if let Some(mode) = self.lent.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            let _ = fchmod(&self.fd, Mode::from_raw_mode(mode));
+        }
     }
 
     /// Whether this restore made it.
@@ -217,6 +240,8 @@ impl TargetDir {
             apply::strip(&self.shared, &self.path, self.fd.as_fd(), node);
         }
         apply::apply(&self.shared, &self.path, Subject::Open(self.fd.as_fd()), node, None);
+        // It has the mode that it is to have.
+        self.lent.lock().unwrap_or_else(PoisonError::into_inner).take();
         Ok(())
     }
 

@@ -208,6 +208,7 @@ impl Drop for TargetDir {
         for name in self.leftovers.get_mut().unwrap_or_else(PoisonError::into_inner) {
             let _ = unlinkat(&self.fd, name.as_slice(), AtFlags::empty());
         }
+        self.give_back_mode();
     }
 }
 

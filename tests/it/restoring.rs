@@ -7,7 +7,7 @@ use std::process::Stdio;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::node::{Node, Output, text, until};
+use super::node::{Node, Output, text, under, until};
 use super::tree::{self, assert_same};
 
 /// A node with one snapshot of a source that has a bit of everything.
@@ -190,5 +190,55 @@ fn a_restore_that_is_stopped_goes_on_where_it_was_and_leaves_nothing_behind() {
         assert!(counts[1] > 0, "what was there is not written again: {done}");
         assert!(temporaries(&target).is_empty());
         assert_same(&source, &target);
+    }
+}
+
+/// The first one made its directories as they were, and the second failed for every file in them.
+#[test]
+fn an_owner_restores_again_into_directories_that_it_may_not_write_in() {
+    let node = Node::init();
+    let (source, target) = (node.path("source"), node.path("target"));
+    tree::plain(&source.join("locked/deeper"), 1, 3, 5000);
+    let set = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    let lock = |base: &Path| ["locked/deeper", "locked"].map(|name| set(&base.join(name), 0o555));
+    lock(&source);
+    node.backup(&source);
+    let reference = format!("latest:{}", text(&source));
+    // Root without the right to pass over modes is an ordinary owner.
+    let words = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search", "--"];
+    let again = |more: &[&str], exit: i32| {
+        let mut command = node.command();
+        command.args(["--json", "restore", &reference, "--target", text(&target)]).args(more);
+        node.finish(&mut under(&words, command)).exits(exit)
+    };
+    again(&[], 0);
+    for (rule, left) in [("always", "file-0"), ("if-changed", "file-1"), ("never", "file-2")] {
+        set(&target.join("locked/deeper"), 0o755);
+        fs::remove_file(target.join("locked/deeper").join(left)).unwrap();
+        lock(&target);
+        again(&["--overwrite", rule], 0);
+        assert!(target.join("locked/deeper").join(left).exists(), "{rule}");
+        if rule != "never" {
+            assert_same(&source, &target);
+        }
+    }
+    // What is not in the snapshot's state keeps the mode that it has.
+    set(&target.join("locked/deeper"), 0o1455);
+    again(&["--overwrite", "never"], 0);
+    let mode = |name: &str| fs::metadata(target.join(name)).unwrap().permissions().mode() & 0o7777;
+    assert_eq!((mode("locked"), mode("locked/deeper")), (0o555, 0o1455));
+}
+
+#[test]
+fn patterns_that_match_nothing_are_named() {
+    let (node, source) = backed_up();
+    for more in [&["--include", "/fils/"][..], &["--include", "/fils/", "--dry-run"]] {
+        let failure = restore(&node, &source, &node.path("none"), more).exits(3).failure();
+        assert_eq!(failure["code"], "INCOMPLETE");
+        assert!(failure["message"].as_str().unwrap().contains("--include"), "{failure}");
+    }
+    // What is there already matches as well.
+    for _ in 0..2 {
+        restore(&node, &source, &node.path("some"), &["--include", "/files/file-1"]).exits(0);
     }
 }

@@ -29,6 +29,7 @@ pub(super) async fn restore(
         let view = VaultView::load(&vault).map_err(failed)?;
         let (reference, path) = split_reference(&request.snapshot);
         let snapshot = engine::resolve(&view, reference).map_err(failed)?;
+        let patterns = request.include.len();
         let options = RestoreOptions {
             path,
             target: request.target,
@@ -48,7 +49,7 @@ pub(super) async fn restore(
         let source = source.as_ref().map(|source| source as &dyn PackSource);
         let done = engine::restore(&vault, snapshot, &options, source, &monitor).map_err(failed)?;
         let fetched = monitor.bytes_fetched.load(std::sync::atomic::Ordering::Relaxed);
-        let error = fault(&done);
+        let error = fault(&done).or_else(|| nothing_included(patterns, &done));
         let summary = RestoreSummary {
             snapshot_id: snapshot.id.to_string(),
             dry_run: request.dry_run,
@@ -110,6 +111,16 @@ fn change(change: engine::RestoreChange) -> RestoreChange {
     };
     let path = change.path.to_string_lossy().into_owned();
     RestoreChange { action: action.to_owned(), path, reason }
+}
+
+/// Patterns that say what to restore and match nothing: one of them is misspelt, as a rule.
+fn nothing_included(patterns: usize, done: &RestoreResult) -> Option<ApiError> {
+    let met = done.files + done.directories + done.others + done.skipped + done.changes.len() as u64;
+    (patterns > 0 && met == 0).then(|| {
+        let text = "nothing in the snapshot matches what --include asks for; nothing was restored";
+        let hint = "patterns are those of .gitignore, from what is restored downwards: `shadowvault ls` or `find` show the paths";
+        ApiError::new(Code::Incomplete, text).with_hint(hint)
+    })
 }
 
 /// What keeps a restore from being complete: data that is lost weighs more than files that could not be written.
