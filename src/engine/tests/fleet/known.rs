@@ -1,14 +1,20 @@
 //! Histories that once failed, as the model prints them. Each stays.
 
-use super::Damage::{Flipped, Zeroed};
+use super::Damage::{Cut, Flipped, Zeroed};
 use super::Due::{All, Old};
 use super::Step::{
     Backup, Copy, Crash, Damage, Days, Forget, Gc, HolderCrash, Image, Lose, Meet, PutBack, Repair,
+    SpoilRecord,
 };
 use super::{Edits, History};
 
 pub(super) fn histories() -> Vec<History> {
-    vec![sought_where_nobody_keeps_it(0), joined_unheard(), joined_half_heard()]
+    vec![
+        sought_where_nobody_keeps_it(0),
+        joined_unheard(),
+        joined_half_heard(),
+        mended_beside_what_was_stored_again(),
+    ]
 }
 
 /// Two devices stored the same content. The first let its own go and sought it there all the same when it heard of the
@@ -91,6 +97,33 @@ fn joined_half_heard() -> History {
             Meet { device: 2, holder: 0, most: 255 },
         ],
     }
+}
+
+/// A pack was cut, the head that lists it spoilt, and the index lost: nothing here told of the pack until that head came back.
+fn mended_beside_what_was_stored_again() -> History {
+    History {
+        seed: 10710074663058954858,
+        devices: 2,
+        holders: 1,
+        steps: vec![
+            Backup { device: 62, edits: Edits(vec![]) },
+            Meet { device: 6, holder: 0, most: 255 },
+            Damage { device: 32, which: 0, how: Cut },
+            SpoilRecord { device: 14, which: 27, is_gone: false },
+            Crash { device: 30, index_lost: true },
+            Backup { device: 0, edits: Edits(vec![]) },
+            Backup { device: 0, edits: Edits(vec![]) },
+            Repair { device: 30 },
+        ],
+    }
+}
+
+#[test]
+fn what_was_lost_and_stored_again_is_found_after_a_repair() {
+    (0..12).for_each(|more| {
+        let seed = 10710074663058954858 + more;
+        History { seed, ..mended_beside_what_was_stored_again() }.run();
+    });
 }
 
 #[test]

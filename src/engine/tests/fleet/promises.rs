@@ -12,7 +12,8 @@ use crate::engine::copies::packs_of;
 use crate::engine::reader::ChunkReader;
 use crate::engine::tests::devices::own_head;
 use crate::engine::tests::fixture::Fixture;
-use crate::engine::{Monitor, VaultView, forget, unreadable_heads};
+use crate::engine::{Monitor, VaultView, forget, packs_as_known, unreadable_heads};
+use crate::snapshot::Head;
 use crate::store::{PackNumber, Store};
 
 impl Fleet {
@@ -52,12 +53,12 @@ impl Fleet {
 
     /// What was acknowledged on a disk, and nobody forgot, is listed there; of a device with one disk, nothing else.
     fn lists(&self, device: usize) {
-        let Disk { fixture, listed, .. } = &self.disks[device];
+        let Disk { listed, .. } = &self.disks[device];
         let wanted: BTreeSet<SnapshotId> = listed.difference(&self.gone).copied().collect();
         let has: BTreeSet<SnapshotId> =
             self.tips(device).into_iter().flat_map(|head| head.draft.snapshots).collect();
         // What only a head lists that cannot be read is not known, and that is said.
-        if !unreadable_heads(fixture.store(), fixture.vault.id()).unwrap().is_empty() {
+        if self.lacks_heads(device) {
             return;
         }
         let lost: Vec<_> = wanted.difference(&has).collect();
@@ -68,6 +69,10 @@ impl Fleet {
     /// Every chunk that this device's snapshots need can be had. That they restore is looked at in the end: files take ten
     /// times as long.
     fn reads(&self, device: usize) {
+        // Packs that only a head or a list names which cannot be read are not known once the index is lost, and that is said.
+        if self.is_in_doubt(device) {
+            return;
+        }
         let (source, monitor) = (self.everywhere(), Monitor::default());
         let Disk { fixture, listed, .. } = &self.disks[device];
         let mut reader = ChunkReader::new(&fixture.vault, Some(&source), &monitor);
@@ -78,6 +83,18 @@ impl Fleet {
             let read = reader.read(*kind, *id).map(drop);
             assert!(read.is_ok(), "{kind:?} chunk {id} of device {device}: {read:?}");
         }
+    }
+
+    /// Heads of this disk, or lists of its newest ones, cannot be read.
+    fn is_in_doubt(&self, device: usize) -> bool {
+        let store = self.disks[device].fixture.store();
+        let lacks_lists = |head: &Head| !packs_as_known(store, head).unwrap().1.is_empty();
+        self.lacks_heads(device) || self.tips(device).iter().any(lacks_lists)
+    }
+
+    fn lacks_heads(&self, device: usize) -> bool {
+        let fixture = &self.disks[device].fixture;
+        !unreadable_heads(fixture.store(), fixture.vault.id()).unwrap().is_empty()
     }
 
     fn restores(&self, fixture: &Fixture, view: &VaultView, Live { done, src, files, .. }: &Live) {
