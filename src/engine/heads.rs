@@ -290,9 +290,7 @@ impl VaultView {
         let (snapshots, broken, names) = (Vec::new(), Vec::new(), HashMap::new());
         let mut view = Self { heads, snapshots, broken, hidden, names, latest };
         let mut seen = HashSet::new();
-        let mut counts = Vec::new();
         for head in &view.heads {
-            let before = view.snapshots.len();
             let name = open_device_name(&head.certificate, keys).unwrap_or_else(|| head.device().short());
             view.names.insert(head.device(), name);
             for id in head.draft.snapshots.iter().filter(|id| seen.insert(**id)) {
@@ -305,25 +303,28 @@ impl VaultView {
                     },
                 }
             }
-            counts.push(view.snapshots.len() - before);
         }
         view.name_former_devices(store, vault, keys)?;
-        view.order(&counts);
+        view.order();
         Ok(view)
     }
 
-    /// Puts snapshots in order that come head by head, so many of each and as its device made them.
-    fn order(&mut self, counts: &[usize]) {
-        let times: Vec<Moment> = self.snapshots.iter().map(|snapshot| snapshot.time).collect();
+    /// Puts snapshots in order that come as heads list them. What one machine made comes in the order in which it made it;
+    /// an heir lists what it carries on behind its own, and may have signed anew for it.
+    fn order(&mut self) {
         // A clock before all of them is itself the wrong one.
-        let is_sane = times.iter().any(|time| *time <= self.latest);
+        let is_sane = self.snapshots.iter().any(|snapshot| snapshot.time <= self.latest);
         let latest = if is_sane { self.latest } else { Moment::from_millis(u64::MAX) };
-        let mut rest = times.as_slice();
-        let mut placed = Vec::with_capacity(times.len());
-        for count in counts {
-            let (of_head, after) = rest.split_at(*count);
-            placed.extend(believed(of_head, latest));
-            rest = after;
+        let mut made: HashMap<(DeviceId, String), Vec<usize>> = HashMap::new();
+        for (at, snapshot) in self.snapshots.iter().enumerate() {
+            made.entry((snapshot.device, snapshot.info.hostname.clone())).or_default().push(at);
+        }
+        let mut placed = vec![Moment::default(); self.snapshots.len()];
+        for of_one in made.into_values() {
+            let times: Vec<Moment> = of_one.iter().map(|at| self.snapshots[*at].time).collect();
+            for (at, time) in of_one.into_iter().zip(believed(&times, latest)) {
+                placed[at] = time;
+            }
         }
         let mut order: Vec<(Moment, Snapshot)> =
             placed.into_iter().zip(std::mem::take(&mut self.snapshots)).collect();

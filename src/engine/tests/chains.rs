@@ -189,6 +189,28 @@ fn a_holder_that_was_away_sees_no_branches_where_there_are_none() {
     assert_eq!(newest_heads(&other, vault).unwrap(), [named]);
 }
 
+/// Files of old heads go when their hold is over, or were never on this disk. Whoever still knows one of them as the newest must
+/// see that it is carried on, so a head names what those before it named, and what they followed.
+#[test]
+fn heads_whose_files_are_gone_are_named_on_and_on() {
+    let device = Fixture::new();
+    let signed: Vec<Head> = (0..3)
+        .map(|_| {
+            publish_next_head(&device.vault, &[], &[]).unwrap();
+            own_head(&device)
+        })
+        .collect();
+    let (store, vault, me) = (device.store(), device.vault.id(), device.vault.device());
+    for head in &signed[..2] {
+        store.remove_head(vault, me, head.draft.seq, head.id).unwrap();
+    }
+    publish_next_head(&device.vault, &[], &[]).unwrap();
+    let newest = own_head(&device);
+    for head in &signed {
+        assert!(newest.carries_on().any(|id| id == head.id), "head {} is named no more", head.draft.seq);
+    }
+}
+
 /// It took an old head of the other one for a branch for ever, and kept what only that one lists.
 #[test]
 fn a_device_that_was_away_sees_no_branches_of_another_where_there_are_none() {

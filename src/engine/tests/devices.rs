@@ -356,6 +356,33 @@ fn a_revoked_device_signs_nothing_that_counts_whatever_number_it_takes() {
     }
 }
 
+/// What it carried on came behind its own in its list, and counted as newer.
+#[test]
+fn what_an_heir_carries_on_is_as_old_as_it_was() {
+    let keeper = Fixture::new();
+    let lost = twin(&keeper);
+    let made: Vec<SnapshotId> = (0..3)
+        .map(|round| {
+            lost.write("a", &noise(round, 10_000));
+            lost.backup().snapshot
+        })
+        .collect();
+    (0..1000).for_each(|_| _ = keeper.vault.clock.now());
+    keeper.write("b", &noise(9, 10_000));
+    let own = keeper.backup().snapshot;
+    tell(keeper.store(), &lost);
+    index(&keeper, &lost);
+    let order = || snapshots(&keeper);
+    let before = order();
+    assert_eq!(before, [&made[..], &[own]].concat(), "by their times");
+    let last_good = [(own_head(&lost).draft.seq, own_head(&lost).id)];
+    let (admin, heir) = (keeper.phrase.root().admin(), Some(keeper.vault.device()));
+    let signed = sign_revocation(&admin, lost.vault.device(), &last_good, heir, Moment::from_millis(5));
+    keep_revocation(keeper.store(), &signed).unwrap();
+    assert_eq!(inherit(&keeper.vault, &[]).unwrap(), [lost.vault.device()]);
+    assert_eq!(order(), before);
+}
+
 /// Only the branch with the highest number counted, and its heir carried on no other one.
 #[test]
 fn an_heir_carries_on_all_branches_of_a_revoked_device() {
