@@ -22,6 +22,9 @@ use crate::base::limit;
 
 /// How many bytes a yamux frame's head has: version, kind, flags (2), stream (4), length (4); big-endian.
 const HEAD: usize = 12;
+/// Streams of one connection that are remembered. Yamux has fewer; ones that are reset as soon as they are opened it forgets
+/// before anybody takes them.
+const STREAMS_MAX: usize = 4 * limit::STREAMS_PER_CONNECTION_MAX;
 const DATA: u8 = 0;
 const OPENS: u16 = 1;
 
@@ -98,6 +101,10 @@ impl Account {
     fn frame(&self, kind: u8, flags: u16, stream: u32) {
         if flags & OPENS != 0 && kind <= 1 && stream != 0 && stream % 2 != self.own_parity {
             let mut streams = locked(&self.streams);
+            if streams.unread.len() >= STREAMS_MAX {
+                drop(streams);
+                return self.end();
+            }
             // A second time it is an error, which yamux finds.
             if streams.unread.insert(stream, 0).is_none() {
                 streams.opened.push_back(stream);
@@ -470,6 +477,16 @@ mod tests {
                 account.gone(stream);
             }
             prop_assert_eq!(ceiling.bytes.load(Ordering::Relaxed), 0);
+        }
+    }
+
+    #[test]
+    fn streams_that_nobody_takes_are_bounded() {
+        let opened = |count: usize| (0..count as u32).flat_map(|n| frame(1, OPENS, 2 * n + 1, 0)).collect();
+        for (count, holds) in [(STREAMS_MAX, true), (STREAMS_MAX + 1, false)] {
+            let mut counted = counted(&Arc::new(Ceiling::default()), opened(count));
+            block_on(counted.read_to_end(&mut Vec::new())).ok();
+            assert_eq!(counted.account.check().is_ok(), holds, "{count}");
         }
     }
 
