@@ -4,6 +4,8 @@
 # usage: scripts/fidelity.sh [DIR...]       (default: /usr/share /etc ~/.cargo/registry/src, and a tree of oddities)
 #        scripts/fidelity.sh --loop         the oddities on an ext4 image of its own, where every attribute works,
 #                                           compared by rsync, find, stat, getfacl, getfattr, filefrag and du
+#        scripts/fidelity.sh --fold         names that are one to the target's file system (scripts/folding_fs.py): the second
+#                                           is named and left out, whatever is overwritten
 #        scripts/fidelity.sh --self-test    whether that comparison sees each difference between a tree and a copy
 #   SHADOWVAULT=/path     the program (default: target/release/shadowvault)
 #   KEEP=1                leaves the working directory (below TMPDIR) in place
@@ -23,6 +25,16 @@ case ${1:-} in
         for tool in unshare mkfs.ext4 mount rsync getfacl setfacl getfattr setfattr filefrag python3; do
             command -v "$tool" >/dev/null || skip "$tool is not installed"
         done
+        unshare --mount true 2>/dev/null || skip 'mount namespaces are not permitted'
+        FIDELITY_NAMESPACE=1 exec unshare --mount --propagation private "$0" "$@"
+    fi
+    ;;
+--fold)
+    mode=fold
+    if [ -z "${FIDELITY_NAMESPACE:-}" ]; then
+        [ "$(id -u)" = 0 ] || skip 'only root can mount a file system'
+        [ -c /dev/fuse ] || skip '/dev/fuse is not there'
+        command -v python3 >/dev/null || skip 'python3 is not installed'
         unshare --mount true 2>/dev/null || skip 'mount namespaces are not permitted'
         FIDELITY_NAMESPACE=1 exec unshare --mount --propagation private "$0" "$@"
     fi
@@ -235,6 +247,65 @@ check_loop() {
     echo "equal:   $(tr -cd '\0' <"$work/names" | wc -c) odd entries, to rsync and to $(cd "$work/facts-a" && echo *)"
 }
 
+# Pairs of names that a file system may take for one, of each kind.
+make_twins() {
+    local dir=$1
+    mkdir -p "$dir/Sub" "$dir/sub"
+    echo 'upper' >"$dir/README" && echo 'lower, later' >"$dir/readme"
+    echo 'alike' >"$dir/SAME" && cp -a "$dir/SAME" "$dir/same"
+    echo 'composed' >"$dir/$(printf 'caf\xc3\xa9')" && echo 'in parts' >"$dir/$(printf 'cafe\xcc\x81')"
+    awk 'BEGIN { for (i = 0; i < 200000; i++) print i }' >"$dir/LARGE" && (cat "$dir/LARGE" && echo more) >"$dir/large"
+    echo 'in Sub' >"$dir/Sub/one" && echo 'in sub' >"$dir/sub/two"
+    ln -s there "$dir/Link" && ln -s elsewhere "$dir/link"
+    mkfifo "$dir/Fifo" && echo 'no fifo' >"$dir/fifo"
+    echo 'one file' >"$dir/Hard" && ln "$dir/Hard" "$dir/hard"
+    echo 'alone' >"$dir/other"
+}
+twins=8
+
+# same_names SOURCE OUT: what OUT lists has the content that SOURCE has under that very name.
+same_names() {
+    local name
+    (cd "$2" && find . ! -type d -print0) | while read -r -d '' name; do
+        case $(stat -c %F "$1/$name" 2>&1) in
+        regular*) cmp "$1/$name" "$2/$name" || die "$name has another content" ;;
+        symbolic*) [ "$(readlink "$1/$name")" = "$(readlink "$2/$name")" ] || die "$name leads elsewhere" ;;
+        fifo) [ -p "$2/$name" ] || die "$name is no fifo" ;;
+        *) die "$name was not in the source" ;;
+        esac
+    done
+}
+
+check_fold() {
+    local from=$work/from out=$work/fold rule status round told options
+    disk=$out
+    mkdir -p "$out" "$from/inner"
+    python3 "$(dirname "$0")/folding_fs.py" "$out" 2>"$work/mount.log" || skip "no mount: $(cat "$work/mount.log")"
+    trap 'leave' EXIT
+    make_twins "$from"
+    make_twins "$from/inner"
+    node local backup --json "$from" >"$work/backup.out" 2>"$work/backup.log" || die "backup: exit code $?"
+    for rule in never if-changed if-newer always; do
+        mkdir "$out/$rule"
+        # Where nothing was, then where all of it is, then where one file has another spelling.
+        for round in new again spelt; do
+            [ "$round" != spelt ] || { mv "$out/$rule/other" "$out/moved" && mv "$out/moved" "$out/$rule/OTHER"; }
+            options=(--overwrite "$rule")
+            [ "$round" != spelt ] || options+=(--delete)
+            status=0
+            node local restore "latest:$from" --target "$out/$rule" "${options[@]}" --json >"$work/restore.out" \
+                2>"$work/restore.log" || status=$?
+            [ "$status" = 3 ] || die "$rule, $round: exit code $status"
+            told=$(grep -c 'is the same as .* to this file system' "$work/restore.out" || true)
+            [ "$told" = $((2 * twins)) ] || die "$rule, $round: $told of $((2 * twins)) twins are told"
+            [ "$round" = spelt ] || same_names "$from" "$out/$rule"
+            [ "$(find "$out/$rule" -maxdepth 1 -mindepth 1 | wc -l)" = $((twins + 2)) ] || die "$rule, $round: $(ls "$out/$rule")"
+            [ "$(cat "$out/$rule/other")" = alone ] || die "$rule, $round: the file with another spelling is gone"
+        done
+    done
+    echo "told:    $twins pairs of names in each of 2 directories, in 4 modes"
+}
+
 # Alters one thing each in a copy that was the same, and wants every change named by the tools that can see it.
 check_self() {
     local sights sight
@@ -305,6 +376,7 @@ check_directories() {
 node local init --phrase-out "$work/phrase" >"$work/init.log" 2>&1 || die 'init'
 case $mode in
 loop) check_loop ;;
+fold) check_fold ;;
 self-test) check_self ;;
 directories) check_directories "$@" ;;
 esac

@@ -777,6 +777,9 @@ pub const CANDIDATES_NAMED_MAX: usize = 10;
 pub const GC_GRACE: Duration = Duration::from_secs(86_400);
 /// Percent of the needed bytes that may stay unused in partly needed packs; rewriting them all would cost more than it frees.
 pub const GC_UNUSED_PERCENT: u32 = 5;
+/// Entries of one directory that was there before a restore which it knows again under a second name: some 100 MiB of names.
+/// What comes after them, a file system to which two names are the same may join without a word.
+pub const RESTORE_SETTLED_MAX: usize = 1 << 20;
 /// A source with fewer files than so many percent of what it had has lost them: a mount is missing, as a rule.
 pub const SOURCE_LEFT_PERCENT_MIN: u64 = 10;
 /// Of sources that had fewer files than this it is not said: small ones change as a whole.

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustix::fs::{
     Access, AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, accessat, fchmod, fgetxattr, fstat, mkdirat,
@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use super::FsError;
 use super::apply::{self, ACL_DEFAULT, Subject};
 use super::listing::Names;
+use super::settled::Settled;
 use super::source::SourceFile;
 use super::target::{Overwrite, Shared, SkipReason, may_replace};
 use crate::base::limit;
@@ -36,6 +37,8 @@ pub struct TargetDir {
     pub(super) legacy: OnceLock<Legacy>,
     /// What its mode was when it did not let its owner, this user, write in it.
     pub(super) lent: Mutex<Option<u32>>,
+    /// What this restore has made or found in it, when it did not make the directory itself.
+    pub(super) settled: Mutex<Settled>,
     /// Large temporaries of a restore that died, by name.
     pub(super) leftovers: Mutex<Vec<Vec<u8>>>,
 }
@@ -80,7 +83,19 @@ impl TargetDir {
     fn over(fd: OwnedFd, path: PathBuf, shared: Arc<Shared>, depth: usize, facts: Facts) -> Self {
         let (legacy, leftovers) = (OnceLock::new(), Mutex::default());
         let Facts { made, fresh, guarded } = facts;
-        Self { fd, path, shared, depth, made, fresh, guarded, legacy, lent: Mutex::default(), leftovers }
+        Self {
+            fd,
+            path,
+            shared,
+            depth,
+            made,
+            fresh,
+            guarded,
+            legacy,
+            settled: Mutex::default(),
+            lent: Mutex::default(),
+            leftovers,
+        }
     }
 
     /// A directory in this one that was just opened; `made` by this restore, as far as it knows.
@@ -119,6 +134,11 @@ impl TargetDir {
         let fd = open_beneath(self.fd.as_fd(), name, flags)
             .map_err(|e| FsError::io("open", &self.child_path(name), e))?;
         let child = self.child(fd, name, made)?;
+        if !self.made
+            && let Ok(there) = fstat(&child.fd)
+        {
+            self.settled().note(name, &there);
+        }
         child.borrow_mode();
         child.claim(child.made);
         Ok(Arc::new(child))
@@ -207,15 +227,20 @@ impl TargetDir {
     pub fn fate(&self, node: &wire::Node) -> Result<Fate, FsError> {
         let name = self.checked(&node.name)?;
         let Some(there) = self.look_for_older(name)? else { return Ok(Fate::New) };
-        match may_replace(self.shared.options.overwrite, &there, node) {
-            Err(SkipReason::Unchanged) => return Ok(self.fate_of_alike(name, &there, node)),
-            Err(reason) => return Ok(Fate::Skip(reason)),
-            Ok(()) => {}
+        let mut settled = self.settled();
+        settled.check(self, name, &there)?;
+        let fate = match may_replace(self.shared.options.overwrite, &there, node) {
+            Err(SkipReason::Unchanged) => self.fate_of_alike(name, &there, node),
+            Err(reason) => Fate::Skip(reason),
+            Ok(()) if FileType::from_raw_mode(there.st_mode) == FileType::Directory => {
+                return Err(FsError::InTheWay(self.child_path(name)));
+            }
+            Ok(()) => Fate::Replace,
+        };
+        if matches!(fate, Fate::Skip(_)) {
+            settled.note(name, &there);
         }
-        if FileType::from_raw_mode(there.st_mode) == FileType::Directory {
-            return Err(FsError::InTheWay(self.child_path(name)));
-        }
-        Ok(Fate::Replace)
+        Ok(fate)
     }
 
     /// What new files in it get; `file` is one. Nothing is known where others could change it.
@@ -265,6 +290,10 @@ impl TargetDir {
     /// What stands where a directory is wanted: a directory stays (`false`), anything else goes if it may (`true`).
     fn clear_for_directory(&self, name: &[u8], node: &wire::Node) -> Result<bool, FsError> {
         let Some(there) = self.look_at(name)? else { return self.make_again(name) };
+        if self.made {
+            return Err(self.occupied(name));
+        }
+        self.settled().check(self, name, &there)?;
         if FileType::from_raw_mode(there.st_mode) == FileType::Directory {
             return Ok(false);
         }
@@ -287,6 +316,22 @@ impl TargetDir {
             Err(Errno::NOENT) => Ok(None),
             Err(error) => Err(FsError::io("look at", &self.child_path(name), error)),
         }
+    }
+
+    pub(super) fn settled(&self) -> MutexGuard<'_, Settled> {
+        self.settled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why an entry is not made where something is that must stay: in a directory that this restore made, that is one of its
+    /// own with a name that is the same to the file system, or somebody else's.
+    pub(super) fn occupied(&self, name: &[u8]) -> FsError {
+        let in_the_way = FsError::InTheWay(self.child_path(name));
+        let Some(there) = self.look_at(name).ok().flatten().filter(|_| self.made) else { return in_the_way };
+        let mut settled = self.settled();
+        if !settled.knows(&there) {
+            settled.note_listed(self);
+        }
+        settled.check(self, name, &there).err().unwrap_or(in_the_way)
     }
 
     /// Like [`Self::look_at`], without a call when this restore made the directory: then only the last rename

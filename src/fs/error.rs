@@ -48,6 +48,14 @@ pub enum FsError {
     /// Something of another kind is there, and may not be replaced.
     #[error("{} is in the way", .0.display())]
     InTheWay(PathBuf),
+    /// A name that the target's file system takes for another one, of which this restore has made or found an entry.
+    #[error("{} is the same as {} to this file system: left out", .path.display(), .other.display())]
+    Twin {
+        /// What is left out.
+        path: PathBuf,
+        /// What is there.
+        other: PathBuf,
+    },
     /// A restore's target that is something else.
     #[error("{} is not a directory", .0.display())]
     NotADirectory(PathBuf),
@@ -96,7 +104,7 @@ impl Coded for FsError {
             | Self::Spared(_) => Code::UsageInvalid,
             Self::NotFound(_) => Code::PathNotFound,
             Self::UnsafeName { .. } | Self::Malformed(_) | Self::TooDeep(_) => Code::SnapshotInvalid,
-            Self::InTheWay(_) => Code::IoFailed,
+            Self::InTheWay(_) | Self::Twin { .. } => Code::IoFailed,
             Self::Io { source, .. } => code_of(source),
         }
     }
@@ -115,6 +123,10 @@ impl Coded for FsError {
                 Some("write it to --stdin: command | shadowvault backup --stdin".to_owned())
             }
             Self::InTheWay(_) => Some("move it away, or restore with --overwrite always".to_owned()),
+            Self::Twin { .. } => Some(
+                "restore to a file system that tells upper from lower case and keeps names as they are"
+                    .to_owned(),
+            ),
             Self::NotADirectory(_) | Self::Spared(_) => Some("choose another directory".to_owned()),
             _ => None,
         }

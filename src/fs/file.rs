@@ -132,7 +132,12 @@ impl TargetDir {
         let (fd, there) = self.open_prior(node, OFlags::RDWR)?;
         let same_owner = (there.st_uid, there.st_gid) == (node.uid, node.gid);
         let fits = same_owner && there.st_mode & 0o077 & !node.mode == 0;
-        fits.then(|| self.writer(fd, None, &node.name, None, u64::try_from(there.st_size).unwrap_or(0)))
+        // From now on it is this one, also to another thread that comes with a name that is the same to the file system.
+        let mut settled = self.settled();
+        settled.check(self, &node.name, &there).ok().filter(|()| fits)?;
+        settled.note(&node.name, &there);
+        drop(settled);
+        Some(self.writer(fd, None, &node.name, None, u64::try_from(there.st_size).unwrap_or(0)))
     }
 
     /// The file that is to be overwritten, if it has the new one's size, to see whether it has its content too. Not to
@@ -271,7 +276,13 @@ impl FileWriter {
         apply::apply(&self.dir.shared, &path, Subject::Open(self.file.as_fd()), node, self.born);
         match self.temporary {
             Some(temporary) => temporary.publish(&self.name),
-            None => Ok(()),
+            None => {
+                let there = fstat(&self.file).map_err(|e| self.failed("look at", e.into()))?;
+                let mut settled = self.dir.settled();
+                settled.check(&self.dir, &self.name, &there)?;
+                settled.note(&self.name, &there);
+                Ok(())
+            }
         }
     }
 

@@ -24,6 +24,7 @@ mod roots;
 mod rules;
 mod select;
 mod selector;
+mod settled;
 mod source;
 mod special;
 mod stream;

@@ -1,6 +1,7 @@
 //! Deleting what a snapshot does not have: one name at a time through handles, following nothing, and never on another
 //! file system: what is mounted in a target is not the target's.
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -13,6 +14,7 @@ use super::FsError;
 use super::directory::{TargetDir, open_beneath};
 use super::listing::{Kind, Names};
 use super::temporary::is_temporary;
+use super::walk::{Identity, identity};
 use crate::base::limit;
 
 /// What decides over a deletion, and hears of it. Paths are relative to the restored root.
@@ -34,15 +36,8 @@ pub trait Removal {
 pub struct Older {
     names: Names,
     known: Vec<bool>,
-}
-
-impl Older {
-    /// Notes that the snapshot has an entry of this name.
-    pub fn know(&mut self, name: &[u8]) {
-        if let Some(at) = self.names.position(name) {
-            self.known[at] = true;
-        }
-    }
+    /// Where each stands, once a name was asked for that is not among them and has something all the same.
+    places: Option<HashMap<Identity, usize>>,
 }
 
 impl TargetDir {
@@ -50,7 +45,28 @@ impl TargetDir {
     pub fn older(&self) -> Result<Older, FsError> {
         let names = self.names()?;
         let known = vec![false; names.iter().count()];
-        Ok(Older { names, known })
+        Ok(Older { names, known, places: None })
+    }
+
+    /// Notes in `older` that the snapshot has an entry of this name, also when it is another one to this file system than to the
+    /// snapshot (upper and lower case): deleting it would take what was restored.
+    pub fn know(&self, older: &mut Older, name: &[u8]) {
+        let at = older.names.position(name).or_else(|| self.called_otherwise(older, name));
+        at.into_iter().for_each(|at| older.known[at] = true);
+    }
+
+    /// Where in `older` stands what this file system has under `name`, although it lists it by another.
+    fn called_otherwise(&self, older: &mut Older, name: &[u8]) -> Option<usize> {
+        let there = self.checked(name).and_then(|name| self.look_at(name)).ok().flatten()?;
+        let Older { names, places, .. } = older;
+        let places = places.get_or_insert_with(|| {
+            let all = names.iter().enumerate();
+            let found = all.filter_map(|(at, (name, _))| {
+                Some((identity(&self.look_at(name.to_bytes()).ok().flatten()?), at))
+            });
+            found.collect()
+        });
+        places.get(&identity(&there)).copied()
     }
 
     /// Deletes all entries of `older` that the snapshot does not have and `removal` does not spare. `path` is this

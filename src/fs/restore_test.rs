@@ -523,7 +523,7 @@ impl Removal for Deletion {
 /// Deletes everything in `dir` but the names in `known`.
 fn delete(dir: &TargetDir, known: &[&str], deletion: &mut Deletion) -> Vec<String> {
     let mut older = dir.older().unwrap();
-    known.iter().for_each(|name| older.know(name.as_bytes()));
+    known.iter().for_each(|name| dir.know(&mut older, name.as_bytes()));
     let mut problems = Vec::new();
     dir.remove_unknown(&older, Path::new(""), deletion, &mut |path, error| {
         problems.push(format!("{}: {error}", path.display()));
@@ -834,4 +834,68 @@ fn restore_stops_at_the_depth_bound() {
     drop(dir);
     assert!(delete(&target.root(), &[], &mut Deletion::default()).is_empty());
     assert_eq!(names(&base), [""; 0]);
+}
+
+/// To a file system that does not tell upper from lower case the second name is the first: it took the place of the first, and the
+/// restore counted both. Here the entry itself gets the second name, so that it is found under it.
+#[test]
+fn restore_lets_no_second_name_take_the_place_of_a_first() {
+    for overwrite in [Overwrite::Never, Overwrite::IfChanged, Overwrite::IfNewer, Overwrite::Always] {
+        for is_made in [false, true] {
+            let (_keep, base) = place();
+            let target = Target::open(&base, None, RestoreOptions { overwrite, ..ALL }).unwrap();
+            let mut dir = target.root();
+            let mut at = base.clone();
+            if is_made {
+                dir = dir.make_dir(&node(b"dir", NodeType::NodeDirectory)).unwrap();
+                at.push("dir");
+            }
+            let late = Some(Time { seconds: 4_000_000_000, nanos: 0 });
+            let late_file = |name: &[u8]| Node { mtime: late, ..file(name, b"two") };
+            write(&dir, &file(b"README", b"one"), b"one").unwrap();
+            fs::rename(at.join("README"), at.join("readme")).unwrap();
+            let told = |error: FsError| {
+                let twin = matches!(&error, FsError::Twin { path, other }
+                    if path.ends_with("readme") && other.ends_with("README"));
+                assert!(twin || (is_made && matches!(error, FsError::InTheWay(_))), "{overwrite:?}: {error}");
+            };
+            told(write(&dir, &late_file(b"readme"), b"two").unwrap_err());
+            // Also when it looks as it should.
+            told(write(&dir, &file(b"readme", b"one"), b"one").unwrap_err());
+            told(dir.special(&Node { mtime: late, ..node(b"readme", NodeType::NodeFifo) }).unwrap_err());
+            write(&dir, &late_file(b"other"), b"two").unwrap();
+            told(dir.hard_link(b"readme", (&dir, b"other")).unwrap_err());
+            told(
+                dir.make_dir(&Node { mtime: late, ..node(b"readme", NodeType::NodeDirectory) })
+                    .map(drop)
+                    .unwrap_err(),
+            );
+            assert_eq!(fs::read(at.join("readme")).unwrap(), b"one");
+
+            let made = dir.make_dir(&node(b"Sub", NodeType::NodeDirectory)).unwrap();
+            write(&made, &file(b"a", b"1"), b"1").unwrap();
+            fs::rename(at.join("Sub"), at.join("sub")).unwrap();
+            assert!(dir.make_dir(&node(b"sub", NodeType::NodeDirectory)).is_err(), "{overwrite:?}");
+        }
+    }
+}
+
+/// Two names of one file that was there are no twins, and what is restored again is none of itself.
+#[test]
+fn restore_takes_files_with_several_names_for_what_they_are() {
+    for overwrite in [Overwrite::Never, Overwrite::IfChanged, Overwrite::Always] {
+        let (_keep, base) = place();
+        fs::write(base.join("a"), b"old").unwrap();
+        fs::hard_link(base.join("a"), base.join("b")).unwrap();
+        let target = Target::open(&base, None, RestoreOptions { overwrite, ..ALL }).unwrap();
+        let root = target.root();
+        for name in [b"a", b"b", b"a"] {
+            write(&root, &file(name, b"new"), b"new").unwrap();
+        }
+        let kept: &[u8] = if overwrite == Overwrite::Never { b"old" } else { b"new" };
+        assert_eq!(
+            (fs::read(base.join("a")).unwrap(), fs::read(base.join("b")).unwrap()),
+            (kept.into(), kept.into())
+        );
+    }
 }

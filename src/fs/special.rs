@@ -91,27 +91,43 @@ impl TargetDir {
         let (source, source_name) = (first.0, first.0.checked(first.1)?);
         let failed = |error| FsError::io("link", &self.child_path(name), error);
         let link = |to: &[u8]| linkat(&source.fd, source_name, &self.fd, to, AtFlags::empty());
-        match link(name) {
-            Ok(()) => return Ok(Outcome::Made),
-            Err(Errno::EXIST) if self.shared.options.overwrite == Overwrite::Never => {
-                return Ok(Outcome::Skipped(SkipReason::Exists));
-            }
-            Err(Errno::EXIST) => {}
-            Err(error) => return Err(failed(error)),
+        let linked = link(name);
+        if self.is_made() {
+            return match linked {
+                Ok(()) => Ok(Outcome::Made),
+                Err(Errno::EXIST) => Err(self.occupied(name)),
+                Err(error) => Err(failed(error)),
+            };
         }
+        let mut settled = self.settled();
         let (there, wanted) = (self.look_at(name)?, source.look_at(source_name)?);
+        match (linked, &there) {
+            (Ok(()), there) => {
+                there.iter().for_each(|there| settled.note(name, there));
+                return Ok(Outcome::Made);
+            }
+            (Err(Errno::EXIST), Some(there)) => settled.check(self, name, there)?,
+            (Err(Errno::EXIST), None) => {}
+            (Err(error), _) => return Err(failed(error)),
+        }
         if let (Some(there), Some(wanted)) = (there, wanted) {
-            if (there.st_dev, there.st_ino) == (wanted.st_dev, wanted.st_ino) {
-                return Ok(Outcome::Skipped(SkipReason::Unchanged));
+            let same = (there.st_dev, there.st_ino) == (wanted.st_dev, wanted.st_ino);
+            let never = self.shared.options.overwrite == Overwrite::Never;
+            if same || never {
+                settled.note(name, &there);
+                let reason = if never { SkipReason::Exists } else { SkipReason::Unchanged };
+                return Ok(Outcome::Skipped(reason));
             }
             if FileType::from_raw_mode(there.st_mode) == FileType::Directory {
                 return Err(FsError::InTheWay(self.child_path(name)));
             }
             let newer = (wanted.st_mtime, wanted.st_mtime_nsec) > (there.st_mtime, there.st_mtime_nsec);
             if self.shared.options.overwrite == Overwrite::IfNewer && !newer {
+                settled.note(name, &there);
                 return Ok(Outcome::Skipped(SkipReason::NotNewer));
             }
         }
+        drop(settled);
         let (temporary, ()) =
             Temporary::make(self, |_, temporary| link(temporary.as_bytes())).map_err(failed)?;
         temporary.publish(name)?;

@@ -65,22 +65,36 @@ impl Temporary {
         (self.dir.fd.as_fd(), self.name.as_deref().unwrap_or_default())
     }
 
-    /// Gives the entry its real name, replacing what is there only if the overwrite rule allows any replacing.
+    /// Gives the entry its real name, replacing what is there only if the overwrite rule allows any replacing, and nothing that
+    /// this restore has made: in a directory that it made, nothing at all.
     pub(super) fn publish(mut self, name: &[u8]) -> Result<(), FsError> {
+        let dir = self.dir.clone();
         let (fd, temporary) = self.place();
-        let renamed = if self.dir.shared.options.overwrite == Overwrite::Never {
+        let renamed = if dir.is_made() {
             rename_to_free(fd, temporary, name)
         } else {
-            renameat(fd, temporary, fd, name)
+            // Between the look and the note no other thread takes a name that is the same to the file system.
+            let mut settled = dir.settled();
+            if let Some(there) = dir.look_at(name)? {
+                settled.check(&dir, name, &there)?;
+            }
+            let renamed = match dir.shared.options.overwrite {
+                Overwrite::Never => rename_to_free(fd, temporary, name),
+                _ => renameat(fd, temporary, fd, name),
+            };
+            if renamed.is_ok()
+                && let Ok(Some(there)) = dir.look_at(name)
+            {
+                settled.note(name, &there);
+            }
+            renamed
         };
         match renamed {
             Ok(()) => {
                 self.name = None;
                 Ok(())
             }
-            Err(Errno::EXIST | Errno::ISDIR | Errno::NOTEMPTY) => {
-                Err(FsError::InTheWay(self.dir.child_path(name)))
-            }
+            Err(Errno::EXIST | Errno::ISDIR | Errno::NOTEMPTY) => Err(self.dir.occupied(name)),
             Err(error) => Err(FsError::io("rename", &self.dir.child_path(name), error)),
         }
     }

@@ -269,6 +269,12 @@ impl Walk {
             Ok(opened) => opened,
             Err(error) => return self.visit_closed(&found, error),
         };
+        if self.stack.len() + 1 >= limit::DIRECTORY_DEPTH_MAX {
+            // What no restore could make again is not stored as if one could.
+            let levels = limit::DIRECTORY_DEPTH_MAX;
+            self.fail(io::Error::other(format!("more than {} directories deep: left out", levels - 1)));
+            return Step::Omit(Omission::Unreadable);
+        }
         let elsewhere = self.one_file_system && stat.st_dev != found.device;
         let whole = found.is_root() || (inherited && !elsewhere);
         let why = if elsewhere { Omission::OtherFileSystem } else { Omission::ByRule };
@@ -325,17 +331,13 @@ impl Walk {
         let place = if reach.followed { Place::Handle(dir.as_fd()) } else { Place::Open(dir.as_fd()) };
         let node = self.record(name, stat, place);
         self.ready.push_back(WalkEvent::Enter { path: self.here(), node });
-        let mut names = Names::default();
+        let mut names;
         let mut filter_told = false;
         let mut omissions = Omissions::default();
         reach.cut.into_iter().for_each(|why| omissions.note_unnamed(why));
-        if self.stack.len() >= limit::DIRECTORY_DEPTH_MAX {
-            // Restore would not go deeper either.
-            self.fail(Errno::NAMETOOLONG);
-            omissions.note_unnamed(Omission::Unreadable);
-        } else if reach.whole {
-            let (listed, broken) = Names::read(dir.as_fd(), &mut self.dirents);
-            names = listed;
+        if reach.whole {
+            let broken;
+            (names, broken) = Names::read(dir.as_fd(), &mut self.dirents);
             if let Some(error) = broken {
                 self.fail(error);
                 omissions.note_unnamed(Omission::Unreadable);

@@ -7,9 +7,10 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::{ProptestConfig, prop, proptest};
-use rustix::fs::{CWD, FileType, Mode, XattrFlags, mknodat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, XattrFlags, mkdirat, mknodat, openat};
 
 use super::{Contents, Filter, FsError, Item, Listing, Segment, Walk, WalkEvent, WalkOptions, open_file};
+use crate::base::limit;
 use crate::wire::{Node, NodeType};
 
 /// One line for each event below `base`: `+dir`, `-`, `file`, `!failed`.
@@ -275,6 +276,32 @@ fn walk_deeper_than_the_handle_limit_finds_its_way_back() {
     assert_eq!(lines.iter().filter(|l| l.ends_with('z')).count(), names.len());
     assert!(lines.iter().all(|l| !l.starts_with('!')));
     assert_eq!(lines.last().unwrap(), "z");
+}
+
+/// The directory at the bound was stored, without what was in it, and a restore then refused it.
+#[test]
+fn walk_stores_no_directory_that_is_too_deep_to_be_restored() {
+    let (_keep, base) = place();
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+    let mut dir = openat(CWD, &base, flags, Mode::empty()).unwrap();
+    for _ in 0..limit::DIRECTORY_DEPTH_MAX + 2 {
+        mkdirat(&dir, "d", Mode::RWXU).unwrap();
+        dir = openat(&dir, "d", flags, Mode::empty()).unwrap();
+    }
+    let depth = |path: &Path| path.components().count() - 1;
+    let (mut entered, mut failed) = (0, Vec::new());
+    for event in Walk::new(std::slice::from_ref(&base), WalkOptions::default()).unwrap() {
+        match event {
+            WalkEvent::Enter { path, .. } => entered = entered.max(depth(&path)),
+            WalkEvent::Failed { path, error } => failed.push((depth(&path), error.to_string())),
+            _ => {}
+        }
+    }
+    assert_eq!(entered, limit::DIRECTORY_DEPTH_MAX - 1);
+    let why = "more than 2047 directories deep: left out".to_owned();
+    assert_eq!(failed, [(limit::DIRECTORY_DEPTH_MAX, why)]);
+    assert!(std::process::Command::new("rm").arg("-rf").arg(&base).status().unwrap().success());
+    fs::create_dir(&base).unwrap();
 }
 
 #[test]

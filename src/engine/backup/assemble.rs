@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use crossbeam_channel::{Receiver, Sender};
 use prost::Message;
 
+use super::feed::FileEnd;
 use super::packer::Packer;
 use super::sealing::{Done, Step, seal_chunk};
 use super::survey::{Change, Event};
@@ -241,21 +242,27 @@ impl<'a> Assembler<'a> {
                 Step::End(end) => break end,
             }
         };
-        if let Some(error) = end.error {
-            if let Some(directory) = self.open.last_mut() {
-                directory.lost.note(&node.name, Omission::Unreadable);
+        let (size, inconsistent) = match end {
+            FileEnd::Read { size, inconsistent } => (size, inconsistent),
+            FileEnd::Gone | FileEnd::Failed(_) => {
+                // A restore that deletes leaves it alone, gone or not: the walk had it.
+                if let Some(directory) = self.open.last_mut() {
+                    directory.lost.note(&node.name, Omission::Unreadable);
+                }
+                if let FileEnd::Failed(error) = end {
+                    self.failed(self.path_of(&node), error);
+                }
+                return Ok(());
             }
-            self.failed(self.path_of(&node), error.to_string());
-            return Ok(());
-        }
-        if end.inconsistent {
+        };
+        if inconsistent {
             self.counts.inconsistent += 1;
             self.monitor.problem(self.path_of(&node), "changed while it was read; kept as last seen");
             node.inconsistent = true;
         }
-        node.size = end.size;
+        node.size = size;
         pieces.finish(&mut node, &mut |plain: &[u8]| self.sealer.seal(plain))?;
-        self.count_file(end.size, change);
+        self.count_file(size, change);
         self.push(node)
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 
@@ -65,13 +65,19 @@ pub(super) enum Item {
 }
 
 /// How reading a file ended.
-pub(super) struct FileEnd {
-    /// Content read, in bytes.
-    pub(super) size: u64,
-    /// It changed while it was read, each time.
-    pub(super) inconsistent: bool,
-    /// It could not be read to its end.
-    pub(super) error: Option<io::Error>,
+#[derive(Clone)]
+pub(super) enum FileEnd {
+    /// At its end.
+    Read {
+        /// Content read, in bytes.
+        size: u64,
+        /// It changed while it was read, each time.
+        inconsistent: bool,
+    },
+    /// It is gone since its directory was listed, as if it had gone before.
+    Gone,
+    /// It could not be read to its end, and why.
+    Failed(String),
 }
 
 /// Consecutive items with their plaintext.
@@ -91,6 +97,25 @@ pub(super) struct Feeder<'a> {
     current: Batch,
     /// End of plaintext already cut in the current buffer.
     cut: usize,
+}
+
+/// What becomes of a file that could not be read; `None` when it is there again. One that is gone is no fault as long as its
+/// directory is there: else all of that may have another path now.
+fn missed(path: &Path, error: io::Error) -> Option<FileEnd> {
+    let is_gone =
+        |path: &Path| path.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+    if error.kind() != io::ErrorKind::NotFound {
+        return Some(FileEnd::Failed(error.to_string()));
+    }
+    if !is_gone(path) {
+        return None;
+    }
+    Some(match path.parent() {
+        Some(directory) if is_gone(directory) => {
+            FileEnd::Failed("its directory was moved or deleted meanwhile".to_owned())
+        }
+        _ => FileEnd::Gone,
+    })
 }
 
 impl<'a> Feeder<'a> {
@@ -134,19 +159,22 @@ impl<'a> Feeder<'a> {
             let file = opened.take().unwrap_or_else(|| open_file(&job.path));
             let (size, before, after) = match self.read_once(file)? {
                 Ok(read) => read,
-                Err(error) => {
-                    return self.item(Item::End(FileEnd {
-                        size: 0,
-                        inconsistent: false,
-                        error: Some(error),
-                    }));
+                Err(error) if attempt >= RETRIES => {
+                    return self.item(Item::End(FileEnd::Failed(error.to_string())));
                 }
+                Err(error) => match missed(&job.path, error) {
+                    Some(end) => return self.item(Item::End(end)),
+                    None => {
+                        self.item(Item::Again)?;
+                        continue;
+                    }
+                },
             };
             // Against what the walk saw as well: the node's metadata comes from there.
             let steady = before == after && (attempt > 0 || same_content(&before, &expected));
             if steady || attempt >= RETRIES {
                 let inconsistent = !steady;
-                return self.item(Item::End(FileEnd { size, inconsistent, error: None }));
+                return self.item(Item::End(FileEnd::Read { size, inconsistent }));
             }
             expected = after;
             self.item(Item::Again)?;
@@ -224,7 +252,7 @@ impl<'a> Feeder<'a> {
             let ended = read < room;
             self.cut_chunks(if ended { 1 } else { look_ahead })?;
             if ended {
-                return self.item(Item::End(FileEnd { size, inconsistent: false, error: None }));
+                return self.item(Item::End(FileEnd::Read { size, inconsistent: false }));
             }
             self.flush_keeping_rest()?;
         }
@@ -330,6 +358,27 @@ mod tests {
             }
             (contents, longest)
         })
+    }
+
+    #[test]
+    fn only_what_is_gone_from_a_directory_that_is_there_was_not_there() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("there"), b"again").unwrap();
+        let (gone, denied) = (io::ErrorKind::NotFound, io::ErrorKind::PermissionDenied);
+        let told = |path: &str, error: io::ErrorKind| match missed(&dir.path().join(path), error.into()) {
+            None => "there",
+            Some(FileEnd::Gone) => "gone",
+            Some(FileEnd::Failed(_)) => "failed",
+            Some(FileEnd::Read { .. }) => "read",
+        };
+        let table = [
+            ("there", gone, "there"),
+            ("gone", gone, "gone"),
+            ("moved/file", gone, "failed"),
+            ("there", denied, "failed"),
+            ("gone", denied, "failed"),
+        ];
+        table.into_iter().for_each(|(path, error, end)| assert_eq!(told(path, error), end, "{path}"));
     }
 
     /// What may belong to the next chunk moves from buffer to buffer. Where the largest chunk is far longer than the others,

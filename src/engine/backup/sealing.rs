@@ -99,11 +99,7 @@ impl Worker<'_> {
             }
             Item::Hole(length) => Step::Hole(*length),
             Item::Again => Step::Again,
-            Item::End(end) => Step::End(FileEnd {
-                size: end.size,
-                inconsistent: end.inconsistent,
-                error: end.error.as_ref().map(|e| std::io::Error::new(e.kind(), e.to_string())),
-            }),
+            Item::End(end) => Step::End(end.clone()),
         });
         Ok(steps.collect())
     }

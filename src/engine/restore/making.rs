@@ -271,7 +271,7 @@ impl<'a> Visit for Making<'a> {
         chosen: bool,
     ) -> Result<Place<'a>, EngineError> {
         if let Some(older) = &mut parent.older {
-            older.know(&node.name);
+            parent.open.dir.know(older, &node.name);
         }
         let held = path.components().count() + self.links.kept_open();
         if self.shared.handles.is_short(held) {
@@ -289,7 +289,7 @@ impl<'a> Visit for Making<'a> {
 
     fn entry(&mut self, place: &mut Place<'a>, node: wire::Node, path: PathBuf) -> Result<(), EngineError> {
         if let Some(older) = &mut place.older {
-            older.know(&node.name);
+            place.open.dir.know(older, &node.name);
         }
         let small = node.size <= SMALL_BYTES_MAX && node.content_lists.is_empty();
         if node.links > 1 {

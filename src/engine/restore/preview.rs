@@ -87,8 +87,8 @@ impl Visit for Preview<'_> {
         path: &Path,
         chosen: bool,
     ) -> Result<Place, EngineError> {
-        if let Some(older) = &mut parent.older {
-            older.know(&node.name);
+        if let (Some(older), Some(dir)) = (&mut parent.older, &parent.dir) {
+            dir.know(older, &node.name);
         }
         let dir = match &parent.dir {
             Some(parent) => parent.look_into(node)?,
@@ -106,8 +106,8 @@ impl Visit for Preview<'_> {
     }
 
     fn entry(&mut self, dir: &mut Place, node: wire::Node, path: PathBuf) -> Result<(), EngineError> {
-        if let Some(older) = &mut dir.older {
-            older.know(&node.name);
+        if let (Some(older), Some(there)) = (&mut dir.older, &dir.dir) {
+            there.know(older, &node.name);
         }
         let fate = dir.dir.as_ref().map_or(Ok(Fate::New), |dir| dir.fate(&node));
         let tally = self.shared.tally;
