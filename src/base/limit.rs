@@ -823,6 +823,10 @@ pub const EVICTED_AT_ONCE: usize = 64;
 pub const EVICTION_PAUSE: Duration = Duration::from_secs(60);
 /// Damaged packs that wait to be mended; others are found again in the next round of scrubbing.
 pub const REPAIRS_WAITING_MAX: usize = 1024;
+/// Choices of packs of which a lost piece of a pack list is made again to compare its hash: a third of a millisecond each at most.
+pub const LIST_GUESSES_MAX: usize = 1024;
+/// Lost pieces that one repair tries to make again: each reads the pack lists of the vault.
+pub const LISTS_MADE_AGAIN_MAX: usize = 64;
 /// How long after a peer came damaged packs are asked of it: it has just been dialled, and may have more to say first.
 pub const REPAIR_AFTER_ARRIVAL: Duration = Duration::from_secs(5);
 /// Tries of mending a pack in which files are read again for what no peer has. Later ones ask peers alone: what a file lost is

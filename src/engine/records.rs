@@ -3,18 +3,18 @@
 //! Each is named by the hash of its bytes, so nothing here needs a key, and what a peer gives is either the very file or
 //! refused. The damaged file goes to quarantine first.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 
 use super::chain::{UnreadableHead, read_head};
 use super::error::EngineError;
 use super::expected;
-use super::heads::{newest_heads, unreadable_heads};
+use super::heads::{for_each_listed, newest_heads, unreadable_heads};
 use super::monitor::Monitor;
 use super::signing::{publish_head_without, publish_next_head, unknown_lists};
 use super::vault::Vault;
-use crate::base::{ListId, PeerId, SnapshotId, VaultId, limit};
-use crate::snapshot::{Head, PeerAddress};
+use crate::base::{ListId, PackId, PeerId, SnapshotId, VaultId, limit};
+use crate::snapshot::{Head, ListRef, PackList, PackSize, PeerAddress};
 use crate::store::{RecordName, Store};
 
 /// What is wrong with a record's file.
@@ -150,6 +150,8 @@ fn lost_heads(store: &Store) -> Result<Vec<RecordDamage>, EngineError> {
 pub struct RecordRepair {
     /// Those that are sound again.
     pub repaired: Vec<RecordDamage>,
+    /// Those of them that nobody had and that were made again from what is kept here.
+    pub remade: Vec<RecordDamage>,
     /// Those that nobody had, and who was asked.
     pub failed: Vec<(RecordDamage, String)>,
     /// Bytes that each peer gave.
@@ -182,6 +184,7 @@ fn repair_each(
     monitor: &Monitor,
     result: &mut RecordRepair,
 ) -> Result<(), EngineError> {
+    let mut tries = limit::LISTS_MADE_AGAIN_MAX;
     for damage in damages {
         monitor.go_on()?;
         if let RecordFault::Useless(why) = &damage.fault {
@@ -198,7 +201,20 @@ fn repair_each(
             right
         });
         let Some((peer, bytes)) = came else {
-            result.failed.push((damage, tried));
+            let remade = match damage.record {
+                RecordName::List(id) if tries > 0 => {
+                    tries -= 1;
+                    make_list_again(store, damage.vault, id)?
+                }
+                _ => false,
+            };
+            if remade {
+                tracing::info!(target: "repair", record = %damage.record, "record made again");
+                result.remade.push(damage.clone());
+                result.repaired.push(damage);
+            } else {
+                result.failed.push((damage, tried));
+            }
             continue;
         };
         store.replace_record(&damage.record, &bytes)?;
@@ -207,6 +223,53 @@ fn repair_each(
         result.repaired.push(damage);
     }
     Ok(())
+}
+
+/// Makes a piece of a pack list again that nobody has, of packs that are kept for that vault; whether that could be done. Those that one
+/// piece names came one after the other as a rule, and its hash says whether it is the very one.
+fn make_list_again(store: &Store, vault: VaultId, id: ListId) -> Result<bool, EngineError> {
+    let (mut lost, mut beside, mut all) = (None, HashSet::new(), HashSet::new());
+    for head in newest_heads(store, vault)? {
+        let lists = head?.draft.lists;
+        if let Some(list) = lists.iter().find(|list| list.id == id) {
+            lost = Some(*list);
+            beside.extend(lists.iter().map(|list| list.id));
+        }
+        all.extend(lists.iter().map(|list| list.id));
+    }
+    let Some(lost) = lost else { return Ok(false) };
+    let mut kept = Vec::new();
+    for number in store.foreign_packs(vault)? {
+        let row = store.pack_by_number(number)?;
+        kept.extend(row.and_then(|row| Some((row.id, PackSize::of(row.bytes)?))));
+    }
+    // Devices may list the same packs, or have brought theirs in turn.
+    for lists in [beside, all] {
+        let mut named = HashSet::new();
+        for_each_listed(store, &lists, |pack| {
+            named.insert(pack);
+        })?;
+        kept.retain(|(pack, _)| !named.contains(pack));
+        if let Some(bytes) = piece_among(&kept, &lost) {
+            store.replace_record(&RecordName::List(id), &bytes)?;
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The piece of that name, if it is one of packs which stand together.
+fn piece_among(packs: &[(PackId, PackSize)], lost: &ListRef) -> Option<Vec<u8>> {
+    let count = lost.packs as usize;
+    if !(1..=limit::LIST_PACKS_MAX).contains(&count) {
+        return None;
+    }
+    let has_its_length =
+        |some: &&[_]| some.iter().map(|(_, size): &(_, PackSize)| size.bytes()).sum::<u64>() == lost.bytes;
+    packs.windows(count).filter(has_its_length).take(limit::LIST_GUESSES_MAX).find_map(|some| {
+        let (id, bytes) = PackList::new(some.to_vec()).encode();
+        (id == lost.id).then_some(bytes)
+    })
 }
 
 /// Pieces of this device's own pack list that nobody has are written anew, with a new head, where the index knows the packs.

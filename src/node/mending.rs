@@ -13,10 +13,12 @@ use super::error::failed;
 use super::keepers::RecordMesh;
 use super::source::Mesh;
 use crate::api::{ApiError, JobRequest, RepairQueueStatus, RepairRequest};
-use crate::base::{Moment, PackId, limit};
-use crate::engine::{self, Damage, Monitor, RecordDamage, RecordRepair, RepairPlan, RepairResult};
+use crate::base::{Moment, PackId, PeerId, VaultId, limit};
+use crate::engine::{
+    self, Damage, Monitor, RecordDamage, RecordRepair, RecordSource, RepairPlan, RepairResult,
+};
 use crate::policy::RepairQueue;
-use crate::store::Borrowed;
+use crate::store::{Borrowed, RecordName};
 
 /// A small state file. Losing it loses no data: checks find the damage again.
 const FILE: &str = "repairs.json";
@@ -93,12 +95,20 @@ pub(super) fn carry_out_records(
         return Ok(RecordRepair::default());
     }
     note_records(core, true);
-    match RecordMesh::new(core) {
-        Some(source) => engine::repair_records(&core.store, damages, &source, monitor).map_err(failed),
-        None => {
-            let failed = damages.into_iter().map(|damage| (damage, "there is no network".to_owned()));
-            Ok(RecordRepair { failed: failed.collect(), ..RecordRepair::default() })
-        }
+    let mesh = RecordMesh::new(core);
+    let source: &dyn RecordSource = match &mesh {
+        Some(mesh) => mesh,
+        None => &Offline,
+    };
+    engine::repair_records(&core.store, damages, source, monitor).map_err(failed)
+}
+
+/// Nobody can be asked.
+struct Offline;
+
+impl RecordSource for Offline {
+    fn ask(&self, _: VaultId, _: &RecordName, _: &mut dyn FnMut(PeerId, &[u8]) -> bool) -> String {
+        "there is no network".to_owned()
     }
 }
 

@@ -23,14 +23,14 @@ const DAY: Duration = Duration::from_secs(86_400);
 const HOLD: Duration = Duration::from_secs(30 * 86_400);
 
 /// A holder's store.
-fn holder() -> (tempfile::TempDir, Store) {
+pub(super) fn holder() -> (tempfile::TempDir, Store) {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::create(&dir.path().join("holder")).unwrap();
     (dir, store)
 }
 
 /// Gives a holder the owner's newest head, its records and its packs.
-fn replicate(to: &Store, owner: &Fixture) -> Head {
+pub(super) fn replicate(to: &Store, owner: &Fixture) -> Head {
     let head = own_head(owner);
     pass_on(to, owner.store(), &head);
     for (id, path) in owner.packs() {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use super::fixture::{Fixture, gc_options, holder, noise};
+use super::keeping;
 use crate::base::{Code, Coded, Moment, PeerId, VaultId};
 use crate::crypto::NodeKey;
 use crate::engine::tests::fixture::newest_heads;
@@ -12,7 +13,7 @@ use crate::engine::{
     copy_counts, damaged_records, forget_lost, named_by, plan_lost, record_receipt, records_to_ask,
     renew_own_lists, repair_records, resolve, resolve_listed, verify_known_receipts, void_head_receipt,
 };
-use crate::snapshot::{Head, sign_receipt};
+use crate::snapshot::{Head, PackList, sign_receipt};
 use crate::store::{RecordName, Store};
 
 /// Copies of all records of a store, at one peer; with `rot` each has a wrong byte there.
@@ -187,6 +188,37 @@ fn a_holder_without_keys_finds_and_mends_what_it_keeps_and_confirms_no_head_befo
     assert_eq!(found.iter().map(|one| one.vault).collect::<Vec<_>>(), [vault]);
     repair(store, &kept);
     assert!(complete_head(store, vault, head.id).unwrap().is_some());
+}
+
+/// One lost file of some hundred bytes at the only holder made every snapshot unrestorable, though all packs were there.
+#[test]
+fn a_pack_list_that_nobody_has_is_made_again_from_the_packs_that_are_kept() {
+    let ((_dir, store), owner) = (keeping::holder(), Fixture::new());
+    for round in 0..4u8 {
+        owner.write(&round.to_string(), &noise(u64::from(round), 300_000));
+        owner.backup();
+        keeping::replicate(&store, &owner);
+    }
+    let head = newest(&owner).remove(0);
+    let lists: Vec<PathBuf> =
+        head.draft.lists.iter().map(|list| store.dir().join(format!("lists/{}", list.id))).collect();
+    assert!(lists.len() > 1, "{lists:?}");
+    let whole: Vec<Vec<u8>> = lists.iter().map(|path| std::fs::read(path).unwrap()).collect();
+    std::fs::write(&lists[0], b"rot").unwrap();
+    lists[1..].iter().for_each(|path| std::fs::remove_file(path).unwrap());
+    let done = repair(&store, &Kept::nothing());
+    assert_eq!((done.remade.len(), done.failed.len()), (lists.len(), 0), "{done:?}");
+    assert_eq!(done.remade, done.repaired);
+    let again: Vec<Vec<u8>> = lists.iter().map(|path| std::fs::read(path).unwrap()).collect();
+    assert!(again == whole && damages(&store).is_empty());
+    // Nothing is guessed: without one of its packs a piece stays lost.
+    lists[..2].iter().for_each(|path| std::fs::remove_file(path).unwrap());
+    let lost = PackList::decode(&whole[0]).unwrap().packs()[0].0;
+    let number = store.pack_by_id(lost).unwrap().unwrap().number;
+    store.drop_foreign(owner.vault.id(), &[number]).unwrap();
+    let done = repair(&store, &Kept::nothing());
+    assert_eq!((done.remade.len(), done.failed.len()), (1, 1), "{done:?}");
+    assert_eq!(done.failed[0].0.record, RecordName::List(head.draft.lists[0].id));
 }
 
 #[test]

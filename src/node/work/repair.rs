@@ -136,7 +136,10 @@ fn mend_records(
     monitor.enter("getting records");
     let done = mending::carry_out_records(core, found.to_vec(), monitor)?;
     report.repaired_records += done.repaired.len() as u64;
-    report.plan.extend(done.repaired.iter().map(|damage| format!("{damage}: it came from a peer")));
+    report.plan.extend(done.repaired.iter().map(|damage| {
+        let whence = if done.remade.contains(damage) { "it was made again" } else { "it came from a peer" };
+        format!("{damage}: {whence}")
+    }));
     report.plan.extend(done.failed.iter().map(|(damage, tried)| format!("{damage}: {tried}")));
     note_given(report, &done.given);
     if let (false, Ok(vault)) = (done.failed.is_empty(), core.vault()) {
