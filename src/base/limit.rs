@@ -60,6 +60,8 @@ pub const DIRECTORY_DEPTH_MAX: usize = 2048;
 
 /// Pieces of pack lists that one head may name: 33 million packs, 512 TiB of the largest.
 pub const HEAD_LISTS_MAX: usize = 8192;
+/// Heads of devices that one device carries on which its head names: all that revocations may name, of every device.
+pub const HEAD_CARRIED_MAX: usize = VAULT_DEVICES_MAX * REVOCATION_HEADS_MAX;
 /// Packs that the heads of one import may list, 8 bytes each: a terabyte of the smallest.
 pub const IMPORT_PACKS_MAX: usize = 8 << 20;
 
@@ -77,6 +79,7 @@ pub const HEAD_FIELDS_MAX: usize = HEAD_SNAPSHOTS_MAX
     + 4 * VAULT_DEVICES_MAX
     + HEAD_HOLDERS_MAX * ADDRESS_FIELDS
     + VAULT_DEVICES_MAX
+    + HEAD_CARRIED_MAX
     + 3 * HEAD_SUPERSEDES_MAX
     + FIELDS_FEW;
 /// Of a receipt.

@@ -432,6 +432,7 @@ mod tests {
                 epoch: Epoch(0),
                 checkpoint: false,
                 inherited: vec![],
+                carried: vec![],
                 supersedes: vec![],
             };
             let (head, bytes) = SignedHead::sign(draft, &self.device, &certificate).unwrap();

@@ -86,7 +86,14 @@ impl Revocations {
     /// Revoked devices whose heir wrote this head and says in it that it carries on what they had.
     pub(super) fn carried_on(&self, head: &Head) -> impl Iterator<Item = DeviceId> {
         let carried = self.iter().filter(|one| one.heir == Some(head.device()));
-        carried.map(|one| one.device).filter(|device| head.draft.inherited.contains(device))
+        carried.map(|one| one.device).filter(|device| self.is_carried_on(*device, head))
+    }
+
+    /// Whether a head says that it carries on what a device had: all last good heads that count for it now. A later revocation may
+    /// name others.
+    pub fn is_carried_on(&self, device: DeviceId, by: &Head) -> bool {
+        let has = |id: HeadId| by.draft.carried.is_empty() || by.draft.carried.contains(&id);
+        by.draft.inherited.contains(&device) && self.of(device).is_none_or(|one| one.last_good_ids().all(has))
     }
 }
 

@@ -8,11 +8,11 @@ use super::error::EngineError;
 use super::expected;
 use super::heads::{head_packs, newest_heads, packs_as_known, read_list, tips_with, unreadable_heads};
 use super::holder::{HolderError, readable, records_complete};
-use super::revocations::revocations;
+use super::revocations::{Revocations, revocations};
 use super::vault::Vault;
 use crate::base::{Code, Coded, DeviceId, HeadId, ListId, PackId, SnapshotId, limit};
 use crate::snapshot::{
-    Head, HeadDraft, HeadName, HeadSummary, ListRef, PackList, PackSize, PeerAddress, SignedHead,
+    Head, HeadDraft, HeadName, HeadSummary, ListRef, PackList, PackSize, PeerAddress, Revocation, SignedHead,
     open_record, plan_lists,
 };
 use crate::store::{RecordName, Store};
@@ -47,6 +47,7 @@ pub fn next_head(
         epoch: vault.keyring.vault.newest_epoch(),
         checkpoint: false,
         inherited: Vec::new(),
+        carried: Vec::new(),
         supersedes: Vec::new(),
     };
     let Some(newest) = mine.heads.first() else {
@@ -68,6 +69,9 @@ pub fn next_head(
         mine.heads.iter().flat_map(|head| head.draft.inherited.iter().copied()).collect();
     inherited.sort_unstable();
     inherited.dedup();
+    let mut carried: Vec<HeadId> =
+        mine.heads.iter().flat_map(|head| head.draft.carried.iter().copied()).collect();
+    bound_carried(&mut carried, &revoked);
     let last = names.first().map_or(0, |(seq, _)| *seq);
     // Over a limit it cannot be signed, which fails the backup: dropping one silently would be worse.
     Ok(HeadDraft {
@@ -75,6 +79,7 @@ pub fn next_head(
         predecessor: Some(newest.id),
         snapshots,
         inherited,
+        carried,
         supersedes: carried_on_by_name(vault, &mine, &names, others.of_mine)?,
         ..draft
     })
@@ -346,6 +351,7 @@ pub fn publish_first_head(
     if vault.store.is_device_over(vault.id(), vault.device(), limit::VAULT_DEVICES_MAX)? {
         return Err(HolderError::TooManyDevices.into());
     }
+    let revoked = revocations(&vault.store, vault.id())?;
     let mut draft = next_head(vault, &[], holders)?;
     let mut snapshots: HashSet<SnapshotId> = draft.snapshots.iter().copied().collect();
     let mut lists: HashSet<ListId> = draft.lists.iter().map(|list| list.id).collect();
@@ -359,7 +365,7 @@ pub fn publish_first_head(
             draft.lists.extend(head.draft.lists.iter().filter(|list| lists.insert(list.id)));
         }
         if is_inherited {
-            note_inherited(&mut draft, &head);
+            note_inherited(&mut draft, &head, &revoked);
         }
     }
     store_head(vault, draft)
@@ -401,7 +407,7 @@ pub fn inherit(vault: &Vault, holders: &[PeerAddress]) -> Result<Vec<DeviceId>, 
     let added: Vec<SnapshotId> = ready.iter().flat_map(|head| &head.draft.snapshots).copied().collect();
     let mut draft = next_head(vault, &added, holders)?;
     for head in &ready {
-        note_inherited(&mut draft, head);
+        note_inherited(&mut draft, head, &revoked);
     }
     store_head(vault, draft)?;
     let mut carried: Vec<DeviceId> = ready.iter().map(Head::device).collect();
@@ -424,11 +430,27 @@ fn all_indexed(vault: &Vault, head: &Head) -> Result<bool, EngineError> {
 }
 
 /// Says that the draft's device carries on what the device of `lost` had, and whatever that one carried on.
-fn note_inherited(draft: &mut HeadDraft, lost: &Head) {
+fn note_inherited(draft: &mut HeadDraft, lost: &Head, revoked: &Revocations) {
     draft.inherited.push(lost.device());
     draft.inherited.extend(&lost.draft.inherited);
     draft.inherited.sort_unstable();
     draft.inherited.dedup();
+    draft.carried.push(lost.id);
+    draft.carried.extend(&lost.draft.carried);
+    // All of them are here, or carried on by one that is.
+    draft.carried.extend(revoked.of(lost.device()).into_iter().flat_map(Revocation::last_good_ids));
+    bound_carried(&mut draft.carried, revoked);
+}
+
+/// Each once; where there is no room for all, those that a revocation names.
+fn bound_carried(carried: &mut Vec<HeadId>, revoked: &Revocations) {
+    carried.sort_unstable();
+    carried.dedup();
+    if carried.len() > limit::HEAD_CARRIED_MAX {
+        let named: HashSet<HeadId> = revoked.iter().flat_map(Revocation::last_good_ids).collect();
+        carried.sort_by_key(|id| !named.contains(id));
+        carried.truncate(limit::HEAD_CARRIED_MAX);
+    }
 }
 
 /// Whether the index knows every pack that a head lists.

@@ -397,7 +397,7 @@ fn describe(
     };
     let met = peer.and_then(|peer| core.book().find(peer).and_then(|entry| entry.last_seen));
     let seen = if connected { Some(core.now()) } else { met.max(stored) };
-    let carried_on = heads.iter().find(|head| head.draft.inherited.contains(&device)).map(Head::device);
+    let carried_on = heads.iter().find(|head| revoked.is_carried_on(device, head)).map(Head::device);
     Ok(DeviceInfo {
         id: device,
         name: name.unwrap_or_else(|| device.short()),

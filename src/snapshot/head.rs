@@ -142,6 +142,8 @@ pub struct HeadDraft {
     pub checkpoint: bool,
     /// Devices whose snapshots this head carries on.
     pub inherited: Vec<DeviceId>,
+    /// Which heads of these devices it carries on.
+    pub carried: Vec<HeadId>,
     /// Earlier heads of this device, besides the predecessor, that this one carries on: branches that it joins, and so
     /// many of its ancestors that whoever missed some heads still sees how those it has hang together.
     pub supersedes: Vec<HeadName>,
@@ -213,6 +215,7 @@ impl SignedHead {
             epoch: draft.epoch.0,
             checkpoint: draft.checkpoint,
             inherited: draft.inherited.iter().map(|id| id.as_bytes().to_vec()).collect(),
+            carried: draft.carried.iter().map(|id| id.as_bytes().to_vec()).collect(),
             supersedes: draft
                 .supersedes
                 .iter()
@@ -250,6 +253,7 @@ impl SignedHead {
         }
         let bounded = head.seen.len() <= limit::VAULT_DEVICES_MAX
             && head.inherited.len() <= limit::VAULT_DEVICES_MAX
+            && head.carried.len() <= limit::HEAD_CARRIED_MAX
             && head.snapshots.len() <= limit::HEAD_SNAPSHOTS_MAX
             && head.lists.len() <= limit::HEAD_LISTS_MAX
             && head.holders.len() <= limit::HEAD_HOLDERS_MAX
@@ -298,6 +302,7 @@ fn draft_from_wire(head: &wire::Head) -> Result<HeadDraft, HeadError> {
             .iter()
             .map(|id| DeviceId::try_from(id.as_slice()))
             .collect::<Result<_, _>>()?,
+        carried: head.carried.iter().map(|id| HeadId::try_from(id.as_slice())).collect::<Result<_, _>>()?,
         supersedes: head
             .supersedes
             .iter()
@@ -341,6 +346,7 @@ mod tests {
             epoch: Epoch(0),
             checkpoint: false,
             inherited: vec![],
+            carried: vec![],
             supersedes: vec![],
         }
     }
@@ -431,6 +437,7 @@ mod tests {
                 .collect(),
             holders: vec![holder; limit::HEAD_HOLDERS_MAX],
             inherited: vec![DeviceId::new([10; 32]); limit::VAULT_DEVICES_MAX],
+            carried: vec![HeadId::new([11; 32]); limit::HEAD_CARRIED_MAX],
             supersedes: vec![(1, HeadId::new([7; 32])); limit::HEAD_SUPERSEDES_MAX],
             ..draft(u64::MAX, Some(HeadId::new([7; 32])))
         };

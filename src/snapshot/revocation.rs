@@ -57,6 +57,11 @@ impl Revocation {
         Ok(Self { vault, device, last_good, heir, time: Moment::from_millis(raw.time_ms) })
     }
 
+    /// The last heads that count.
+    pub fn last_good_ids(&self) -> impl Iterator<Item = HeadId> {
+        self.last_good.iter().map(|(_, id)| *id)
+    }
+
     /// Whether a head of that device counts: a last good one, or one before the first of them.
     pub fn admits(&self, seq: u64, id: HeadId) -> bool {
         self.last_good.first().is_some_and(|(last, _)| seq < *last)

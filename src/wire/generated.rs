@@ -77,6 +77,9 @@ pub struct Head {
     /// earlier heads of this device, besides the predecessor, that this one carries on
     #[prost(message, repeated, tag = "15")]
     pub supersedes: ::prost::alloc::vec::Vec<HeadName>,
+    /// HeadId of each last head of the inherited devices that this one carries on; absent in those of version 0.1.0
+    #[prost(bytes = "vec", repeated, tag = "16")]
+    pub carried: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
 }
 /// One head of the device that names it.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

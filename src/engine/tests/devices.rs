@@ -383,6 +383,50 @@ fn what_an_heir_carries_on_is_as_old_as_it_was() {
     assert_eq!(order(), before);
 }
 
+/// What a thief forgot before the device was revoked stayed gone once an heir had carried on the rest: that the owner went back
+/// further afterwards changed nothing, and said that it had.
+#[test]
+fn what_was_carried_on_goes_back_further_when_the_owner_says_so_later() {
+    let keeper = Fixture::new();
+    let lost = twin(&keeper);
+    let made: Vec<SnapshotId> = (0..2)
+        .map(|round| {
+            lost.write("a", &noise(round, 100_000));
+            lost.backup().snapshot
+        })
+        .collect();
+    let before = own_head(&lost);
+    tell(keeper.store(), &lost);
+    lost.write("a", &noise(9, 100_000));
+    let third = lost.backup().snapshot;
+    forget(&lost.vault, &[made[0]], &[]).unwrap();
+    let after = own_head(&lost);
+    tell(keeper.store(), &lost);
+    index(&keeper, &lost);
+    let revoke = |head: &Head, at: u64| {
+        let (admin, heir) = (keeper.phrase.root().admin(), Some(keeper.vault.device()));
+        let last_good = [(head.draft.seq, head.id)];
+        let at = Moment::from_millis(at);
+        let signed = sign_revocation(&admin, lost.vault.device(), &last_good, heir, at);
+        assert!(keep_revocation(keeper.store(), &signed).unwrap().is_some());
+    };
+    revoke(&after, 5);
+    assert_eq!(inherit(&keeper.vault, &[]).unwrap(), [lost.vault.device()]);
+    assert_eq!(sorted(snapshots(&keeper)), sorted(vec![made[1], third]));
+    revoke(&before, 6);
+    assert!(snapshots(&keeper).contains(&made[0]), "it counts at once");
+    index(&keeper, &lost);
+    assert_eq!(inherit(&keeper.vault, &[]).unwrap(), [lost.vault.device()]);
+    assert_eq!(inherit(&keeper.vault, &[]).unwrap(), [], "once");
+    assert_eq!(newest_heads(keeper.store(), keeper.vault.id()).unwrap().len(), 1);
+    assert_eq!(sorted(snapshots(&keeper)), sorted(vec![made[0], made[1], third]), "nothing is lost by it");
+    // What the heir forgets now stays forgotten: the same word said again changes nothing.
+    forget(&keeper.vault, &[made[1]], &[]).unwrap();
+    revoke(&before, 7);
+    assert_eq!(inherit(&keeper.vault, &[]).unwrap(), []);
+    assert_eq!(sorted(snapshots(&keeper)), sorted(vec![made[0], third]));
+}
+
 /// Only the branch with the highest number counted, and its heir carried on no other one.
 #[test]
 fn an_heir_carries_on_all_branches_of_a_revoked_device() {

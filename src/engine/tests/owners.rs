@@ -55,6 +55,7 @@ fn draft(lists: Vec<ListRef>, snapshots: Vec<SnapshotId>) -> HeadDraft {
         epoch: Epoch(0),
         checkpoint: false,
         inherited: vec![],
+        carried: vec![],
         supersedes: vec![],
     }
 }

@@ -122,6 +122,7 @@ impl AloneNode {
             epoch: Epoch(0),
             checkpoint: false,
             inherited: Vec::new(),
+            carried: Vec::new(),
             supersedes: Vec::new(),
         };
         let (head, bytes) = SignedHead::sign(draft, &device, &certificate).unwrap();

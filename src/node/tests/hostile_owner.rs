@@ -204,6 +204,7 @@ impl HostileOwner {
             epoch: Epoch(0),
             checkpoint: false,
             inherited: Vec::new(),
+            carried: Vec::new(),
             supersedes: Vec::new(),
         };
         let (head, bytes) = SignedHead::sign(draft, &self.device, &certificate).unwrap();

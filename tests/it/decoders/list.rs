@@ -55,6 +55,7 @@ impl Signer {
             epoch: Epoch(0),
             checkpoint: true,
             inherited: vec![DeviceId::new(id(7))],
+            carried: vec![HeadId::new(id(8))],
             supersedes: vec![(2, HeadId::new(id(8)))],
         }
     }

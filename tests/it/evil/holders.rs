@@ -333,6 +333,7 @@ fn evil_device(scene: Arc<Scene>) -> Act {
             lists: vec![list.clone()],
             snapshots: (0..200).map(|n| noise(seq << 16 | n, 32)).collect(),
             inherited: (0..200).map(|n| noise(n, 32)).collect(),
+            carried: Vec::new(),
             time_ms: u64::MAX,
             ..owner.draft(&device, u64::MAX - seq % 9)
         };
