@@ -77,6 +77,9 @@ fn render(summary: &ImportSummary, paint: Paint) -> String {
         text += &format!("; {} here already", summary.held);
     }
     text += "\n";
+    if summary.damaged > 0 {
+        text += &format!("{} left out: damaged or missing in the file\n", count(summary.damaged, "part"));
+    }
     if summary.snapshots > 0 {
         text +=
             &format!("{} that were not known here are listed now\n", count(summary.snapshots, "snapshot"));

@@ -28,6 +28,8 @@ use crate::store::{RecordName, Store, StoreError, record_room};
 
 /// The first member; its content is the vault's id.
 const FIRST: &str = "shadowvault-export-1";
+/// Damaged parts that are told by name.
+const FAULTS_TOLD: usize = 5;
 
 /// Writes the vault's heads, with all that they list, to `out`; of the packs only those that `snapshot` needs, if one is given.
 /// Every pack is compared with its id first. Packs that are not here, such as those that other devices wrote, are pulled
@@ -129,7 +131,7 @@ impl<F: FnMut(&[u8]) -> bool> Write for Sink<F> {
 }
 
 /// What was taken in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImportResult {
     /// Whose packs these are.
     pub vault: VaultId,
@@ -141,6 +143,10 @@ pub struct ImportResult {
     pub held: u64,
     /// Snapshots of the own vault that were not listed here.
     pub snapshots: u64,
+    /// Parts that were not what their names say, and were left out.
+    pub damaged: u64,
+    /// The first of them, and what was wrong.
+    pub faults: Vec<String>,
 }
 
 /// Stores something of that vault and of so many bytes by calling what it is given with who pays for it, if there is room.
@@ -153,10 +159,13 @@ pub type Keep<'a> = &'a mut dyn FnMut(PeerId) -> Result<(), EngineError>;
 /// as history that is: heads that no head here carries on, after an older image of the disk was put back, count as those that a
 /// holder has.
 ///
-/// Each pack is durable before the next one is read, so that an import that broke off can be made again and goes on.
+/// Each pack is durable before the next one is read, so that an import that broke off can be made again and goes on. A damaged
+/// pack is left out, and told of; with the keys of that vault so is any other part, and an end that is missing: what else is there
+/// counts as what a holder has.
 ///
 /// # Errors
-/// [`EngineError::NotAnExport`] for anything else than a whole export; heads that are not valid; no room.
+/// [`EngineError::NotAnExport`] for anything else than an export, and of another's vault for one that has not all records;
+/// heads that are not valid; no room.
 pub fn import(
     store: &Store,
     own: Option<&Vault>,
@@ -174,10 +183,11 @@ pub fn import(
     let vault: VaultId =
         vault.ok_or_else(|| EngineError::NotAnExport("it does not begin as one".to_owned()))?;
     let own = own.filter(|own| own.id() == vault);
-    let result = ImportResult { vault, packs: 0, bytes: 0, held: 0, snapshots: 0 };
+    let (damaged, faults) = (0, Vec::new());
+    let result = ImportResult { vault, packs: 0, bytes: 0, held: 0, snapshots: 0, damaged, faults };
     let heads = SetAside { file: store.scratch()?, lengths: Vec::new() };
     let records = Names::default();
-    let mut import = Import { store, own, room, heads, records, listed: None, result };
+    let mut import = Import { store, own, room, heads, records, listed: None, all: false, result };
     if own.is_some() {
         for head in newest_heads(store, vault)? {
             import.records.add_records(&head?);
@@ -185,18 +195,12 @@ pub fn import(
     }
     for member in members {
         monitor.go_on()?;
-        let mut member = member.map_err(not_an_export)?;
-        let name = name_of(&member)?;
-        match name.split_once('/') {
-            Some(("heads", id)) => import.head(id, &read(&mut member, limit::HEAD_BYTES_MAX)?)?,
-            Some(("lists", id)) => import.list(id, &read(&mut member, limit::LIST_BYTES_MAX)?)?,
-            Some(("snapshots", id)) => import.snapshot(id, &read(&mut member, limit::RECORD_BYTES)?)?,
-            Some(("packs", id)) => {
-                let bytes = read(&mut member, limit::PACK_BYTES_MAX)?;
-                import.pack(id, &bytes)?;
-                Monitor::add(&monitor.bytes_done, bytes.len() as u64);
+        match member.map_err(not_an_export).and_then(|mut member| import.member(&mut member, monitor)) {
+            Err(EngineError::NotAnExport(why)) if own.is_some() => {
+                import.fault(why);
+                break;
             }
-            _ => return Err(EngineError::NotAnExport(format!("it holds {name:?}"))),
+            taken => taken?,
         }
     }
     import.listed()?;
@@ -235,6 +239,8 @@ struct Import<'a> {
     records: Names,
     /// Packs that heads list, once all records are here.
     listed: Option<Names>,
+    /// Any pack may come: it is not known which ones heads list.
+    all: bool,
     result: ImportResult,
 }
 
@@ -309,8 +315,48 @@ impl Names {
 }
 
 impl Import<'_> {
+    fn member(
+        &mut self,
+        member: &mut tar::Entry<'_, impl Read>,
+        monitor: &Monitor,
+    ) -> Result<(), EngineError> {
+        let name = name_of(member)?;
+        match name.split_once('/') {
+            Some(("heads", id)) => self.head(id, &read(member, limit::HEAD_BYTES_MAX)?),
+            Some(("lists", id)) => self.list(id, &read(member, limit::LIST_BYTES_MAX)?),
+            Some(("snapshots", id)) => self.snapshot(id, &read(member, limit::RECORD_BYTES)?),
+            Some(("packs", id)) => {
+                let bytes = read(member, limit::PACK_BYTES_MAX)?;
+                self.pack(id, &bytes)?;
+                Monitor::add(&monitor.bytes_done, bytes.len() as u64);
+                Ok(())
+            }
+            _ => Err(EngineError::NotAnExport(format!("it holds {name:?}"))),
+        }
+    }
+
+    /// Something is left out.
+    fn fault(&mut self, what: String) {
+        self.result.damaged += 1;
+        if self.result.faults.len() < FAULTS_TOLD {
+            self.result.faults.push(what);
+        }
+    }
+
+    /// Whether a part of the own vault is not what its name says: it is left out, as nobody else is told that it is here.
+    fn leaves_out(&mut self, what: &str, id: &[u8; 32], bytes: &[u8]) -> bool {
+        let out = self.own.is_some() && blake3::hash(bytes).as_bytes() != id;
+        if out {
+            self.fault(format!("{what} {} is damaged in it", hex::encode(&id[..4])));
+        }
+        out
+    }
+
     fn head(&mut self, id: &str, bytes: &[u8]) -> Result<(), EngineError> {
         let id: HeadId = named(id)?;
+        if self.leaves_out("head", id.as_bytes(), bytes) {
+            return Ok(());
+        }
         if self.listed.is_some() || self.heads.lengths.len() >= limit::VAULT_DEVICES_MAX {
             return Err(EngineError::NotAnExport("a head is out of place".to_owned()));
         }
@@ -328,6 +374,9 @@ impl Import<'_> {
 
     fn list(&mut self, id: &str, bytes: &[u8]) -> Result<(), EngineError> {
         let id: ListId = named(id)?;
+        if self.leaves_out("pack list", id.as_bytes(), bytes) {
+            return Ok(());
+        }
         if !self.records.has(id.as_bytes()) {
             return self.passed_over("pack list");
         }
@@ -336,6 +385,9 @@ impl Import<'_> {
 
     fn snapshot(&mut self, id: &str, bytes: &[u8]) -> Result<(), EngineError> {
         let id: SnapshotId = named(id)?;
+        if self.leaves_out("snapshot record", id.as_bytes(), bytes) {
+            return Ok(());
+        }
         if !self.records.has(id.as_bytes()) {
             return self.passed_over("snapshot record");
         }
@@ -362,15 +414,16 @@ impl Import<'_> {
 
     fn pack(&mut self, id: &str, bytes: &[u8]) -> Result<(), EngineError> {
         let id: PackId = named(id)?;
-        if !self.listed()?.has(id.as_bytes()) {
+        if !self.listed()?.has(id.as_bytes()) && !self.all {
             return self.passed_over("pack");
-        }
-        let (found, outboard) = Outboard::of(bytes);
-        if found != id || PackSize::of(bytes.len() as u64).is_none() {
-            return Err(EngineError::NotAnExport(format!("pack {id} is damaged in it")));
         }
         if self.is_here(id, bytes.len())? {
             self.result.held += 1;
+            return Ok(());
+        }
+        let (found, outboard) = Outboard::of(bytes);
+        if found != id || PackSize::of(bytes.len() as u64).is_none() {
+            self.fault(format!("pack {} is damaged in it", id.short()));
             return Ok(());
         }
         if self.own.is_some() {
@@ -398,6 +451,7 @@ impl Import<'_> {
         if self.listed.is_none() {
             let (mut listed, mut lists, store) = (Names::default(), HashSet::new(), self.store);
             let (room, vault, is_own) = (self.room, self.result.vault, self.own.is_some());
+            let mut lacking = false;
             if is_own {
                 for head in newest_heads(store, vault)? {
                     list_packs(store, &head?, &mut lists, &mut listed)?;
@@ -405,9 +459,11 @@ impl Import<'_> {
             }
             self.heads.for_each(|bytes| {
                 let head = SignedHead::verify(bytes)?;
-                if !missing_records(store, &head)?.is_empty() {
+                let needs = missing_records(store, &head)?;
+                if !is_own && !needs.is_empty() {
                     return Err(EngineError::NotAnExport("records of a head are not in it".to_owned()));
                 }
+                lacking |= !needs.lists.is_empty();
                 list_packs(store, &head, &mut lists, &mut listed)?;
                 if is_own {
                     return Ok(());
@@ -420,6 +476,7 @@ impl Import<'_> {
                 room(vault, record_room(bytes.len() as u64), &mut keep)
             })?;
             self.listed = Some(listed);
+            self.all = lacking;
         }
         Ok(self.listed.get_or_insert_default())
     }

@@ -86,15 +86,19 @@ fn what_is_no_whole_export_is_refused_and_leaves_the_store_sound() {
     refused(b"plainly something else");
     refused(&vec![b'x'; 20_000]);
     refused(&whole[..whole.len() / 2]);
-    let mut altered = whole.clone();
-    let at = altered.len() - 100_000;
-    altered[at] ^= 1;
-    refused(&altered);
     // A name that leads elsewhere, whatever follows.
     let mut odd = whole.clone();
     odd[..8].copy_from_slice(b"../../x\0");
     refused(&odd);
     holder.run(&["verify"]).exits(0);
+    // A damaged pack is left out; the others come all the same.
+    let (mut altered, bad) = (whole.clone(), holder.path("bad"));
+    let at = altered.len() - 100_000;
+    altered[at] ^= 1;
+    fs::write(&bad, &altered).unwrap();
+    let failure = import(&holder, &bad, 5).failure();
+    assert!(failure["message"].as_str().unwrap().contains("damaged in it"), "{failure}");
+    assert_eq!(holder.packs().len() + 1, owner.packs().len());
     import(&holder, &file, 0);
     assert_eq!(holder.packs().len(), owner.packs().len());
     holder.run(&["verify"]).exits(0);

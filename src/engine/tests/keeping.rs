@@ -6,7 +6,8 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use super::devices::{own_head, pass_on};
-use super::fixture::{Fixture, noise};
+use super::fixture::{Fixture, noise, scratch};
+use super::full::copy;
 use crate::base::{HeadId, ListId, Moment, PackId, PeerId, SnapshotId, VaultId, limit};
 use crate::crypto::NodeKey;
 use crate::engine::tests::fixture::head_packs;
@@ -253,7 +254,10 @@ fn an_import_takes_in_nothing_that_is_not_what_its_name_says() {
         let (_dir, store) = holder();
         let mut altered = whole.clone();
         altered[place_of(&whole, part) + 30] ^= 1;
-        assert!(take(&store, &altered).is_err(), "{part}");
+        match (part, take(&store, &altered)) {
+            ("packs/", taken) => assert_eq!(taken.unwrap().damaged, 1),
+            (_, taken) => assert!(taken.is_err(), "{part}: {taken:?}"),
+        }
         // The packs before the altered one may be there; what is there is sound.
         let packs = store.pack_files().unwrap();
         assert!(packs.len() < owner.packs().len(), "{part}");
@@ -289,6 +293,55 @@ fn an_import_takes_in_nothing_that_is_not_what_its_name_says() {
     std::fs::write(&path, rotten).unwrap();
     let refused = written(&mut Vec::new());
     assert!(matches!(refused, Err(EngineError::Store(StoreError::DamagedFile(_)))), "{id}: {refused:?}");
+}
+
+/// One rotten byte made an export worthless: nothing that came after it was taken in, and no history at all.
+#[test]
+fn of_an_export_of_the_own_vault_everything_that_is_sound_comes_back() {
+    let owner = Fixture::new();
+    owner.write("a", &noise(1, 300_000));
+    let first = owner.backup().snapshot;
+    let image = scratch();
+    copy(owner.store().dir(), &image.path().join("store"));
+    let before = owner.packs().len();
+    for round in 2..4 {
+        owner.write("a", &noise(round, 300_000));
+        owner.backup();
+    }
+    let (mut whole, all) = (Vec::new(), owner.packs().len());
+    export(&owner.vault, None, None, &Monitor::default(), |part| {
+        whole.extend_from_slice(part);
+        true
+    })
+    .unwrap();
+    for part in ["heads/", "lists/", "snapshots/", "packs/", "its end"] {
+        let dir = scratch();
+        copy(&image.path().join("store"), &dir.path().join("store"));
+        let older = owner.again(dir);
+        let mut bytes = whole.clone();
+        match part {
+            "its end" => bytes.truncate(place_of(&whole, "packs/") + 100),
+            part => bytes[place_of(&whole, part) + 30] ^= 1,
+        }
+        let (vault, room) = (Some(&older.vault), |_, _, keep: Keep<'_>| keep(NOBODY));
+        let done = import(older.store(), vault, &mut &*bytes, &room, &Monitor::default()).unwrap();
+        assert_eq!((done.damaged, done.faults.len()), (1, 1), "{part}: {done:?}");
+        let (listed, broken) = (older.view().snapshots.len(), older.view().broken.len());
+        let (snapshots, packs) = match part {
+            // What was not signed for by anything that is whole is nobody's history.
+            "heads/" => (1, before),
+            // The one of the older image is there.
+            "snapshots/" => (3 - broken, all),
+            "lists/" => (3, all),
+            _ => (3, all - 1),
+        };
+        assert_eq!((listed, older.packs().len()), (snapshots, packs), "{part}: {done:?}");
+        assert!(broken <= usize::from(part == "snapshots/"), "{part}");
+        // What came stays, and is told to be there or missing.
+        assert!(older.view().snapshots.iter().any(|one| one.id == first), "{part}");
+        let is_whole = part == "heads/" || (part == "snapshots/" && broken == 0);
+        assert_eq!(older.verify().is_sound(), is_whole, "{part}");
+    }
 }
 
 /// A receipt counts for whom it is from.
