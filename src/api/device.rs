@@ -56,6 +56,9 @@ pub struct RevokedDevice {
     pub time: String,
     /// Number of its last head that counts; absent when none does.
     pub last_good: Option<u64>,
+    /// Number and id of that one and of those of other branches of its history.
+    #[serde(default)]
+    pub heads: Vec<(u64, HeadId)>,
     /// The device that carries on its snapshots.
     pub heir: Option<DeviceId>,
 }

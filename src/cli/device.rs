@@ -83,9 +83,13 @@ async fn revoke(
     if heir.is_some_and(|heir| heir.id == device.id || heir.revoked.is_some()) {
         return Err(ApiError::new(Code::UsageInvalid, "the heir must be another device, one that counts"));
     }
-    if !session.globals.yes {
+    let known: Vec<HeadName> =
+        device.head.iter().chain(&device.branches).map(|head| (head.seq, head.id)).collect();
+    // Another heir, or one at last, says nothing about how far the device is trusted.
+    let said = device.revoked.as_ref().filter(|said| args.before.is_none() && !said.heads.is_empty());
+    if !session.globals.yes && said.is_none() {
         is_all_there_was(&service.peers().await?, device)?;
-        if device.head.is_none() {
+        if known.is_empty() {
             return Err(none_counts(device, args.before));
         }
     }
@@ -94,12 +98,17 @@ async fn revoke(
         let text = "this is another vault's phrase: it cannot speak for this vault's devices";
         return Err(ApiError::new(Code::InvalidKey, text).with_hint("give the 24 words of this vault"));
     }
-    let last_good: Vec<HeadName> =
-        device.head.iter().chain(&device.branches).map(|head| (head.seq, head.id)).collect();
+    let last_good = said.map_or(known, |said| said.heads.clone());
     if last_good.len() > limit::REVOCATION_HEADS_MAX {
         let text = format!("its history has {} branches, more than a revocation can name", last_good.len());
         return Err(ApiError::new(Code::UsageInvalid, text)
             .with_hint("have it join them first: start it once, or `shadowvault recover --heir-of` it"));
+    }
+    if let Some(said) = said {
+        session.output.note(&format!(
+            "which of its heads count was said {} and stays so; `--before 1s` takes all that it has signed until now",
+            local_time(&said.time)
+        ));
     }
     let heir = heir.map(|heir| heir.id);
     let signed = sign_revocation(&admin, device.id, &last_good, heir, SystemClock.now());
@@ -207,8 +216,12 @@ mod tests {
 
     #[test]
     fn a_list_says_who_counts_and_who_carries_on() {
-        let revoked =
-            RevokedDevice { time: String::new(), last_good: Some(3), heir: Some(DeviceId::new([1; 32])) };
+        let revoked = RevokedDevice {
+            time: String::new(),
+            last_good: Some(3),
+            heads: Vec::new(),
+            heir: Some(DeviceId::new([1; 32])),
+        };
         let lost = DeviceInfo { revoked: Some(revoked), ..device(2, "lost") };
         let devices = [device(1, "desk"), lost];
         let text = render(&devices, Paint(false));

@@ -2,8 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::copies::packs_of;
 use super::error::EngineError;
-use super::heads::{head_packs, newest_heads};
+use super::heads::{VaultView, head_packs, newest_heads};
 use super::monitor::Monitor;
 use super::pull::PackSource;
 use super::reader::heal_pack;
@@ -11,7 +12,7 @@ use super::recover::index_remote_pack;
 use super::revocations::revocations;
 use super::vault::Vault;
 use super::verify::read_directory;
-use crate::base::{Code, Coded, PackId};
+use crate::base::{Code, Coded, PackId, SnapshotId};
 use crate::store::{Borrowed, NewPack, PackNumber, PackRow, Store};
 
 /// Notes that a holder keeps these packs because a head of this device lists them.
@@ -50,6 +51,31 @@ pub fn referred_elsewhere(vault: &Vault) -> Result<Vec<PackRow>, EngineError> {
     }
     out.sort_unstable_by_key(|row| row.number);
     Ok(out)
+}
+
+/// Finds out which packs the snapshots of this device's newest head need, of those of which that is not known: an heir has got them
+/// from elsewhere. Trees that are not here are read from `source`.
+///
+/// # Errors
+/// The first snapshot whose trees cannot be read: those after it are looked at when that one can.
+pub fn learn_needs(vault: &Vault, source: &dyn PackSource) -> Result<(), EngineError> {
+    let mut unknown: HashSet<SnapshotId> = HashSet::new();
+    for head in newest_heads(&vault.store, vault.id())? {
+        let head = head?;
+        for snapshot in head.draft.snapshots.iter().filter(|_| head.device() == vault.device()) {
+            if vault.store.snapshot_packs(*snapshot)?.is_none() {
+                unknown.insert(*snapshot);
+            }
+        }
+    }
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    let view = VaultView::load(vault)?;
+    view.snapshots
+        .iter()
+        .filter(|snapshot| unknown.contains(&snapshot.id))
+        .try_for_each(|snapshot| packs_of(vault, Some(source), snapshot).map(drop))
 }
 
 /// Packs that need not be here, and are not, with how they stand.

@@ -58,7 +58,9 @@ pub use audit::{AuditOutcome, AuditTally, Choice, Doubts, Pick, on_probation, pi
 pub use backup::{
     BackupOptions, BackupResult, Fate, Listener, PreviewResult, backup, backup_stream, preview, source_count,
 };
-pub use borrow::{confirm_borrowed, is_revoked, keep_here, packs_elsewhere, read_again, referred_elsewhere};
+pub use borrow::{
+    confirm_borrowed, is_revoked, keep_here, learn_needs, packs_elsewhere, read_again, referred_elsewhere,
+};
 pub use cache::{Cached, cached_packs, choose_evicted, proven, tree_packs};
 pub use carry::{ImportResult, Keep, Room, export, import};
 pub use chain::UnreadableHead;

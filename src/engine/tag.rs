@@ -3,7 +3,6 @@
 //! A record is signed and named by its bytes, so other tags make another snapshot id. The new record remembers the
 //! first one's id, by which references still find it. Everything else, the packs included, stays the same.
 
-use super::copies::packs_of;
 use super::error::EngineError;
 use super::heads::VaultView;
 use super::signing::{next_head, store_head};
@@ -104,9 +103,11 @@ fn replace(
     // An inherited snapshot is this device's from now on: it can sign for itself only.
     info.device = vault.device().as_bytes().to_vec();
     let (id, bytes) = seal_record(&info, &vault.keyring.vault, &vault.keyring.device)?;
-    let packs = packs_of(vault, None, snapshot)?;
     vault.store.publish_snapshot(id, &bytes)?;
-    vault.store.set_snapshot_packs(id, &packs.into_iter().collect())?;
+    // Where it is not known what the old one needs, that of the new one is found out as well.
+    if let Some(packs) = vault.store.snapshot_packs(snapshot.id)? {
+        vault.store.set_snapshot_packs(id, &packs.into_iter().collect())?;
+    }
     Ok(id)
 }
 

@@ -412,6 +412,7 @@ fn describe(
         revoked: revoked.of(device).map(|revocation| RevokedDevice {
             time: revocation.time.to_rfc3339(),
             last_good: revocation.last_good.first().map(|(seq, _)| *seq),
+            heads: revocation.last_good.clone(),
             heir: revocation.heir,
         }),
         carried_on_by: carried_on,

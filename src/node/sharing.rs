@@ -290,7 +290,9 @@ pub(super) fn bring(core: &Arc<Core>, net: &Net, vault: &Arc<Vault>, wanted: Vec
 fn pull(core: &Arc<Core>, net: Net, vault: &Vault, mut wanted: Vec<PackRow>) -> Result<(), ApiError> {
     // Where all is kept, what came belongs here from then on.
     let belong = !caching::is_on(core);
+    let source = Mesh::new(core.clone(), net, None);
     if belong {
+        log_failure(engine::learn_needs(vault, &source).map_err(failed), "finding out what snapshots need");
         wanted.extend(engine::referred_elsewhere(vault).map_err(failed)?);
         wanted.sort_unstable_by_key(|row| row.number);
         wanted.dedup_by_key(|row| row.number);
@@ -298,7 +300,6 @@ fn pull(core: &Arc<Core>, net: Net, vault: &Vault, mut wanted: Vec<PackRow>) -> 
     if wanted.is_empty() {
         return Ok(());
     }
-    let source = Mesh::new(core.clone(), net, None);
     let (mut packs, mut bytes) = (0u64, 0u64);
     for row in wanted {
         if core.stop.is_cancelled() {

@@ -451,9 +451,54 @@ fn a_revocation_to_a_moment_that_nobody_knows_of_waits_and_can_be_taken_back() {
         (line(&first, &stolen)["carried_on_by"] == heir).then_some(())
     });
     restores(&first, &saved["snapshot_id"], &mine, "of the stolen one");
+    // With a full local copy it is kept where it was carried on.
+    let kept = |node: &Node| {
+        node.packs().iter().map(|pack| pack.file_name().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    until("what was carried on is here", &[&first, &holder], || {
+        let here = kept(&first);
+        kept(&second).iter().all(|pack| here.contains(pack)).then_some(())
+    });
     let new = Node::bare();
     new.run(&["recover", "--peer", &holder.address(), "--phrase-file", text(&phrase)]).exits(0);
     assert_eq!(new.snapshots().len(), 2);
+}
+
+/// A revocation to an earlier moment, and at once the heir that was forgotten: the second word, without a time, counted what was
+/// known here of what the first one admits, which was nothing.
+#[test]
+fn another_word_about_an_heir_leaves_what_counts_as_it_was_said() {
+    let (first, holder, mut second) = family();
+    let mine = second.path("mine");
+    tree::plain(&mine, 8, 5, 100_000);
+    let saved = second.replicate(&mine);
+    let between = jiff::Timestamp::now();
+    // By the clock of the holder, too.
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    let more = second.path("more");
+    for round in 0..2 {
+        tree::plain(&more, 9 + round, 2, 50_000);
+        second.replicate(&more);
+    }
+    until("the first device sees all", &[&first, &second], || (first.snapshots().len() == 4).then_some(()));
+    let (phrase, heir, stolen) = (first.phrase(), own_id(&first), own_id(&second));
+    second.kill();
+    let revoke = |more: &[&str]| {
+        let verb = ["device", "revoke", &stolen, "--phrase-file", text(&phrase)];
+        first.run(&[&verb[..], more].concat()).exits(0).json()
+    };
+    let before = revoke(&["--before", &(between + std::time::Duration::from_secs(1)).to_string()]);
+    let after = revoke(&["--heir", &heir]);
+    assert_eq!(before["revoked"]["heads"], after["revoked"]["heads"], "{before} {after}");
+    until("the heir carries on", &[&first, &holder], || {
+        (line(&first, &stolen)["carried_on_by"] == heir).then_some(())
+    });
+    restores(&first, &saved["snapshot_id"], &mine, "of the stolen one");
+    assert_eq!(first.snapshots().len(), 2);
+    // The time was wrong: it goes forward again, also with the heir that has carried on what there was.
+    revoke(&["--heir", &heir, "--before", "1s"]);
+    until("the heir carries on all", &[&first, &holder], || (first.snapshots().len() == 4).then_some(()));
+    until("it says so", &[&first], || (line(&first, &stolen)["carried_on_by"] == heir).then_some(()));
 }
 
 /// Who finds the lost machine cannot change what its heir carries on.

@@ -9,10 +9,11 @@ use crate::crypto::KdfCost;
 use crate::engine::signing::store_head;
 use crate::engine::tests::fixture::{head_packs, newest_heads};
 use crate::engine::{
-    Carried, HeadNews, Monitor, PackSource, Vault, accept_head, adopt_head, collect, confirm_borrowed,
-    enrol_device, forget, held_packs, index_remote_pack, inherit, is_known, keep_for_device, keep_here,
-    keep_revocation, make_node, missing_records, next_head, publish_first_head, publish_next_head,
-    read_again, rebuild_index, referred_elsewhere, renew_kept, store_list, store_snapshot,
+    Carried, HeadNews, Monitor, PackSource, TagEdit, Vault, accept_head, adopt_head, collect,
+    confirm_borrowed, enrol_device, forget, held_packs, index_remote_pack, inherit, is_known,
+    keep_for_device, keep_here, keep_revocation, learn_needs, make_node, missing_records, next_head,
+    publish_first_head, publish_next_head, read_again, rebuild_index, referred_elsewhere, renew_kept,
+    store_list, store_snapshot, tag,
 };
 use crate::pack::Outboard;
 use crate::snapshot::{Head, HeadDraft, sign_revocation};
@@ -381,6 +382,29 @@ fn what_an_heir_carries_on_is_as_old_as_it_was() {
     keep_revocation(keeper.store(), &signed).unwrap();
     assert_eq!(inherit(&keeper.vault, &[]).unwrap(), [lost.vault.device()]);
     assert_eq!(order(), before);
+}
+
+/// Packs that an heir needs for what it carried on stayed where they were, on one disk less than before, and it could not be tagged.
+#[test]
+fn an_heir_knows_which_packs_it_needs_for_what_it_carries_on() {
+    let keeper = Fixture::new();
+    let lost = twin(&keeper);
+    lost.write("a", &noise(1, 300_000));
+    let made = lost.backup().snapshot;
+    tell(keeper.store(), &lost);
+    let packs = index(&keeper, &lost);
+    let last_good = [(own_head(&lost).draft.seq, own_head(&lost).id)];
+    let (admin, heir) = (keeper.phrase.root().admin(), Some(keeper.vault.device()));
+    let signed = sign_revocation(&admin, lost.vault.device(), &last_good, heir, Moment::from_millis(5));
+    keep_revocation(keeper.store(), &signed).unwrap();
+    assert_eq!(inherit(&keeper.vault, &[]).unwrap(), [lost.vault.device()]);
+    let edit = TagEdit { pin: Some(true), ..TagEdit::default() };
+    let tagged = tag(&keeper.vault, &keeper.view(), &[made], &edit, &[]).unwrap();
+    assert_ne!(tagged[0].new, made);
+    learn_needs(&keeper.vault, &Holders::of(&lost, &[Manner::Honest])).unwrap();
+    let needed: Vec<PackId> =
+        referred_elsewhere(&keeper.vault).unwrap().into_iter().map(|row| row.id).collect();
+    assert!(!needed.is_empty() && needed.iter().all(|pack| packs.contains(pack)), "{needed:?}");
 }
 
 /// What a thief forgot before the device was revoked stayed gone once an heir had carried on the rest: that the owner went back
