@@ -391,9 +391,9 @@ pub const OMISSIONS_MAX: usize = 128;
 pub const OMISSIONS_BYTES_MAX: usize = 8 * KIB;
 /// Entries that a restore names as written, overwritten or deleted; the rest is counted.
 pub const RESTORE_CHANGES_MAX: usize = 1000;
-/// Hard-linked files that a restore remembers, to give them their further names: some 20 MiB. Later ones come back as
-/// files of their own.
-pub const RESTORE_LINKS_MAX: usize = 65_536;
+/// Hard-linked files that a restore knows with all that it needs to give them their further names: some 5 MiB. Of earlier ones
+/// that are in place it remembers where, in memory and then on disk. Tests come to that with few.
+pub const RESTORE_LINKS_MAX: usize = if cfg!(test) { 32 } else { 16_384 };
 /// Of those, such whose directory stays open for that; the others' is opened again.
 pub const RESTORE_LINKS_OPEN_MAX: usize = 256;
 /// An ignore file in bytes. A longer one is no list of patterns that somebody wrote.
@@ -759,8 +759,11 @@ pub const ENTRIES_WAITING_MAX: usize = 512;
 pub const DUMP_PART_BYTES: usize = 128 * KIB;
 /// Pieces of a dump that wait for their reader.
 pub const DUMP_PARTS_WAITING_MAX: usize = 8;
-/// First names of files with several that a dump remembers, in bytes; over it further names become files of their own.
-pub const DUMP_LINKS_BYTES_MAX: usize = 16 * MIB;
+/// First names of files with several that a restore or a dump remembers in memory, in bytes; more of them lie on disk. Tests come
+/// to that with few.
+pub const REMEMBERED_BYTES_MAX: usize = if cfg!(test) { KIB } else { 16 * MIB };
+/// redb's page cache of what lies on disk for that.
+pub const SCRATCH_CACHE_BYTES: usize = 4 * MIB;
 /// Trees that a search, a count or a verification remembers; 17 bytes each, so 9 MiB. Others are read again when they come again.
 pub const TREES_REMEMBERED_MAX: usize = 450_000;
 /// Distinct chunks of one snapshot that are counted exactly, 9 bytes each; over it the count is an estimate.

@@ -1,10 +1,9 @@
 //! Writing what is in a snapshot to a stream: a file as its bytes, a directory as a tar archive.
 //!
-//! Holds one chunk at a time, and of an archive the first names of files that have several.
+//! Holds one chunk at a time, and of an archive some of the first names of files that have several; the rest lie on disk.
 
-use std::collections::HashMap;
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use super::error::EngineError;
@@ -12,7 +11,7 @@ use super::monitor::Monitor;
 use super::parent::{Cursor, tree_of};
 use super::pull::PackSource;
 use super::reader::ChunkReader;
-use super::restore::content_hash;
+use super::remembered::{Remembered, file_key};
 use super::tar::{END, Member, padding};
 use super::tree::Spot;
 use super::vault::Vault;
@@ -62,7 +61,7 @@ pub fn dump(
     monitor.enter("dumping");
     let reader = ChunkReader::new(vault, source, monitor);
     let out = Parts { out, part: Vec::with_capacity(limit::DUMP_PART_BYTES) };
-    let mut dump = Dump { reader, monitor, out, links: HashMap::new(), link_bytes: 0 };
+    let mut dump = Dump { reader, monitor, out, links: Remembered::new(vault) };
     match (DumpKind::of(spot)?, spot.node(), spot.tree()) {
         (DumpKind::File(_), Some(node), _) => dump.content(node)?,
         (DumpKind::Archive, top, Some(tree)) => {
@@ -108,9 +107,8 @@ struct Dump<'a, F> {
     reader: ChunkReader<'a>,
     monitor: &'a Monitor,
     out: Parts<F>,
-    /// Of files with several names, by device and inode: the first name, and what the file holds.
-    links: HashMap<(u64, u64), (PathBuf, blake3::Hash)>,
-    link_bytes: usize,
+    /// The first names of files with several.
+    links: Remembered<'a>,
 }
 
 impl<F: FnMut(&[u8]) -> bool> Dump<'_, F> {
@@ -139,7 +137,7 @@ impl<F: FnMut(&[u8]) -> bool> Dump<'_, F> {
     }
 
     fn member(&mut self, path: &Path, node: &wire::Node) -> Result<(), EngineError> {
-        let link = self.first_name(path, node);
+        let link = self.first_name(path, node)?;
         let member = Member { path, node, link: link.as_deref() };
         // Sockets are left out: a program that listens makes its own.
         let Some(header) = member.header() else { return Ok(()) };
@@ -152,21 +150,16 @@ impl<F: FnMut(&[u8]) -> bool> Dump<'_, F> {
     }
 
     /// The member that has the same file under another name; remembers this one when it is the first.
-    fn first_name(&mut self, path: &Path, node: &wire::Node) -> Option<PathBuf> {
+    fn first_name(&mut self, path: &Path, node: &wire::Node) -> Result<Option<PathBuf>, EngineError> {
         if node.links < 2 || matches!(node.r#type(), NodeType::NodeDirectory | NodeType::NodeSocket) {
-            return None;
+            return Ok(None);
         }
-        let (key, content) = ((node.device, node.inode), content_hash(node));
-        if let Some((first, held)) = self.links.get(&key) {
-            // Numbers of files are used again: another content is another file.
-            return (*held == content).then(|| first.clone());
+        let key = file_key(node);
+        let first = self.links.get(&key)?;
+        if first.is_none() {
+            self.links.insert(key, path.as_os_str().as_bytes().to_vec())?;
         }
-        let bytes = path.as_os_str().len() + 128;
-        if self.link_bytes + bytes <= limit::DUMP_LINKS_BYTES_MAX {
-            self.link_bytes += bytes;
-            self.links.insert(key, (path.to_owned(), content));
-        }
-        None
+        Ok(first.map(|first| OsString::from_vec(first).into()))
     }
 
     /// A file's bytes, exactly as many as its record says.

@@ -174,10 +174,13 @@ pub enum EngineError {
     /// A file of several names was not restored under the first of them, where the reason is told; its code is the same.
     #[error("the first name of this file could not be restored")]
     FirstNameFailed(Code),
+    /// What was set aside of files with several names cannot be read, or could not be set aside.
+    #[error("this and further hard-linked files come back as files of their own: those before are forgotten")]
+    LinksLost(#[source] Box<EngineError>),
     /// It had no byte: whatever was to write it may never have run.
     #[error("the input is empty: no snapshot was made")]
     InputEmpty,
-    /// The directory that a drill restores into.
+    /// The directory that a drill restores into, or what an operation set aside.
     #[error("using the scratch directory")]
     Scratch(#[source] std::io::Error),
     /// Not what `export` writes, or not all of it.
@@ -255,6 +258,7 @@ impl Coded for EngineError {
             Self::HeadsLost | Self::RootUnreadable(_) | Self::RootBroken { .. } => Code::StorageCorrupted,
             Self::DeviceRevoked => Code::DeviceRevoked,
             Self::FirstNameFailed(code) => *code,
+            Self::LinksLost(error) => error.code(),
             Self::InputBroken(_) | Self::InputEmpty => Code::IoFailed,
             Self::Scratch(error) => Code::of_refused_write(error),
             Self::Cancelled => Code::Cancelled,

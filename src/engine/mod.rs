@@ -37,6 +37,7 @@ mod records;
 mod recover;
 mod reference;
 mod regain;
+mod remembered;
 mod repair;
 mod restore;
 mod revocations;

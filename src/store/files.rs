@@ -75,10 +75,14 @@ fn is_full(error: &io::Error) -> bool {
 
 /// A file without a name in the system's directory for such, readable for nobody else.
 pub(super) fn temporary() -> Result<File, StoreError> {
+    nameless(&std::env::temp_dir())
+}
+
+/// A file without a name, readable for nobody else.
+fn nameless(dir: &Path) -> Result<File, StoreError> {
     use rustix::fs::{Mode, OFlags};
-    let dir = std::env::temp_dir();
     let made =
-        rustix::fs::open(&dir, OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, Mode::from_raw_mode(0o600));
+        rustix::fs::open(dir, OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, Mode::from_raw_mode(0o600));
     if let Ok(file) = made {
         return Ok(file.into());
     }
@@ -317,8 +321,8 @@ impl Files {
         if self.health.is_read_only() {
             return temporary();
         }
-        let draft = self.draft()?;
-        draft.file.try_clone().map_err(|e| StoreError::io("making a file", e))
+        self.health.writable()?;
+        nameless(&self.root().join("tmp"))
     }
 
     /// Durably puts a draft in place, as [`Files::publish`] does.

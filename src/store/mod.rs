@@ -20,6 +20,7 @@ mod records;
 mod reserve;
 mod retire;
 mod rows;
+mod scratch;
 mod states;
 mod trace;
 
@@ -42,6 +43,7 @@ pub use receipt_files::KeptReceipts;
 pub use records::{ChainStamp, RecordName};
 pub use retire::{AtWork, MarkStart, Retired};
 pub use rows::{ChunkPlace, PackNumber, PackRow};
+pub use scratch::Scratch;
 #[cfg(test)]
 pub use trace::{Event, record};
 

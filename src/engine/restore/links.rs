@@ -1,20 +1,20 @@
 //! Files with several names: written under the first one, linked under the others once that is in place.
 //!
-//! Bounded whatever a snapshot claims: at most `limit::RESTORE_LINKS_MAX` files are remembered, those whose names were
-//! all met make room for others, few keep their directory open, and few names wait.
+//! Bounded whatever a snapshot claims: of at most `limit::RESTORE_LINKS_MAX` files all is known, of others that are in place
+//! only where; few keep their directory open, and few names wait.
 
-use std::collections::{HashMap, VecDeque};
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-
-use prost::Message;
 
 use super::making::OpenDir;
 use super::tally::{Shared, count};
 use crate::base::{Code, limit};
 use crate::engine::error::EngineError;
+use crate::engine::remembered::Remembered;
+use crate::engine::vault::Vault;
 use crate::fs::{Outcome, TargetDir};
 use crate::wire;
 
@@ -25,18 +25,36 @@ const LATER_MAX: usize = 1024;
 pub(super) struct FirstLink<'a> {
     dir: Way<'a>,
     name: Vec<u8>,
-    /// Of what the file holds: another file's snapshot may name the same inode (numbers are used again).
-    content: blake3::Hash,
     /// It is there, from this restore or as the snapshot has it, or why it is not; `None` while it is under way.
     there: Mutex<Option<Result<(), Code>>>,
     settled: Condvar,
 }
 
 impl FirstLink<'_> {
+    /// One that is in place.
+    fn in_place(mut path: PathBuf) -> Self {
+        let name = path.file_name().unwrap_or_default().as_bytes().to_vec();
+        path.pop();
+        Self { dir: Way::Path(path), name, there: Mutex::new(Some(Ok(()))), settled: Condvar::new() }
+    }
+
+    /// Where it is.
+    fn path(&self) -> PathBuf {
+        let dir = match &self.dir {
+            Way::Open(open) => &open.path,
+            Way::Path(path) => path,
+        };
+        dir.join(OsStr::from_bytes(&self.name))
+    }
+
     /// It is there, or never will be. Only the first word counts.
     pub(super) fn settle(&self, there: Result<(), Code>) {
         self.there.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(there);
         self.settled.notify_all();
+    }
+
+    fn is_settled(&self) -> bool {
+        self.there.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
     /// Waits until its last job is done.
@@ -68,17 +86,16 @@ pub(super) enum Met<'a> {
     First(Arc<FirstLink<'a>>),
     /// One more.
     Further(Arc<FirstLink<'a>>),
-    /// It is not remembered: it comes back as a file of its own.
-    TooMany,
+    /// Whether it is a further one is forgotten: it comes back as a file of its own, which is told.
+    Lost,
 }
 
 /// Files with several names that a walk has met.
 pub(super) struct Links<'a> {
     root: Arc<TargetDir>,
-    /// By (device, inode), with the number of names still to come.
-    known: HashMap<(u64, u64), (Arc<FirstLink<'a>>, u64)>,
-    /// Of which no name is to come any more, as far as the snapshot tells.
-    spent: VecDeque<(u64, u64)>,
+    known: HashMap<blake3::Hash, Arc<FirstLink<'a>>>,
+    /// First names of other files, which are in place.
+    older: Remembered<'a>,
     later: Vec<LaterLink<'a>>,
     /// First names whose directory may be kept open, and how many of those may still be.
     open_most: usize,
@@ -88,11 +105,11 @@ pub(super) struct Links<'a> {
 
 impl<'a> Links<'a> {
     /// `handles`: files that this process may have open, if that is limited.
-    pub(super) fn new(root: Arc<TargetDir>, handles: Option<u64>) -> Self {
+    pub(super) fn new(vault: &'a Vault, root: Arc<TargetDir>, handles: Option<u64>) -> Self {
         let spare = handles.map_or(usize::MAX, |handles| usize::try_from(handles / 8).unwrap_or(usize::MAX));
         let open_most = limit::RESTORE_LINKS_OPEN_MAX.min(spare);
-        let (known, spent, later) = (HashMap::new(), VecDeque::new(), Vec::new());
-        Self { root, known, spent, later, open_most, open_left: open_most, told: false }
+        let (known, older, later) = (HashMap::new(), Remembered::new(vault), Vec::new());
+        Self { root, known, older, later, open_most, open_left: open_most, told: false }
     }
 
     /// Directories that are kept open for links that are still to be made, at most.
@@ -100,23 +117,27 @@ impl<'a> Links<'a> {
         self.open_most - self.open_left + self.later.len()
     }
 
-    /// Looks an entry up by its file, and remembers it if it is the first.
-    pub(super) fn meet(&mut self, dir: &Arc<OpenDir<'a>>, node: &wire::Node, shared: &Shared<'_>) -> Met<'a> {
-        let (key, content) = ((node.device, node.inode), content_hash(node));
-        if let Some((first, left)) = self.known.get_mut(&key).filter(|(first, _)| first.content == content) {
-            *left = left.saturating_sub(1);
-            if *left == 0 {
-                self.spent.push_back(key);
-            }
+    /// Looks an entry up by its file, whose key `key` is, and remembers it if it is the first.
+    pub(super) fn meet(
+        &mut self,
+        key: blake3::Hash,
+        dir: &Arc<OpenDir<'a>>,
+        node: &wire::Node,
+        shared: &Shared<'_>,
+    ) -> Met<'a> {
+        if let Some(first) = self.known.get(&key) {
             return Met::Further(first.clone());
         }
-        if !self.has_room() && !self.known.contains_key(&key) {
-            if !std::mem::replace(&mut self.told, true) {
-                let path = dir.path.join(OsStr::from_bytes(&node.name));
-                let what = "this and further hard-linked files come back as files of their own: too many to remember";
-                shared.monitor.problem(path.to_string_lossy(), what);
+        match self.look_back(&key) {
+            Ok(None) => {}
+            Ok(Some(first)) => return Met::Further(Arc::new(first)),
+            Err(error) => {
+                if !std::mem::replace(&mut self.told, true) {
+                    let path = dir.path.join(OsStr::from_bytes(&node.name));
+                    shared.failed(&path, &EngineError::LinksLost(Box::new(error)));
+                }
+                return Met::Lost;
             }
-            return Met::TooMany;
         }
         let way = match self.open_left.checked_sub(1) {
             Some(left) => {
@@ -126,25 +147,38 @@ impl<'a> Links<'a> {
             None => Way::Path(dir.path.clone()),
         };
         let (there, settled) = (Mutex::new(None), Condvar::new());
-        let first = Arc::new(FirstLink { dir: way, name: node.name.clone(), content, there, settled });
-        self.known.insert(key, (first.clone(), node.links - 1));
+        let first = Arc::new(FirstLink { dir: way, name: node.name.clone(), there, settled });
+        self.known.insert(key, first.clone());
         Met::First(first)
     }
 
-    fn has_room(&mut self) -> bool {
-        while self.known.len() >= limit::RESTORE_LINKS_MAX {
-            let Some(key) = self.spent.pop_front() else { return false };
-            // Its number may belong to another file by now.
-            if self.known.get(&key).is_some_and(|(_, left)| *left == 0) {
-                self.known.remove(&key);
+    /// Looks among those that made room for others; makes room for one more.
+    fn look_back(&mut self, key: &blake3::Hash) -> Result<Option<FirstLink<'a>>, EngineError> {
+        let older = self.older.get(key)?;
+        if older.is_none() && self.known.len() >= limit::RESTORE_LINKS_MAX {
+            self.make_room()?;
+        }
+        Ok(older.map(|path| FirstLink::in_place(OsString::from_vec(path).into())))
+    }
+
+    /// Those that are in place make room. So do those that failed: the next name of such a file is a first one.
+    fn make_room(&mut self) -> Result<(), EngineError> {
+        for (key, first) in self.known.extract_if(|_, first| first.is_settled()) {
+            if matches!(first.dir, Way::Open(_)) {
+                self.open_left += 1;
+            }
+            if first.outcome().is_ok() {
+                self.older.insert(key, first.path().into_os_string().into_vec())?;
             }
         }
-        true
+        Ok(())
     }
 
     /// The next name of that file is a first one again.
-    pub(super) fn forget(&mut self, key: (u64, u64)) {
-        self.known.remove(&key);
+    pub(super) fn forget(&mut self, key: &blake3::Hash) {
+        if self.known.remove(key).is_some_and(|first| matches!(first.dir, Way::Open(_))) {
+            self.open_left += 1;
+        }
     }
 
     /// Has a further name made later; now, if many wait.
@@ -191,18 +225,4 @@ fn make(root: &Arc<TargetDir>, later: Vec<LaterLink<'_>>, shared: &Shared<'_>) -
         }
     }
     Ok(())
-}
-
-/// What two names of one file have in common.
-pub(in crate::engine) fn content_hash(node: &wire::Node) -> blake3::Hash {
-    let content = wire::Node {
-        r#type: node.r#type,
-        size: node.size,
-        target: node.target.clone(),
-        rdev: node.rdev,
-        content: node.content.clone(),
-        content_lists: node.content_lists.clone(),
-        ..Default::default()
-    };
-    blake3::hash(&content.encode_to_vec())
 }

@@ -17,6 +17,7 @@ use crate::base::ChunkId;
 use crate::crypto::Kind;
 use crate::engine::error::EngineError;
 use crate::engine::reader::ChunkReader;
+use crate::engine::remembered::file_key;
 use crate::engine::tree::Found;
 use crate::fs::{Begin, Fate, Older, Outcome, Selector, SkipReason, Target, TargetDir};
 use crate::snapshot::{Content, Omissions, TreeError, decode_pieces, node_content};
@@ -157,12 +158,12 @@ impl<'a> Making<'a> {
 
     /// An entry whose file has several names, or had.
     fn linked(&mut self, dir: &Arc<OpenDir<'a>>, node: wire::Node, path: PathBuf) -> Result<(), EngineError> {
-        let first = match self.links.meet(dir, &node, self.shared) {
+        let key = file_key(&node);
+        let first = match self.links.meet(key, dir, &node, self.shared) {
             Met::Further(first) => return self.links.add(first, dir.clone(), node, path, self.shared),
             Met::First(first) => Some(first),
-            Met::TooMany => None,
+            Met::Lost => None,
         };
-        let key = (node.device, node.inode);
         let is_file = node.r#type() == NodeType::NodeFile;
         let outcome = if is_file {
             self.large(dir, node, path, first.clone())?
@@ -176,7 +177,7 @@ impl<'a> Making<'a> {
                 first.settle(Ok(()))
             }
             // What stands under that name is not the snapshot's: the next name is restored on its own.
-            _ => self.links.forget(key),
+            _ => self.links.forget(&key),
         }
         Ok(())
     }

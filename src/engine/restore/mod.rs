@@ -23,7 +23,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crossbeam_channel::{Receiver, bounded};
 
 pub(super) use content::WINDOW_BYTES;
-pub(super) use links::content_hash;
 
 use super::budget::restore_workers;
 use super::error::EngineError;
@@ -173,7 +172,7 @@ pub fn restore(
     if options.dry_run {
         let target = Target::look(&options.target, own, rules)?;
         estimate::expect_all(snapshot, options, &selector, monitor);
-        preview::look(&mut reader, found, &selector, target.as_ref(), &shared, &surplus)?;
+        preview::look(vault, &mut reader, found, &selector, target.as_ref(), &shared, &surplus)?;
         return shared.result();
     }
     let target = Target::open(&options.target, own, rules)?;
@@ -234,7 +233,7 @@ fn run(
         }
         drop(rows);
         let lists = ChunkReader::new(vault, source, shared.monitor);
-        let links = Links::new(target.root(), handles);
+        let links = Links::new(vault, target.root(), handles);
         let mut making = Making::new(shared, jobs_in, ahead, surplus, links, lists);
         let walked = making.walk(&mut reader, target, found, selector);
         let rest = making.into_links();

@@ -1,6 +1,5 @@
 //! A dry run: what a restore would do, without touching anything.
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,17 +8,19 @@ use super::surplus::Surplus;
 use super::tally::{Shared, count};
 use super::walk::{Visit, walk};
 use super::{RestoreAction, tree_below};
-use crate::base::limit;
 use crate::engine::error::EngineError;
 use crate::engine::monitor::Monitor;
 use crate::engine::reader::ChunkReader;
+use crate::engine::remembered::{Remembered, file_key};
 use crate::engine::tree::Found;
+use crate::engine::vault::Vault;
 use crate::fs::{Fate, Older, Selector, Target, TargetDir};
 use crate::snapshot::Omissions;
 use crate::wire::{self, NodeType};
 
 /// Looks at everything that is chosen; `target` is absent when it is not there yet.
 pub(super) fn look(
+    vault: &Vault,
     reader: &mut ChunkReader<'_>,
     found: Found,
     selector: &Selector,
@@ -27,7 +28,7 @@ pub(super) fn look(
     shared: &Shared<'_>,
     surplus: &Surplus<'_>,
 ) -> Result<(), EngineError> {
-    let mut preview = Preview { shared, surplus, linked: HashSet::new() };
+    let mut preview = Preview { shared, surplus, linked: Remembered::new(vault) };
     let root = preview.place(target.map(Target::root), Path::new(""), !selector.has_includes())?;
     if let (Found::Node(node), Some(target), true) = (&found, target, root.chosen && shared.target_metadata)
         && tree_below(&found).is_some()
@@ -48,8 +49,8 @@ pub(super) fn look(
 struct Preview<'a> {
     shared: &'a Shared<'a>,
     surplus: &'a Surplus<'a>,
-    /// Files with several names that were met: further names are links. As many as a restore remembers.
-    linked: HashSet<(u64, u64)>,
+    /// Files with several names that were met: further names are links.
+    linked: Remembered<'a>,
 }
 
 struct Place {
@@ -60,12 +61,16 @@ struct Place {
 }
 
 impl Preview<'_> {
-    fn is_further_name(&mut self, node: &wire::Node) -> bool {
-        let key = (node.device, node.inode);
-        if node.links > 1 && self.linked.len() < limit::RESTORE_LINKS_MAX {
-            return !self.linked.insert(key);
+    fn is_further_name(&mut self, node: &wire::Node) -> Result<bool, EngineError> {
+        if node.links < 2 {
+            return Ok(false);
         }
-        node.links > 1 && self.linked.contains(&key)
+        let key = file_key(node);
+        let is_known = self.linked.get(&key)?.is_some();
+        if !is_known {
+            self.linked.insert(key, Vec::new())?;
+        }
+        Ok(is_known)
     }
 
     fn place(&self, dir: Option<Arc<TargetDir>>, path: &Path, chosen: bool) -> Result<Place, EngineError> {
@@ -132,7 +137,7 @@ impl Visit for Preview<'_> {
                 RestoreAction::Overwrite
             }
         };
-        if node.r#type() == NodeType::NodeFile && !self.is_further_name(&node) {
+        if node.r#type() == NodeType::NodeFile && !self.is_further_name(&node)? {
             count(&tally.files);
             Monitor::add(&tally.bytes, node.size);
         } else {
