@@ -54,6 +54,8 @@ pub struct BackupRequest {
     /// Gitignore patterns of what is left out, as if they stood in each backed-up path; they decide before the ignore
     /// files of the tree.
     pub exclude: Vec<String>,
+    /// The same whether letters are upper or lower case; they decide before those.
+    pub iexclude: Vec<String>,
     /// More of them, which decide after the ignore files.
     pub exclude_lists: Vec<PatternLines>,
     /// Leave out the contents of directories that have such a file: `NAME` or `NAME:HEADER`.
@@ -76,6 +78,8 @@ pub struct BackupRequest {
     pub one_file_system: bool,
     /// Read every file, changed or not.
     pub force: bool,
+    /// Make no snapshot when the source is as the newest one of the same host and paths has it.
+    pub skip_if_unchanged: bool,
     /// Fewer files than this in the source make the backup incomplete; it is made all the same.
     pub min_files: u64,
     /// An empty source, or one from which most files of the snapshot before are gone, makes the backup incomplete too.

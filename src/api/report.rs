@@ -364,6 +364,8 @@ pub struct ImportSummary {
 pub struct BackupSummary {
     /// The new snapshot; empty after a dry run.
     pub snapshot_id: String,
+    /// None was made, because that one has the source as it is.
+    pub skipped: bool,
     /// Nothing was read or written; the numbers tell what would be.
     pub dry_run: bool,
     /// Of a dry run: bytes that would be read.

@@ -1,5 +1,6 @@
 //! `backup`.
 
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io;
@@ -9,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
+use super::command::{Leash, Output};
 use super::explain::explain;
 use super::input::stream_of;
 use super::job::{self, Side};
@@ -24,7 +26,7 @@ use crate::node::Mode;
 
 #[derive(Args)]
 pub(super) struct BackupArgs {
-    /// Files and directories
+    /// Files and directories; with --stdin-from-command the command and its arguments
     #[arg(required_unless_present_any = ["set", "files_from", "files_from0", "stdin"], value_name = "PATH")]
     paths: Vec<PathBuf>,
     /// A backup set of the configuration, with its patterns, tags and hooks
@@ -39,6 +41,9 @@ pub(super) struct BackupArgs {
     /// Leave out what matches this gitignore pattern, as if in each PATH; before .shadowvaultignore files; may be repeated
     #[arg(long, value_name = "PATTERN", help_heading = SELECTING)]
     exclude: Vec<String>,
+    /// The same whether letters are upper or lower case; after those of --exclude; may be repeated
+    #[arg(long, value_name = "PATTERN", help_heading = SELECTING)]
+    iexclude: Vec<String>,
     /// Leave out what matches the gitignore patterns in this file; .shadowvaultignore files outweigh them; may be repeated
     #[arg(long, value_name = "FILE", help_heading = SELECTING)]
     exclude_file: Vec<PathBuf>,
@@ -56,8 +61,12 @@ pub(super) struct BackupArgs {
     one_file_system: bool,
     /// Back up standard input, as one file; whether what writes it fails is for the shell to tell (set -o pipefail)
     #[arg(long, conflicts_with_all = ["paths", "set", "files_from", "files_from0", "dry_run", "explain", "exclude",
-        "exclude_file", "exclude_if_present", "exclude_caches", "exclude_larger_than", "one_file_system"])]
+        "iexclude", "exclude_file", "exclude_if_present", "exclude_caches", "exclude_larger_than", "one_file_system"])]
     stdin: bool,
+    /// Back up what a command writes, as one file: -- CMD ARG...; when the command fails there is no snapshot
+    #[arg(long, conflicts_with_all = ["stdin", "set", "files_from", "files_from0", "dry_run", "explain", "exclude",
+        "iexclude", "exclude_file", "exclude_if_present", "exclude_caches", "exclude_larger_than", "one_file_system"])]
+    stdin_from_command: bool,
     /// The name of that file [default: stdin]
     #[arg(long, value_name = "NAME")]
     stdin_filename: Option<String>,
@@ -76,6 +85,9 @@ pub(super) struct BackupArgs {
     /// Read every file, changed or not
     #[arg(long)]
     force: bool,
+    /// Make no snapshot when the source is as the newest one of the same host and paths has it, times of access apart
+    #[arg(long)]
+    skip_if_unchanged: bool,
     /// Exit with 3 when the source is empty, or most files of the snapshot before are gone from it
     #[arg(long)]
     strict: bool,
@@ -111,38 +123,55 @@ enum Wait {
     Copies,
 }
 
-pub(super) async fn run(args: BackupArgs, session: &Session<'_>) -> Result<u8, ApiError> {
+pub(super) async fn run(mut args: BackupArgs, session: &Session<'_>) -> Result<u8, ApiError> {
     let unsuited = |text: &str, hint: &str| Err(ApiError::new(Code::UsageInvalid, text).with_hint(hint));
     if args.wait_timeout.is_some() && args.wait == Wait::Local {
         return unsuited("--wait-timeout without --wait copies has no meaning", "add --wait copies");
     }
-    if args.stdin_filename.is_some() && !args.stdin {
+    let is_input = args.stdin || args.stdin_from_command;
+    if args.stdin_filename.is_some() && !is_input {
         return unsuited("--stdin-filename without --stdin has no meaning", "add --stdin, without paths");
     }
     if args.dry_run && args.wait == Wait::Copies {
         return unsuited("a dry run makes no copies to wait for", "leave --wait out");
     }
     let explained = args.explain.as_deref().map(absolute).transpose()?;
-    let (stdin, mode) = (args.stdin, if args.wait == Wait::Copies { Mode::Online } else { Mode::Offline });
+    let mode = if args.wait == Wait::Copies { Mode::Online } else { Mode::Offline };
+    let (stdin, words) = (args.stdin, args.stdin_from_command.then(|| std::mem::take(&mut args.paths)));
     let mut request = request(args)?;
     let lines = request.exclude_lists.iter().flat_map(|list| &list.lines);
-    let patterns = request.exclude.iter().chain(lines).map(String::as_str);
+    let patterns = request.exclude.iter().chain(&request.iexclude).chain(lines).map(String::as_str);
     misunderstood(patterns, &request.paths).iter().for_each(|text| session.output.note(text));
     if let Some(path) = explained {
         return explain(ExplainRequest { path, backup: request }, session).await;
     }
     request.list = request.dry_run && session.globals.verbose > 0 && !session.output.json;
-    let side = match (stdin, request.list) {
-        (true, _) => Side::Feed(stream_of("standard input".to_owned(), standard_input()?)),
-        (_, true) => Side::Fates,
-        _ => Side::None,
+    let mut leash = None;
+    let side = match (words, stdin, request.list) {
+        (Some(words), ..) => {
+            let words: Vec<OsString> = words.into_iter().map(PathBuf::into_os_string).collect();
+            let (output, ends) = Output::of(&words)?;
+            leash = Some(ends);
+            Side::Feed(stream_of("the command's output".to_owned(), output))
+        }
+        (None, true, _) => Side::Feed(stream_of("standard input".to_owned(), standard_input()?)),
+        (None, false, true) => Side::Fates,
+        (None, false, false) => Side::None,
     };
-    job::conduct_with(session, mode, JobRequest::Backup(request), side, |job, paint| match &job.outcome {
+    let request = JobRequest::Backup(request);
+    let ended = job::conduct_with(session, mode, request, side, |job, paint| match &job.outcome {
         Some(JobOutcome::Backup(summary)) if summary.dry_run => render_dry(summary, paint),
         Some(JobOutcome::Backup(summary)) => render(summary, job, paint),
         _ => String::new(),
     })
-    .await
+    .await;
+    // The daemon knows only that its caller went away.
+    match (ended, leash.as_ref().and_then(Leash::failure)) {
+        (Err(error), Some(failure)) => {
+            Err(ApiError::new(error.kind(), format!("{failure}; no snapshot was made")))
+        }
+        (ended, _) => ended,
+    }
 }
 
 /// Standard input itself: `io::stdin` takes one that cannot be read for an empty one.
@@ -157,17 +186,20 @@ fn request(args: BackupArgs) -> Result<BackupRequest, ApiError> {
         paths: sources(&args.paths, &lists)?,
         set: args.set,
         exclude: args.exclude,
+        iexclude: args.iexclude,
         exclude_lists: pattern_files(&args.exclude_file)?,
         exclude_if_present: args.exclude_if_present,
         exclude_caches: args.exclude_caches,
         exclude_larger_than: args.exclude_larger_than.map(|size| size.0),
-        stdin_filename: args.stdin.then(|| args.stdin_filename.unwrap_or_else(|| "stdin".to_owned())),
+        stdin_filename: (args.stdin || args.stdin_from_command)
+            .then(|| args.stdin_filename.unwrap_or_else(|| "stdin".to_owned())),
         dry_run: args.dry_run,
         list: false,
         tags: args.tags,
         host: args.host,
         one_file_system: args.one_file_system,
         force: args.force,
+        skip_if_unchanged: args.skip_if_unchanged,
         min_files: 0,
         strict: args.strict,
         allow_empty: args.allow_empty,
@@ -205,7 +237,11 @@ pub(super) fn absolute(path: &Path) -> Result<PathBuf, ApiError> {
 
 fn render(summary: &BackupSummary, job: &JobInfo, paint: Paint) -> String {
     let short: String = summary.snapshot_id.chars().take(8).collect();
-    let mut text = paint.bold(&format!("snapshot {} saved", escape(&short))) + "\n";
+    let saved = match summary.skipped {
+        true => format!("nothing has changed since snapshot {}: none was made", escape(&short)),
+        false => format!("snapshot {} saved", escape(&short)),
+    };
+    let mut text = paint.bold(&saved) + "\n";
     let mut line = |name: &str, value: String| {
         writeln!(text, "  {name:<8} {value}").expect("writing to a string works");
     };

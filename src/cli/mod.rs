@@ -8,6 +8,7 @@
 mod args;
 mod backup;
 mod carry;
+mod command;
 mod config;
 mod daemon;
 mod device;

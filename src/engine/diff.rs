@@ -307,11 +307,12 @@ fn same_content(old: &wire::Node, new: &wire::Node) -> bool {
     }
 }
 
-/// Whether a restore would give both the same mode, owner, time and attributes. When they were last read, and what the
+/// Whether a restore would give both the same mode, owner, time, number of names and attributes. When they were last read, and what the
 /// file system keeps for itself, does not count.
 fn same_metadata(old: &wire::Node, new: &wire::Node) -> bool {
     (old.mode, old.uid, old.gid, &old.user, &old.group) == (new.mode, new.uid, new.gid, &new.user, &new.group)
         && old.mtime == new.mtime
+        && old.links == new.links
         && old.xattrs == new.xattrs
 }
 

@@ -33,6 +33,11 @@ pub struct Spot {
 }
 
 impl Spot {
+    /// The root directory of a snapshot.
+    pub(super) fn root(tree: ChunkId) -> Self {
+        Self { path: "/".into(), found: Found::Root(tree) }
+    }
+
     /// The record of what is there; the root has none.
     pub fn node(&self) -> Option<&wire::Node> {
         match &self.found {

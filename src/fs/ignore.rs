@@ -26,6 +26,8 @@ const CACHE_TAG: (&str, &[u8]) = ("CACHEDIR.TAG", b"Signature: 8a477f597d28d1727
 pub struct Exclusions {
     /// Patterns given one by one, as if in each backed-up path; they decide before ignore files.
     pub patterns: Vec<String>,
+    /// The same whether letters are upper or lower case; they decide before those.
+    pub any_case: Vec<String>,
     /// Lists of patterns, as if in each backed-up path; they decide after ignore files, the last list first.
     pub lists: Vec<PatternList>,
     /// Directories that have such a file are left out but for themselves and the file: `FILE` or `FILE:HEADER`.
@@ -152,7 +154,7 @@ impl Sieve {
         for text in &exclusions.if_present {
             markers.push(Marker::read(text)?);
         }
-        let (single, listed) = (single(&exclusions.patterns)?, listed(&exclusions.lists)?);
+        let (single, listed) = (single(exclusions)?, listed(&exclusions.lists)?);
         if single.count() + listed.count() > limit::PATTERNS_MAX {
             return Err(FsError::PatternsTooMany);
         }
@@ -282,14 +284,20 @@ fn unread(name: &str, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("its {name} cannot be read and is not followed: {error}"))
 }
 
-fn single(patterns: &[String]) -> Result<Rules, FsError> {
+fn single(exclusions: &Exclusions) -> Result<Rules, FsError> {
     let mut rules = Rules::default();
-    let source = rules.source("--exclude".to_owned());
-    for (number, pattern) in (1..).zip(patterns) {
-        if let Some(fault) = rules::fault(pattern.as_bytes()) {
-            return Err(FsError::Pattern(pattern.clone(), fault.to_owned()));
+    let all = [("--exclude", &exclusions.patterns, false), ("--iexclude", &exclusions.any_case, true)];
+    for (name, patterns, any_case) in all {
+        let source = rules.source(name.to_owned());
+        for (number, pattern) in (1..).zip(patterns) {
+            if let Some(fault) = rules::fault(pattern.as_bytes()) {
+                return Err(FsError::Pattern(pattern.clone(), fault.to_owned()));
+            }
+            match any_case {
+                true => rules.add_any_case(source, number, pattern),
+                false => rules.add(source, number, pattern.as_bytes()),
+            }
         }
-        rules.add(source, number, pattern.as_bytes());
     }
     Ok(rules)
 }

@@ -21,6 +21,8 @@ struct Rule {
     anchored: bool,
     /// It began with a slash.
     rooted: bool,
+    /// It is in lower case, and fits what is like it in lower case.
+    any_case: bool,
 }
 
 /// Patterns in order, from one source or more. The last one that fits decides.
@@ -68,6 +70,12 @@ impl Rules {
         self.rules.extend(Rule::read(pattern, number, source));
     }
 
+    /// Adds one pattern that fits whether letters are upper or lower case.
+    pub(super) fn add_any_case(&mut self, source: u32, number: u32, pattern: &str) {
+        let rule = Rule::read(&lowered(pattern.as_bytes()), number, source);
+        self.rules.extend(rule.map(|rule| Rule { any_case: true, ..rule }));
+    }
+
     /// Notes where the next patterns come from.
     pub(super) fn source(&mut self, name: String) -> u32 {
         self.sources.push(name);
@@ -113,18 +121,25 @@ impl Rule {
             directories,
             anchored,
             rooted,
+            any_case: false,
         })
     }
 
     fn fits_name(&self, name: &[u8]) -> bool {
         match &*self.pattern {
             // `*.o`, the commonest pattern.
-            [b'*', end @ ..] if glob::literal_length(end) == end.len() => name.ends_with(end),
+            [b'*', end @ ..] if !self.any_case && glob::literal_length(end) == end.len() => {
+                name.ends_with(end)
+            }
             _ => self.fits(name),
         }
     }
 
     fn fits(&self, path: &[u8]) -> bool {
+        if self.any_case { self.fits_as_is(&lowered(path)) } else { self.fits_as_is(path) }
+    }
+
+    fn fits_as_is(&self, path: &[u8]) -> bool {
         let (literal, wild) = self.pattern.split_at(self.literal);
         match path.strip_prefix(literal) {
             None => false,
@@ -157,6 +172,15 @@ impl Deciding<'_> {
     /// Its line there, or its number, from 1.
     pub(super) fn line(self) -> u32 {
         self.rule.line
+    }
+}
+
+/// In lower case; of what is no UTF-8 only the letters of ASCII.
+fn lowered(text: &[u8]) -> Vec<u8> {
+    match std::str::from_utf8(text) {
+        // By letter: what a word's last letter is does not depend on what a pattern has after it.
+        Ok(text) => text.chars().flat_map(char::to_lowercase).collect::<String>().into_bytes(),
+        Err(_) => text.to_ascii_lowercase(),
     }
 }
 

@@ -38,6 +38,7 @@ mod settings;
 mod signals;
 mod socket;
 mod source;
+mod taking;
 mod together;
 mod tree;
 mod trust;

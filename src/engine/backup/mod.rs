@@ -27,11 +27,13 @@ use prost::Message;
 
 use super::borrow::is_revoked;
 use super::budget::{BackupPlan, PACKS_UNDER_WAY};
+use super::diff::diff;
 use super::error::EngineError;
 use super::heads::VaultView;
 use super::monitor::Monitor;
 use super::rebuild::adopt_unindexed;
 use super::signing::publish_next_head;
+use super::tree::Spot;
 use super::vault::Vault;
 use crate::base::{ChunkId, Code, Coded, SnapshotId, limit};
 use crate::crypto::Kind;
@@ -75,6 +77,8 @@ pub struct BackupOptions {
     pub one_file_system: bool,
     /// Read every file.
     pub force: bool,
+    /// Make no snapshot when the newest of the same host and paths has the source as it is.
+    pub skip_unchanged: bool,
     /// What is well of the source, an input without a byte too.
     pub expected: Expectation,
     /// Where the vault's holders can be dialled; goes into the head.
@@ -88,6 +92,8 @@ pub struct BackupOptions {
 pub struct BackupResult {
     /// The new snapshot.
     pub snapshot: SnapshotId,
+    /// None was made, because that one has the source as it is.
+    pub skipped: bool,
     /// What was counted.
     pub counts: wire::SnapshotCounts,
     /// Files of the snapshot before, of the same host and paths; 0 without one.
@@ -213,6 +219,17 @@ fn take(
     let files_before = files_of(parent);
     let ahead = view.snapshots.iter().filter(|snapshot| view.is_ahead(snapshot)).count() as u64;
     let shrunk = source_count(&counts, files_before).is_lost(options.expected);
+    let paths_list = paths_list.map_or_else(Vec::new, |id| id.as_bytes().to_vec());
+    let unreadable = assembled.unreadable.map_or_else(Vec::new, |id| id.as_bytes().to_vec());
+    if options.skip_unchanged
+        && counts.inconsistent == 0
+        && let Some(newest) = view.alike(&options.hostname, &paths, list_id).next()
+        && (newest.info.shrunk, &newest.info.unreadable) == (shrunk, &unreadable)
+        && is_unchanged(vault, options, newest, assembled.root, is_stream, monitor)
+    {
+        let (snapshot, packs) = (newest.id, done.packs);
+        return Ok(BackupResult { snapshot, skipped: true, counts, files_before, ahead, packs });
+    }
     let info = wire::Snapshot {
         version: 1,
         device: vault.device().as_bytes().to_vec(),
@@ -224,8 +241,8 @@ fn take(
         username: options.username.clone(),
         tags: options.tags.clone(),
         counts: Some(counts),
-        unreadable: assembled.unreadable.map_or_else(Vec::new, |id| id.as_bytes().to_vec()),
-        paths_list: paths_list.map_or_else(Vec::new, |id| id.as_bytes().to_vec()),
+        unreadable,
+        paths_list,
         program: concat!("shadowvault ", env!("CARGO_PKG_VERSION")).to_owned(),
         omissions: true,
         shrunk,
@@ -235,7 +252,26 @@ fn take(
     let snapshot = publish_snapshot(vault, &info)?;
     vault.store.set_snapshot_packs(snapshot, &done.packs)?;
     publish_next_head(vault, &[snapshot], &options.holders)?;
-    Ok(BackupResult { snapshot, counts, files_before, ahead, packs: done.packs })
+    Ok(BackupResult { snapshot, skipped: false, counts, files_before, ahead, packs: done.packs })
+}
+
+/// Whether a snapshot has the source as `root` has it; times of access, what is above the roots, and the time of an input
+/// apart. A snapshot that cannot be read has nothing.
+fn is_unchanged(
+    vault: &Vault,
+    options: &BackupOptions,
+    newest: &Snapshot,
+    root: ChunkId,
+    is_stream: bool,
+    monitor: &Monitor,
+) -> bool {
+    let mut same = true;
+    let compared =
+        diff(vault, (&Spot::root(newest.tree), &Spot::root(root)), !is_stream, None, monitor, |change| {
+            same &= !options.paths.iter().any(|path| change.path.starts_with(path));
+            same
+        });
+    same && compared.is_ok()
 }
 
 /// Files that a parent has.
@@ -381,16 +417,22 @@ fn root_cause(errors: Vec<EngineError>) -> EngineError {
 }
 
 impl VaultView {
+    /// Snapshots of the same host and paths, the newest first.
+    fn alike<'a, 'k>(
+        &'a self,
+        hostname: &'k str,
+        paths: &'k [Vec<u8>],
+        list: Option<ChunkId>,
+    ) -> impl Iterator<Item = &'a Snapshot> + Clone + use<'a, 'k> {
+        self.snapshots.iter().rev().filter(move |snapshot| {
+            snapshot.info.hostname == hostname && snapshot.info.paths == paths && snapshot.paths_list == list
+        })
+    }
+
     /// The newest snapshot of the same host and paths that did not lose nearly all of its files: once they are back they are
     /// known, and as long as they are not, each backup says so.
     fn parent_for(&self, hostname: &str, paths: &[Vec<u8>], list: Option<ChunkId>) -> Option<&Snapshot> {
-        let alike = |snapshot: &&Snapshot| {
-            snapshot.info.hostname == hostname && snapshot.info.paths == paths && snapshot.paths_list == list
-        };
-        let newest_of = |shrunk: bool| {
-            let is_meant = |snapshot: &&Snapshot| alike(snapshot) && snapshot.info.shrunk == shrunk;
-            self.snapshots.iter().rev().find(is_meant)
-        };
-        newest_of(false).or_else(|| newest_of(true))
+        let mut alike = self.alike(hostname, paths, list);
+        alike.clone().find(|snapshot| !snapshot.info.shrunk).or_else(|| alike.next())
     }
 }

@@ -55,6 +55,7 @@ fn options(core: &Arc<Core>, request: &BackupRequest, memory: usize) -> BackupOp
         username: std::env::var("USER").unwrap_or_default(),
         one_file_system: request.one_file_system,
         force: request.force,
+        skip_unchanged: request.skip_if_unchanged,
         expected: Expected::of(request).source,
         holders: core.holder_addresses(),
         checkpoint_every: Some(limit::CHECKPOINT_EVERY),
@@ -148,6 +149,7 @@ async fn backup(
         let (files, gone, before) = (summary.total_files_processed, summary.files_gone, summary.files_before);
         tracing::warn!(target: "backup", files, gone, before, "the source has less than one expects");
     }
+    summary.skipped = done.skipped;
     summary.ahead = done.ahead;
     summary.warnings.extend(ahead(done.ahead));
     let error = unreadable(&summary).or(short).or_else(|| {

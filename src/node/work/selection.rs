@@ -64,6 +64,7 @@ pub(super) fn exclusions(request: &BackupRequest) -> Exclusions {
     let list = |list: &PatternLines| PatternList { name: list.name.clone(), lines: list.lines.clone() };
     Exclusions {
         patterns: request.exclude.clone(),
+        any_case: request.iexclude.clone(),
         lists: request.exclude_lists.iter().map(list).collect(),
         if_present: request.exclude_if_present.clone(),
         caches: request.exclude_caches,
