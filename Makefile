@@ -33,9 +33,9 @@ test-integration: tools ## Run only the tests of the whole program
 		echo '+ cargo test --test it'; $(CARGO) test --release --locked --test it; \
 	fi
 
-test-long: ## Thousands of random histories; SEED=n CASES=n choose; TMPDIR=/dev/shm makes it much faster
+test-long: ## Thousands of random histories and trees with faults; SEED=n CASES=n choose; TMPDIR=/dev/shm makes it much faster
 	CASES=$(or $(CASES),2000) $(if $(SEED),SEED=$(SEED)) $(CARGO) test --release --locked --lib \
-		every_snapshot_of_a_changing_tree_restores_exactly -- --nocapture
+		every_snapshot_of_a_changing_tree_restores_exactly -- --nocapture what_faults_leave_of_a_tree
 
 test-forgetting: ## 20,000 random histories of devices and holders, an hour; SEED=n CASES=n choose
 	CASES=$(or $(CASES),20000) SEED=$(or $(SEED),$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')) $(CARGO) test --release --locked --lib \

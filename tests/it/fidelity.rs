@@ -1,6 +1,6 @@
 //! Everything a file system can hold comes back, in the eyes of tools that know nothing of this program.
 //!
-//! The tree of oddities and the comparison live in `scripts/fidelity.sh`, which makes an ext4 image of its own: there
+//! The tree of oddities and the comparison live in `scripts/fidelity.sh`, which makes images of its own: there
 //! every kind of entry and attribute works, whatever the tester's disk can do.
 
 use std::path::Path;
@@ -31,6 +31,12 @@ fn fidelity(mode: &str) {
 #[test]
 fn every_kind_of_entry_comes_back_in_the_eyes_of_other_tools() {
     fidelity("--loop");
+}
+
+/// What is there is the snapshot's after a restore that overwrites, and as it was under the rules that leave it.
+#[test]
+fn under_every_rule_each_kind_of_entry_becomes_what_the_rule_says() {
+    fidelity("--matrix");
 }
 
 /// Three of four modes lost one of two, and counted both; with `--delete` what was just restored went.

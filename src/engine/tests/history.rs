@@ -141,7 +141,7 @@ fn assert_as_sparse(source: &Path, restored: &Path) {
 
 /// `CASES` and `SEED` from the environment (`make test-long`), else a few cases from a seed that nobody chose. The seed
 /// is printed, and a test that fails shows it.
-fn config() -> ProptestConfig {
+pub(super) fn config() -> ProptestConfig {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
     let seed = number("SEED").unwrap_or_else(|| u64::from_le_bytes(random_bytes()));
     let cases = number("CASES").map_or(24, |cases| cases as u32);

@@ -8,6 +8,7 @@ mod devices;
 mod drilling;
 mod edits;
 mod failure;
+mod faulty;
 mod fixture;
 mod fleet;
 mod flow;

@@ -22,6 +22,18 @@ pub(super) struct Fact {
     same_as: Option<PathBuf>,
 }
 
+impl Fact {
+    /// Whether each part of it is as in one of those; times of directories and which names are of one file apart.
+    pub(super) fn is_made_of(&self, others: &[Option<&Fact>]) -> bool {
+        let any = |is_like: &dyn Fn(&Fact) -> bool| others.iter().flatten().any(|other| is_like(other));
+        any(&|other| (other.kind, other.rdev, &other.target) == (self.kind, self.rdev, &self.target))
+            && any(&|other| (other.mode, other.owner) == (self.mode, self.owner))
+            && any(&|other| self.kind == 'd' || other.mtime == self.mtime)
+            && any(&|other| other.content == self.content)
+            && any(&|other| other.xattrs == self.xattrs)
+    }
+}
+
 /// All entries below `dir`, and itself as the empty path.
 pub(super) fn tree_of(dir: &Path) -> BTreeMap<PathBuf, Fact> {
     tree_without(dir, Path::new("nothing is left out"))
