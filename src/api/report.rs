@@ -353,6 +353,9 @@ pub struct ImportSummary {
     /// Snapshots of the own vault that were not listed here, and are now.
     #[serde(default)]
     pub snapshots: u64,
+    /// Snapshots of the own vault that are in the file and stay forgotten here.
+    #[serde(default)]
+    pub passed_over: u64,
     /// Parts of the file that are damaged or missing, and were left out.
     #[serde(default)]
     pub damaged: u64,

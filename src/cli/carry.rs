@@ -77,6 +77,13 @@ fn render(summary: &ImportSummary, paint: Paint) -> String {
         text += &format!("; {} here already", summary.held);
     }
     text += "\n";
+    if summary.passed_over > 0 {
+        text += &format!(
+            "{} in the file are not listed: they were forgotten since it was written, or are of a revoked device; \
+             to read them, import the file at a new node (`shadowvault init --storage-only`) and `shadowvault recover` from it\n",
+            count(summary.passed_over, "snapshot")
+        );
+    }
     if summary.damaged > 0 {
         text += &format!("{} left out: damaged or missing in the file\n", count(summary.damaged, "part"));
     }

@@ -14,7 +14,7 @@ use super::copies::packs_of;
 use super::error::EngineError;
 use super::heads::{adopt_head, for_each_listed, head_packs, is_known, newest_heads};
 use super::holder::{
-    HolderError, accept_head, charges_of, forward_packs, held_packs, missing_records, store_list,
+    HolderError, accept_head, charges_of, forward_packs, held_packs, missing_records, readable, store_list,
     store_snapshot,
 };
 use super::monitor::Monitor;
@@ -63,14 +63,15 @@ pub fn export(
     member(&mut archive, FIRST, vault.id().to_string().as_bytes())?;
     for head in &heads {
         let bytes = store.read_head(vault.id(), head.device(), head.draft.seq, head.id)?;
-        member(&mut archive, &format!("heads/{}", head.id), &there(bytes, "a head")?)?;
+        member(&mut archive, &format!("heads/{}", head.id), &sound(bytes, head.id.as_bytes(), "a head")?)?;
     }
     for list in heads.iter().flat_map(|head| &head.draft.lists).map(|list| list.id).collect::<BTreeSet<_>>() {
-        let bytes = there(store.read_list(list)?, "a pack list")?;
+        let bytes = sound(readable(store.read_list(list))?, list.as_bytes(), "a pack list")?;
         member(&mut archive, &format!("lists/{list}"), &bytes)?;
     }
     for id in heads.iter().flat_map(|head| head.draft.snapshots.iter().copied()).collect::<BTreeSet<_>>() {
-        let bytes = there(store.read_snapshot(id)?, "a snapshot record")?;
+        let what = format!("the record of snapshot {}", id.short());
+        let bytes = sound(readable(store.read_snapshot(id))?, id.as_bytes(), &what)?;
         member(&mut archive, &format!("snapshots/{id}"), &bytes)?;
     }
     for (id, size) in packs {
@@ -104,7 +105,9 @@ fn whole_pack(
     Ok(bytes)
 }
 
-fn there(bytes: Option<Vec<u8>>, what: &str) -> Result<Vec<u8>, EngineError> {
+/// A record that is here and is what its id says.
+fn sound(bytes: Option<Vec<u8>>, id: &[u8; 32], what: &str) -> Result<Vec<u8>, EngineError> {
+    let bytes = bytes.filter(|bytes| blake3::hash(bytes).as_bytes() == id);
     bytes.ok_or_else(|| EngineError::RecordMissing(what.to_owned()))
 }
 
@@ -143,6 +146,8 @@ pub struct ImportResult {
     pub held: u64,
     /// Snapshots of the own vault that were not listed here.
     pub snapshots: u64,
+    /// Snapshots of the own vault that newer heads list no more, or that a revoked device had.
+    pub passed_over: u64,
     /// Parts that were not what their names say, and were left out.
     pub damaged: u64,
     /// The first of them, and what was wrong.
@@ -184,10 +189,11 @@ pub fn import(
         vault.ok_or_else(|| EngineError::NotAnExport("it does not begin as one".to_owned()))?;
     let own = own.filter(|own| own.id() == vault);
     let (damaged, faults) = (0, Vec::new());
-    let result = ImportResult { vault, packs: 0, bytes: 0, held: 0, snapshots: 0, damaged, faults };
+    let counts =
+        ImportResult { vault, packs: 0, bytes: 0, held: 0, snapshots: 0, passed_over: 0, damaged, faults };
     let heads = SetAside { file: store.scratch()?, lengths: Vec::new() };
     let records = Names::default();
-    let mut import = Import { store, own, room, heads, records, listed: None, all: false, result };
+    let mut import = Import { store, own, room, heads, records, listed: None, all: false, result: counts };
     if own.is_some() {
         for head in newest_heads(store, vault)? {
             import.records.add_records(&head?);
@@ -389,6 +395,7 @@ impl Import<'_> {
             return Ok(());
         }
         if !self.records.has(id.as_bytes()) {
+            self.result.passed_over += 1;
             return self.passed_over("snapshot record");
         }
         self.keep_record(RecordName::Snapshot(id), bytes, || store_snapshot(self.store, id, bytes))

@@ -170,12 +170,17 @@ fn find_head(store: &Store, vault: VaultId, id: HeadId) -> Result<Option<(Device
 }
 
 /// Copies of everything, at one moment.
+#[derive(Default)]
 pub struct CopyCounts {
     packs: HashMap<PackNumber, u32>,
     records: HashMap<SnapshotId, HashSet<PeerId>>,
     needs: HashMap<SnapshotId, Vec<PackNumber>>,
     /// Of snapshots whose packs are not known: the fewest holders that any pack of their head has.
     at_least: HashMap<SnapshotId, u32>,
+    /// Packs that this node keeps for other devices of the vault.
+    kept_here: HashSet<PackNumber>,
+    /// Snapshots of those devices.
+    of_others: HashSet<SnapshotId>,
 }
 
 impl CopyCounts {
@@ -216,14 +221,17 @@ impl CopyCounts {
         self.packs.get(&number).copied().unwrap_or(0)
     }
 
-    /// Distinct holders that everything of a snapshot has: its record, the head that lists it, each pack.
+    /// Distinct holders that everything of a snapshot has: its record, the head that lists it, each pack. For another device this node
+    /// is one of them.
     pub fn of_snapshot(&self, id: SnapshotId) -> u32 {
         let records = self.records.get(&id).map_or(0, |holders| holders.len() as u32);
         let packs = match self.needs.get(&id) {
             Some(packs) => packs.iter().map(|pack| self.of_pack(*pack)).min(),
             None => self.at_least.get(&id).copied(),
         };
-        records.min(packs.unwrap_or(records))
+        let is_kept = |packs: &Vec<PackNumber>| packs.iter().all(|pack| self.kept_here.contains(pack));
+        let here = self.of_others.contains(&id) && self.needs.get(&id).is_some_and(is_kept);
+        records.min(packs.unwrap_or(records)) + u32::from(here)
     }
 }
 
@@ -236,6 +244,15 @@ pub fn copy_counts(
     counted: impl Fn(&PeerId) -> bool,
 ) -> Result<CopyCounts, EngineError> {
     let mut counts = counts_of_records(&vault.store, vault.id(), counted)?;
+    counts.kept_here = vault.store.foreign_packs(vault.id())?.into_iter().collect();
+    let own: HashSet<SnapshotId> = view
+        .heads
+        .iter()
+        .filter(|head| head.device() == vault.device())
+        .flat_map(|head| head.draft.snapshots.iter().copied())
+        .collect();
+    let theirs = view.snapshots.iter().map(|snapshot| snapshot.id).filter(|id| !own.contains(id));
+    counts.of_others = theirs.collect();
     for snapshot in &view.snapshots {
         match packs_of(vault, None, snapshot) {
             Ok(packs) => counts.set_needs(snapshot.id, packs),
@@ -288,7 +305,7 @@ fn counts_of_records(
             records.entry(*snapshot).or_default().insert(holder);
         }
     }
-    Ok(CopyCounts { packs, records, needs: HashMap::new(), at_least: HashMap::new() })
+    Ok(CopyCounts { packs, records, ..CopyCounts::default() })
 }
 
 /// The packs that a snapshot needs. Trees that are not here are read from `source`.

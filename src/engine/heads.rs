@@ -183,6 +183,28 @@ pub fn was_here(
     Ok(expected::expected(store, vault)?.contains(&(device, name)))
 }
 
+/// Snapshots of a revoked device that are listed by heads of it which are here and do not count, and by none that does.
+pub fn snapshots_left_out(
+    store: &Store,
+    vault: VaultId,
+    device: DeviceId,
+) -> Result<HashSet<SnapshotId>, EngineError> {
+    let (revoked, mut left) = (revocations(store, vault)?, HashSet::new());
+    for (seq, id) in store.head_names(vault, device)? {
+        if !revoked.admits(device, seq, id)
+            && let Ok(head) = read_head(store, vault, device, (seq, id))?
+        {
+            left.extend(head.draft.snapshots);
+        }
+    }
+    for head in newest_heads(store, vault)? {
+        head?.draft.snapshots.iter().for_each(|id| {
+            left.remove(id);
+        });
+    }
+    Ok(left)
+}
+
 /// What came of a head that someone else had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeadNews {

@@ -84,7 +84,7 @@ pub use gather::{Errand, Gathering};
 pub use gc::{GcOptions, GcResult, Waiting, collect, gc_memory_wanted, waiting};
 pub use heads::{
     HeadNews, VaultView, adopt_head, any_head, check_counts, head_packs, heads_at, is_known, last_heads,
-    newest_heads, packs_as_known, unreadable_heads, was_here,
+    newest_heads, packs_as_known, snapshots_left_out, unreadable_heads, was_here,
 };
 pub use hold::{HoldResult, drop_expired, note_release};
 pub use holder::{
@@ -98,7 +98,7 @@ pub use ledger::{Candidate, Ledger, Plan, ROUND_INTERVAL, ROUND_PAUSE, Want, Wan
 pub use monitor::{Monitor, Problem};
 pub use pull::{FetchFailure, Given, PackSource, PulledSlice, Sources, pull_pack};
 pub use rebuild::{
-    Rebuilt, adopt_listed, adopt_unindexed, packs_to_be_here, rebuild_index, renew_kept,
+    Rebuilt, adopt_listed, adopt_own, adopt_unindexed, packs_to_be_here, rebuild_index, renew_kept,
     renew_snapshot_packs, verify_known_receipts,
 };
 pub use records::{

@@ -10,6 +10,7 @@ use super::heads::{VaultView, for_each_ever_listed, newest_heads};
 use super::holder::keep_what_is_here;
 use super::monitor::Monitor;
 use super::repair::Damage;
+use super::signing::indexes_all;
 use super::vault::Vault;
 use crate::base::{Epoch, Moment, PackId, PeerId, VaultId, limit};
 use crate::crypto::VaultKeys;
@@ -291,6 +292,26 @@ pub fn adopt_unindexed(vault: &Vault, monitor: &Monitor) -> Result<u64, EngineEr
         }
     }
     commit(&vault.store, &mut batch, &HashMap::new())?;
+    Ok(adopted)
+}
+
+/// Takes in own packs that lie here, that the newest head of this device lists, and that the index does not know: it is an older
+/// one. Looks at nothing while the index is known to know all that the head lists.
+pub fn adopt_own(vault: &Vault, monitor: &Monitor) -> Result<u64, EngineError> {
+    let store = &vault.store;
+    let mut adopted = 0;
+    for head in newest_heads(store, vault.id())? {
+        let head = head?;
+        if head.device() != vault.device() || store.is_head_indexed(head.id)? {
+            continue;
+        }
+        if !indexes_all(store, &head)? {
+            adopted += adopt_unindexed(vault, monitor)?;
+        }
+        if indexes_all(store, &head)? {
+            store.note_head_indexed(head.id)?;
+        }
+    }
     Ok(adopted)
 }
 

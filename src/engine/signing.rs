@@ -454,7 +454,7 @@ fn bound_carried(carried: &mut Vec<HeadId>, revoked: &Revocations) {
 }
 
 /// Whether the index knows every pack that a head lists.
-fn indexes_all(store: &Store, head: &Head) -> Result<bool, EngineError> {
+pub(super) fn indexes_all(store: &Store, head: &Head) -> Result<bool, EngineError> {
     let (mut packs, unreadable) = packs_as_known(store, head)?;
     store.for_each_pack(true, |row| {
         packs.remove(&row.id);

@@ -4,7 +4,7 @@
 //! (one that the owner removed here stays away until it is gained anew), and their doors open to this device's own
 //! certificate. A revocation is taken from anyone, since the admin key signed it; it is told to whoever keeps the vault.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -248,6 +248,17 @@ pub(super) fn own_revocation(core: &Core) -> Result<Option<Revocation>, ApiError
         }
     }
     Ok(None)
+}
+
+/// Nodes of the vault's revoked devices: they may be in anybody's hands.
+pub(super) fn revoked_peers(core: &Core) -> Result<HashSet<PeerId>, ApiError> {
+    let Some(vault) = core.vault_id() else { return Ok(HashSet::new()) };
+    let mut peers = HashSet::new();
+    for revocation in engine::revocations(&core.store, vault).map_err(failed)?.iter() {
+        let head = engine::any_head(&core.store, vault, revocation.device).map_err(failed)?;
+        peers.extend(head.map(|head| head.certificate.peer));
+    }
+    Ok(peers)
 }
 
 /// As heir of a revoked device, carries on what it had, once all of that is known here.

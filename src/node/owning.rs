@@ -10,6 +10,7 @@ use super::core::{Core, log_failure};
 use super::error::failed;
 use super::records::ask;
 use super::source::Mesh;
+use super::work::know_own;
 use super::{caching, chains, comparing, devices, mending, sharing};
 use crate::api::ApiError;
 use crate::base::{Code, PackId, PeerId, VaultId};
@@ -207,7 +208,9 @@ async fn place(
     let within = core.settings().replication.proof_within;
     let candidate =
         |peer: &PeerId| Candidate { peer: *peer, lost: core.auditing.is_doubtful(peer, within, now) };
-    let candidates: Vec<Candidate> = peers.iter().map(candidate).collect();
+    let revoked = core.blocking(|core| devices::revoked_peers(core)).await?;
+    let candidates: Vec<Candidate> =
+        peers.iter().filter(|peer| !revoked.contains(*peer)).map(candidate).collect();
     let plan = core.owning.tell(|ledger, now| ledger.plan(now, &candidates, copies));
     let (placed, absent) = core.blocking(move |core| caching::part_absent(core, plan.place(&wanted))).await?;
     if let Ok(open) = core.vault() {
@@ -349,6 +352,8 @@ fn read_directories(
 /// Indexes packs that the vault's heads list and that this index does not know: their directories come from holders.
 pub(super) async fn index_listed(core: &Arc<Core>, net: &Net, vault_id: VaultId) -> Result<u64, ApiError> {
     let Ok(vault) = core.vault() else { return Ok(0) };
+    // What lies here is asked of nobody.
+    know_own(core).await?;
     let net = net.clone();
     core.blocking(move |core| {
         // Heads that come meanwhile are looked at again.

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 use super::core::Core;
+use super::devices;
 use crate::api::ApiError;
 use crate::base::{Moment, PeerId};
 use crate::policy::{self, Presence, is_to_note, presence};
@@ -39,15 +40,16 @@ impl Core {
     }
 
     /// Whose receipts count as copies: not of those that were found without what they confirmed, until they were asked; nor of
-    /// those that have proved nothing for too long.
+    /// those that have proved nothing for too long, nor of revoked devices.
     pub(super) fn counted(&self) -> impl Fn(&PeerId) -> bool + use<> {
         let presences = self.presences();
         // Without an index nothing counts anyway.
         let doubted = self.store.doubted_holders().ok();
+        let revoked = devices::revoked_peers(self).unwrap_or_default();
         let unproven = self.auditing.unproven(self.settings().replication.proof_within);
         move |peer| {
             let stands = doubted.as_ref().is_some_and(|doubted| !doubted.contains(peer));
-            let stands = stands && !unproven.contains(peer);
+            let stands = stands && !unproven.contains(peer) && !revoked.contains(peer);
             stands && presences.get(peer).is_some_and(|presence| presence.counts())
         }
     }

@@ -356,6 +356,21 @@ fn refusing_holders(core: &Core, status: &mut Status) {
 /// That the vault's owner revoked this device. It comes first: nothing else matters then.
 fn revoked(core: &Arc<Core>, status: &mut Status) -> Result<(), ApiError> {
     let Some(revocation) = devices::own_revocation(core)? else { return Ok(()) };
+    let left =
+        engine::snapshots_left_out(&core.store, revocation.vault, revocation.device).map_err(failed)?;
+    if !left.is_empty() {
+        let device = revocation.device.short();
+        let these = match left.len() {
+            1 => "1 snapshot that this device made counts no more, and is known here only".to_owned(),
+            count => {
+                format!("{count} snapshots that this device made count no more, and are known here only")
+            }
+        };
+        let help = format!(
+            "`shadowvault --yes device revoke {device} --before 1s` here counts all that it made again"
+        );
+        status.problems.insert(0, format!("{these} ({help})"));
+    }
     let line = format!(
         "this device was revoked at {}: its backups go nowhere (if it is yours: `shadowvault recover` into another directory)",
         revocation.time.to_rfc3339()

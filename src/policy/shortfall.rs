@@ -60,12 +60,13 @@ impl SourceCount {
     }
 
     /// Whether nearly all files of the snapshot before are gone, and that is not meant: a mount that is missing, as a rule.
-    /// Files count by number, so that a directory with another name is no loss.
+    /// Files count by number, so that a directory with another name is no loss; of a few files all have to be gone.
     pub fn is_lost(&self, expected: Expectation) -> bool {
         let is_meant = expected.less || (expected.empty && self.entries == 0);
         let left = u128::from(self.files) * 100;
         let little = u128::from(self.before) * u128::from(limit::SOURCE_LEFT_PERCENT_MIN);
-        self.before >= limit::SOURCE_LOST_FILES_MIN && left < little && !is_meant
+        let is_nothing = self.files == 0 && self.before > 0;
+        (is_nothing || self.before >= limit::SOURCE_LOST_FILES_MIN) && left < little && !is_meant
     }
 
     /// In what the source falls short of `expected`; the gravest only.
@@ -110,7 +111,9 @@ mod tests {
     #[test]
     fn a_source_is_lost_when_nearly_all_files_are_gone() {
         let table = [
-            ([0, 19], [false, false, false]),
+            ([0, 1], [true, false, false]),
+            ([0, 19], [true, false, false]),
+            ([1, 19], [false, false, false]),
             ([0, 20], [true, false, false]),
             ([1, 20], [true, false, true]),
             ([2, 20], [false, false, false]),

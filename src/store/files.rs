@@ -2,7 +2,8 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -94,6 +95,20 @@ fn nameless(dir: &Path) -> Result<File, StoreError> {
     let file = options.read(true).write(true).create_new(true).mode(0o600).open(&path).map_err(failed)?;
     std::fs::remove_file(&path).map_err(failed)?;
     Ok(file)
+}
+
+/// What root makes in another user's store belongs to that user: the daemon that runs as him could not read it. Where that cannot
+/// be had, as on some network file systems, it stays as it is.
+pub(super) fn hand_over(root: &Path, made: impl AsFd) {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    if let Ok(owner) = std::fs::metadata(root)
+        && owner.uid() != 0
+    {
+        let (user, group) = (rustix::fs::Uid::from_raw(owner.uid()), rustix::fs::Gid::from_raw(owner.gid()));
+        let _ = rustix::fs::fchown(made, Some(user), Some(group));
+    }
 }
 
 fn make_dir(path: &Path) -> Result<(), StoreError> {
@@ -215,6 +230,25 @@ impl Files {
         }
     }
 
+    /// The same of one file, which the error names; where it may not be read, with its owner.
+    fn found_at<T>(
+        &self,
+        doing: &'static str,
+        path: &Path,
+        looked: io::Result<T>,
+    ) -> Result<Option<T>, StoreError> {
+        self.found(doing, looked).map_err(|error| match error {
+            StoreError::Io { source, .. } => {
+                let owner = std::fs::metadata(path).ok().map(|file| file.uid());
+                let whose = owner
+                    .filter(|_| source.kind() == io::ErrorKind::PermissionDenied)
+                    .map_or(String::new(), |uid| format!(", which belongs to user {uid}"));
+                StoreError::Io { doing: format!("{doing} {}{whose}", path.display()).into(), source }
+            }
+            other => other,
+        })
+    }
+
     /// Remembers a failed flush for good: after it the kernel may have dropped dirty pages, so nothing is certain.
     pub(super) fn poison(&self, doing: &'static str, error: io::Error) -> StoreError {
         self.health.fail(Failure::Write);
@@ -313,7 +347,9 @@ impl Files {
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create_new(true).mode(0o600).open(&path);
         let trace = self.trace.clone();
-        file.map(|file| Draft { file, path, trace }).map_err(|e| StoreError::io("making a file", e))
+        let file = file.map_err(|e| StoreError::io("making a file", e))?;
+        hand_over(self.root(), &file);
+        Ok(Draft { file, path, trace })
     }
 
     /// A file without a name: it is gone when it is closed, whatever happens.
@@ -393,7 +429,7 @@ impl Files {
     /// Reads a whole file of at most `limit` bytes; `None` when it is not there.
     pub(super) fn read(&self, dir: &str, name: &str, limit: usize) -> Result<Option<Vec<u8>>, StoreError> {
         let path = self.path(dir, name);
-        let Some(file) = self.found("opening a file", File::open(&path))? else {
+        let Some(file) = self.found_at("opening", &path, File::open(&path))? else {
             return Ok(None);
         };
         let mut bytes = Vec::new();
@@ -456,13 +492,41 @@ impl Files {
             return Ok(());
         }
         self.health.writable()?;
-        path.ancestors().take_while(|dir| !dir.is_dir()).for_each(|dir| self.trace.make_dir(dir));
+        let absent: Vec<&Path> = path.ancestors().take_while(|dir| !dir.is_dir()).collect();
+        absent.iter().for_each(|dir| self.trace.make_dir(dir));
         make_dir(&path)?;
+        absent.iter().filter_map(|dir| File::open(dir).ok()).for_each(|dir| hand_over(self.root(), dir));
         let mut up = path.as_path();
         while let Some(parent) = up.parent().filter(|parent| parent.starts_with(self.root())) {
             self.sync_dir(parent)?;
             up = parent;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{MetadataExt, chown};
+
+    use super::*;
+
+    /// Root backed up into the directory of a service's user, which could read nothing of it and did not start again. Says nothing
+    /// where tests do not run as root.
+    #[test]
+    fn what_root_makes_in_another_users_store_is_that_users() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("store");
+        let files = Files::prepare(&root, "begun").unwrap();
+        files.furnish().unwrap();
+        chown(&root, Some(65_534), Some(65_534)).unwrap();
+        files.ensure_dir("heads/one/two").unwrap();
+        files.publish("heads/one/two", "three", &[b"head"]).unwrap();
+        for made in ["heads/one", "heads/one/two", "heads/one/two/three"] {
+            assert_eq!(std::fs::metadata(root.join(made)).unwrap().uid(), 65_534, "{made}");
+        }
     }
 }

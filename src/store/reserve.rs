@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
+use super::files::hand_over;
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
 use crate::base::{limit, random_bytes};
@@ -130,7 +131,11 @@ impl Reserve {
         let mut options = OpenOptions::new();
         let opened = options.write(true).create(true).truncate(false).mode(0o600).open(self.root.join(FILE));
         // One that cannot be made is none; what it would have kept is left free instead.
-        if opened.is_ok_and(|file| fallocate(file, FallocateFlags::empty(), 0, self.wanted).is_ok()) {
+        let filled = |file: File| {
+            hand_over(&self.root, &file);
+            fallocate(file, FallocateFlags::empty(), 0, self.wanted).is_ok()
+        };
+        if opened.is_ok_and(filled) {
             self.held.store(self.wanted, Ordering::Release);
         }
     }

@@ -229,7 +229,7 @@ fn devices_share_their_holders() {
 fn devices_store_for_each_other_if_they_lend() {
     let mut first = Node::init().with("replication.copies", "1").with("replication.lend", "1GiB");
     first.start();
-    let second = device(&first);
+    let mut second = device(&first);
     let mine = second.path("mine");
     tree::plain(&mine, 5, 10, 100_000);
     assert_eq!(second.replicate(&mine)["copies"], 1);
@@ -245,6 +245,24 @@ fn devices_store_for_each_other_if_they_lend() {
     let source = first.path("source");
     tree::plain(&source, 6, 3, 100_000);
     first.run(&["backup", text(&source), "--wait", "copies", "--wait-timeout", "2s"]).exits(4);
+    // What one keeps of the other is a copy for either of them.
+    until("both count it", &[&first, &second], || {
+        let counted =
+            |node: &Node| node.snapshots().iter().any(|one| one["id"] == all[0]["id"] && one["copies"] == 1);
+        (counted(&first) && counted(&second)).then_some(())
+    });
+    // Until that machine is in other hands.
+    let (phrase, heir) = (first.phrase(), own_id(&second));
+    let lost = own_id(&first);
+    first.kill();
+    second
+        .run(&["device", "revoke", &lost, "--heir", &heir, "--yes", "--phrase-file", text(&phrase)])
+        .exits(0);
+    until("a copy on a revoked machine is none", &[&second], || {
+        let of_mine = second.snapshots().into_iter().find(|one| one["id"] == all[0]["id"])?;
+        (of_mine["copies"] == 0).then_some(())
+    });
+    second.kill();
 }
 
 /// It waited for a peer, though all that the lost one had was known here.
@@ -505,12 +523,17 @@ fn another_word_about_an_heir_leaves_what_counts_as_it_was_said() {
 #[test]
 fn a_lost_device_that_has_an_heir_is_revoked() {
     let mut lost = owner(1);
-    let [holder] = holders(&lost);
+    let [mut holder] = holders(&lost);
     let source = lost.path("source");
     tree::plain(&source, 1, 5, 100_000);
     lost.replicate(&source);
     let device = own_id(&lost);
+    // The newest one has not left the machine when that is lost.
+    holder.kill();
+    tree::plain(&source, 2, 6, 100_000);
+    let only_here = lost.backup(&source);
     lost.kill();
+    holder.start();
     let mut new = Node::bare().with("replication.copies", "1");
     let phrase = lost.phrase();
     let arguments = ["recover", "--peer", &holder.address(), "--phrase-file", text(&phrase)];
@@ -519,10 +542,24 @@ fn a_lost_device_that_has_an_heir_is_revoked() {
     pair(&new, &holder);
     assert_eq!(line(&new, &device)["carried_on_by"], own_id(&new));
     lost.start();
+    lost.run(&["peers", "add", &holder.address()]).exits(0);
     until("the lost device is told", &[&lost, &holder], || {
         lost.status()["problems"].to_string().contains("this device was revoked").then_some(())
     });
     assert_eq!(new.snapshots().len(), 1);
+    // It is found, and what it alone had counts again, for itself and then for its heir.
+    let told = lost.status()["problems"].to_string();
+    assert!(told.contains("1 snapshot that this device made counts no more"), "{told}");
+    lost.run(&["--yes", "device", "revoke", &device, "--before", "1s", "--phrase-file", text(&phrase)])
+        .exits(0);
+    until("it lists it again", &[&lost], || {
+        lost.snapshots().iter().any(|one| one["id"] == *only_here).then_some(())
+    });
+    until("the heir has heard", &[&lost, &new], || {
+        (line(&new, &device)["revoked"] == line(&lost, &device)["revoked"]).then_some(())
+    });
+    new.run(&["device", "revoke", &device, "--heir", &own_id(&new), "--phrase-file", text(&phrase)]).exits(0);
+    until("the heir has it too", &[&lost, &new], || (new.snapshots().len() == 2).then_some(()));
 }
 
 /// A data directory that was copied to a second machine: both have one node key, and each overwrites what the other signs.

@@ -287,6 +287,13 @@ fn an_import_takes_in_nothing_that_is_not_what_its_name_says() {
             .all(|dir| { std::fs::read_dir(store.dir().join(dir)).map_or(0, Iterator::count) == 0 })
     );
     // Nor does an export carry damage away in the first place.
+    for part in ["lists", "snapshots"] {
+        let path = std::fs::read_dir(owner.store().dir().join(part)).unwrap().next().unwrap().unwrap().path();
+        let sound = std::fs::read(&path).unwrap();
+        std::fs::write(&path, [&sound[..sound.len() - 1], b"?"].concat()).unwrap();
+        assert!(matches!(written(&mut Vec::new()), Err(EngineError::RecordMissing(_))), "{part}");
+        std::fs::write(&path, sound).unwrap();
+    }
     let (id, path) = owner.packs().remove(0);
     let mut rotten = std::fs::read(&path).unwrap();
     rotten[100] ^= 1;

@@ -8,8 +8,8 @@ use crate::base::{PackId, PeerId};
 use crate::engine::expected::lose_names;
 use crate::engine::tests::fixture::{head_packs, newest_heads};
 use crate::engine::{
-    Monitor, account, adopt_listed, adopt_unindexed, charges_of, forward_packs, held_packs, rebuild_index,
-    store_list,
+    Monitor, account, adopt_listed, adopt_own, adopt_unindexed, charges_of, forward_packs, held_packs,
+    rebuild_index, store_list,
 };
 use crate::pack::Outboard;
 use crate::snapshot::Head;
@@ -114,6 +114,30 @@ fn a_damaged_pack_is_in_the_rebuilt_index_so_that_it_can_be_repaired() {
         assert_eq!(result.unreadable, Vec::<String>::new());
         assert_eq!(fixture.store().pack_counts().unwrap(), chunks);
         assert_eq!(fixture.verify().damages.len(), fixture.packs().len());
+    });
+}
+
+/// They lay there, called missing, and what was said to help was to forget the snapshots that need them.
+#[test]
+fn own_packs_that_an_older_index_does_not_know_are_taken_in() {
+    watched(|| {
+        let fixture = Fixture::new();
+        fixture.write("large", &noise(1, 1 << 20));
+        fixture.backup();
+        let older = std::fs::read(fixture.store().dir().join("index.redb")).unwrap();
+        fixture.write("more", &noise(2, 1 << 20));
+        let done = fixture.backup();
+        let packs = fixture.packs().len() as u64;
+        let known = |fixture: &Fixture| fixture.store().pack_counts().unwrap().own_packs;
+        assert_eq!((known(&fixture), adopt_own(&fixture.vault, &Monitor::default()).unwrap()), (packs, 0));
+        let put_back = |dir: &Path| std::fs::write(dir.join("index.redb"), &older).unwrap();
+        let fixture = fixture.reopened(put_back, |dir| Store::open(dir).unwrap());
+        let missing = packs - known(&fixture);
+        assert!(missing > 0 && !fixture.verify().is_sound());
+        assert_eq!(adopt_own(&fixture.vault, &Monitor::default()).unwrap(), missing);
+        assert_eq!(known(&fixture), packs);
+        assert!(fixture.verify().is_sound());
+        fixture.restore(&done, "out");
     });
 }
 

@@ -69,6 +69,7 @@ pub(super) async fn import(
             bytes: done.bytes,
             held: done.held,
             snapshots: done.snapshots,
+            passed_over: done.passed_over,
             damaged: done.damaged,
         };
         core.owning.note_heads();

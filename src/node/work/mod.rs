@@ -16,11 +16,12 @@ pub(super) use selection::explain;
 use std::sync::Arc;
 
 use super::core::{Core, log_failure};
+use super::error::failed;
 use super::jobs::Ended;
 use super::owning::index_listed;
 use super::streams::Streams;
-use crate::api::JobRequest;
-use crate::engine::Monitor;
+use crate::api::{ApiError, JobRequest};
+use crate::engine::{self, Monitor};
 
 pub(super) use crate::base::split_reference;
 
@@ -43,9 +44,27 @@ pub(super) async fn run(
     }
 }
 
+/// Takes in what lies here and an older index does not know.
+pub(super) async fn know_own(core: &Arc<Core>) -> Result<(), ApiError> {
+    let Ok(vault) = core.vault() else { return Ok(()) };
+    if core.store.is_read_only() {
+        return Ok(());
+    }
+    core.blocking(move |core| {
+        let packs = engine::adopt_own(&vault, &Monitor::default()).map_err(failed)?;
+        if packs > 0 {
+            tracing::warn!(target: "store", packs, "own packs that lie here were not in the index: is it an older one?");
+            core.changed.notify_one();
+        }
+        Ok(())
+    })
+    .await
+}
+
 /// Before work that packs of peers may help: those that a head lists and a rebuilt index could not read are entered,
 /// so that they count as lost here and can be pulled.
 pub(super) async fn know_listed_packs(core: &Arc<Core>) {
+    log_failure(know_own(core).await, "looking for packs that the index does not know");
     if let (Ok(net), Some(vault)) = (core.net(), core.vault_id()) {
         log_failure(index_listed(core, net, vault).await, "reading directories of listed packs");
     }

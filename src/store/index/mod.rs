@@ -209,7 +209,8 @@ impl Index {
     pub(super) fn create(path: &Path, token: &str) -> Result<Self, StoreError> {
         // Made here so that its mode is ours; redb takes an empty file for a new database.
         let made = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
-        made.map_err(|e| StoreError::io("making the index", e))?;
+        let made = made.map_err(|e| StoreError::io("making the index", e))?;
+        files::hand_over(path.parent().unwrap_or(path), &made);
         #[cfg(test)]
         if trace::is_recording() {
             let backend = trace::Recorded::open(path).map_err(|e| StoreError::io("making the index", e))?;
