@@ -44,8 +44,7 @@ fn a_restore_links_more_files_than_it_has_room_for() {
         let run = |dry_run| {
             let (options, monitor) =
                 (RestoreOptions { dry_run, ..fixture.restore_options(&target) }, Monitor::default());
-            let result =
-                restore(&fixture.vault, &fixture.snapshot(&done), &options, None, &monitor).unwrap();
+            let result = restore(&fixture.vault, &fixture.snapshot(&done), &options, None, &monitor).unwrap();
             assert_eq!((result.failed, monitor.problems().1.len()), (0, 0));
             (result.files, result.others)
         };
@@ -53,7 +52,8 @@ fn a_restore_links_more_files_than_it_has_room_for() {
         assert_eq!((run(true), run(false)), (expected, expected));
         for at in 0..FILES {
             let name = format!("{at:04}");
-            let (a, b, c) = (target.join("a").join(&name), target.join("b").join(&name), target.join("c").join(&name));
+            let (a, b, c) =
+                (target.join("a").join(&name), target.join("b").join(&name), target.join("c").join(&name));
             assert_eq!(inode(&a), inode(&b), "{name}");
             assert_eq!(c.metadata().unwrap().nlink(), 1, "{name}");
             assert_eq!(std::fs::read_to_string(&b).unwrap(), format!("a{at}"));
@@ -78,7 +78,10 @@ fn a_dump_links_more_files_than_it_has_room_for() {
             let entry = entry.unwrap();
             let Some(first) = entry.link_name().unwrap() else { continue };
             linked += 1;
-            assert_eq!((first.parent(), first.file_name()), (Some(Path::new("a")), entry.path().unwrap().file_name()));
+            assert_eq!(
+                (first.parent(), first.file_name()),
+                (Some(Path::new("a")), entry.path().unwrap().file_name())
+            );
         }
         assert_eq!(linked, FILES);
     });

@@ -12,7 +12,7 @@ use crate::engine::{
 };
 
 impl Fixture {
-    fn spot(&self, done: &BackupResult, name: &str) -> Spot {
+    pub(super) fn spot(&self, done: &BackupResult, name: &str) -> Spot {
         let path = if name == "/" { "/".into() } else { self.src().join(name) };
         locate(&self.vault, &self.snapshot(done), &path, None, &Monitor::default()).unwrap()
     }
