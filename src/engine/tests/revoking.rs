@@ -12,7 +12,7 @@ use super::keeping;
 use crate::base::{HeadId, Moment, SnapshotId, random_bytes};
 use crate::engine::{
     Monitor, check_counts, drop_expired, forget, forward_packs, held_packs, index_remote_pack, inherit,
-    is_known, keep_revocation, missing_records, revocations,
+    is_known, keep_revocation, learn_needs, missing_records, revocations,
 };
 use crate::pack::Outboard;
 use crate::snapshot::{Head, HeadName, sign_revocation};
@@ -209,11 +209,16 @@ impl World {
         let known = &listed | &self.forgotten;
         let gone: Vec<_> = counting.difference(&known).collect();
         assert!(gone.is_empty(), "let count, and gone: {gone:?}");
-        let (store, vault) = (&self.holder.1, self.heir.vault.id());
+        let (store, vault, source) = (&self.holder.1, self.heir.vault.id(), &self.lost);
         for head in newest_heads(store, vault).unwrap() {
-            let packs: Vec<_> = head_packs(store, &head).unwrap().into_iter().map(|(id, _)| id).collect();
-            assert_eq!(held_packs(store, vault, &packs).unwrap(), packs, "what counts is kept");
             assert!(missing_records(store, &head).unwrap().is_empty());
+        }
+        learn_needs(&self.heir.vault, &Holders::of(source, &[Manner::Honest])).unwrap();
+        for snapshot in counting.difference(&self.forgotten) {
+            let Some(packs) = self.heir.store().snapshot_packs(*snapshot).unwrap() else { continue };
+            let row = |number| self.heir.store().pack_by_number(number).unwrap().expect("a row").id;
+            let packs: Vec<_> = packs.into_iter().map(row).collect();
+            assert_eq!(held_packs(store, vault, &packs).unwrap(), packs, "what counts is kept");
         }
     }
 }
