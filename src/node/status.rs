@@ -442,7 +442,7 @@ fn last_verified(core: &Arc<Core>, status: &mut Status) -> Result<(), ApiError> 
 
 /// What is kept for others and cannot be told, and that no more can be kept.
 fn held_for_others(core: &Core, status: &mut Status) {
-    let mut lines = core.on_hold.lost();
+    let mut lines = core.on_hold.lost(&core.store);
     let stored = status.storage.foreign_bytes + status.storage.foreign_record_bytes;
     let (room, left) = (core.store.room(), status.storage.lend.saturating_sub(stored));
     // Less than a pack, although more is promised.

@@ -9,6 +9,7 @@ use crate::api::ApiError;
 use crate::base::{DeviceId, PeerId, VaultId, limit, meter};
 use crate::engine::{self, HoldResult};
 use crate::net::Net;
+use crate::store::Store;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -26,8 +27,8 @@ impl OnHold {
         self.last().held.get(&vault).copied().unwrap_or_default()
     }
 
-    /// Newest heads of others that are gone, in words.
-    pub(super) fn lost(&self) -> Vec<String> {
+    /// Newest heads of others that are gone and have not come again, in words.
+    pub(super) fn lost(&self, store: &Store) -> Vec<String> {
         let line = |(vault, device, seq): &(VaultId, DeviceId, u64)| {
             format!(
                 "head {seq} of device {} of vault {}, which is kept here for others, is gone: nothing of that vault is removed until its owner brings it again",
@@ -35,7 +36,10 @@ impl OnHold {
                 vault.short()
             )
         };
-        self.last().lost.iter().map(line).collect()
+        let is_gone = |(vault, device, seq): &&(VaultId, DeviceId, u64)| {
+            store.head_names(*vault, *device).map_or(true, |names| names.iter().all(|(here, _)| here < seq))
+        };
+        self.last().lost.iter().filter(is_gone).map(line).collect()
     }
 
     /// Of all vaults.

@@ -239,6 +239,9 @@ fn a_holder_that_lost_its_newest_heads_lets_nothing_go_and_gets_them_again() {
         until("they are there again", &[&story.owner, &story.holder], || {
             lost.last().unwrap().exists().then_some(())
         });
+        until("that is not said any more", &[&story.holder], || {
+            says(&story.holder, "is gone").is_none().then_some(())
+        });
         assert_eq!(story.holder.packs(), packs);
         story.recovers();
         story.holder.terminate();
