@@ -306,6 +306,8 @@ pub fn adopt_own(vault: &Vault, monitor: &Monitor) -> Result<u64, EngineError> {
             continue;
         }
         if !indexes_all(store, &head)? {
+            // Packs that are taken in for others are not looked at before they have their rows.
+            let _gate = store.close_gate();
             adopted += adopt_unindexed(vault, monitor)?;
         }
         if indexes_all(store, &head)? {

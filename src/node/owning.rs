@@ -353,7 +353,7 @@ fn read_directories(
 pub(super) async fn index_listed(core: &Arc<Core>, net: &Net, vault_id: VaultId) -> Result<u64, ApiError> {
     let Ok(vault) = core.vault() else { return Ok(0) };
     // What lies here is asked of nobody.
-    know_own(core).await?;
+    log_failure(know_own(core).await, "looking for packs that the index does not know");
     let net = net.clone();
     core.blocking(move |core| {
         // Heads that come meanwhile are looked at again.

@@ -45,11 +45,12 @@ impl Core {
         let presences = self.presences();
         // Without an index nothing counts anyway.
         let doubted = self.store.doubted_holders().ok();
-        let revoked = devices::revoked_peers(self).unwrap_or_default();
+        let revoked = devices::revoked_peers(self).ok();
         let unproven = self.auditing.unproven(self.settings().replication.proof_within);
         move |peer| {
             let stands = doubted.as_ref().is_some_and(|doubted| !doubted.contains(peer));
-            let stands = stands && !unproven.contains(peer) && !revoked.contains(peer);
+            let stands = stands && !unproven.contains(peer);
+            let stands = stands && revoked.as_ref().is_some_and(|revoked| !revoked.contains(peer));
             stands && presences.get(peer).is_some_and(|presence| presence.counts())
         }
     }
