@@ -203,7 +203,7 @@ pub fn import(
         monitor.go_on()?;
         match member.map_err(not_an_export).and_then(|mut member| import.member(&mut member, monitor)) {
             Err(EngineError::NotAnExport(why)) if own.is_some() => {
-                import.fault(why);
+                import.fault(format!("{why}; what follows was not read"));
                 break;
             }
             taken => taken?,

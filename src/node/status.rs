@@ -361,9 +361,9 @@ fn revoked(core: &Arc<Core>, status: &mut Status) -> Result<(), ApiError> {
     if !left.is_empty() {
         let device = revocation.device.short();
         let these = match left.len() {
-            1 => "1 snapshot that this device made counts no more, and is known here only".to_owned(),
+            1 => "1 snapshot that this device made counts no more".to_owned(),
             count => {
-                format!("{count} snapshots that this device made count no more, and are known here only")
+                format!("{count} snapshots that this device made count no more")
             }
         };
         let help = format!(

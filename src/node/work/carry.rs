@@ -77,7 +77,7 @@ pub(super) async fn import(
         let error = (done.damaged > 0).then(|| {
             let more = if done.damaged > done.faults.len() as u64 { ", …" } else { "" };
             let text = format!("not all of it was taken in: {}{more}", done.faults.join(", "));
-            let hint = "everything else in it is here; `shadowvault verify` says what is missing now, which a holder or another export may have";
+            let hint = "everything else that was read is here; `shadowvault verify` says what is missing now, which a holder or another export may have";
             ApiError::new(Code::StorageCorrupted, text).with_hint(hint)
         });
         Ok((JobOutcome::Import(summary), error))
